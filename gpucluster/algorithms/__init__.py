@@ -1,0 +1,30 @@
+"""The clustering algorithms: one file, one class each.
+
+`catalogue` lists them by name: ours, and those that other packages offer in the
+entry-point group ``gpucluster.algorithms``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from gpucluster.algorithms.base import Algorithm, Cost, Raw, canonical_labels
+from gpucluster.algorithms.dbscan import DBSCAN
+from gpucluster.algorithms.hdbscan import HDBSCAN
+from gpucluster.algorithms.kmeans import KMeans
+
+__all__ = ["DBSCAN", "HDBSCAN", "Algorithm", "Cost", "KMeans", "Raw", "canonical_labels", "catalogue"]
+
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
+
+
+@cache
+def catalogue() -> dict[str, type[Algorithm]]:
+    """Return every algorithm by name; ours cannot be replaced from outside."""
+    from importlib.metadata import entry_points
+
+    known = {algorithm.name: algorithm for algorithm in _OURS}
+    for entry in entry_points(group="gpucluster.algorithms"):
+        if entry.name not in known:
+            known[entry.name] = entry.load()
+    return known

@@ -1,0 +1,209 @@
+"""What every algorithm shares: one frozen class that is its own configuration."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from gpucluster.device.select import Device
+from gpucluster.errors import (
+    ConfigError,
+    InputError,
+    InternalError,
+    OutOfMemoryError,
+    TooFewSamplesError,
+)
+from gpucluster.events import Reporter
+from gpucluster.types import NOISE, Clustering, Labels, Matrix, Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What a path of an algorithm returns: labels in any numbering, noise negative."""
+
+    labels: Any
+    backend: str
+    probabilities: Any = None
+    method: str = "exact"
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a fit is expected to take; `seconds` is None where nothing was ever measured."""
+
+    bytes: int
+    seconds: float | None
+    method: str = "exact"
+
+
+class Algorithm(BaseModel, ABC):
+    """Base of the algorithms.
+
+    A subclass declares its parameters as fields (default, range and help text have their
+    only home there) and two paths. `fit` is final: it checks the input, runs the path of
+    the device, translates errors of libraries, numbers the labels, checks the invariants.
+
+    Third parties add algorithms by the entry-point group ``gpucluster.algorithms``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: ClassVar[str]
+    aliases: ClassVar[Mapping[str, str]] = {}
+    may_abort: ClassVar[bool] = False  # whether the CPU path needs a process of its own
+
+    @final
+    def fit(self, X: Matrix, *, device: Device = "cpu", reporter: Reporter | None = None) -> Clustering:
+        """Cluster the rows of `X`.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+            Finite rows on the host. Never written to.
+        device : {"cpu", "gpu"}, default "cpu"
+            Which path runs.
+        reporter : Reporter, optional
+            Told of progress; asked for cancellation.
+
+        Returns
+        -------
+        Clustering
+            Labels by falling cluster size, ties by smallest first row; noise is -1.
+
+        Raises
+        ------
+        InputError
+            `X` is not a finite matrix of float32.
+        TooFewSamplesError
+            There are fewer rows than the algorithm needs.
+        ConfigError
+            A parameter does not fit the shape of `X`.
+        OutOfMemoryError
+            The device ran out of memory.
+        """
+        reporter = reporter or Reporter(self.name)
+        _check_matrix(X)
+        self.check(len(X), reporter)
+        path = self._fit_gpu if device == "gpu" else self._fit_cpu
+        with _translated(self.name):
+            raw = path(X, reporter)
+        labels = canonical_labels(np.asarray(raw.labels))
+        probabilities = None
+        if raw.probabilities is not None:
+            probabilities = np.asarray(raw.probabilities, np.float32)
+        _check_invariants(self.name, X, labels, probabilities)
+        return Clustering(
+            labels_=labels,
+            probabilities_=probabilities,
+            n_clusters_=int(labels.max(initial=NOISE)) + 1,
+            backend=raw.backend,
+            method=raw.method,
+            info=raw.info,
+        )
+
+    def check(self, n_samples: int, reporter: Reporter) -> None:
+        """Raise when the parameters cannot work on `n_samples` rows."""
+        if n_samples < 2:
+            raise TooFewSamplesError(
+                f"insufficient documents: {self.name} got n_samples={n_samples}, needs at least 2"
+            )
+
+    @abstractmethod
+    def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
+        """Return the extra memory and time of a fit on data of this shape."""
+
+    @abstractmethod
+    def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        """Cluster on the host."""
+
+    @abstractmethod
+    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        """Cluster on a GPU; `X` is still on the host."""
+
+
+def canonical_labels(labels: Any) -> Labels:
+    """Number clusters by falling size, ties by smallest first row; noise becomes -1.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_samples,), integer
+        Any numbering; negative is noise.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int32
+    """
+    kept = labels >= 0
+    found, first, inverse, counts = np.unique(
+        labels[kept], return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.lexsort((first, -counts))
+    rank = np.empty(len(found), np.int32)
+    rank[order] = np.arange(len(found), dtype=np.int32)
+    canonical = np.full(len(labels), NOISE, np.int32)
+    canonical[kept] = rank[inverse]
+    return canonical
+
+
+def require_at_most(path: str, got: int, limit: int, what: str) -> None:
+    """Raise `ConfigError` when a count exceeds the rows there are."""
+    if got > limit:
+        raise ConfigError(
+            f"got {got}, but there are {what}",
+            path=path,
+            got=got,
+            expected=f"at most {limit}",
+            hint=f"use at most {limit}",
+        )
+
+
+def _check_matrix(X: Any) -> None:
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype != np.float32:
+        got = f"{type(X).__name__} {getattr(X, 'dtype', '')} {getattr(X, 'shape', '')}"
+        raise InputError(f"got {got}, expected a float32 matrix (n_samples, n_features)")
+    if X.shape[1] == 0:
+        raise InputError(f"got rows of 0 dimensions (shape={X.shape}), expected at least 1")
+    # a sum is finite only if all its terms are, unless it overflows: then look closely
+    if not np.isfinite(X.sum(dtype=np.float64)) or not np.isfinite(np.einsum("ij,ij->", X, X)):
+        if not np.isfinite(X).all():
+            raise InputError("the matrix has NaN or infinite values")
+        raise InputError(
+            "the values are too large: their squares overflow float32",
+            hint="scale them down, or use the l2_normalize step",
+        )
+
+
+def _check_invariants(name: str, X: Matrix, labels: Labels, probabilities: Vector | None) -> None:
+    if labels.shape != (len(X),):
+        raise InternalError(f"{name} returned {labels.shape[0]} labels for {len(X)} rows")
+    if probabilities is None:
+        return
+    inside = np.isfinite(probabilities) & (probabilities >= 0) & (probabilities <= 1)
+    if probabilities.shape != labels.shape or not inside.all():
+        raise InternalError(f"{name} returned membership probabilities outside [0, 1]")
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """Turn a library's running out of memory into ours; everything else passes."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"{name} ran out of memory ({error})", hint="use sample_size, or fewer dimensions"
+        ) from error
+    except RuntimeError as error:
+        # CuPy, RMM and cuML have no common class for it, but all say so
+        if "out_of_memory" in str(error) or "bad_alloc" in str(error):
+            raise OutOfMemoryError(
+                f"{name} ran out of GPU memory ({error})",
+                hint="use sample_size, fewer dimensions, or --device cpu",
+            ) from error
+        raise

@@ -1,0 +1,197 @@
+"""HDBSCAN: density hierarchy, with noise."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from gpucluster.algorithms.base import Algorithm, Cost, Raw
+from gpucluster.device.select import Device
+from gpucluster.events import Reporter
+from gpucluster.types import NOISE, Matrix
+
+TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
+
+
+class HDBSCAN(Algorithm):
+    """Find clusters of any shape and of differing density; the rest is noise.
+
+    Up to `TREE_DIMENSIONS` dimensions the spanning tree comes from the k-d tree of the
+    hdbscan package, above it from blocked BLAS; both are exact.
+
+    Notes
+    -----
+    `min_samples` does **not** count the row itself, as in the hdbscan package and in cuML.
+    scikit-learn counts it: its ``min_samples=6`` is 5 here. `min_samples_includes_self`
+    takes scikit-learn's meaning.
+
+    References
+    ----------
+    Campello, Moulavi, Sander 2013, doi:10.1007/978-3-642-37456-2_14.
+    McInnes, Healy 2017, doi:10.1109/ICDMW.2017.12.
+    """
+
+    name: ClassVar[str] = "hdbscan"
+
+    min_cluster_size: Annotated[int, Field(ge=2)] = Field(
+        default=5, description="Rows that make a cluster; smaller groups are noise."
+    )
+    min_samples: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Neighbours that set the density of a row, itself not counted. "
+        "Omitted: min_cluster_size.",
+    )
+    min_samples_includes_self: bool = Field(
+        default=False, description="Count the row itself in min_samples, as scikit-learn does."
+    )
+    cluster_selection_epsilon: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Clusters closer than this distance are not split."
+    )
+    max_cluster_size: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="Larger clusters are split where they can be. Omitted: no limit."
+    )
+    metric: Literal["euclidean", "cosine"] = Field(
+        default="euclidean", description="Distance; cosine is euclidean on unit rows."
+    )
+    alpha: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="Distances are divided by it in the linkage."
+    )
+    cluster_selection_method: Literal["eom", "leaf"] = Field(
+        default="eom", description="eom: the most persistent clusters; leaf: the finest."
+    )
+    allow_single_cluster: bool = Field(
+        default=False, description="Whether one cluster of everything is an answer."
+    )
+    prediction_data: bool = Field(
+        default=False, description="Accepted for compatibility; new rows are assigned by centroid."
+    )
+    match_reference_implementation: bool = Field(
+        default=False, description="Follow the original Java code where the packages differ."
+    )
+
+    def density_neighbors(self, n_samples: int) -> int:
+        """Return how many neighbours, the row itself not counted, set the density of a row."""
+        wanted = self.min_samples or self.min_cluster_size
+        if self.min_samples and self.min_samples_includes_self:
+            wanted -= 1
+        return max(1, min(wanted, n_samples - 1))
+
+    def check(self, n_samples: int, reporter: Reporter) -> None:
+        """Say when no cluster is possible."""
+        super().check(n_samples, reporter)
+        if self.min_cluster_size > n_samples:
+            reporter.warn(
+                "min_cluster_size_above_rows",
+                f"hdbscan.min_cluster_size is {self.min_cluster_size}, "
+                f"but there are {n_samples} rows: everything is noise",
+            )
+
+    def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
+        """Return bytes beside `X`, and seconds at the rates measured in docs/algorithms/hdbscan.md."""
+        neighbors = self.density_neighbors(n_samples)
+        if device == "gpu":  # NVIDIA/cuml#7553
+            return Cost(n_samples * (72 + 140 * neighbors + 4 * n_features), None)
+        if n_features <= TREE_DIMENSIONS:
+            extra = n_samples * (16 * n_features + 12 * neighbors + 700)
+            return Cost(extra, 2e-6 * n_samples * np.log2(n_samples + 2) * (1 + n_features / 50))
+        flop = 2.0 * n_samples**2 * n_features
+        extra = n_samples * (16 * max(neighbors, 15) + 12 * max(neighbors, 15) + 700)
+        return Cost(extra, 2.5 * flop / 150e9)
+
+    def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        if self.min_cluster_size > len(X):
+            return _all_noise(len(X), "numpy")
+        X = self._metric_space(X)
+        if X.shape[1] <= TREE_DIMENSIONS:
+            hierarchy, backend = self._tree_by_kdtree(X), "hdbscan"
+        else:
+            hierarchy, backend = self._tree_by_blas(X, reporter), "numba"
+        labels, strengths = self._select(hierarchy)
+        return Raw(labels, backend=backend, probabilities=strengths)
+
+    def _tree_by_kdtree(self, X: Matrix) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # syntax and deprecation notes of its import
+            from hdbscan import HDBSCAN as Contrib
+
+            model = Contrib(
+                min_cluster_size=self.min_cluster_size,
+                min_samples=self.density_neighbors(len(X)),
+                alpha=self.alpha,
+                algorithm="boruvka_kdtree" if len(X) > 3 * X.shape[1] else "prims_kdtree",
+                approx_min_span_tree=False,
+                core_dist_n_jobs=1,
+                allow_single_cluster=True,
+            ).fit(X)
+        return model._single_linkage_tree  # noqa: SLF001 - the public view is a pandas table
+
+    def _tree_by_blas(self, X: Matrix, reporter: Reporter) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from hdbscan._hdbscan_linkage import label
+
+        from gpucluster.ops.neighbors import nearest_neighbors
+        from gpucluster.ops.spanning import mutual_reachability_tree
+
+        depth = self.density_neighbors(len(X))
+        listed = min(len(X), 1 + max(depth, 15))
+        neighbors = nearest_neighbors(X, listed, reporter=reporter)
+        edges = mutual_reachability_tree(X, neighbors, depth, alpha=self.alpha, reporter=reporter)
+        return label(edges)
+
+    def _select(self, hierarchy: Any) -> tuple[Any, Any]:
+        from hdbscan.hdbscan_ import _tree_to_labels
+
+        labels, strengths, *_ = _tree_to_labels(
+            None,
+            hierarchy,
+            min_cluster_size=self.min_cluster_size,
+            cluster_selection_method=self.cluster_selection_method,
+            allow_single_cluster=self.allow_single_cluster,
+            match_reference_implementation=self.match_reference_implementation,
+            cluster_selection_epsilon=self.cluster_selection_epsilon,
+            max_cluster_size=self.max_cluster_size or 0,
+        )
+        # rows at distance zero have infinite density, and inf/inf is their share of it
+        return labels, np.clip(np.nan_to_num(strengths, nan=1.0), 0, 1)
+
+    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        if self.min_cluster_size > len(X):
+            return _all_noise(len(X), "numpy")
+        if self.density_neighbors(len(X)) > 1023 or self.match_reference_implementation:
+            reporter.fallback(
+                "hdbscan_on_cpu",
+                "cuML's HDBSCAN takes min_samples up to 1023 and has no "
+                "match_reference_implementation: the CPU path runs",
+            )
+            return self._fit_cpu(X, reporter)
+        from cuml.cluster import HDBSCAN as CumlHDBSCAN
+
+        X, copies = np.unique(self._metric_space(X), axis=0, return_inverse=True)
+        model = CumlHDBSCAN(
+            min_cluster_size=self.min_cluster_size,
+            min_samples=self.density_neighbors(len(X)),
+            cluster_selection_epsilon=self.cluster_selection_epsilon,
+            max_cluster_size=self.max_cluster_size or 0,
+            alpha=self.alpha,
+            cluster_selection_method=self.cluster_selection_method,
+            allow_single_cluster=self.allow_single_cluster,
+            output_type="numpy",
+        ).fit(X)
+        return Raw(
+            np.asarray(model.labels_)[copies],
+            backend="cuml",
+            probabilities=np.clip(np.asarray(model.probabilities_)[copies], 0, 1),
+        )
+
+    def _metric_space(self, X: Matrix) -> Matrix:
+        from gpucluster.ops.normalize import unit_rows
+
+        return unit_rows(X) if self.metric == "cosine" else X
+
+
+def _all_noise(n_samples: int, backend: str) -> Raw:
+    return Raw(np.full(n_samples, NOISE), backend=backend, probabilities=np.zeros(n_samples))

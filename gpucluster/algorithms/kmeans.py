@@ -1,0 +1,193 @@
+"""K-means: partition rows around means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from gpucluster.algorithms.base import Algorithm, Cost, Raw, require_at_most
+from gpucluster.device.select import Device
+from gpucluster.events import Reporter
+from gpucluster.types import Matrix
+
+RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
+SEEDING_ROWS = 50_000  # k-means++ looks at this many rows, or 100 for each cluster
+
+
+class KMeans(Algorithm):
+    """Partition rows so that the sum of squared distances to the cluster means is small.
+
+    Lloyd's iteration with greedy k-means++ seeding, on blocked BLAS. Sums are cut by rows
+    alone, so labels do not depend on the number of cores.
+
+    References
+    ----------
+    Lloyd 1982, doi:10.1109/TIT.1982.1056489. Arthur, Vassilvitskii 2007, *k-means++*.
+    """
+
+    name: ClassVar[str] = "kmeans"
+    aliases: ClassVar[Mapping[str, str]] = {"num_clusters": "n_clusters"}
+
+    n_clusters: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
+        default=8, description="Number of clusters."
+    )
+    max_iter: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=300, description="Most iterations of one start."
+    )
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
+    n_init: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Starts, the best one is kept. Omitted: 10, or 1 from 1M rows on."
+    )
+    tol: Annotated[float, Field(ge=0)] = Field(
+        default=1e-4, description="Stop when centres move less, relative to the mean variance."
+    )
+    init: Literal["k-means++", "random"] = Field(
+        default="k-means++", description="How the first centres are chosen."
+    )
+    algorithm: Literal["lloyd", "elkan", "auto"] = Field(
+        default="auto", description="Accepted for compatibility: all give the result of lloyd."
+    )
+
+    def restarts(self, n_samples: int) -> int:
+        """Return how many starts are made on `n_samples` rows."""
+        return self.n_init or (10 if n_samples < RESTARTS_LIMIT else 1)
+
+    def check(self, n_samples: int, reporter: Reporter) -> None:
+        """Refuse more clusters than rows."""
+        super().check(n_samples, reporter)
+        require_at_most("kmeans.n_clusters", self.n_clusters, n_samples, f"{n_samples} rows")
+
+    def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
+        """Return bytes beside `X`, and seconds at the rate measured in docs/algorithms/kmeans.md."""
+        extra = 9 * 4 * self.n_clusters * n_features + 16 * n_samples
+        if device == "gpu":
+            return Cost(extra + 4 * n_samples * n_features, None)
+        extra += 4 * n_features * min(n_samples, max(SEEDING_ROWS, 100 * self.n_clusters))
+        iterations = min(self.max_iter, 60) * self.restarts(n_samples)
+        flop = 2.0 * n_samples * n_features * self.n_clusters
+        bytes_read = 8.0 * n_samples * n_features
+        return Cost(extra, iterations * (flop / 150e9 + bytes_read / 20e9))
+
+    def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        from gpucluster.ops.assign import lloyd_step
+
+        tolerance = self.tol * float(X.var(axis=0, dtype=np.float64).mean())
+        restarts = self.restarts(len(X))
+        streams = np.random.default_rng(self.random_state).spawn(restarts)
+        best: tuple[float, Any, int, Matrix] | None = None
+        for start, stream in enumerate(streams):
+            centers = self._seed(X, stream)
+            for iteration in range(1, self.max_iter + 1):  # noqa: B007 - read after the loop
+                step = lloyd_step(X, centers, reporter)
+                moved = _means(X, step, centers)
+                shift = float(np.square(moved.astype(np.float64) - centers).sum())
+                centers = moved
+                if shift <= tolerance:
+                    break
+                reporter.progress(
+                    start * self.max_iter + iteration, restarts * self.max_iter, "iterations"
+                )
+            step = lloyd_step(X, centers, reporter)
+            inertia = float(step.sqdist.sum(dtype=np.float64))
+            if best is None or inertia < best[0]:
+                best = (inertia, step.labels, iteration, centers)
+        assert best is not None  # noqa: S101 - there is at least one start
+        _, labels, iteration, centers = best
+        return Raw(
+            labels,
+            backend="numpy",
+            info={
+                "inertia": _inertia(X, labels, centers),
+                "n_iter": iteration,
+                "n_init": restarts,
+            },
+        )
+
+    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        from cuml.cluster import KMeans as CumlKMeans
+
+        model = CumlKMeans(
+            n_clusters=self.n_clusters,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            random_state=self.random_state,
+            init=self.init,
+            n_init=self.restarts(len(X)),
+            output_type="numpy",
+        ).fit(X)
+        return Raw(
+            model.labels_,
+            backend="cuml",
+            info={
+                "inertia": float(model.inertia_),
+                "n_iter": int(model.n_iter_),
+                "n_init": self.restarts(len(X)),
+            },
+        )
+
+    def _seed(self, X: Matrix, stream: np.random.Generator) -> Matrix:
+        """Return the first centres: rows of a uniform sample of `X`."""
+        n_seeding = min(len(X), max(SEEDING_ROWS, 100 * self.n_clusters))
+        pool = X
+        if n_seeding < len(X):
+            pool = X[np.sort(stream.choice(len(X), n_seeding, replace=False))]
+        if self.init == "random":
+            return pool[stream.choice(len(pool), self.n_clusters, replace=False)].copy()
+        return _kmeans_plusplus(pool, self.n_clusters, stream)
+
+
+def _kmeans_plusplus(X: Matrix, n_clusters: int, stream: np.random.Generator) -> Matrix:
+    """Draw rows far from each other; of a few candidates each time, keep the most useful."""
+    n_candidates = 2 + int(np.log(n_clusters))
+    sqnorms = np.einsum("ij,ij->i", X, X)
+    chosen = np.empty(n_clusters, np.int64)
+    chosen[0] = stream.integers(len(X))
+    closest = np.maximum(sqnorms + sqnorms[chosen[0]] - 2 * (X @ X[chosen[0]]), 0)
+    closest[chosen[0]] = 0
+    for i in range(1, n_clusters):
+        mass = closest.cumsum(dtype=np.float64)
+        if mass[-1] == 0:  # fewer distinct rows than clusters: any rows will do
+            free = np.setdiff1d(np.arange(len(X)), chosen[:i])
+            chosen[i:] = free[: n_clusters - i]
+            break
+        drawn = np.searchsorted(mass, stream.random(n_candidates) * mass[-1], side="right")
+        drawn = np.minimum(drawn, len(X) - 1)
+        sqdist = np.maximum(sqnorms + sqnorms[drawn, None] - 2 * (X[drawn] @ X.T), 0)
+        sqdist[np.arange(n_candidates), drawn] = 0
+        np.minimum(sqdist, closest, out=sqdist)
+        winner = int(sqdist.sum(axis=1, dtype=np.float64).argmin())
+        chosen[i], closest = drawn[winner], sqdist[winner]
+    return X[chosen].copy()
+
+
+def _means(X: Matrix, step: Any, centers: Matrix) -> Matrix:
+    """Return the mean of each cluster; an empty one moves to the row farthest from its centre."""
+    sums, counts = step.sums.copy(), step.counts.copy()
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        farthest = np.argsort(-step.sqdist, kind="stable")
+        donors = [row for row in farthest[: len(empty) * 4] if counts[step.labels[row]] > 1]
+        for cluster, row in zip(empty, donors, strict=False):
+            donor = step.labels[row]
+            sums[donor] -= X[row]
+            counts[donor] -= 1
+            sums[cluster], counts[cluster] = X[row], 1
+    filled = counts > 0
+    moved = centers.copy()
+    moved[filled] = sums[filled] / counts[filled, None]
+    return moved
+
+
+def _inertia(X: Matrix, labels: Any, centers: Matrix) -> float:
+    """Return the sum of squared distances to the centres, from differences in float64."""
+    from gpucluster.device.memory import rows_per_block
+    from gpucluster.ops.blocks import row_blocks
+
+    total = 0.0
+    for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
+        difference = X[rows].astype(np.float64) - centers[labels[rows]]
+        total += float(np.einsum("ij,ij->", difference, difference))
+    return total

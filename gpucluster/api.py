@@ -1,0 +1,197 @@
+"""The verbs. Every other door (estimator, command line, service) goes through this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.events import CancelToken, Observer, ignore
+
+if TYPE_CHECKING:
+    from gpucluster.artifacts.run import Run
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.device.select import DeviceRequest
+    from gpucluster.planner import Plan
+    from gpucluster.sources import Inspection
+
+DEFAULT_OUT = "gpucluster-out"
+
+Definition = Mapping[str, Any] | str | Path
+
+
+def cluster(
+    data: Any,
+    definition: ClusterDefinition | Definition | None = None,
+    *,
+    out: str | Path | None = None,
+    device: DeviceRequest = "auto",
+    observer: Observer | None = None,
+    cancel: CancelToken | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    text_column: str | None = None,
+    truth_column: str | None = None,
+    fresh: bool = False,
+    **fields: Any,
+) -> Run:
+    """Cluster embeddings and leave the result on disk.
+
+    Doing it again with the same data and definition resumes an interrupted run, and
+    returns a finished one.
+
+    Parameters
+    ----------
+    data : path, glob, folder, list of paths, or array-like
+        Parquet, Arrow IPC, npy, npz, fvecs, bvecs, fbin, u8bin, i8bin or JSONL files; a
+        numpy, CuPy or torch matrix, or ``(ids, matrix)``; a pandas or polars frame, a
+        `pyarrow` table, dataset or reader, or anything with ``__arrow_c_stream__``.
+    definition : ClusterDefinition, mapping or path, optional
+        What to do. Omitted: UMAP and HDBSCAN, or k-means above 200,000 rows.
+    out : path, optional
+        Folder that gets the run's own folder. Default: ``gpucluster-out``.
+    device : {"auto", "cpu", "gpu"}, default "auto"
+        ``gpu`` never falls back; ``auto`` may, and says so.
+    observer : callable, optional
+        Called with every event.
+    cancel : CancelToken, optional
+        Stops the run between blocks of work.
+    id_column, vector_column, text_column, truth_column : str, optional
+        Columns of `data`; id and vector are found by themselves where that is unambiguous.
+    fresh : bool, default False
+        Compute everything anew, as another run.
+    **fields
+        Settings of the definition, such as ``algorithm="kmeans"``,
+        ``algorithm_params={"n_clusters": 50}`` or ``preprocessing_steps=[...]``.
+
+    Returns
+    -------
+    Run
+        Read from disk: labels, members, centroids, metrics, manifest.
+
+    Raises
+    ------
+    ConfigError, SourceError, InputError, DeviceError, StoreError, Cancelled
+        See `gpucluster.errors`; all are `GpuclusterError`.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, gpucluster
+    >>> X = np.random.default_rng(0).normal(size=(60, 8)).astype("float32")
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     run = gpucluster.cluster(
+    ...         X, algorithm="kmeans", algorithm_params={"n_clusters": 3}, out=out, device="cpu"
+    ...     )
+    ...     run.num_clusters, run.labels_.shape
+    (3, (60,))
+    """
+    from gpucluster.device.select import decide
+    from gpucluster.pipeline import run_pipeline
+    from gpucluster.sources import open_source
+
+    parsed = _parse(definition, fields)
+    decision = decide(device)
+    source = open_source(
+        data,
+        id_column=id_column,
+        vector_column=vector_column,
+        text_column=text_column,
+        truth_column=truth_column,
+    )
+    return run_pipeline(
+        source,
+        parsed,
+        out=Path(out or DEFAULT_OUT),
+        decision=decision,
+        observer=observer or ignore,
+        cancel=cancel or CancelToken(),
+        fresh=fresh,
+    )
+
+
+def plan(
+    data: Any,
+    definition: ClusterDefinition | Definition | None = None,
+    *,
+    device: DeviceRequest = "auto",
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    **fields: Any,
+) -> Plan:
+    """Say what `cluster` would do and what it would cost, without doing it.
+
+    Parameters
+    ----------
+    data, definition, device, id_column, vector_column, **fields
+        As for `cluster`.
+
+    Returns
+    -------
+    Plan
+        Bytes and seconds of each stage. ``plan.require_memory()`` raises
+        `WillNotFitError` where it exceeds the memory.
+    """
+    from gpucluster.device.select import decide
+    from gpucluster.planner import make_plan
+    from gpucluster.sources import open_source
+
+    parsed = _parse(definition, fields)
+    decision = decide(device)
+    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    return make_plan(parsed, source.info.n_rows, source.info.n_features, decision)
+
+
+def inspect(
+    data: Any,
+    *,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    text_column: str | None = None,
+    truth_column: str | None = None,
+) -> Inspection:
+    """Look at a source: columns, types, dimension, and what is wrong with a sample of its rows."""
+    from gpucluster.sources import inspect as inspect_source
+
+    return inspect_source(
+        data,
+        id_column=id_column,
+        vector_column=vector_column,
+        text_column=text_column,
+        truth_column=truth_column,
+    )
+
+
+def open_run(path: str | Path, *, verify: bool = False) -> Run:
+    """Open a finished run.
+
+    Parameters
+    ----------
+    path : str or Path
+        The run's folder.
+    verify : bool, default False
+        Compare every file with its sha256 in the manifest.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
+        There is no finished run, or it is damaged, or of a newer version.
+    """
+    from gpucluster.artifacts.run import Run
+
+    return Run.open(Path(path), verify=verify)
+
+
+def _parse(
+    definition: ClusterDefinition | Definition | None, fields: Mapping[str, Any]
+) -> ClusterDefinition:
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.dialects import read_body
+
+    if isinstance(definition, str | Path):
+        definition = read_body(definition)
+    return ClusterDefinition.parse(definition, **fields)
+

@@ -1,0 +1,66 @@
+"""Turn a device request into a decision with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from gpucluster.errors import DeviceUnavailableError
+
+DeviceRequest = Literal["auto", "cpu", "gpu"]
+Device = Literal["cpu", "gpu"]
+
+INSTALL_GPU = "pip install 'gpucluster[gpu-cu13]' (CUDA 13) or 'gpucluster[gpu-cu12]' (CUDA 12)"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The device that stages use unless they say otherwise, and the sentence that explains it."""
+
+    requested: DeviceRequest
+    device: Device
+    reason: str
+
+
+def probe_gpu() -> str | None:
+    """Return why there is no usable GPU, or None when there is one.
+
+    CuPy imports well on machines without a GPU, so being importable proves nothing:
+    the runtime is asked. No context is created.
+    """
+    if find_spec("cupy") is None:
+        return "cupy is not installed"
+    import cupy
+
+    if not cupy.is_available():
+        return "cupy finds no CUDA device or driver"
+    return None
+
+
+def decide(requested: DeviceRequest) -> Decision:
+    """Choose the device of a run.
+
+    Parameters
+    ----------
+    requested : {"auto", "cpu", "gpu"}
+        ``gpu`` never falls back; ``auto`` takes a GPU where one is usable.
+
+    Returns
+    -------
+    Decision
+
+    Raises
+    ------
+    DeviceUnavailableError
+        ``gpu`` was asked for and none is usable.
+    """
+    if requested == "cpu":
+        return Decision(requested, "cpu", "asked for")
+    obstacle = probe_gpu()
+    if obstacle is None:
+        return Decision(requested, "gpu", "asked for" if requested == "gpu" else "a GPU is usable")
+    if requested == "gpu":
+        hint = INSTALL_GPU if "installed" in obstacle else "check the driver, or use --device cpu"
+        raise DeviceUnavailableError(f"device=gpu: {obstacle}", hint=hint)
+    return Decision(requested, "cpu", obstacle)

@@ -1,0 +1,207 @@
+"""Definitions as people write them: three file formats, two dialects, one meaning.
+
+`read_body` reads a file; `canonical` puts every setting under its canonical name and
+refuses contradictions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpucluster.errors import ConfigError
+
+MAX_DEPTH = 32
+MAX_BYTES = 8 << 20
+DEFINITION_SUFFIXES = (".json", ".yaml", ".yml", ".toml")
+
+# the settings of vector_config that may stand at the top, under these names
+LIFTED = {
+    "feature_addresses": "feature_uris",
+    "feature_uri": "feature_uris",
+    "feature_uris": "feature_uris",
+    "algorithm": "clustering_method",
+    "clustering_method": "clustering_method",
+    "algorithm_config": "algorithm_params",
+    "algorithm_params": "algorithm_params",
+    "preprocessing_steps": "preprocessing_steps",
+    "sample_size": "sample_size",
+    "normalize_features": "normalize_features",
+    "hierarchical": "hierarchical",
+    "max_hierarchy_depth": "max_hierarchy_depth",
+    "dimension_reduction": "dimension_reduction",
+    "dimensionality_reduction": "dimension_reduction",
+}
+_PER_METHOD = {
+    "kmeans_parameters": "kmeans",
+    "dbscan_parameters": "dbscan",
+    "hdbscan_parameters": "hdbscan",
+}
+
+
+def canonical(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `body` with every setting under its canonical name.
+
+    Raises
+    ------
+    ConfigError
+        Two names of one setting have different values, or the nesting is absurdly deep.
+    """
+    _limit_depth(body)
+    result: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    for name, value in body.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"the setting {describe(name)} is no text")
+        if name == "vector_config" and isinstance(value, Mapping):
+            for inner, inner_value in value.items():
+                _vector_setting(config, inner, inner_value, f"vector_config.{inner}")
+        elif name in LIFTED or name in _PER_METHOD:
+            _vector_setting(config, name, value, name)
+        elif name == "feature_vector" and isinstance(value, Mapping):
+            _put(config, "feature_uris", [value.get("feature_address")], "feature_vector")
+        elif name == "source_collection_ids":
+            _put(result, "collection_ids", value, name)
+        elif name == "llm_labeling" and isinstance(value, Mapping) and "model" in value:
+            block = {key: item for key, item in value.items() if key != "model"}
+            _put(block, "model_name", value["model"], "llm_labeling.model")
+            _put(result, name, block, name)
+        else:
+            _put(result, name, value, name)
+    if config or isinstance(body.get("vector_config"), Mapping):
+        _put(result, "vector_config", config, "vector_config")
+    return result
+
+
+def _vector_setting(config: dict[str, Any], name: str, value: Any, path: str) -> None:
+    """Put one setting of vector_config where it belongs."""
+    if name in _PER_METHOD:
+        _put(config, "clustering_method", _PER_METHOD[name], path)
+        name = "algorithm_params"
+    target = LIFTED.get(name, name)
+    if target == "feature_uris" and isinstance(value, str):
+        value = [value]
+    if name == "dimensionality_reduction" and isinstance(value, Mapping):
+        value = dict(value)
+        if "n_components" in value:
+            _put(value, "components", value.pop("n_components"), f"{path}.n_components")
+    _put(config, target, value, path)
+
+
+def _put(settings: dict[str, Any], name: str, value: Any, path: str) -> None:
+    if name in settings and settings[name] != value:
+        raise ConfigError(
+            f"got {describe(value)}, but {name} was given as {describe(settings[name])}",
+            path=path,
+            got=value,
+            hint="say it once",
+        )
+    settings[name] = value
+
+
+def _limit_depth(value: Any, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"the definition is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _limit_depth(item, depth + 1)
+
+
+def describe(value: object, limit: int = 60) -> str:
+    """Return `value` as it may stand in a one-line message."""
+    text = repr(value)
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the known name that is most like `name`, or with all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    listed = ", ".join(known)
+    return f"known are: {listed}" if len(listed) <= 150 else f"known are: {listed[:147]}..."
+
+
+def read_body(path: str | Path) -> dict[str, Any]:
+    """Read a definition file.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON, YAML or TOML by its suffix; in TOML also a ``[tool.gpucluster]`` table.
+
+    Returns
+    -------
+    dict
+        As written; `ClusterDefinition.parse` makes sense of it.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, too large, or not what its suffix says.
+    """
+    path = Path(path)
+    if path.suffix not in DEFINITION_SUFFIXES:
+        raise ConfigError(
+            f"{path}: got suffix {path.suffix!r}, expected one of {', '.join(DEFINITION_SUFFIXES)}"
+        )
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no definition is")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({_one_line(error)})") from error
+    body = _parsers()[path.suffix](text, str(path))
+    if isinstance(body, Mapping) and path.suffix == ".toml" and "tool" in body:
+        body = body["tool"].get("gpucluster", {})
+    if not isinstance(body, Mapping):
+        raise ConfigError(f"{path}: holds {describe(body)}, expected an object of settings")
+    return dict(body)
+
+
+def parse_body(text: str, name: str) -> Any:
+    """Parse definition text of unknown form (standard input): JSON, or else YAML."""
+    parse = _parse_json if text.lstrip().startswith("{") else _parse_yaml
+    return parse(text, name)
+
+
+def _parse_json(text: str, name: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: is no JSON ({_one_line(error)})") from error
+
+
+def _parse_yaml(text: str, name: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    # PyYAML's constructors let plain ValueError and friends through (an impossible date, say)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{name}: is no YAML ({_one_line(error)})") from error
+
+
+def _parse_toml(text: str, name: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}: is no TOML ({_one_line(error)})") from error
+
+
+def _parsers() -> dict[str, Callable[[str, str], Any]]:
+    return {".json": _parse_json, ".yaml": _parse_yaml, ".yml": _parse_yaml, ".toml": _parse_toml}
+
+
+def _one_line(error: BaseException) -> str:
+    return describe(" ".join(str(error).split()), 150).strip("'\"")

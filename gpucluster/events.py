@@ -1,0 +1,158 @@
+"""What the engine says while it works, and how it is told to stop.
+
+The engine never prints. It calls an `Observer` with frozen events and asks a
+`CancelToken` between blocks; what becomes of them is the edge's business.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from gpucluster.errors import Cancelled, FallbackWarning, GpuclusterWarning
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What one stage did; the same record goes to the observer and the manifest.
+
+    `seconds` is wall time, `peak_bytes` the largest resident memory of the process
+    while the stage ran, `reused` whether a checkpoint answered for it.
+    """
+
+    name: str
+    device: str
+    backend: str
+    executor: str
+    reason: str
+    seconds: float
+    peak_bytes: int
+    planned_bytes: int | None = None
+    planned_seconds: float | None = None
+    method: str = "exact"
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage begins."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`done` of `total` units of a stage are finished; `total` is None when unknown."""
+
+    stage: str
+    done: int
+    total: int | None
+    unit: str = "rows"
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """A stage ended well."""
+
+    record: StageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something the user should know: also in the manifest, with the same `code`."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOpened:
+    """The run's directory is known from here on."""
+
+    run_id: str
+    path: str
+
+
+Event = StageStarted | Progress | StageFinished | Warned | RunOpened
+
+
+class Observer(Protocol):
+    """Anything that can be called with an event; it must not raise."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of `event`."""
+
+
+def ignore(event: Event, /) -> None:
+    """Observe nothing."""
+
+
+class CancelToken:
+    """A flag that another thread, or a signal handler, raises to stop a run."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask for a stop; the work ends at its next block."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._event.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `Cancelled` when a stop was asked for."""
+        if self._event.is_set():
+            raise Cancelled("stopped as asked")
+
+
+class Reporter:
+    """The view of one stage on observer and cancel token; stages get this and nothing else."""
+
+    def __init__(
+        self, stage: str = "", observer: Observer = ignore, cancel: CancelToken | None = None
+    ) -> None:
+        self.stage = stage
+        self.observer = observer
+        self.cancel = cancel or CancelToken()
+        self.warnings: list[Warned] = []
+
+    def progress(self, done: int, total: int | None, unit: str = "rows") -> None:
+        """Report progress, and stop here when a stop was asked for."""
+        self.cancel.raise_if_cancelled()
+        self.observer(Progress(self.stage, done, total, unit))
+
+    def track(self, items: Iterable[T], total: int | None = None, unit: str = "blocks") -> Iterator[T]:
+        """Yield `items`, reporting one unit after each."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        for done, item in enumerate(items, start=1):
+            self.cancel.raise_if_cancelled()
+            yield item
+            self.observer(Progress(self.stage, done, total, unit))
+
+    def warn(
+        self, code: str, message: str, category: type[GpuclusterWarning] = GpuclusterWarning
+    ) -> None:
+        """Say it to the observer, to the manifest and as a Python warning."""
+        event = Warned(code, message)
+        self.warnings.append(event)
+        self.observer(event)
+        warnings.warn(message, category, stacklevel=3)
+
+    def fallback(self, code: str, message: str) -> None:
+        """Announce that something other than what was asked for is being used."""
+        self.warn(code, message, FallbackWarning)
+
+    def for_stage(self, stage: str) -> Reporter:
+        """Return the same reporter, speaking for another stage."""
+        other = Reporter(stage, self.observer, self.cancel)
+        other.warnings = self.warnings
+        return other

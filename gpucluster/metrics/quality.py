@@ -1,0 +1,239 @@
+"""Cosine cohesion and quality of a clustering, exact at any size, in one pass over the rows.
+
+Everything here lives in the original feature space on rows of unit length. There, the
+mean cosine distance from a row ``x`` to a cluster with mean ``c`` is ``1 - x.c``, so one
+product of the rows with the cluster means gives silhouette, similarity to the centroid,
+nearest cluster and medoid together, in O(n k d) instead of O(n^2 d).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
+from gpucluster.events import Reporter
+from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.blocks import map_blocks
+from gpucluster.ops.normalize import unit_rows
+from gpucluster.types import NOISE, Labels, Matrix, Vector, Vector64
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a clustering.
+
+    Attributes
+    ----------
+    cosine_similarity : ndarray of shape (n_samples,), float32
+        To the own centroid, clipped to [0, 1]; NaN for noise.
+    nearest : ndarray of shape (n_samples,), int32
+        Cluster with the most similar centroid, for noise too; -1 when there is no cluster.
+    centroids : ndarray of shape (n_clusters, n_features), float32
+        Means of the unit rows of each cluster, themselves not of unit length.
+    num_members : ndarray of shape (n_clusters,), int64
+    mean_cosine, min_cosine : ndarray of shape (n_clusters,), float32
+    variance : ndarray of shape (n_clusters,), float32
+        Mean squared distance of the unit rows to their mean.
+    medoid_rows : ndarray of shape (n_clusters,), int64
+        Row with the least mean cosine distance to its cluster; ties to the first.
+    metrics : dict of str to float or None
+        The run-level metrics; None where one is not defined.
+    """
+
+    cosine_similarity: Vector
+    nearest: Labels
+    centroids: Matrix
+    num_members: Any
+    mean_cosine: Vector
+    min_cosine: Vector
+    variance: Vector
+    medoid_rows: Any
+    metrics: dict[str, float | None]
+
+
+def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Measured:
+    """Measure a clustering of the rows of `X`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        Original vectors, of any length; no zero row.
+    labels : ndarray of shape (n_samples,), int32
+        Canonical: ``0..n_clusters-1``, noise -1.
+    reporter : Reporter, optional
+        Told after each block.
+
+    Returns
+    -------
+    Measured
+
+    Notes
+    -----
+    Equal to scikit-learn's ``silhouette_score(metric="cosine")``, ``davies_bouldin_score``
+    and ``calinski_harabasz_score`` on the unit rows without noise. A row alone in its
+    cluster has silhouette 0 (Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7).
+    Extra memory: 24 bytes a row, and a block of products on each core.
+    """
+    n_samples, n_features = X.shape
+    n_clusters = int(labels.max(initial=NOISE)) + 1
+    sizes = np.bincount(labels[labels >= 0], minlength=n_clusters)
+    if n_clusters == 0:
+        return _nothing(n_samples, n_features, labels)
+    means = _unit_means(X, labels, sizes)
+    centroids = means.astype(np.float32)
+    lengths = np.linalg.norm(means, axis=1)
+    scale = np.divide(1, lengths, where=lengths > 0, out=np.zeros_like(lengths)).astype(np.float32)
+
+    cosine = np.full(n_samples, np.nan, np.float32)
+    nearest = np.empty(n_samples, np.int32)
+    silhouette = np.zeros(n_samples, np.float32)
+    distance = np.zeros(n_samples, np.float32)
+
+    def work(rows: slice) -> int:
+        own = labels[rows]
+        products = unit_rows(X[rows]) @ centroids.T
+        nearest[rows] = (products * scale).argmax(axis=1)
+        kept = np.flatnonzero(own >= 0)
+        own = own[kept]
+        products = products[kept]
+        inside = products[np.arange(len(kept)), own]
+        similarity = inside * scale[own]
+        cosine[rows][kept] = np.clip(similarity, 0, 1)
+        squared = 1 - 2 * inside + np.square(lengths[own])
+        distance[rows][kept] = np.sqrt(np.maximum(squared, 0))
+        if n_clusters > 1:
+            size = sizes[own]
+            products[np.arange(len(kept)), own] = -np.inf
+            apart = 1 - products.max(axis=1)
+            together = (1 - inside) * size / np.maximum(size - 1, 1)
+            larger = np.maximum(apart, together)
+            defined = (size > 1) & (larger > 0)
+            silhouette[rows][kept] = np.where(
+                defined, (apart - together) / np.where(larger > 0, larger, 1), 0
+            )
+        return int((similarity < 0).sum())
+
+    block_rows = rows_per_block(4 * (n_features + 2 * n_clusters), BLOCK_BYTES // 4)
+    clipped = sum(map_blocks(work, n_samples, block_rows, reporter))
+
+    clustered = labels >= 0
+    members = labels[clustered]
+    mean_cosine = _mean_by(members, cosine[clustered], sizes)
+    min_cosine = np.full(n_clusters, np.inf, np.float32)
+    np.minimum.at(min_cosine, members, cosine[clustered])
+    spread = _mean_by(members, distance[clustered], sizes)
+    return Measured(
+        cosine_similarity=cosine,
+        nearest=nearest,
+        centroids=centroids,
+        num_members=sizes,
+        mean_cosine=mean_cosine.astype(np.float32),
+        min_cosine=min_cosine,
+        variance=np.maximum(1 - lengths**2, 0).astype(np.float32),
+        medoid_rows=_medoids(labels, distance, n_clusters),
+        metrics={
+            "silhouette_score": _silhouette(silhouette[clustered], n_clusters),
+            "davies_bouldin_index": _davies_bouldin(means, spread),
+            "calinski_harabasz_score": _calinski_harabasz(means, sizes),
+            "mean_cosine_to_centroid": float(cosine[clustered].mean(dtype=np.float64)),
+            "noise_ratio": float((~clustered).mean()),
+            "cluster_size_entropy": size_entropy(sizes),
+            "num_clipped_cosines": float(clipped),
+        },
+    )
+
+
+def size_entropy(sizes: Any) -> float:
+    """Return the entropy of cluster sizes over its maximum; 0 for fewer than two clusters."""
+    if len(sizes) < 2:
+        return 0.0
+    shares = sizes / sizes.sum()
+    return float(-(shares * np.log(shares)).sum() / np.log(len(sizes)))
+
+
+def _nothing(n_samples: int, n_features: int, labels: Labels) -> Measured:
+    """Return the measures of all noise."""
+    none = np.empty(0, np.float32)
+    return Measured(
+        cosine_similarity=np.full(n_samples, np.nan, np.float32),
+        nearest=np.full(n_samples, NOISE, np.int32),
+        centroids=np.empty((0, n_features), np.float32),
+        num_members=np.empty(0, np.int64),
+        mean_cosine=none,
+        min_cosine=none,
+        variance=none,
+        medoid_rows=np.empty(0, np.int64),
+        metrics={
+            "silhouette_score": None,
+            "davies_bouldin_index": None,
+            "calinski_harabasz_score": None,
+            "mean_cosine_to_centroid": None,
+            "noise_ratio": float((labels < 0).mean()),
+            "cluster_size_entropy": 0.0,
+            "num_clipped_cosines": 0.0,
+        },
+    )
+
+
+def _unit_means(X: Matrix, labels: Labels, sizes: Any) -> Vector64:
+    """Return the mean unit row of each cluster, float64."""
+    sums = np.zeros((len(sizes), X.shape[1]), np.float64)
+
+    def work(rows: slice) -> Vector64:
+        return cluster_sums(unit_rows(X[rows]), labels[rows], len(sizes))
+
+    # few large parts: each returns a whole matrix of sums
+    part_rows = max(-(-len(X) // 8), rows_per_block(8 * X.shape[1]))
+    for part in map_blocks(work, len(X), part_rows):
+        sums += part
+    return sums / sizes[:, None]
+
+
+def _mean_by(members: Labels, values: Vector, sizes: Any) -> Vector64:
+    return np.bincount(members, weights=values, minlength=len(sizes)) / sizes
+
+
+def _medoids(labels: Labels, distance: Vector, n_clusters: int) -> Any:
+    """Return the row nearest to each mean: on unit rows, the one nearest to all members."""
+    rows = np.flatnonzero(labels >= 0)
+    order = rows[np.lexsort((rows, distance[rows], labels[rows]))]
+    return order[np.searchsorted(labels[order], np.arange(n_clusters))]
+
+
+def _silhouette(values: Vector, n_clusters: int) -> float | None:
+    return float(values.mean(dtype=np.float64)) if n_clusters > 1 else None
+
+
+def _davies_bouldin(means: Vector64, spread: Vector64) -> float | None:
+    """Return the mean over clusters of the worst ratio of spread to separation."""
+    n_clusters = len(means)
+    if n_clusters < 2:
+        return None
+    sqnorms = np.einsum("ij,ij->i", means, means)
+    worst = np.zeros(n_clusters)
+    block_rows = rows_per_block(8 * n_clusters)
+    for start in range(0, n_clusters, block_rows):
+        rows = slice(start, min(start + block_rows, n_clusters))
+        squared = sqnorms[rows, None] + sqnorms - 2 * (means[rows] @ means.T)
+        apart = np.sqrt(np.maximum(squared, 0))
+        own = np.arange(rows.start, rows.stop)
+        apart[own - rows.start, own] = np.inf
+        apart[apart == 0] = np.inf  # means that coincide: as scikit-learn, no contribution
+        worst[rows] = ((spread[rows, None] + spread) / apart).max(axis=1)
+    return float(worst.mean())
+
+
+def _calinski_harabasz(means: Vector64, sizes: Any) -> float | None:
+    """Return the ratio of variance between clusters to variance within them."""
+    n_clusters, n_clustered = len(means), int(sizes.sum())
+    if n_clusters < 2 or n_clusters >= n_clustered:
+        return None
+    center = (sizes[:, None] * means).sum(axis=0) / n_clustered
+    between = float((sizes * np.square(means - center).sum(axis=1)).sum())
+    within = float((sizes * np.maximum(1 - np.einsum("ij,ij->i", means, means), 0)).sum())
+    if within == 0:
+        return None
+    return between * (n_clustered - n_clusters) / (within * (n_clusters - 1))

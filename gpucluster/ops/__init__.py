@@ -1,0 +1,1 @@
+"""Numerical primitives; the CPU and the GPU path of each stand in one file."""

@@ -1,0 +1,47 @@
+"""Row norms and unit rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucluster.device.arrays import namespace
+from gpucluster.device.memory import rows_per_block
+from gpucluster.ops.blocks import row_blocks
+
+
+def row_norms(X: Any) -> Any:
+    """Return the Euclidean norm of each row.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features), float32
+        Its device decides where the work runs.
+
+    Returns
+    -------
+    array of shape (n_samples,), float32
+    """
+    xp = namespace(X)
+    return xp.sqrt(xp.einsum("ij,ij->i", X, X))
+
+
+def unit_rows(X: Any, *, out: Any = None) -> Any:
+    """Return `X` with rows of unit length; zero rows stay zero.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features), float32
+    out : array of the same shape, optional
+        Where to write; may be `X` itself.
+
+    Returns
+    -------
+    array of shape (n_samples, n_features), float32
+    """
+    xp = namespace(X)
+    out = xp.empty_like(X) if out is None else out
+    for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 4)):
+        norms = row_norms(X[rows])
+        norms[norms == 0] = 1
+        xp.divide(X[rows], norms[:, None], out=out[rows])
+    return out

@@ -1,0 +1,154 @@
+"""Minimum spanning tree of the mutual-reachability graph, without the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucluster.events import Reporter
+from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, Neighbors
+from gpucluster.types import Matrix
+
+
+def mutual_reachability_tree(
+    X: Matrix,
+    neighbors: Neighbors,
+    min_samples: int,
+    *,
+    alpha: float = 1.0,
+    reporter: Reporter | None = None,
+) -> Any:
+    """Return the exact spanning tree that HDBSCAN's hierarchy is read from.
+
+    Boruvka's rounds. In each, the lightest edge leaving a component is looked for in the
+    neighbour lists first; the radius of a list bounds from below what lies outside it, so
+    that only rows whose bound could still beat their component's best are compared with
+    all others (blocked BLAS). What such a comparison found stays a bound in later rounds,
+    because components only grow.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+    neighbors : Neighbors
+        Exact lists over `X`, longer than `min_samples`.
+    min_samples : int
+        Which neighbour sets the core distance; the row itself is not counted.
+    alpha : float, default 1.0
+        Distances are divided by it, core distances are not.
+    reporter : Reporter, optional
+        Told of the edges found after each round.
+
+    Returns
+    -------
+    ndarray of shape (n_samples - 1, 3), float64
+        Lower row, higher row, mutual reachability distance; by rising distance, then rows.
+
+    References
+    ----------
+    Campello, Moulavi, Sander 2013, doi:10.1007/978-3-642-37456-2_14.
+    """
+    from gpucluster.ops.compiled import merge_edges
+
+    n_samples = len(X)
+    scale = np.float32(1 / alpha**2)
+    sqcore = np.ascontiguousarray(neighbors.sqdist[:, min_samples])
+    listed = neighbors.rows[:, 1:]
+    listed_weight = np.maximum(
+        np.maximum(scale * neighbors.sqdist[:, 1:], sqcore[:, None]), sqcore[listed]
+    )
+    bound = np.maximum(scale * neighbors.sqdist[:, -1], sqcore)
+    if neighbors.rows.shape[1] == n_samples:
+        bound[:] = np.inf
+    found_weight = np.full(n_samples, np.inf, np.float32)
+    found_target = np.zeros(n_samples, np.int32)
+
+    parent = np.arange(n_samples, dtype=np.int32)
+    component = parent.copy()
+    tree: list[Any] = []
+    missing = n_samples - 1
+    rows = np.arange(n_samples)
+    while missing:
+        leaving = component[listed] != component[:, None]
+        slot = np.where(leaving, listed_weight, np.inf).argmin(axis=1)
+        weight = np.where(leaving[rows, slot], listed_weight[rows, slot], np.inf)
+        target = listed[rows, slot]
+        remembered = (component[found_target] != component) & (found_weight < weight)
+        weight[remembered] = found_weight[remembered]
+        target = np.where(remembered, found_target, target)
+
+        best = np.full(n_samples, np.inf, np.float32)
+        np.minimum.at(best, component, weight)
+        unsure = np.flatnonzero((bound < weight) & (bound < best[component]))
+        if len(unsure):
+            weight[unsure], target[unsure] = _scan(X, unsure, sqcore, component, scale, reporter)
+            found_weight[unsure], found_target[unsure] = weight[unsure], target[unsure]
+            bound[unsure] = weight[unsure]
+            best[:] = np.inf
+            np.minimum.at(best, component, weight)
+
+        chosen = np.flatnonzero(np.isfinite(weight) & (weight == best[component]))
+        low = np.minimum(chosen, target[chosen])
+        high = np.maximum(chosen, target[chosen])
+        order = np.lexsort((high, low, weight[chosen]))
+        edges = np.column_stack((low[order], high[order])).astype(np.int32)
+        keep = np.zeros(len(edges), np.bool_)
+        merge_edges(edges, parent, keep)
+        joined = edges[keep]
+        tree.append(joined)
+        missing -= len(joined)
+        component = _roots(parent)
+        if reporter is not None:
+            reporter.progress(n_samples - 1 - missing, n_samples - 1, "edges")
+
+    edges = np.concatenate(tree) if tree else np.empty((0, 2), np.int32)
+    difference = X[edges[:, 0]].astype(np.float64) - X[edges[:, 1]]
+    reach = np.sqrt(np.einsum("ij,ij->i", difference, difference)) / alpha
+    core = np.sqrt(sqcore.astype(np.float64))
+    reach = np.maximum(reach, np.maximum(core[edges[:, 0]], core[edges[:, 1]]))
+    order = np.lexsort((edges[:, 1], edges[:, 0], reach))
+    return np.column_stack((edges[order].astype(np.float64), reach[order]))
+
+
+def _scan(
+    X: Matrix, unsure: Any, sqcore: Any, component: Any, scale: Any, reporter: Reporter | None
+) -> tuple[Any, Any]:
+    """Return the lightest leaving edge of the rows `unsure`, compared with all rows."""
+    from gpucluster.ops.compiled import scan_leaving
+
+    sqnorms = np.einsum("ij,ij->i", X, X)
+    weight = np.full(len(unsure), np.inf, np.float32)
+    target = np.zeros(len(unsure), np.int32)
+
+    def work(part: slice) -> None:
+        rows = unsure[part]
+        block = X[rows]
+        for cols in row_blocks(len(X), TILE_COLS):
+            dots = block @ X[cols].T
+            scan_leaving(
+                dots,
+                rows,
+                cols.start,
+                sqnorms,
+                sqcore,
+                component,
+                scale,
+                weight[part],
+                target[part],
+            )
+
+    for _ in map_blocks(work, len(unsure), TILE_ROWS):
+        if reporter is not None:
+            reporter.cancel.raise_if_cancelled()
+    return weight, target
+
+
+def _roots(parent: Any) -> Any:
+    """Return the root of every row by pointer jumping."""
+    roots = parent
+    while True:
+        jumped = roots[roots]
+        if np.array_equal(jumped, roots):
+            return jumped
+        roots = jumped

@@ -1,0 +1,81 @@
+"""A preprocessing step: settings in, fitted state out, the state applied to blocks of rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from gpucluster.device.memory import rows_per_block
+from gpucluster.device.select import Device
+from gpucluster.events import Reporter
+from gpucluster.types import Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a step learned; everything that assignment needs to repeat it.
+
+    Attributes
+    ----------
+    arrays : dict of str to ndarray
+        Saved as ``.npy`` files; `Step.apply` needs nothing else.
+    backend : str
+        Who computed.
+    method : str
+        ``exact``, or the name of the approximation.
+    info : dict
+        Diagnostics, as JSON values.
+    """
+
+    arrays: Mapping[str, Any]
+    backend: str
+    method: str = "exact"
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Step(BaseModel, ABC):
+    """Base of the steps: a frozen model that is its own configuration.
+
+    A step sees the output of the one before it. ``fit`` learns from all rows, ``apply``
+    maps any rows with what was learned. The name of the output of a fit that cannot be
+    had by applying (UMAP's layout) is `trained`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    trained: ClassVar[str | None] = None
+    has_gpu_path: ClassVar[bool] = True
+    method: str
+
+    @abstractmethod
+    def n_out(self, n_features: int) -> int:
+        """Return the dimension of the output for an input of `n_features`."""
+
+    def check(self, n_samples: int, n_features: int) -> Step:
+        """Return the step as it will run on data of this shape, or raise `ConfigError`."""
+        return self
+
+    @abstractmethod
+    def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
+        """Learn from all rows of `X`, on `device`."""
+
+    @abstractmethod
+    def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+        """Map rows with the fitted `arrays`; works on a block of any length."""
+
+    def output(self, X: Matrix, fitted: Fitted) -> Matrix:
+        """Return the mapped training rows, float32, C-contiguous."""
+        import numpy as np
+
+        from gpucluster.ops.blocks import row_blocks
+
+        if self.trained is not None:
+            return np.ascontiguousarray(fitted.arrays[self.trained], np.float32)
+        out = np.empty((len(X), self.n_out(X.shape[1])), np.float32)
+        for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
+            out[rows] = self.apply(X[rows], fitted.arrays)
+        return out

@@ -1,0 +1,187 @@
+"""UMAP as a preparation for clustering: few dimensions that keep neighbourhoods."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gpucluster.device.select import Device
+from gpucluster.errors import ConfigError
+from gpucluster.events import Reporter
+from gpucluster.preprocess.base import Fitted, Step
+from gpucluster.types import Matrix
+
+LANDMARKS = 20_000  # rows kept to place new ones; a layout cannot be written as a formula
+
+
+class UMAP(Step):
+    """Lay rows out in few dimensions so that neighbours stay neighbours.
+
+    The neighbour graph is our own and exact where that is affordable; with it and a PCA
+    start, umap-learn spares its slowest part, the compilation of its own search. A seed
+    makes the layout reproducible and keeps the optimiser on one core.
+
+    References
+    ----------
+    McInnes, Healy, Melville 2018, arXiv:1802.03426.
+    """
+
+    trained: ClassVar[str | None] = "layout"
+
+    method: Literal["umap"] = "umap"
+    n_components: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=50, description="Dimensions of the layout."
+    )
+    n_neighbors: Annotated[int, Field(ge=2)] = Field(
+        default=30, description="Neighbours that define the structure, the row itself included."
+    )
+    min_dist: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Least distance in the layout; 0 packs clusters tightly."
+    )
+    metric: Literal["cosine", "euclidean"] = Field(
+        default="cosine", description="Distance between input rows."
+    )
+    n_epochs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Passes of the optimiser. Omitted: 500 up to 10,000 rows, then 200."
+    )
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
+
+    def n_out(self, n_features: int) -> int:
+        """Return `n_components`."""
+        return self.n_components
+
+    def check(self, n_samples: int, n_features: int) -> UMAP:
+        """Refuse a layout wider than the input; cut `n_neighbors` to the rows there are."""
+        if self.n_components >= n_features:
+            raise ConfigError(
+                f"got {self.n_components} for rows of {n_features} dimensions",
+                path="preprocessing_steps.umap.n_components",
+                got=self.n_components,
+                expected=f"below {n_features}",
+                hint="UMAP is there to reduce; use fewer components, or no UMAP",
+            )
+        if n_samples < self.n_components + 2 or n_samples < 4:
+            raise ConfigError(
+                f"got {self.n_components} for {n_samples} rows",
+                path="preprocessing_steps.umap.n_components",
+                got=self.n_components,
+                expected=f"at most {max(0, n_samples - 2)}",
+                hint="use fewer components, or no UMAP on so few rows",
+            )
+        if self.n_neighbors > n_samples - 1:
+            return self.model_copy(update={"n_neighbors": n_samples - 1})
+        return self
+
+    def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
+        """Compute the layout of all rows."""
+        import numpy as np
+
+        from gpucluster.device.arrays import to_device, to_host
+        from gpucluster.ops.neighbors import nearest_neighbors
+        from gpucluster.ops.normalize import unit_rows
+
+        data = unit_rows(X) if self.metric == "cosine" else X
+        graph = nearest_neighbors(
+            to_device(data, device),
+            self.n_neighbors,
+            random_state=self.random_state,
+            reporter=reporter,
+        )
+        sqdist = to_host(graph.sqdist)
+        distances = sqdist / 2 if self.metric == "cosine" else np.sqrt(sqdist)
+        fit = self._fit_gpu if device == "gpu" else self._fit_cpu
+        reporter.cancel.raise_if_cancelled()
+        layout = fit(data, to_host(graph.rows), distances)
+        landmarks = self._landmark_rows(len(X))
+        return Fitted(
+            arrays={
+                "layout": layout,
+                "landmark_rows": landmarks,
+                "landmarks": np.ascontiguousarray(data[landmarks]),
+                "landmark_layout": np.ascontiguousarray(layout[landmarks]),
+            },
+            backend="umap-learn" if device == "cpu" else "cuml",
+            method="exact" if graph.method == "exact" else f"{graph.method} graph",
+            info={"graph": graph.method, "n_landmarks": len(landmarks)},
+        )
+
+    def _landmark_rows(self, n_samples: int) -> Any:
+        import numpy as np
+
+        if n_samples <= LANDMARKS:
+            return np.arange(n_samples)
+        drawn = np.random.default_rng(self.random_state)
+        return np.sort(drawn.choice(n_samples, LANDMARKS, replace=False))
+
+    def _fit_cpu(self, data: Matrix, neighbors: Any, distances: Any) -> Matrix:
+        import numpy as np
+
+        with warnings.catch_warnings():
+            # its advice on transform() and on n_jobs does not concern this use
+            warnings.simplefilter("ignore")
+            from umap import UMAP as UmapLearn
+
+            model = UmapLearn(
+                n_components=self.n_components,
+                n_neighbors=self.n_neighbors,
+                min_dist=self.min_dist,
+                metric=self.metric,
+                n_epochs=self.n_epochs,
+                random_state=self.random_state,
+                n_jobs=1,
+                init=self._start(data),
+                precomputed_knn=(neighbors.astype(np.int64), distances.astype(np.float32)),
+            )
+            return np.ascontiguousarray(model.fit_transform(data), np.float32)
+
+    def _fit_gpu(self, data: Matrix, neighbors: Any, distances: Any) -> Matrix:
+        import numpy as np
+        from cuml.manifold import UMAP as CumlUMAP
+
+        model = CumlUMAP(
+            n_components=self.n_components,
+            n_neighbors=self.n_neighbors,
+            min_dist=self.min_dist,
+            metric=self.metric,
+            n_epochs=self.n_epochs,
+            random_state=self.random_state,
+            init=self._start(data),
+            precomputed_knn=(neighbors.astype(np.int64), distances.astype(np.float32)),
+            output_type="numpy",
+        )
+        return np.ascontiguousarray(model.fit_transform(data), np.float32)
+
+    def _start(self, data: Matrix) -> Matrix:
+        """Return a PCA of the rows, scaled to a width of 20, with noise that parts equal rows."""
+        import numpy as np
+
+        from gpucluster.preprocess.pca import PCA
+
+        pca = PCA(n_components=min(self.n_components, min(data.shape)))
+        start = pca.output(data, pca.fit(data, "cpu", Reporter()))
+        widest = float(np.abs(start).max())
+        drawn = np.random.default_rng(self.random_state)
+        noise = drawn.normal(scale=1e-4, size=(len(data), self.n_components))
+        noise[:, : start.shape[1]] += start * (10 / widest if widest > 0 else 1)
+        return noise.astype(np.float32)
+
+    def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+        """Place rows at the weighted mean of the layout of their nearest landmarks."""
+        import numpy as np
+
+        from gpucluster.ops.normalize import unit_rows
+
+        data = unit_rows(X) if self.metric == "cosine" else X
+        landmarks, layout = arrays["landmarks"], arrays["landmark_layout"]
+        k = min(self.n_neighbors, len(landmarks))
+        keys = np.einsum("ij,ij->i", landmarks, landmarks) - 2 * (data @ landmarks.T)
+        nearest = np.argpartition(keys, k - 1, axis=1)[:, :k]
+        sqdist = np.take_along_axis(keys, nearest, axis=1)
+        sqdist -= sqdist.min(axis=1, keepdims=True)
+        width = np.maximum(sqdist.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        weights = np.exp(-sqdist / width)
+        weights /= weights.sum(axis=1, keepdims=True)
+        return np.einsum("ij,ijk->ik", weights, layout[nearest]).astype(np.float32)

@@ -1,0 +1,145 @@
+"""Soft-ZCA whitening: decorrelate dimensions without turning noise into signal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from gpucluster.device.select import Device
+from gpucluster.errors import QualityWarning
+from gpucluster.events import Reporter
+from gpucluster.preprocess.base import Fitted, Step
+from gpucluster.types import Matrix
+
+if TYPE_CHECKING:
+    from gpucluster.ops.moments import Moments
+
+MILD_SHARE = 0.1  # below this share of the mean eigenvalue, whitening amplifies noise
+ROWS_PER_FEATURE = 50  # below this, the small eigenvalues are mostly sampling error
+
+
+class Whitening(Step):
+    r"""Whiten rows by :math:`W = U (\Lambda + \epsilon I)^{-1/2} U^T` around their mean.
+
+    The last rotation returns to the input axes (ZCA), so the output stays as close to
+    the input as a decorrelated one can be. Variance along an eigenvector of eigenvalue
+    ``v`` becomes ``v / (v + epsilon)``.
+
+    References
+    ----------
+    Diera, Galke, Scherp 2024, *Isotropy Matters: Soft-ZCA Whitening of Embeddings for
+    Semantic Code Search*, arXiv:2411.17538.
+    """
+
+    method: Literal["whitening"] = "whitening"
+    regularization: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="Added to every eigenvalue. Omitted: 1.0, relative to their mean.",
+    )
+    regularization_mode: Literal["absolute", "relative"] = Field(
+        default="absolute",
+        description="Whether `regularization` is a variance, or a share of the mean eigenvalue.",
+    )
+    force: bool = Field(
+        default=False, description="Allow almost full whitening of few rows, or PCA after it."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        """Accept ``"relative:<r>"``; an omitted strength is relative 1.0."""
+        if not isinstance(data, dict):
+            return data
+        strength = data.get("regularization")
+        if strength is None:
+            mode = data.get("regularization_mode", "relative")
+            return {**data, "regularization": 1.0, "regularization_mode": mode}
+        if isinstance(strength, str) and strength.startswith("relative:"):
+            share = strength.removeprefix("relative:")
+            return {**data, "regularization": share, "regularization_mode": "relative"}
+        return data
+
+    def n_out(self, n_features: int) -> int:
+        """Return `n_features`."""
+        return n_features
+
+    def epsilon(self, mean_eigenvalue: float) -> float:
+        """Return the constant that is added to the eigenvalues."""
+        assert self.regularization is not None  # noqa: S101 - `_expand` has filled it
+        scale = mean_eigenvalue if self.regularization_mode == "relative" else 1.0
+        return self.regularization * scale
+
+    def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
+        """Learn mean and whitening matrix; float64 from the covariance on."""
+        import numpy as np
+
+        from gpucluster.device.arrays import to_device
+        from gpucluster.ops.moments import moments
+
+        measured = moments(to_device(X, device), reporter)
+        values, vectors = measured.eigen()
+        epsilon = self.epsilon(float(values.mean()))
+        self._judge(measured, float(values.mean()), epsilon, reporter)
+        # a direction without any variance has nothing to scale, also when epsilon is 0
+        gains = np.where(values + epsilon > 0, values + epsilon, np.inf) ** -0.5
+        return Fitted(
+            arrays={
+                "mean": measured.mean,
+                "matrix": (vectors * gains) @ vectors.T,
+                "eigenvalues": values,
+            },
+            backend="numpy" if device == "cpu" else "cupy",
+            info={
+                "epsilon": epsilon,
+                "epsilon_share_of_mean_eigenvalue": _ratio(epsilon, float(values.mean())),
+                "mean_eigenvalue": float(values.mean()),
+                "effective_rank_before": effective_rank(values),
+                "effective_rank_after": effective_rank(values * gains**2),
+                "condition_number_before": _ratio(float(values[0]), float(values[-1])),
+                "condition_number_after": _ratio(
+                    float((values * gains**2).max()), float((values * gains**2).min())
+                ),
+            },
+        )
+
+    def _judge(
+        self, measured: Moments, mean_eigenvalue: float, epsilon: float, reporter: Reporter
+    ) -> None:
+        if mean_eigenvalue == 0:
+            reporter.warn("whitening_no_variance", "all rows are equal: whitening only centres")
+            return
+        share = epsilon / mean_eigenvalue
+        n_features = len(measured.mean)
+        if share < MILD_SHARE and not self.force:
+            few = measured.n_samples < ROWS_PER_FEATURE * n_features
+            reporter.warn(
+                "whitening_near_full",
+                f"whitening regularization {epsilon:.3g} is {share:.2%} of the mean eigenvalue "
+                f"({mean_eigenvalue:.3g}), which amplifies noise"
+                + (f" (only {measured.n_samples} rows for {n_features} dimensions)" if few else "")
+                + "; the gentle strength is regularization 1.0 with regularization_mode relative",
+                QualityWarning,
+            )
+
+    def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+        """Return ``(X - mean) @ matrix``."""
+        shifted = X - arrays["mean"].astype("float32")
+        return shifted @ arrays["matrix"].astype("float32")  # type: ignore[no-any-return]
+
+
+def effective_rank(eigenvalues: Any) -> float:
+    """Return the exponential of the entropy of the spectrum (Roy, Vetterli 2007)."""
+    import numpy as np
+
+    total = float(eigenvalues.sum())
+    if total == 0:
+        return 0.0
+    shares = eigenvalues[eigenvalues > 0] / total
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _ratio(numerator: float, denominator: float) -> float | None:
+    """Return the quotient, or None where it has no value."""
+    return numerator / denominator if denominator > 0 else None

@@ -1,0 +1,82 @@
+"""Values that travel between the stages. All are frozen; arrays in them are not to be written.
+
+Shapes are named once, here. ``n_samples`` is the number of rows that are clustered,
+``n_features`` their dimension, ``n_clusters`` excludes noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float32]  # (n_samples, n_features), C-contiguous
+    Labels = NDArray[np.int32]  # (n_samples,), noise -1
+    Rows = NDArray[np.int64]  # positions in a matrix
+    Vector = NDArray[np.float32]  # (n_samples,)
+    Vector64 = NDArray[np.float64]
+else:
+    Matrix = Labels = Rows = Vector = Vector64 = Any
+
+NOISE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Rows that can be clustered, with what identifies them.
+
+    Attributes
+    ----------
+    ids : pyarrow.Array of shape (n_samples,), string or int64
+        The user's document ids, unique.
+    X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+        The vectors as they were read; finite, no zero row.
+    payload : dict of str to pyarrow.Array of shape (n_samples,)
+        The columns that were asked for beside the vectors ("text", "truth").
+    rejected : pyarrow.Table
+        ``document_id`` (string), ``row`` (int64, position in the input), ``reason`` (string).
+    n_rows : int
+        Rows in the input, rejected ones included.
+    source : dict
+        What was read: paths, format, columns, dtype, bytes. Goes into the manifest.
+    """
+
+    ids: pa.Array
+    X: Matrix
+    payload: Mapping[str, pa.Array]
+    rejected: pa.Table
+    n_rows: int
+    source: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Clustering:
+    """What an algorithm found.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,), int32
+        ``0..n_clusters_-1`` by falling size, ties by smallest first row; noise is -1.
+    probabilities_ : ndarray of shape (n_samples,), float32, or None
+        Strength of membership in [0, 1]; noise has 0. None where the algorithm has none.
+    n_clusters_ : int
+        Clusters without noise.
+    backend : str
+        Who computed.
+    method : str
+        ``exact``, or the name of the approximation.
+    info : dict
+        What else the algorithm learned, as JSON values (``inertia``, ``n_iter`` ...).
+    """
+
+    labels_: Labels
+    probabilities_: Vector | None
+    n_clusters_: int
+    backend: str
+    method: str = "exact"
+    info: Mapping[str, Any] = field(default_factory=dict)
