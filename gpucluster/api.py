@@ -194,4 +194,3 @@ def _parse(
     if isinstance(definition, str | Path):
         definition = read_body(definition)
     return ClusterDefinition.parse(definition, **fields)
-

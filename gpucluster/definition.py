@@ -162,7 +162,9 @@ class ClusterDefinition(_Settings):
                 return given
             given = given._as_given()
         if given is not None and not isinstance(given, Mapping):
-            raise ConfigError(f"the definition is {describe(given)}, expected an object of settings")
+            raise ConfigError(
+                f"the definition is {describe(given)}, expected an object of settings"
+            )
         merged = canonical(dict(given or {}))
         for name, value in canonical(fields).items():
             if name == "vector_config":
@@ -213,9 +215,7 @@ class ClusterDefinition(_Settings):
         return filled
 
 
-def config_error(
-    error: ValidationError, model: type[BaseModel], prefix: str = ""
-) -> ConfigError:
+def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
     """Turn pydantic's report into one line that names the field and what it takes."""
     first = error.errors(include_url=False)[0]
     steps = [str(step) for step in first["loc"]]

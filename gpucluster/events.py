@@ -129,7 +129,9 @@ class Reporter:
         self.cancel.raise_if_cancelled()
         self.observer(Progress(self.stage, done, total, unit))
 
-    def track(self, items: Iterable[T], total: int | None = None, unit: str = "blocks") -> Iterator[T]:
+    def track(
+        self, items: Iterable[T], total: int | None = None, unit: str = "blocks"
+    ) -> Iterator[T]:
         """Yield `items`, reporting one unit after each."""
         if total is None and isinstance(items, Sized):
             total = len(items)

@@ -103,6 +103,8 @@ def fit_step(
             arrays = {name: np.load(Path(folder, f"{name}.npy")) for name in facts.pop("arrays")}
             return Fitted(arrays=arrays, **facts)
 
+    if not step.has_gpu_path:
+        return run("cpu"), "cpu"
     return _with_fallback(run, decision, reporter)
 
 

@@ -138,9 +138,7 @@ def make_plan(
     definition, reason = _complete(definition, n_samples, n_features)
     definition = definition.with_seeds()
     stages = tuple(_stages(definition, n_rows, n_samples, n_features, decision))
-    return Plan(
-        definition, decision, n_samples, n_features, stages, available_bytes("cpu"), reason
-    )
+    return Plan(definition, decision, n_samples, n_features, stages, available_bytes("cpu"), reason)
 
 
 def _complete(
@@ -148,21 +146,24 @@ def _complete(
 ) -> tuple[ClusterDefinition, str]:
     """Choose what the definition leaves open."""
     config = definition.vector_config
+    steps: list[dict[str, str]]
     if config.clustering_method is not None:
         if config.preprocessing_steps is None:
             definition = definition.replace(preprocessing_steps=())
         return definition, "the definition names it"
     if n_samples > DENSITY_ROWS:
         chosen = {"n_clusters": max(2, math.isqrt(n_samples))}
-        method, steps = "kmeans", ()
+        method, steps = "kmeans", []
         reason = f"more than {DENSITY_ROWS} rows: k-means with sqrt(n_samples) clusters"
     else:
         size = max(5, min(50, n_samples // 200))
         chosen = {"min_cluster_size": size, "min_samples": min(5, size)}
         wide = n_samples >= LAYOUT_ROWS and n_features > UMAP().n_components
-        method, steps = "hdbscan", ({"method": "umap"},) if wide else ()
-        reason = "HDBSCAN on UMAP finds the number of clusters by itself" if wide else (
-            "few rows or dimensions: HDBSCAN on the vectors as they are"
+        method, steps = "hdbscan", [{"method": "umap"}] if wide else []
+        reason = (
+            "HDBSCAN on UMAP finds the number of clusters by itself"
+            if wide
+            else ("few rows or dimensions: HDBSCAN on the vectors as they are")
         )
     changes: dict[str, Any] = {"clustering_method": method, "algorithm_params": chosen}
     if config.preprocessing_steps is None:

@@ -36,6 +36,8 @@ class Samples:
         The user's document ids, unique.
     X : ndarray of shape (n_samples, n_features), float32, C-contiguous
         The vectors as they were read; finite, no zero row.
+    rows : ndarray of shape (n_samples,), int64
+        Positions in the input, rising: rejected and unsampled rows are missing.
     payload : dict of str to pyarrow.Array of shape (n_samples,)
         The columns that were asked for beside the vectors ("text", "truth").
     rejected : pyarrow.Table
@@ -48,6 +50,7 @@ class Samples:
 
     ids: pa.Array
     X: Matrix
+    rows: Rows
     payload: Mapping[str, pa.Array]
     rejected: pa.Table
     n_rows: int

@@ -13,7 +13,16 @@ from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
 
-__all__ = ["DBSCAN", "HDBSCAN", "Algorithm", "Cost", "KMeans", "Raw", "canonical_labels", "catalogue"]
+__all__ = [
+    "DBSCAN",
+    "HDBSCAN",
+    "Algorithm",
+    "Cost",
+    "KMeans",
+    "Raw",
+    "canonical_labels",
+    "catalogue",
+]
 
 _OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
 

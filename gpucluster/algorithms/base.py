@@ -60,7 +60,9 @@ class Algorithm(BaseModel, ABC):
     may_abort: ClassVar[bool] = False  # whether the CPU path needs a process of its own
 
     @final
-    def fit(self, X: Matrix, *, device: Device = "cpu", reporter: Reporter | None = None) -> Clustering:
+    def fit(
+        self, X: Matrix, *, device: Device = "cpu", reporter: Reporter | None = None
+    ) -> Clustering:
         """Cluster the rows of `X`.
 
         Parameters
@@ -129,7 +131,7 @@ class Algorithm(BaseModel, ABC):
 
 
 def canonical_labels(labels: Any) -> Labels:
-    """Number clusters by falling size, ties by smallest first row; noise becomes -1.
+    """Renumber clusters by falling size, ties by smallest first row; noise becomes -1.
 
     Parameters
     ----------

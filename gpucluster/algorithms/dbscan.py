@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -65,7 +66,7 @@ class DBSCAN(Algorithm):
         return self.algorithm != "brute"
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
-        """Return bytes beside `X`, and seconds at the rates measured in docs/algorithms/dbscan.md.
+        """Return bytes beside `X`, and seconds at the rates in docs/algorithms/dbscan.md.
 
         The tree search stores every neighbourhood, whose size depends on `eps`: a
         hundred rows each is assumed.
@@ -73,8 +74,8 @@ class DBSCAN(Algorithm):
         if device == "gpu":
             return Cost(n_samples * (4 * n_features + 64), None)
         if self._searches_tree(n_features):
-            seconds = 4e-6 * n_samples * np.log2(n_samples + 2)
-            return Cost(n_samples * (100 * 8 + 16 * n_features), float(seconds))
+            seconds = 4e-6 * n_samples * math.log2(n_samples + 2)
+            return Cost(n_samples * (100 * 8 + 16 * n_features), seconds)
         return Cost(24 * n_samples, 4.0 * n_samples**2 * n_features / 120e9)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -90,13 +91,13 @@ class HDBSCAN(Algorithm):
             )
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
-        """Return bytes beside `X`, and seconds at the rates measured in docs/algorithms/hdbscan.md."""
+        """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""
         neighbors = self.density_neighbors(n_samples)
         if device == "gpu":  # NVIDIA/cuml#7553
             return Cost(n_samples * (72 + 140 * neighbors + 4 * n_features), None)
         if n_features <= TREE_DIMENSIONS:
             extra = n_samples * (16 * n_features + 12 * neighbors + 700)
-            return Cost(extra, 2e-6 * n_samples * np.log2(n_samples + 2) * (1 + n_features / 50))
+            return Cost(extra, 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50))
         flop = 2.0 * n_samples**2 * n_features
         extra = n_samples * (16 * max(neighbors, 15) + 12 * max(neighbors, 15) + 700)
         return Cost(extra, 2.5 * flop / 150e9)
@@ -126,7 +127,7 @@ class HDBSCAN(Algorithm):
                 core_dist_n_jobs=1,
                 allow_single_cluster=True,
             ).fit(X)
-        return model._single_linkage_tree  # noqa: SLF001 - the public view is a pandas table
+        return model._single_linkage_tree  # its public view is a pandas table
 
     def _tree_by_blas(self, X: Matrix, reporter: Reporter) -> Any:
         with warnings.catch_warnings():

@@ -61,7 +61,7 @@ class KMeans(Algorithm):
         require_at_most("kmeans.n_clusters", self.n_clusters, n_samples, f"{n_samples} rows")
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
-        """Return bytes beside `X`, and seconds at the rate measured in docs/algorithms/kmeans.md."""
+        """Return bytes beside `X`, and seconds at the rate in docs/algorithms/kmeans.md."""
         extra = 9 * 4 * self.n_clusters * n_features + 16 * n_samples
         if device == "gpu":
             return Cost(extra + 4 * n_samples * n_features, None)
@@ -73,14 +73,16 @@ class KMeans(Algorithm):
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
         from gpucluster.ops.assign import lloyd_step
+        from gpucluster.ops.normalize import without_offset
 
+        X = without_offset(X)
         tolerance = self.tol * float(X.var(axis=0, dtype=np.float64).mean())
         restarts = self.restarts(len(X))
         streams = np.random.default_rng(self.random_state).spawn(restarts)
         best: tuple[float, Any, int, Matrix] | None = None
         for start, stream in enumerate(streams):
             centers = self._seed(X, stream)
-            for iteration in range(1, self.max_iter + 1):  # noqa: B007 - read after the loop
+            for iteration in range(1, self.max_iter + 1):
                 step = lloyd_step(X, centers, reporter)
                 moved = _means(X, step, centers)
                 shift = float(np.square(moved.astype(np.float64) - centers).sum())

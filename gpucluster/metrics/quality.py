@@ -189,11 +189,13 @@ def _unit_means(X: Matrix, labels: Labels, sizes: Any) -> Vector64:
     part_rows = max(-(-len(X) // 8), rows_per_block(8 * X.shape[1]))
     for part in map_blocks(work, len(X), part_rows):
         sums += part
-    return sums / sizes[:, None]
+    means: Vector64 = sums / sizes[:, None]
+    return means
 
 
 def _mean_by(members: Labels, values: Vector, sizes: Any) -> Vector64:
-    return np.bincount(members, weights=values, minlength=len(sizes)) / sizes
+    means: Vector64 = np.bincount(members, weights=values, minlength=len(sizes)) / sizes
+    return means
 
 
 def _medoids(labels: Labels, distance: Vector, n_clusters: int) -> Any:

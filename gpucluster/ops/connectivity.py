@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS
+from gpucluster.ops.normalize import without_offset
 from gpucluster.types import NOISE, Labels, Matrix
 
 
@@ -41,6 +44,7 @@ def radius_components(
     """
     from gpucluster.ops.compiled import scan_connect, scan_count
 
+    X = without_offset(X)
     n_samples = len(X)
     sqnorms = np.einsum("ij,ij->i", X, X)
     sqradius = np.float32(radius**2)
@@ -71,7 +75,7 @@ def radius_components(
     return label_components(parent, is_core, nearest), int(is_core.sum())
 
 
-def label_components(parent: Labels, is_core: Labels, nearest: Labels) -> Labels:
+def label_components(parent: Labels, is_core: Any, nearest: Labels) -> Labels:
     """Return the root of each core, the root of the nearest core of the others, or -1."""
     roots = parent
     while not np.array_equal(roots[roots], roots):

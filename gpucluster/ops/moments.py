@@ -31,7 +31,7 @@ class Moments:
     covariance: Any
 
     def eigen(self) -> tuple[Vector64, Any]:
-        """Return eigenvalues (falling, clipped at 0) and eigenvectors (columns) of the covariance."""
+        """Return the eigenvalues, falling and not below 0, and the eigenvectors as columns."""
         values, vectors = np.linalg.eigh(self.covariance)
         return np.clip(values[::-1], 0, None), np.ascontiguousarray(vectors[:, ::-1])
 

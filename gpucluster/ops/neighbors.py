@@ -11,6 +11,7 @@ from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.normalize import without_offset
 
 TILE_COLS = 4096
 TILE_ROWS = 512
@@ -82,6 +83,7 @@ def nearest_neighbors(
 def _on_cpu(X: Any, n_neighbors: int, reporter: Reporter | None) -> Neighbors:
     from gpucluster.ops.compiled import listed_sqdist, scan_nearest
 
+    X = without_offset(X)
     n_samples, k = len(X), n_neighbors - 1
     sqnorms = np.einsum("ij,ij->i", X, X)
     neighbors = np.empty((n_samples, n_neighbors), np.int32)
@@ -117,6 +119,7 @@ def _by_descent(X: Any, n_neighbors: int, random_state: int) -> Neighbors:
 
 def _on_gpu(X: Any, n_neighbors: int, reporter: Reporter | None) -> Neighbors:
     xp = namespace(X)
+    X = without_offset(X)
     n_samples = len(X)
     sqnorms = xp.einsum("ij,ij->i", X, X)
     neighbors = xp.empty((n_samples, n_neighbors), np.int32)

@@ -1,4 +1,4 @@
-"""Row norms and unit rows."""
+"""Row norms, unit rows, centred rows."""
 
 from __future__ import annotations
 
@@ -45,3 +45,25 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
         norms[norms == 0] = 1
         xp.divide(X[rows], norms[:, None], out=out[rows])
     return out
+
+
+def without_offset(X: Any) -> Any:
+    """Return `X`, moved to its mean when that lies farther from zero than the rows from it.
+
+    Distances do not change. Computed as ``|x|^2 + |y|^2 - 2 x.y`` in float32 they lose
+    their digits to a large common offset, unless it is taken off first.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features), float32
+
+    Returns
+    -------
+    array of shape (n_samples, n_features), float32
+        `X` itself, or a centred copy.
+    """
+    xp = namespace(X)
+    mean = X.mean(axis=0, dtype="float64")
+    offset = float(mean @ mean)
+    spread = float(xp.einsum("ij,ij->", X, X, dtype="float64")) / len(X) - offset
+    return X - mean.astype("float32") if offset > spread else X

@@ -9,6 +9,7 @@ import numpy as np
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, Neighbors
+from gpucluster.ops.normalize import without_offset
 from gpucluster.types import Matrix
 
 
@@ -51,6 +52,7 @@ def mutual_reachability_tree(
     """
     from gpucluster.ops.compiled import merge_edges
 
+    X = without_offset(X)
     n_samples = len(X)
     scale = np.float32(1 / alpha**2)
     sqcore = np.ascontiguousarray(neighbors.sqdist[:, min_samples])
@@ -102,6 +104,11 @@ def mutual_reachability_tree(
         if reporter is not None:
             reporter.progress(n_samples - 1 - missing, n_samples - 1, "edges")
 
+    return _weighed(X, tree, sqcore, alpha)
+
+
+def _weighed(X: Matrix, tree: list[Any], sqcore: Any, alpha: float) -> Any:
+    """Return the edges with their weights in float64, by rising weight, then rows."""
     edges = np.concatenate(tree) if tree else np.empty((0, 2), np.int32)
     difference = X[edges[:, 0]].astype(np.float64) - X[edges[:, 1]]
     reach = np.sqrt(np.einsum("ij,ij->i", difference, difference)) / alpha

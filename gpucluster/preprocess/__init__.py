@@ -29,7 +29,7 @@ STEP_TYPES: dict[str, type[Step]] = {
     for step in (Whitening, UMAP, PCA, L2Normalize, Center, RemoveTopComponents)
 }
 
-__all__ = ["STEP_TYPES", "AnyStep", "Fitted", "Step", "check_chain"]
+__all__ = ["PCA", "STEP_TYPES", "UMAP", "AnyStep", "Fitted", "Step", "Whitening", "check_chain"]
 
 
 def check_chain(

@@ -41,12 +41,14 @@ class Step(BaseModel, ABC):
     """Base of the steps: a frozen model that is its own configuration.
 
     A step sees the output of the one before it. ``fit`` learns from all rows, ``apply``
-    maps any rows with what was learned. The name of the output of a fit that cannot be
-    had by applying (UMAP's layout) is `trained`.
+    maps any rows with what was learned. `applied` names the arrays that this takes;
+    `trained` the one that holds the output of the training rows, where applying would
+    give something else (UMAP's layout).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    applied: ClassVar[tuple[str, ...]] = ()
     trained: ClassVar[str | None] = None
     has_gpu_path: ClassVar[bool] = True
     method: str
@@ -67,15 +69,15 @@ class Step(BaseModel, ABC):
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Map rows with the fitted `arrays`; works on a block of any length."""
 
-    def output(self, X: Matrix, fitted: Fitted) -> Matrix:
+    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Return the mapped training rows, float32, C-contiguous."""
         import numpy as np
 
         from gpucluster.ops.blocks import row_blocks
 
         if self.trained is not None:
-            return np.ascontiguousarray(fitted.arrays[self.trained], np.float32)
+            return np.ascontiguousarray(arrays[self.trained], np.float32)
         out = np.empty((len(X), self.n_out(X.shape[1])), np.float32)
         for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
-            out[rows] = self.apply(X[rows], fitted.arrays)
+            out[rows] = self.apply(X[rows], arrays)
         return out

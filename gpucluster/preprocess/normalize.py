@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
@@ -13,6 +13,8 @@ from gpucluster.types import Matrix
 
 class L2Normalize(Step):
     """Scale each row to unit length."""
+
+    has_gpu_path: ClassVar[bool] = False
 
     method: Literal["l2_normalize"] = "l2_normalize"
 
@@ -34,6 +36,9 @@ class L2Normalize(Step):
 class Center(Step):
     """Subtract the mean of all rows."""
 
+    applied: ClassVar[tuple[str, ...]] = ("mean",)
+    has_gpu_path: ClassVar[bool] = False
+
     method: Literal["center"] = "center"
 
     def n_out(self, n_features: int) -> int:
@@ -48,4 +53,4 @@ class Center(Step):
 
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Return `X` minus the mean."""
-        return X - arrays["mean"].astype("float32")
+        return X - arrays["mean"].astype("float32")  # type: ignore[no-any-return]

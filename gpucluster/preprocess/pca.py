@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ class PCA(Step):
     ----------
     Pearson 1901, doi:10.1080/14786440109462720.
     """
+
+    applied: ClassVar[tuple[str, ...]] = ("mean", "components")
 
     method: Literal["pca"] = "pca"
     n_components: Annotated[int, Field(ge=1)] = Field(default=50, description="Dimensions to keep.")
@@ -65,6 +67,8 @@ class RemoveTopComponents(Step):
     ----------
     Mu, Viswanath 2018, *All-but-the-Top*, arXiv:1702.01417.
     """
+
+    applied: ClassVar[tuple[str, ...]] = ("mean", "components")
 
     method: Literal["remove_top_components"] = "remove_top_components"
     n_components: Annotated[int, Field(ge=1)] = Field(

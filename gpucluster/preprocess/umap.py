@@ -29,6 +29,7 @@ class UMAP(Step):
     McInnes, Healy, Melville 2018, arXiv:1802.03426.
     """
 
+    applied: ClassVar[tuple[str, ...]] = ("landmarks", "landmark_layout")
     trained: ClassVar[str | None] = "layout"
 
     method: Literal["umap"] = "umap"
@@ -45,7 +46,8 @@ class UMAP(Step):
         default="cosine", description="Distance between input rows."
     )
     n_epochs: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Passes of the optimiser. Omitted: 500 up to 10,000 rows, then 200."
+        default=None,
+        description="Passes of the optimiser. Omitted: 500 up to 10,000 rows, then 200.",
     )
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
 
@@ -99,7 +101,6 @@ class UMAP(Step):
         return Fitted(
             arrays={
                 "layout": layout,
-                "landmark_rows": landmarks,
                 "landmarks": np.ascontiguousarray(data[landmarks]),
                 "landmark_layout": np.ascontiguousarray(layout[landmarks]),
             },
@@ -160,8 +161,8 @@ class UMAP(Step):
 
         from gpucluster.preprocess.pca import PCA
 
-        pca = PCA(n_components=min(self.n_components, min(data.shape)))
-        start = pca.output(data, pca.fit(data, "cpu", Reporter()))
+        pca = PCA(n_components=min(self.n_components, *data.shape))
+        start = pca.output(data, pca.fit(data, "cpu", Reporter()).arrays)
         widest = float(np.abs(start).max())
         drawn = np.random.default_rng(self.random_state)
         noise = drawn.normal(scale=1e-4, size=(len(data), self.n_components))
@@ -184,4 +185,5 @@ class UMAP(Step):
         width = np.maximum(sqdist.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         weights = np.exp(-sqdist / width)
         weights /= weights.sum(axis=1, keepdims=True)
-        return np.einsum("ij,ijk->ik", weights, layout[nearest]).astype(np.float32)
+        placed: Matrix = np.einsum("ij,ijk->ik", weights, layout[nearest]).astype(np.float32)
+        return placed

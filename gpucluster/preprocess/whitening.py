@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,8 @@ class Whitening(Step):
     Diera, Galke, Scherp 2024, *Isotropy Matters: Soft-ZCA Whitening of Embeddings for
     Semantic Code Search*, arXiv:2411.17538.
     """
+
+    applied: ClassVar[tuple[str, ...]] = ("mean", "matrix")
 
     method: Literal["whitening"] = "whitening"
     regularization: Annotated[float, Field(ge=0)] | None = Field(

@@ -1,0 +1,191 @@
+"""The scikit-learn door: cluster a matrix in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gpucluster.definition import ClusterDefinition
+from gpucluster.device.arrays import is_on_gpu, to_host
+from gpucluster.device.select import decide
+from gpucluster.events import CancelToken, Observer, Reporter, ignore
+from gpucluster.execution import fit_algorithm, fit_step
+from gpucluster.ops.assign import cluster_sums, nearest_center
+from gpucluster.preprocess import check_chain
+from gpucluster.types import NOISE, Labels, Matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucluster.device.select import DeviceRequest
+
+
+class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """Any of the algorithms, with any preparation, as a scikit-learn estimator.
+
+    Rows are clustered as they are: nothing is scaled unless a step says so. Writes no
+    files; `gpucluster.cluster` does.
+
+    Parameters
+    ----------
+    algorithm : str, default "hdbscan"
+        Name of the algorithm.
+    preprocessing_steps : sequence of dict or Step, optional
+        Applied in order before clustering, such as ``[{"method": "umap"}]``.
+    device : {"auto", "cpu", "gpu"}, default "auto"
+        Where the work runs; ``gpu`` never falls back.
+    random_state : int, default 42
+        Seed of the steps and of the algorithm.
+    **algorithm_params
+        Parameters of the algorithm, such as ``min_cluster_size=15``.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,), int32
+        ``0..n_clusters_-1`` by falling size; noise is -1.
+    probabilities_ : ndarray of shape (n_samples,), float32
+        Strength of membership; 1 for members and 0 for noise where the algorithm has none.
+    cluster_centers_ : ndarray of shape (n_clusters_, n_prepared_features), float32
+        Means of the prepared rows of each cluster.
+    n_clusters_ : int
+        Clusters, noise not counted.
+    n_features_in_ : int
+        Dimension of the rows seen by `fit`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpucluster import Clusterer
+    >>> X = np.vstack([np.zeros((5, 2)), np.ones((4, 2))]) + np.arange(9)[:, None] / 100
+    >>> Clusterer("kmeans", n_clusters=2, device="cpu").fit_predict(X)
+    array([0, 0, 0, 0, 0, 1, 1, 1, 1], dtype=int32)
+    """
+
+    def __init__(
+        self,
+        algorithm: str = "hdbscan",
+        *,
+        preprocessing_steps: Sequence[Any] | None = None,
+        device: DeviceRequest = "auto",
+        random_state: int = 42,
+        **algorithm_params: Any,
+    ) -> None:
+        self.algorithm = algorithm
+        self.preprocessing_steps = preprocessing_steps
+        self.device = device
+        self.random_state = random_state
+        self.__dict__.update(algorithm_params)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 - sklearn's signature
+        """Return the parameters, those of the algorithm among them."""
+        own: dict[str, Any] = super().get_params(deep)
+        return own | self._algorithm_params()
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name; `fit` refuses those that the algorithm does not have."""
+        self.__dict__.update(params)
+        return self
+
+    def _algorithm_params(self) -> dict[str, Any]:
+        """Return the attributes that are neither our own parameters nor learned (``name_``)."""
+        own = self._get_param_names()
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in own and not name.startswith("_") and not name.endswith("_")
+        }
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        observer: Observer = ignore,
+        cancel: CancelToken | None = None,
+    ) -> Self:
+        """Cluster the rows of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Finite numbers; a CuPy array is taken too.
+        y : None
+            Ignored.
+        observer : callable, optional
+            Called with every event.
+        cancel : CancelToken, optional
+            Stops the work between blocks.
+
+        Returns
+        -------
+        Clusterer
+
+        Raises
+        ------
+        ConfigError
+            A parameter is unknown, out of range, or does not fit the shape of `X`.
+        ValueError
+            `X` is no finite matrix of numbers.
+        """
+        X = self._matrix(X, reset=True)
+        definition = ClusterDefinition.parse(
+            algorithm=self.algorithm,
+            algorithm_params=self._algorithm_params(),
+            preprocessing_steps=tuple(self.preprocessing_steps or ()),
+            random_state=self.random_state,
+        ).with_seeds()
+        config = definition.vector_config
+        assert config.algorithm is not None  # noqa: S101 - `algorithm` is never omitted here
+        decision = decide(self.device)
+        reporter = Reporter("prepare", observer, cancel)
+        steps = check_chain(config.preprocessing_steps or (), len(X), X.shape[1], reporter)
+        self._fitted_steps: list[tuple[Any, Mapping[str, Any]]] = []
+        for step in steps:
+            fitted, _ = fit_step(step, X, decision, reporter.for_stage(f"prepare.{step.method}"))
+            X = step.output(X, fitted.arrays)
+            self._fitted_steps.append((step, fitted.arrays))
+        found, _ = fit_algorithm(config.algorithm, X, decision, reporter.for_stage("cluster"))
+        self.labels_: Labels = found.labels_
+        self.n_clusters_ = found.n_clusters_
+        self.probabilities_ = (
+            (found.labels_ != NOISE).astype(np.float32)
+            if found.probabilities_ is None
+            else found.probabilities_
+        )
+        sizes = np.bincount(self.labels_[self.labels_ >= 0], minlength=self.n_clusters_)
+        sums = cluster_sums(X, self.labels_, self.n_clusters_)
+        self.cluster_centers_: Matrix = (sums / sizes[:, None]).astype(np.float32)
+        return self
+
+    def predict(self, X: Any) -> Labels:
+        """Return the cluster with the nearest centre for each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            New rows; the fitted preparation is applied to them.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int32
+            By Euclidean distance in the prepared space. Nothing is called noise, unless
+            the fit found no cluster.
+        """
+        check_is_fitted(self)
+        X = self._matrix(X, reset=False)
+        for step, arrays in self._fitted_steps:
+            X = step.apply(X, arrays)
+        if self.n_clusters_ == 0:
+            return np.full(len(X), NOISE, np.int32)
+        return nearest_center(np.ascontiguousarray(X, np.float32), self.cluster_centers_)
+
+    def _matrix(self, X: Any, *, reset: bool) -> Matrix:
+        """Return `X` as a finite float32 matrix on the host."""
+        if is_on_gpu(X):
+            X = to_host(X)
+        checked = validate_data(self, X, reset=reset, dtype=[np.float32, np.float64], order="C")
+        return np.ascontiguousarray(checked, np.float32)

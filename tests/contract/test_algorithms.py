@@ -1,0 +1,170 @@
+"""One contract for every algorithm: what goes in stays whole, what comes out is canonical."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score
+
+from gpucluster.algorithms import DBSCAN, HDBSCAN, Algorithm, KMeans, canonical_labels, catalogue
+from gpucluster.errors import ConfigError, GpuclusterWarning, InputError, TooFewSamplesError
+from gpucluster.events import Cancelled, CancelToken, Reporter
+
+pytestmark = pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
+
+EVERY = {
+    "kmeans": KMeans(n_clusters=3),
+    "dbscan": DBSCAN(eps=1.5),
+    "dbscan-brute": DBSCAN(eps=1.5, algorithm="brute"),
+    "hdbscan": HDBSCAN(min_cluster_size=10),
+}
+algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
+
+
+def blobs(
+    n_samples: int = 240, n_features: int = 5, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    centers = np.eye(3, n_features) * 10
+    X, y = make_blobs(n_samples, centers=centers, cluster_std=0.4, random_state=seed)
+    return np.ascontiguousarray(X, np.float32), y
+
+
+def test_the_contract_covers_the_catalogue() -> None:
+    assert {type(algorithm) for algorithm in EVERY.values()} == set(catalogue().values())
+
+
+@algorithms
+def test_finds_blobs_in_canonical_order(algorithm: Algorithm) -> None:
+    X, y = blobs()
+    found = algorithm.fit(X)
+    assert adjusted_rand_score(y, found.labels_) > 0.95
+    assert found.labels_.dtype == np.int32
+    assert found.n_clusters_ == 3
+    np.testing.assert_array_equal(canonical_labels(found.labels_), found.labels_)
+    sizes = np.bincount(found.labels_[found.labels_ >= 0])
+    assert (np.diff(sizes) <= 0).all()
+
+
+@algorithms
+def test_leaves_the_input_alone_and_repeats_itself(algorithm: Algorithm) -> None:
+    X, _ = blobs()
+    before = X.copy()
+    X.setflags(write=False)
+    first, second = algorithm.fit(X), algorithm.fit(X)
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(first.labels_, second.labels_)
+    if first.probabilities_ is not None:
+        assert first.probabilities_.dtype == np.float32
+        assert (first.probabilities_[first.labels_ < 0] == 0).all()
+
+
+@algorithms
+def test_permuting_rows_permutes_labels(algorithm: Algorithm) -> None:
+    X, _ = blobs()
+    order = np.random.default_rng(1).permutation(len(X))
+    labels = algorithm.fit(X).labels_
+    permuted = algorithm.fit(np.ascontiguousarray(X[order])).labels_
+    assert adjusted_rand_score(labels[order], permuted) == pytest.approx(1)
+
+
+@algorithms
+def test_equal_rows_share_a_label(algorithm: Algorithm) -> None:
+    X, _ = blobs()
+    labels = algorithm.fit(np.concatenate([X, X[:50], X[:50]])).labels_
+    np.testing.assert_array_equal(labels[:50], labels[240:290])
+    np.testing.assert_array_equal(labels[:50], labels[290:])
+
+
+@algorithms
+@pytest.mark.parametrize("n_features", [1, 2, 80])
+def test_all_rows_equal(algorithm: Algorithm, n_features: int) -> None:
+    found = algorithm.fit(np.ones((30, n_features), np.float32))
+    assert len(set(found.labels_.tolist())) <= 3
+    assert np.isfinite(found.labels_).all()
+
+
+@algorithms
+@pytest.mark.parametrize("n_samples", [3, 4, 7])
+def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
+    X = np.arange(n_samples * 4, dtype=np.float32).reshape(n_samples, 4)
+    assert algorithm.fit(X).labels_.shape == (n_samples,)
+
+
+@algorithms
+def test_one_row_is_too_few(algorithm: Algorithm) -> None:
+    with pytest.raises(TooFewSamplesError, match="insufficient documents.*n_samples=1"):
+        algorithm.fit(np.ones((1, 4), np.float32))
+
+
+@algorithms
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.full((5, 2), np.nan, np.float32), "NaN or infinite"),
+        (np.full((5, 2), np.inf, np.float32), "NaN or infinite"),
+        (np.full((5, 2), 1e30, np.float32), "too large"),
+        (np.ones((5, 2)), "expected a float32 matrix"),
+        (np.ones(5, np.float32), "expected a float32 matrix"),
+        (np.ones((5, 0), np.float32), "0 dimensions"),
+    ],
+)
+def test_refuses_what_is_no_matrix(algorithm: Algorithm, X: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        algorithm.fit(X)
+
+
+def test_more_clusters_than_rows_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"kmeans.n_clusters: got 9, but there are 5 rows"):
+        KMeans(n_clusters=9).fit(np.eye(5, dtype=np.float32))
+
+
+def test_min_cluster_size_above_rows_is_all_noise_and_said() -> None:
+    with pytest.warns(GpuclusterWarning, match="everything is noise"):
+        found = HDBSCAN(min_cluster_size=50).fit(np.eye(6, dtype=np.float32))
+    assert (found.labels_ == -1).all()
+    assert found.n_clusters_ == 0
+
+
+def test_cancel_stops_a_fit() -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    X, _ = blobs()
+    with pytest.raises(Cancelled):
+        KMeans(n_clusters=3).fit(X, reporter=Reporter("cluster", cancel=cancel))
+
+
+@given(st.lists(st.integers(-3, 8), min_size=1, max_size=60))
+def test_canonical_labels_number_by_size_then_first_row(raw: list[int]) -> None:
+    labels = np.array(raw)
+    canonical = canonical_labels(labels)
+    assert ((canonical == -1) == (labels < 0)).all()
+    groups = [np.flatnonzero(canonical == k) for k in range(canonical.max(initial=-1) + 1)]
+    keys = [(-len(rows), rows[0]) for rows in groups]
+    assert keys == sorted(keys)
+    for rows in groups:
+        assert len(set(labels[rows].tolist())) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n_samples=st.integers(4, 60),
+    n_features=st.integers(1, 6),
+    n_clusters=st.integers(2, 4),
+    seed=st.integers(0, 2**16),
+)
+def test_kmeans_inertia_is_the_float64_sum(
+    n_samples: int, n_features: int, n_clusters: int, seed: int
+) -> None:
+    X = np.random.default_rng(seed).normal(size=(n_samples, n_features)).astype(np.float32)
+    found = KMeans(n_clusters=n_clusters, n_init=1, tol=0, random_state=seed).fit(X)
+    assert 1 <= found.n_clusters_ <= n_clusters
+    exact = sum(
+        float(np.square(X[rows] - X[rows].mean(axis=0, dtype=np.float64)).sum(dtype=np.float64))
+        for k in range(found.n_clusters_)
+        if len(rows := np.flatnonzero(found.labels_ == k))
+    )
+    assert found.info["inertia"] >= exact - 1e-6
+    assert found.info["inertia"] == pytest.approx(exact, rel=1e-4, abs=1e-4)

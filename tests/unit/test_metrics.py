@@ -1,0 +1,122 @@
+"""Closed forms against scikit-learn's pairwise ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from gpucluster.algorithms import canonical_labels
+from gpucluster.metrics.external import compare_with_truth
+from gpucluster.metrics.quality import measure, size_entropy
+from gpucluster.metrics.recluster import QualityThresholds, judge
+from gpucluster.ops.normalize import unit_rows
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_samples=st.integers(8, 300),
+    n_features=st.integers(2, 20),
+    n_clusters=st.integers(2, 7),
+    noise=st.floats(0, 0.4),
+    seed=st.integers(0, 2**16),
+)
+def test_quality_equals_scikit_learn(
+    n_samples: int, n_features: int, n_clusters: int, noise: float, seed: int
+) -> None:
+    stream = np.random.default_rng(seed)
+    X = stream.normal(1, 1, size=(n_samples, n_features)).astype(np.float32)
+    raw = stream.integers(0, n_clusters, n_samples)
+    raw[stream.random(n_samples) < noise] = -1
+    labels = canonical_labels(raw)
+    measured = measure(X, labels)
+    kept = labels >= 0
+    unit, found = unit_rows(X)[kept].astype(np.float64), labels[kept]
+    k = len(set(found.tolist()))
+    metrics = measured.metrics
+    assert metrics["noise_ratio"] == pytest.approx((~kept).mean())
+    if not 2 <= k < kept.sum():
+        return
+    silhouette = reference.silhouette_score(unit, found, metric="cosine")
+    assert metrics["silhouette_score"] == pytest.approx(silhouette, abs=2e-5)
+    davies_bouldin = reference.davies_bouldin_score(unit, found)
+    assert metrics["davies_bouldin_index"] == pytest.approx(davies_bouldin, rel=2e-3)
+    calinski = reference.calinski_harabasz_score(unit, found)
+    assert metrics["calinski_harabasz_score"] == pytest.approx(calinski, rel=1e-3)
+    for cluster in range(k):
+        members = unit[found == cluster]
+        mean = members.mean(axis=0)
+        np.testing.assert_allclose(measured.centroids[cluster], mean, atol=1e-5)
+        cosines = np.clip(members @ mean / np.linalg.norm(mean), 0, 1)
+        assert measured.mean_cosine[cluster] == pytest.approx(cosines.mean(), abs=1e-4)
+        assert measured.min_cosine[cluster] == pytest.approx(cosines.min(), abs=1e-4)
+        assert measured.num_members[cluster] == len(members)
+        total = (1 - members @ members.T).sum(axis=1)
+        medoid = (
+            np.flatnonzero(kept)[found == cluster].tolist().index(measured.medoid_rows[cluster])
+        )
+        assert total[medoid] == pytest.approx(total.min(), abs=1e-3)
+
+
+def test_mean_cosine_is_the_length_of_the_mean() -> None:
+    X = np.abs(np.random.default_rng(0).normal(size=(500, 16))).astype(np.float32)
+    measured = measure(X, np.zeros(500, np.int32))
+    assert measured.mean_cosine[0] == pytest.approx(np.linalg.norm(measured.centroids[0]), abs=1e-5)
+    assert measured.variance[0] == pytest.approx(1 - measured.mean_cosine[0] ** 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("labels", [[-1, -1, -1], [0, 0, 0], [0, 1, 2]])
+def test_undefined_metrics_are_none_and_nothing_is_nan(labels: list[int]) -> None:
+    X = np.eye(3, dtype=np.float32)
+    metrics = measure(X, np.array(labels, np.int32)).metrics
+    assert all(value is None or np.isfinite(value) for value in metrics.values())
+    if len(set(labels)) == 1:
+        assert metrics["silhouette_score"] is None
+
+
+def test_noise_knows_its_nearest_cluster() -> None:
+    X = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [0.2, 1]], np.float32)
+    measured = measure(X, np.array([1, 1, 0, 0, -1], np.int32))
+    assert measured.nearest.tolist() == [1, 1, 0, 0, 0]
+    assert np.isnan(measured.cosine_similarity[4])
+
+
+def test_opposite_members_are_clipped_and_counted() -> None:
+    X = np.array([[1, 0], [1, 0.2], [1, -0.2], [-1, 0]], np.float32)
+    measured = measure(X, np.zeros(4, np.int32))
+    assert measured.cosine_similarity[3] == 0
+    assert measured.metrics["num_clipped_cosines"] == 1
+
+
+def test_entropy() -> None:
+    assert size_entropy(np.array([5, 5, 5])) == pytest.approx(1)
+    assert size_entropy(np.array([7])) == 0
+    assert 0 < size_entropy(np.array([99, 1])) < 0.1
+
+
+def test_truth_counts_noise_as_one_group() -> None:
+    labels = np.array([0, 0, 1, 1, -1, -1], np.int32)
+    scores = compare_with_truth(labels, pa.array(["a", "a", "b", "b", "c", None]))
+    assert scores["ami"] == pytest.approx(1)
+    assert scores["num_labelled"] == 5
+    assert scores["purity"] == 1
+    assert scores["purity_noise_as_error"] == pytest.approx(0.8)
+    assert compare_with_truth(labels, pa.nulls(6, pa.string())) == {}
+
+
+def test_recluster_gives_reasons_and_lists_what_it_could_not_judge() -> None:
+    metrics = {
+        "silhouette_score": None,
+        "mean_cosine_to_centroid": 0.4,
+        "noise_ratio": 0.1,
+        "cluster_size_entropy": 0.9,
+    }
+    reasons, not_evaluated = judge(metrics, 12, QualityThresholds())
+    assert [reason["metric"] for reason in reasons] == ["mean_cosine_to_centroid"]
+    assert reasons[0]["threshold"] == 0.5
+    assert not_evaluated == ["silhouette_score"]
+    calm, _ = judge(metrics, 12, QualityThresholds(mean_cosine_to_centroid=None))
+    assert calm == []
