@@ -1,0 +1,24 @@
+"""Where vectors come from: files of many formats, arrays and tables in memory.
+
+`open_source` opens whatever holds vectors, `load` reads it into `Samples` and judges every
+row, `inspect` looks before that.
+"""
+
+from __future__ import annotations
+
+from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
+from gpucluster.sources.inspection import Inspection, inspect
+from gpucluster.sources.loading import content_key, load
+from gpucluster.sources.opening import open_source
+
+__all__ = [
+    "Batch",
+    "Columns",
+    "Inspection",
+    "Source",
+    "SourceInfo",
+    "content_key",
+    "inspect",
+    "load",
+    "open_source",
+]

@@ -1,0 +1,203 @@
+"""A source over Arrow record batches, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from gpucluster.device.memory import rows_per_block
+from gpucluster.errors import SchemaMismatchError, ShapeError
+from gpucluster.sources.base import (
+    BATCH_BYTES,
+    Batch,
+    Columns,
+    SourceInfo,
+    check_features,
+    reading,
+)
+from gpucluster.sources.columns import (
+    VectorType,
+    concatenate,
+    is_key,
+    to_keys,
+    to_text,
+)
+from gpucluster.sources.detect import candidates, check_names, choose
+
+Reader: TypeAlias = Callable[[Sequence[str], int], Iterator[tuple[str, pa.RecordBatch]]]
+
+PROBE_ROWS = 64  # read at a time while looking for the first vector
+
+
+class ColumnarSource:
+    """Rows of Arrow record batches.
+
+    Parameters
+    ----------
+    format : str
+    schemas : dict of str to pyarrow.Schema
+        The columns of each file, by path, in reading order; one entry in memory.
+    n_rows : int
+    asked : Columns
+        The names that the user gave; the payload is what they name.
+    read : callable
+        ``read(names, batch_rows)`` yields ``(path, record batch)`` in order: the named
+        columns and no others, at most `batch_rows` rows at a time, translated errors.
+    vector_dtype : str, optional
+        What the bytes of a binary column are.
+    in_memory : bool
+        Whether the keys of `schemas` are no paths.
+
+    Raises
+    ------
+    ConfigError, SchemaMismatchError
+        A column cannot be chosen or is missing, or files differ in one.
+    ShapeError
+        Files differ in the dimension of their vectors.
+    DtypeError
+        The vector column holds no vectors, or the id column no ids.
+    """
+
+    def __init__(
+        self,
+        format: str,  # noqa: A002 - the word of SourceInfo
+        schemas: Mapping[str, pa.Schema],
+        n_rows: int,
+        asked: Columns,
+        read: Reader,
+        *,
+        vector_dtype: str | None = None,
+        in_memory: bool = False,
+    ) -> None:
+        where, first = next(iter(schemas.items()))
+        columns = choose(first, asked, where)
+        assert columns.vector is not None  # noqa: S101 - choosing one is what choose is for
+        self._columns = columns
+        self._vector = columns.vector
+        self._payload = asked.payload()
+        self._read = read
+        self._type = _agreed_type(schemas, columns, self._payload, vector_dtype)
+        n_features = self._type.n_features
+        if n_features is None:
+            n_features = self._first_length()
+        self.info = SourceInfo(
+            format=format,
+            paths=() if in_memory else tuple(schemas),
+            n_rows=n_rows,
+            n_features=n_features,
+            dtype=self._type.dtype.name,
+            columns=columns,
+            fields={field.name: str(field.type) for field in first},
+            candidates=candidates(first),
+            notes=(self._type.note,) if self._type.note else (),
+        )
+
+    def ids(self) -> pa.Array | None:
+        """Return all ids, reading no other column; None when rows have none."""
+        if (name := self._columns.id) is None:
+            return None
+        chunks = []
+        for path, table in self._read([name], rows_per_block(16, BATCH_BYTES)):
+            with reading(path):
+                chunks.append(to_keys(table.column(name)))
+        return concatenate(chunks)
+
+    def batches(self, budget_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+        """Yield all rows in order.
+
+        Raises
+        ------
+        ShapeError
+            A vector has another dimension than the first.
+        """
+        row_bytes = self.info.n_features * self._type.dtype.itemsize
+        names = [self._columns.id, self._vector, *self._payload.values()]
+        row = first = 0  # of the input, and of the file's first row in it
+        current: str | None = None
+        unique = list(dict.fromkeys(name for name in names if name is not None))
+        for path, table in self._read(unique, rows_per_block(row_bytes, budget_bytes)):
+            if path != current:
+                current, first = path, row
+            with reading(path):
+                batch = self._decode(path, table, row, row - first)
+            yield batch
+            row += table.num_rows
+
+    def _decode(self, path: str, table: pa.RecordBatch, row: int, row_in_file: int) -> Batch:
+        name = self._columns.id
+        ids = None if name is None else to_keys(table.column(name))
+        column = _plain(table.column(self._vector))
+        lengths = self._type.lengths(column)
+        wrong = np.flatnonzero((lengths >= 0) & (lengths != self.info.n_features))
+        if wrong.size:
+            at = int(wrong[0])
+            who = "" if ids is None else f" (document_id {ids[at].as_py()!r})"
+            raise ShapeError(
+                f"{path} row {row_in_file + at}{who}: {self._vector} has {lengths[at]:,} values, "
+                f"{self.info.n_features:,} expected"
+            )
+        vectors, null = self._type.decode(column, self.info.n_features)
+        convert = {"text": to_text, "truth": to_keys}
+        payload = {role: convert[role](table.column(c)) for role, c in self._payload.items()}
+        return Batch(row, ids, vectors, null, payload)
+
+    def _first_length(self) -> int:
+        """Return the length of the first vector; 0 when there is none."""
+        for path, table in self._read([self._vector], PROBE_ROWS):
+            with reading(path):
+                lengths = self._type.lengths(_plain(table.column(self._vector)))
+                if (known := lengths[lengths >= 0]).size:
+                    check_features(path, int(known[0]))
+                    return int(known[0])
+        return 0
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.storage if isinstance(column, pa.ExtensionArray) else column
+
+
+def _agreed_type(
+    schemas: Mapping[str, pa.Schema],
+    columns: Columns,
+    payload: Mapping[str, str],
+    vector_dtype: str | None,
+) -> VectorType:
+    """Return the vector type of all files, which have the same columns of the same kinds."""
+    roles = {"id": columns.id, "vector": columns.vector, **payload}
+    seen: list[tuple[str, VectorType, str | None]] = []
+    for path, schema in schemas.items():
+        check_names(roles, schema.names, path)
+        type_ = VectorType.of(schema.field(columns.vector), vector_dtype)
+        if type_.n_features is not None:
+            check_features(path, type_.n_features)
+        keys = None if columns.id is None else _kind_of_keys(path, schema.field(columns.id))
+        seen.append((path, type_, keys))
+    first, agreed, kind = seen[0]
+    for path, type_, keys in seen:
+        if (type_.dtype, keys) != (agreed.dtype, kind):
+            raise SchemaMismatchError(
+                f"{path}: vectors are {type_.dtype} and ids {keys}, "
+                f"{agreed.dtype} and {kind} in {first}",
+                hint="convert the files to one schema",
+            )
+        if type_.n_features is None or type_.n_features == agreed.n_features:
+            continue
+        if agreed.n_features is not None:
+            raise ShapeError(
+                f"{path}: {columns.vector} has {type_.n_features:,} values a row, "
+                f"{agreed.n_features:,} in {first}"
+            )
+        first, agreed = path, type_
+    return agreed
+
+
+def _kind_of_keys(path: str, field: pa.Field) -> str:
+    if not is_key(field.type):
+        raise SchemaMismatchError(
+            f"{path}: column {field.name!r} is {field.type}, it cannot be the id",
+            hint="ids are integers or strings",
+        )
+    return "integers" if pa.types.is_integer(field.type) else "strings"

@@ -1,0 +1,211 @@
+"""Arrow columns as what the engine needs: vectors, keys, text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpucluster.errors import DtypeError, InputError
+from gpucluster.sources.base import Block
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def storage(type_: pa.DataType) -> pa.DataType:
+    """Return the type under an extension type (fixed-shape tensors, Hugging Face arrays)."""
+    return type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
+
+
+def is_list(type_: pa.DataType) -> bool:
+    """Whether each value is a list of numbers."""
+    type_ = storage(type_)
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    views = (pa.types.is_list_view, pa.types.is_large_list_view)
+    return any(test(type_) for test in (*lists, *views)) and (
+        pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type)
+    )
+
+
+def is_float_list(type_: pa.DataType) -> bool:
+    """Whether each value is a list of floating-point numbers."""
+    return is_list(type_) and pa.types.is_floating(storage(type_).value_type)
+
+
+def is_bytes(type_: pa.DataType) -> bool:
+    """Whether each value is a run of bytes."""
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return pa.types.is_fixed_size_binary(type_) or any(test(type_) for test in tests)
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Whether each value is a string."""
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(type_) for test in tests)
+
+
+def is_key(type_: pa.DataType) -> bool:
+    """Whether the values can identify documents."""
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
+    return is_text(type_) or pa.types.is_integer(type_) or is_bytes(type_) or _is_uuid(type_)
+
+
+def _is_uuid(type_: pa.DataType) -> bool:
+    return isinstance(type_, pa.UuidType)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorType:
+    """What a column says of its vectors; `n_features` is None where each row says it."""
+
+    dtype: np.dtype[Any]
+    n_features: int | None
+    note: str | None = None
+
+    @classmethod
+    def of(cls, field: pa.Field, vector_dtype: str | None = None) -> VectorType:
+        """Read the type of a vector column.
+
+        Parameters
+        ----------
+        field : pyarrow.Field
+            Lists of numbers, or bytes.
+        vector_dtype : str, optional
+            What the bytes of a binary column are. Next comes the column's metadata key
+            ``dtype``, then float32.
+
+        Raises
+        ------
+        DtypeError
+            The column holds no vectors.
+        """
+        type_ = storage(field.type)
+        if is_list(type_):
+            fixed = pa.types.is_fixed_size_list(type_)
+            dtype = np.dtype(type_.value_type.to_pandas_dtype())
+            return cls(dtype, type_.list_size if fixed else None)
+        if not is_bytes(type_):
+            raise DtypeError(
+                f"column {field.name!r} is {field.type}, no vectors",
+                hint="a vector column is a list of numbers, fixed-size or not, or bytes",
+            )
+        said = vector_dtype or (field.metadata or {}).get(b"dtype", b"").decode()
+        dtype = np.dtype(said or "float32")
+        note = None if said else f"column {field.name!r} holds bytes: read as float32"
+        width = type_.byte_width if pa.types.is_fixed_size_binary(type_) else 0
+        if width % dtype.itemsize:
+            raise DtypeError(
+                f"column {field.name!r} holds {width} bytes a row, no multiple of "
+                f"{dtype} ({dtype.itemsize} bytes)",
+                hint="say what they are with vector_dtype",
+            )
+        return cls(dtype, width // dtype.itemsize or None, note)
+
+    def lengths(self, column: pa.Array) -> NDArray[np.int64]:
+        """Return the number of values of each row; -1 for null."""
+        if not is_bytes(column.type):
+            lengths = pc.list_value_length(column)
+        elif pa.types.is_fixed_size_binary(column.type):
+            lengths = pc.if_else(column.is_valid(), column.type.byte_width, None)
+        else:
+            lengths = pc.binary_length(column)
+        counts = np.asarray(pc.fill_null(lengths.cast(pa.int64()), -1))
+        if not is_bytes(column.type):
+            return counts
+        if broken := counts[(counts > 0) & (counts % self.dtype.itemsize != 0)].tolist():
+            raise DtypeError(
+                f"a vector of {broken[0]} bytes is no multiple of {self.dtype} "
+                f"({self.dtype.itemsize} bytes)",
+                hint="say what the bytes are with vector_dtype",
+            )
+        return np.where(counts > 0, counts // self.dtype.itemsize, counts)
+
+    def decode(self, column: pa.Array, n_features: int) -> tuple[Block, NDArray[np.bool_]]:
+        """Return the vectors of a column whose rows are all of `n_features` values, or null.
+
+        Returns
+        -------
+        vectors : ndarray of shape (rows, n_features)
+            NaN (0 for integers) where there is no value. A view where that is possible.
+        null : ndarray of shape (rows,), bool
+            Rows that are null; with integers also those that hold a null value.
+        """
+        null = np.asarray(column.is_null())
+        if not n_features:
+            return np.zeros((len(column), 0), self.dtype), null
+        hole = self.dtype.type(np.nan if self.dtype.kind == "f" else 0)
+        if is_bytes(column.type):
+            rows = column.cast(pa.binary(n_features * self.dtype.itemsize)).drop_null()
+            offset = rows.offset * rows.type.byte_width
+            data = rows.buffers()[1] or b""
+            values = np.frombuffer(data, self.dtype, len(rows) * n_features, offset)
+            holes = None
+        else:
+            flat = column.flatten()  # leaves out what null rows hold
+            holes = np.asarray(flat.is_null()) if flat.null_count else None
+            if holes is not None and self.dtype.kind != "f":
+                flat = flat.fill_null(0)
+            values = flat.to_numpy(zero_copy_only=False)
+        vectors = values.reshape(-1, n_features)
+        if null.any():
+            dense = vectors
+            vectors = np.full((len(column), n_features), hole)
+            vectors[~null] = dense
+        if holes is not None and self.dtype.kind != "f":
+            null[~null] = holes.reshape(-1, n_features).any(axis=1)
+        return vectors, null
+
+
+def to_keys(column: pa.Array) -> pa.Array:
+    """Return ids or labels as int64 where they are integers, else as string.
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        An integer beyond int64, or text that is no UTF-8.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if _is_uuid(column.type):
+        return pa.array([value and str(value) for value in column.to_pylist()], pa.string())
+    keys = column.cast(pa.int64() if pa.types.is_integer(column.type) else pa.string())
+    keys.validate(full=True)
+    return keys
+
+
+def to_text(column: pa.Array) -> pa.Array:
+    """Return a column as large_string; raises `pyarrow.ArrowInvalid` where it is no UTF-8."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    text = column.cast(pa.large_string())
+    text.validate(full=True)
+    return text
+
+
+def text_buffers(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the length in bytes of each string, and all their bytes without a gap."""
+    if not len(strings):
+        return np.empty(0, np.int64), np.empty(0, np.uint8)
+    _, offsets, data = strings.buffers()
+    width = np.dtype(np.int64 if pa.types.is_large_string(strings.type) else np.int32)
+    bounds = np.frombuffer(offsets, width, len(strings) + 1, strings.offset * width.itemsize)
+    content = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
+    return np.diff(bounds).astype(np.int64), content
+
+
+def concatenate(chunks: Sequence[pa.Array]) -> pa.Array:
+    """Join chunks into one array; an `InputError` when string keys pass 2 GiB."""
+    try:
+        return pa.concat_arrays(chunks or [pa.array([], pa.string())])
+    except pa.ArrowInvalid as error:
+        n_bytes = sum(chunk.nbytes for chunk in chunks)
+        raise InputError(
+            f"{n_bytes:,} bytes of ids or labels, less than 2^31 expected",
+            hint="use integers, or shorter ones",
+        ) from error

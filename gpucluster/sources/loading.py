@@ -1,0 +1,252 @@
+"""From a source to samples: every row judged, nothing clustered yet."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gpucluster.errors import (
+    BadRowsError,
+    CorruptInputError,
+    DuplicateIdsError,
+    InputError,
+    OutOfMemoryError,
+    TooFewSamplesError,
+)
+from gpucluster.events import Reporter
+from gpucluster.sources.base import BATCH_BYTES, Source
+from gpucluster.sources.columns import concatenate, text_buffers
+from gpucluster.sources.sampling import draw
+from gpucluster.types import Matrix, Samples
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REASONS = ("null", "nan", "inf", "zero_norm")  # why a row cannot be clustered
+CLEAN = -1
+
+SHOWN = 5  # ids in one message
+
+
+def load(
+    source: Source,
+    *,
+    reporter: Reporter,
+    on_bad_rows: Literal["quarantine", "error"] = "quarantine",
+    max_bad_fraction: float = 0.01,
+    sample_size: int | None = None,
+    random_state: int = 42,
+    batch_bytes: int = BATCH_BYTES,
+) -> Samples:
+    """Read all rows of a source, or a sample of them, into memory.
+
+    Parameters
+    ----------
+    source : Source
+    reporter : Reporter
+        Told of the rows read; asked for cancellation.
+    on_bad_rows : {"quarantine", "error"}
+        Whether rows that cannot be clustered are set aside, with the reason, or refused.
+        Reasons are ``null`` (no vector), ``nan``, ``inf`` (a value, in float32) and
+        ``zero_norm`` (the squared norm vanishes in float32, so there is no direction).
+    max_bad_fraction : float
+        More bad rows than this fraction are refused in any case.
+    sample_size : int, optional
+        How many rows to draw, uniformly and without replacement. Which ones depends on their
+        ids and `random_state` only, not on the order or the division of the files. All rows
+        when there are no more than that.
+    random_state : int
+        Seed of the sample.
+    batch_bytes : int
+        Vectors read at a time; unit: bytes. The result does not depend on it.
+
+    Returns
+    -------
+    Samples
+        In the order of the input.
+
+    Raises
+    ------
+    BadRowsError
+        Too many rows cannot be clustered.
+    ShapeError
+        A vector has another dimension than the first.
+    DuplicateIdsError
+        An id appears twice.
+    InputError
+        An id is null.
+    TooFewSamplesError
+        No row is left.
+    OutOfMemoryError
+        The matrix does not fit.
+
+    Notes
+    -----
+    Memory: the float32 matrix, the ids, the payload that was asked for, and one batch.
+    """
+    info = source.info
+    ids = _checked_ids(source)
+    n_rows = len(ids)
+    drawn = draw(ids, sample_size, random_state)
+    n_drawn = n_rows if drawn is None else int(np.count_nonzero(drawn))
+    X = _allocate(n_drawn, info.n_features, info.where)
+
+    good: list[NDArray[np.int64]] = []
+    bad: list[NDArray[np.int64]] = []
+    why: list[NDArray[np.int8]] = []
+    payload: dict[str, list[pa.Array]] = {}
+    filled = stop = 0
+    for batch in source.batches(batch_bytes):
+        start, stop = stop, stop + len(batch.vectors)
+        if stop > n_rows:
+            break
+        rows = np.arange(stop - start) if drawn is None else np.flatnonzero(drawn[start:stop])
+        target = X[filled : filled + len(rows)]
+        with np.errstate(all="ignore"):  # what overflows becomes inf, and is judged as such
+            target[:] = batch.vectors if drawn is None else batch.vectors[rows]
+        reasons = judge(target, batch.null[rows])
+        clean = reasons == CLEAN
+        if not clean.all():
+            X[filled : filled + np.count_nonzero(clean)] = target[clean]
+        filled += int(np.count_nonzero(clean))
+        good.append(start + rows[clean])
+        bad.append(start + rows[~clean])
+        why.append(reasons[~clean])
+        for role, column in batch.payload.items():
+            payload.setdefault(role, []).append(column.take(pa.array(rows[clean])))
+        reporter.progress(stop, n_rows)
+    if stop != n_rows:
+        raise CorruptInputError(
+            f"{info.where}: {n_rows:,} rows at first, {stop:,} or more when they were read",
+            hint="does something write to it?",
+        )
+
+    rejected = _rejected(ids, np.concatenate(bad), np.concatenate(why))
+    allowed = 0 if on_bad_rows == "error" else max_bad_fraction * n_drawn
+    if len(rejected) > allowed:
+        raise _too_many(info.where, rejected, n_drawn, allowed)
+    if not filled:
+        raise TooFewSamplesError(f"{info.where}: none of {n_drawn:,} rows can be clustered")
+    rows_kept = np.concatenate(good)
+    drawing = {"sample_size": sample_size, "random_state": random_state}
+    return Samples(
+        ids=ids if filled == n_rows else ids.take(pa.array(rows_kept)),
+        X=X[:filled],
+        rows=rows_kept,
+        payload={role: concatenate(chunks) for role, chunks in payload.items()},
+        rejected=rejected,
+        n_rows=n_rows,
+        source=info.to_json() | {"sample": None if drawn is None else drawing},
+    )
+
+
+def judge(X: Matrix, null: NDArray[np.bool_]) -> NDArray[np.int8]:
+    """Return for each row the position in `REASONS` of what is wrong with it, or `CLEAN`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (rows, n_features), float32
+    null : ndarray of shape (rows,), bool
+        Rows without a vector.
+
+    Returns
+    -------
+    ndarray of shape (rows,), int8
+    """
+    squared_norm = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+    tests = {
+        "null": null,
+        "nan": np.isnan(squared_norm),
+        "inf": np.isinf(squared_norm),
+        "zero_norm": squared_norm < np.finfo(np.float32).tiny,
+    }
+    return np.select([tests[reason] for reason in REASONS], range(len(REASONS)), CLEAN).astype(
+        np.int8
+    )
+
+
+def content_key(samples: Samples) -> str:
+    """Return a key of the ids and vectors, the same wherever and however they are stored.
+
+    Parameters
+    ----------
+    samples : Samples
+
+    Returns
+    -------
+    str
+        SHA-256 as 64 hexadecimal digits; about a second per gigabyte.
+    """
+    digest = hashlib.sha256(f"{samples.ids.type} {samples.X.shape}".encode())
+    if pa.types.is_integer(samples.ids.type):
+        digest.update(np.ascontiguousarray(samples.ids).data)
+    else:
+        lengths, data = text_buffers(samples.ids)
+        digest.update(lengths.data)
+        digest.update(data.data)
+    digest.update(np.ascontiguousarray(samples.X).data)
+    return digest.hexdigest()
+
+
+def _checked_ids(source: Source) -> pa.Array:
+    """Return the ids of all rows, unique and not null; row numbers where there are none."""
+    where = source.info.where
+    ids = source.ids()
+    n_rows = source.info.n_rows if ids is None else len(ids)
+    if not n_rows or not source.info.n_features:
+        raise TooFewSamplesError(
+            f"{where}: {'no row has a vector' if n_rows else 'it has no rows'}"
+        )
+    if ids is None:
+        return pa.array(np.arange(n_rows))
+    if ids.null_count:
+        row = pc.index(ids.is_null(), pa.scalar(True)).as_py()  # noqa: FBT003
+        raise InputError(f"{where} row {row}: the id is null ({ids.null_count:,} rows have none)")
+    if pc.count_distinct(ids).as_py() < n_rows:
+        counts = pc.value_counts(ids)
+        repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+        raise DuplicateIdsError(
+            f"{where}: {len(repeated):,} ids appear more than once: {_shown(repeated)}",
+            hint="name a column of unique ids with id_column, or remove the duplicates",
+        )
+    return ids
+
+
+def _allocate(n_rows: int, n_features: int, where: str) -> Matrix:
+    try:
+        return np.empty((n_rows, n_features), np.float32)
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"{where}: {n_rows:,} vectors of {n_features:,} values take "
+            f"{n_rows * n_features * 4 / 1e9:,.1f} GB, more than there is",
+            hint="use sample_size, or a machine with more memory",
+        ) from error
+
+
+def _rejected(ids: pa.Array, rows: NDArray[np.int64], why: NDArray[np.int8]) -> pa.Table:
+    return pa.table(
+        {
+            "document_id": ids.take(pa.array(rows)).cast(pa.string()),
+            "row": pa.array(rows, pa.int64()),
+            "reason": pa.array(REASONS).take(pa.array(why)),
+        }
+    )
+
+
+def _too_many(where: str, rejected: pa.Table, n_rows: int, allowed: float) -> BadRowsError:
+    counts = pc.value_counts(rejected["reason"]).to_pylist()
+    by_reason = ", ".join(f"{item['counts']:,} {item['values']}" for item in counts)
+    return BadRowsError(
+        f"{where}: {len(rejected):,} of {n_rows:,} rows cannot be clustered ({by_reason}), "
+        f"at most {int(allowed):,} may be: document_id {_shown(rejected['document_id'])}",
+        hint="mend these rows, or set on_bad_rows to quarantine and raise max_bad_fraction",
+    )
+
+
+def _shown(ids: pa.Array | pa.ChunkedArray) -> str:
+    more = ", ..." if len(ids) > SHOWN else ""
+    return ", ".join(map(repr, ids[:SHOWN].to_pylist())) + more

@@ -1,0 +1,156 @@
+"""Data that are in memory already: arrays, tables, and streams of record batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gpucluster.errors import ConfigError, DtypeError, SchemaMismatchError
+from gpucluster.sources.arrays import ArraySource, Part, check_matrix
+from gpucluster.sources.base import Block, Columns, Source, SourceInfo, reading
+from gpucluster.sources.columnar import ColumnarSource
+from gpucluster.sources.columns import concatenate, is_key, to_keys
+from gpucluster.sources.detect import choose
+
+HEAD_ROWS = 1000  # of a pandas frame, that tell the types of its object columns
+
+
+def open_memory(data: Any, asked: Columns, *, vector_dtype: str | None = None) -> Source:
+    """Open data in memory.
+
+    Parameters
+    ----------
+    data : object
+        An array of shape (rows, features) from NumPy, CuPy, PyTorch or any DLPack library; a
+        tuple of ids and such an array; a pandas or polars frame; a PyArrow table, dataset or
+        record batch reader; or anything with ``__arrow_c_stream__``.
+    asked : Columns
+        The names that the user gave; only tables have names.
+    vector_dtype : str, optional
+        What the bytes of a binary column are.
+
+    Returns
+    -------
+    Source
+        A view of arrays and tables. Of what streams, the needed columns are collected.
+
+    Raises
+    ------
+    DtypeError
+        Such data are not read.
+    """
+    if _is_a(data, "pyarrow.dataset", "Dataset"):
+        return _open_dataset(data, asked, vector_dtype)
+    if _is_a(data, "pandas", "DataFrame") or hasattr(data, "__arrow_c_stream__"):
+        return _open_table(data, asked, vector_dtype)
+    if asked != Columns():
+        raise ConfigError(
+            "arrays have no columns to choose from",
+            path="vector_column" if asked.vector else "id_column",
+            hint="give a tuple (ids, array), or a data frame",
+        )
+    ids, array = data if isinstance(data, tuple) and len(data) == 2 else (None, data)
+    return _open_array(ids, array)
+
+
+def _is_a(data: Any, module: str, name: str) -> bool:
+    """Whether `data` is of a class of a library that the caller has imported."""
+    return module in sys.modules and isinstance(data, getattr(sys.modules[module], name))
+
+
+def _called(data: Any) -> str:
+    return type(data).__module__.split(".")[0]
+
+
+def _open_dataset(data: Any, asked: Columns, vector_dtype: str | None) -> Source:
+    where = "the pyarrow dataset"
+
+    def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
+        with reading(where):
+            for batch in data.to_batches(
+                columns=list(names), batch_size=batch_rows, batch_readahead=1, fragment_readahead=1
+            ):
+                yield where, batch
+
+    with reading(where):
+        n_rows = data.count_rows()
+    schemas = {where: data.schema}
+    return ColumnarSource(
+        "pyarrow", schemas, n_rows, asked, read, vector_dtype=vector_dtype, in_memory=True
+    )
+
+
+def _open_table(data: Any, asked: Columns, vector_dtype: str | None) -> Source:
+    where = f"the {_called(data)} table"
+    with reading(where):
+        if _is_a(data, "pandas", "DataFrame"):  # only the needed columns need be convertible
+            schema = pa.Schema.from_pandas(data.head(HEAD_ROWS), preserve_index=False)
+            names = _needed(schema, asked, where)
+            table = pa.Table.from_pandas(data[names], preserve_index=False)
+        else:
+            reader = pa.RecordBatchReader.from_stream(data)
+            schema = reader.schema
+            names = _needed(schema, asked, where)
+            needed = pa.schema([schema.field(name) for name in names])
+            table = pa.Table.from_batches([batch.select(names) for batch in reader], needed)
+
+    def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
+        for batch in table.select(list(names)).to_batches(max_chunksize=batch_rows):
+            yield where, batch
+
+    return ColumnarSource(
+        _called(data),
+        {where: schema},
+        table.num_rows,
+        asked,
+        read,
+        vector_dtype=vector_dtype,
+        in_memory=True,
+    )
+
+
+def _needed(schema: pa.Schema, asked: Columns, where: str) -> list[str]:
+    columns = choose(schema, asked, where)
+    names = (columns.id, columns.vector, *asked.payload().values())
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def _open_array(ids: Any, data: Any) -> Source:
+    where = f"the {_called(data)} array"
+    with reading(where):
+        array, to_host = _sliceable(data)
+        check_matrix(where, array.shape, array.dtype)
+        parts = [Part(where, array, None if ids is None else _ids(ids))]
+    return ArraySource(SourceInfo(_called(data)), parts, to_host=to_host)
+
+
+def _sliceable(data: Any) -> tuple[Any, Callable[[Any], Block]]:
+    """Return an array that slices by rows, and what brings a slice to the host."""
+    if isinstance(data, np.ndarray):
+        return data, np.asarray
+    if hasattr(data, "__cuda_array_interface__") and hasattr(data, "get"):  # CuPy
+        return data, lambda block: block.get()
+    if hasattr(data, "detach"):  # PyTorch
+        data = data.detach().cpu()
+        data = data.float() if str(data.dtype) == "torch.bfloat16" else data
+    if hasattr(data, "__dlpack__"):
+        return np.from_dlpack(data), np.asarray
+    raise DtypeError(
+        f"data of type {type(data).__qualname__} are not read",
+        hint="give a path, a two-dimensional array, a tuple (ids, array), or a data frame",
+    )
+
+
+def _ids(values: Any) -> pa.Array:
+    if hasattr(values, "__arrow_c_stream__"):  # a column of a data frame
+        chunks = pa.chunked_array(values).chunks
+    else:
+        chunks = [pa.array(values)]
+    for chunk in chunks:
+        if not is_key(chunk.type):
+            raise SchemaMismatchError(f"ids are {chunk.type}, integers or strings expected")
+    return concatenate([to_keys(chunk) for chunk in chunks])

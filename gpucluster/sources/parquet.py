@@ -1,0 +1,94 @@
+"""Parquet files: one, or many as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpucluster.errors import CorruptInputError, SchemaMismatchError
+from gpucluster.sources.base import MAX_COLUMNS, Columns, Source, check_claims, reading
+from gpucluster.sources.columnar import ColumnarSource
+from gpucluster.sources.columns import concatenate, to_keys
+from gpucluster.sources.detect import candidates
+
+STREAM_BYTES = 1 << 20  # of a column chunk held at a time; a chunk may be gigabytes
+
+
+def open_parquet(
+    paths: Sequence[str], asked: Columns, *, vector_dtype: str | None = None
+) -> Source:
+    """Open Parquet files.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        In reading order.
+    asked : Columns
+        The names that the user gave.
+    vector_dtype : str, optional
+        What the bytes of a binary column are.
+
+    Returns
+    -------
+    Source
+        It decodes the pages of the columns it needs one after the other, so its memory
+        grows neither with row groups nor with other columns.
+
+    Raises
+    ------
+    SourceError
+        A file is missing, damaged or hostile, or lacks a column.
+    """
+    schemas: dict[str, pa.Schema] = {}
+    n_rows = stored_bytes = 0
+    for path in paths:
+        with reading(path), _open(path) as file:
+            schemas[path] = file.schema_arrow
+            n_rows += _count_rows(path, file.metadata)
+            stored_bytes += Path(path).stat().st_size
+
+    def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
+        for path in paths:
+            with reading(path), _open(path) as file:
+                for batch in file.iter_batches(batch_rows, columns=list(names)):
+                    yield path, batch
+
+    source = ColumnarSource("parquet", schemas, n_rows, asked, read, vector_dtype=vector_dtype)
+    check_claims(
+        source.info.where, claimed_bytes=source.info.vector_bytes, stored_bytes=stored_bytes
+    )
+    return source
+
+
+def _open(path: str) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        path, pre_buffer=False, buffer_size=STREAM_BYTES, page_checksum_verification=True
+    )
+
+
+def _count_rows(path: str, metadata: pq.FileMetaData) -> int:
+    """Return the rows of a file whose footer agrees with itself."""
+    if metadata.num_columns > MAX_COLUMNS:
+        raise CorruptInputError(
+            f"{path}: {metadata.num_columns:,} columns, at most {MAX_COLUMNS:,} expected"
+        )
+    grouped: int = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    if grouped != metadata.num_rows or grouped < 0:
+        raise CorruptInputError(
+            f"{path}: its row groups hold {grouped:,} rows, its footer says {metadata.num_rows:,}"
+        )
+    return grouped
+
+
+def read_ids(path: str) -> pa.Array:
+    """Return the ids of a file of ids: its only column, or the one with a usual name."""
+    with _open(path) as file:
+        schema = file.schema_arrow
+        names = schema.names if len(schema) == 1 else candidates(schema)["id"]
+        if not names:
+            raise SchemaMismatchError(f"{path}: no column holds ids")
+        chunks = file.read(columns=[names[0]]).column(0).chunks
+    return concatenate([to_keys(chunk) for chunk in chunks])
