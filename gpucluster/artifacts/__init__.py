@@ -1,0 +1,43 @@
+"""A Run on disk: written once, whole, and verifiable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.artifacts.checkpoints import Checkpoint, Checkpoints
+from gpucluster.artifacts.manifest import Counts, FileEntry, Manifest
+from gpucluster.artifacts.run import Run, publish
+from gpucluster.artifacts.store import LocalStore, Store
+
+if TYPE_CHECKING:
+    from gpucluster.artifacts.schema import (
+        centroids_table,
+        flat_paths,
+        members_table,
+        rejected_table,
+    )
+
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "Counts",
+    "FileEntry",
+    "LocalStore",
+    "Manifest",
+    "Run",
+    "Store",
+    "centroids_table",
+    "flat_paths",
+    "members_table",
+    "publish",
+    "rejected_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what builds tables, and pyarrow with it, when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gpucluster.artifacts import schema
+
+    return getattr(schema, name)

@@ -1,0 +1,152 @@
+"""The manifest: what a Run is, how it came to be, and what its files must contain.
+
+It is the file that makes a Run exist: written last, and only if there is none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    StringConstraints,
+    computed_field,
+)
+
+from gpucluster.artifacts.files import digest, seal, unseal
+from gpucluster.artifacts.store import KEY, NAME
+from gpucluster.device.select import Decision
+from gpucluster.errors import CorruptArtifactError, SchemaTooNewError
+from gpucluster.events import StageRecord, Warned
+
+SCHEMA_VERSION: Final = 1
+FILE_NAME = "manifest.json"
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+RunId = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
+FileName = Annotated[str, StringConstraints(pattern=rf"^{KEY}$")]
+
+# What may differ between two runs with the same results: when, where and how fast they ran.
+_CIRCUMSTANCES: dict[str, Any] = {
+    "created_at": True,
+    "completed_at": True,
+    "versions": True,
+    "source": True,
+    "device": True,
+    "stages": {
+        "__all__": {
+            "reason": True,
+            "seconds": True,
+            "peak_bytes": True,
+            "planned_bytes": True,
+            "planned_seconds": True,
+            "reused": True,
+        }
+    },
+    "content_sha256": True,
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Frozen):
+    """One file of a Run; `rows` is None for what is no table."""
+
+    sha256: Sha256
+    bytes: NonNegativeInt
+    rows: NonNegativeInt | None = None
+
+
+class Counts(_Frozen):
+    """How many: rows of the input, points that were clustered, and what became of them."""
+
+    num_rows: NonNegativeInt
+    num_points: NonNegativeInt
+    num_rejected: NonNegativeInt
+    num_clusters: NonNegativeInt
+    num_noise: NonNegativeInt
+
+
+class Manifest(_Frozen):
+    """The content of ``manifest.json``.
+
+    `content_sha256` identifies the results: it covers all but the circumstances (times,
+    library versions, paths of the input, device, measurements of the stages). A run that was
+    interrupted and resumed has the same as one that was not.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: RunId
+    created_at: AwareDatetime
+    completed_at: AwareDatetime
+    gpucluster_version: str
+    versions: dict[str, str] = Field(description="Versions of the libraries that computed.")
+    definition: dict[str, JsonValue] = Field(description="As used, defaults filled in.")
+    definition_sha256: Sha256
+    data_sha256: Sha256
+    random_state: int
+    source: dict[str, JsonValue] = Field(description="What was read: paths, format, columns.")
+    counts: Counts
+    metrics: dict[str, JsonValue]
+    external_metrics: dict[str, JsonValue] | None = None
+    recluster_reasons: tuple[dict[str, JsonValue], ...] = ()
+    not_evaluated: tuple[str, ...] = ()
+    stages: tuple[StageRecord, ...]
+    warnings: tuple[Warned, ...] = ()
+    device: Decision
+    reproducible: Literal["exact", "statistical"]
+    not_run: tuple[str, ...] = Field(default=(), description="What was asked for and not done.")
+    files: dict[FileName, FileEntry] = {}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def content_sha256(self) -> str:
+        """Digest of all that is reproducible."""
+        return digest(json.loads(self.model_dump_json(exclude=_CIRCUMSTANCES)))
+
+    def with_files(self, files: Mapping[str, FileEntry]) -> Manifest:
+        """Return the same manifest, naming `files`."""
+        return self.model_copy(update={"files": dict(sorted(files.items()))})
+
+    def to_json(self) -> bytes:
+        """Return the text of the file."""
+        return seal(json.loads(self.model_dump_json()))
+
+    @classmethod
+    def from_json(cls, text: bytes, where: str) -> Manifest:
+        """Read the text of a file that lies at `where`.
+
+        Raises
+        ------
+        SchemaTooNewError
+            A newer version of gpucluster wrote it.
+        CorruptArtifactError
+            It is no manifest, or it was altered.
+        """
+        try:
+            fields = dict(json.loads(text))
+            version = fields.get("schema_version")
+            if isinstance(version, int) and version > SCHEMA_VERSION:
+                raise SchemaTooNewError(
+                    f"{where} has schema version {version}, this gpucluster reads up to "
+                    f"{SCHEMA_VERSION}",
+                    hint=f"install gpucluster {fields.get('gpucluster_version')} or later",
+                )
+            fields = unseal(fields)
+            fields.pop("content_sha256", None)
+            return cls.model_validate_json(json.dumps(fields))
+        except (ValueError, TypeError, RecursionError) as error:
+            what = str(error).splitlines()
+            raise CorruptArtifactError(
+                f"{where} is no manifest, or a damaged one: {'; '.join(what[:3])}",
+                hint="run the definition again, into another folder",
+            ) from error

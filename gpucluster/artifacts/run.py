@@ -1,0 +1,321 @@
+"""A finished run, read from its folder, and the act that finishes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from operator import methodcaller
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+from gpucluster.artifacts.files import read_npy, write_npy
+from gpucluster.artifacts.manifest import FILE_NAME, FileEntry, Manifest
+from gpucluster.errors import (
+    ArtifactError,
+    CorruptArtifactError,
+    InternalError,
+    RunNotFoundError,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from gpucluster.artifacts.store import Store
+    from gpucluster.types import Labels
+
+Model: TypeAlias = Mapping[str, Mapping[str, Any]]  # step -> "settings" and "arrays"
+
+MODEL = "model"
+RERUN = "run the definition again, into another folder"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """What a finished run left on disk; its tables are read when they are first asked for.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    manifest : Manifest
+        How it came to be, and what its files contain.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> Run:
+        """Open a run.
+
+        Parameters
+        ----------
+        path : str or Path
+            Its folder, or its manifest.
+        verify : bool
+            Read every file and compare it with its digest. Otherwise only the sizes are
+            compared; what is damaged inside a page of a table shows when it is read.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        RunNotFoundError
+            No finished run is there.
+        CorruptArtifactError
+            A file is not what the manifest says.
+        SchemaTooNewError
+            A newer version of gpucluster wrote it.
+        """
+        folder = Path(path).expanduser().absolute()
+        if folder.name == FILE_NAME:
+            folder = folder.parent
+        file = folder / FILE_NAME
+        try:
+            text = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _not_found(folder) from error
+        except OSError as error:
+            raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
+        run = cls(folder, Manifest.from_json(text, str(file)))
+        for name in run.manifest.files:
+            run._check_size(name)
+            if verify:
+                run._check_content(name)
+        return run
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.manifest.run_id
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Quality of the clusters, by name; None where a metric could not be computed."""
+        return self.manifest.metrics
+
+    @property
+    def external_metrics(self) -> Mapping[str, Any] | None:
+        """Agreement with the truth that was given, by name; None without one."""
+        return self.manifest.external_metrics
+
+    @property
+    def num_clusters(self) -> int:
+        """Clusters, noise excluded."""
+        return self.manifest.counts.num_clusters
+
+    @cached_property
+    def labels_(self) -> Labels:
+        """Cluster of each clustered row, in input order, int32; noise is -1. Not to be written."""
+        import numpy as np
+
+        table = self._table("members", ["row", "cluster_index"])
+        order = np.argsort(table["row"].to_numpy())
+        labels: Labels = table["cluster_index"].to_numpy()[order]
+        labels.flags.writeable = False
+        return labels
+
+    @cached_property
+    def members(self) -> pa.Table:
+        """One row for each clustered row (`schema.MEMBERS`)."""
+        return self._table("members")
+
+    @cached_property
+    def centroids(self) -> pa.Table:
+        """One row for each cluster (`schema.centroids_schema`)."""
+        return self._table("centroids")
+
+    @cached_property
+    def rejected(self) -> pa.Table:
+        """One row for each input row that could not be clustered (`schema.REJECTED`)."""
+        return self._table("rejected")
+
+    @cached_property
+    def model(self) -> Model:
+        """The fitted preparation, step by step: what assignment applies to new vectors."""
+        model: dict[str, dict[str, Any]] = {}
+        for name, entry in self.manifest.files.items():
+            if match := re.fullmatch(rf"{MODEL}/(.+)/(.+)\.(json|npy)", name):
+                step = model.setdefault(match[1], {"settings": {}, "arrays": {}})
+                path = self.path / name
+                if match[3] == "json":
+                    self._check_content(name)
+                    step["settings"] = json.loads(path.read_bytes())
+                else:
+                    with path.open("rb") as file:
+                        step["arrays"][match[2]] = read_npy(file, entry.sha256, str(path))
+        return model
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the members as a data frame."""
+        return self.members.to_pandas()
+
+    def __repr__(self) -> str:
+        counts = self.manifest.counts
+        return (
+            f"Run({self.run_id!r}: {counts.num_clusters} clusters of {counts.num_points} points, "
+            f"{counts.num_noise} noise, in {str(self.path)!r})"
+        )
+
+    def _table(self, stem: str, columns: list[str] | None = None) -> pa.Table:
+        import pyarrow as pa
+
+        names = [n for n in self.manifest.files if re.fullmatch(rf"{stem}(-\d+)?\.parquet", n)]
+        return pa.concat_tables([self._read(name, columns) for name in sorted(names)])
+
+    def _read(self, name: str, columns: list[str] | None) -> pa.Table:
+        """Read a table and compare its checksums, columns and rows."""
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
+
+        from gpucluster.artifacts.schema import expected_schema
+
+        path = self.path / name
+        cause = None
+        try:
+            with ParquetFile(path, page_checksum_verification=True) as file:
+                schema, rows = file.schema_arrow, file.metadata.num_rows
+                table = file.read(columns)
+            if schema.equals(expected_schema(schema)) and rows == self.manifest.files[name].rows:
+                return table
+            problem = "its columns or rows are not those of its manifest"
+        except (pa.ArrowException, OSError, ValueError) as error:
+            cause, problem = error, str(error)
+        self._check_content(name)  # the usual cause; what comes after it is rare
+        raise ArtifactError(f"cannot read {path}: {problem}") from cause
+
+    def _check_size(self, name: str) -> None:
+        path, expected = self.path / name, self.manifest.files[name].bytes
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError as error:
+            raise CorruptArtifactError(f"{path} is missing", hint=RERUN) from error
+        if found != expected:
+            raise CorruptArtifactError(
+                f"{path} has {found} bytes, its manifest says {expected}", hint=RERUN
+            )
+
+    def _check_content(self, name: str) -> None:
+        path, entry = self.path / name, self.manifest.files[name]
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+        if found != entry.sha256:
+            raise CorruptArtifactError(
+                f"{path} is damaged: its sha256 is {found[:12]}..., its manifest says "
+                f"{entry.sha256[:12]}...",
+                hint=RERUN,
+            )
+
+
+def _not_found(folder: Path) -> RunNotFoundError:
+    """Say what is at a place that is no finished run."""
+    if not folder.is_dir():
+        return RunNotFoundError(f"no run at {folder}: there is no such folder")
+    if any((folder / name).exists() for name in ("checkpoints", "centroids.parquet", ".lock")):
+        return RunNotFoundError(
+            f"the run at {folder} is unfinished: it has no {FILE_NAME}",
+            hint="run its definition again: it resumes after the last finished stage",
+        )
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{FILE_NAME}"))
+    return RunNotFoundError(
+        f"no run at {folder}: it has no {FILE_NAME}",
+        hint=f"it holds {len(runs)} runs, the last is {runs[-1]}" if runs else None,
+    )
+
+
+def publish(
+    store: Store,
+    manifest: Manifest,
+    *,
+    tables: Mapping[str, pa.Table],
+    model: Model | None = None,
+) -> Manifest:
+    """Write a run: its files, and last its manifest, which makes it exist.
+
+    Publishing again what is published already changes nothing. So it may be repeated after
+    any failure.
+
+    Parameters
+    ----------
+    store : Store
+        The output folder; the caller holds the lease of ``manifest.run_id``.
+    manifest : Manifest
+        All but the files.
+    tables : dict of str to pyarrow.Table
+        ``members``, ``centroids`` and ``rejected``, as `gpucluster.artifacts.schema` builds them.
+    model : dict of str to dict, optional
+        The fitted preparation by step: its ``settings`` as JSON values, and its ``arrays`` by
+        name.
+
+    Returns
+    -------
+    Manifest
+        As published, with its files.
+
+    Raises
+    ------
+    StoreError
+        A file could not be written, or another run is published under this id.
+
+    Notes
+    -----
+    Extra memory: one row group of the largest table.
+    """
+    from gpucluster.artifacts import schema
+
+    key = f"{manifest.run_id}/{FILE_NAME}"
+    if store.exists(key):
+        return _published(store, key, manifest)
+    if tables["members"].num_rows != manifest.counts.num_points:
+        raise InternalError(
+            f"{tables['members'].num_rows} members, but {manifest.counts.num_points} points"
+        )
+    provenance = {
+        "run_id": manifest.run_id,
+        "definition_sha256": manifest.definition_sha256,
+        "version": manifest.gpucluster_version,
+        "random_state": str(manifest.random_state),
+    }
+    files = {}
+
+    def put(name: str, write: Callable[[BinaryIO], object], rows: int | None = None) -> None:
+        stored = store.put(f"{manifest.run_id}/{name}", write)
+        files[name] = FileEntry(**stored._asdict(), rows=rows)
+
+    for table_name, table in tables.items():
+        for name, part in schema.parts(table_name, table):
+            put(name, partial(schema.write_parquet, part, provenance), part.num_rows)
+    for step, fitted in (model or {}).items():
+        settings = json.dumps(fitted["settings"], indent=2).encode()
+        put(f"{MODEL}/{step}/settings.json", methodcaller("write", settings))
+        for name, array in fitted["arrays"].items():
+            put(f"{MODEL}/{step}/{name}.npy", partial(write_npy, array))
+    finished = manifest.with_files(files)
+    try:
+        store.put(key, methodcaller("write", finished.to_json()), absent=True)
+    except FileExistsError:
+        return _published(store, key, manifest)
+    return finished
+
+
+def _published(store: Store, key: str, manifest: Manifest) -> Manifest:
+    """Return the manifest that is already there, if it is that of the same run."""
+    found = Manifest.from_json(store.read_bytes(key), key)
+    same = (manifest.definition_sha256, manifest.data_sha256)
+    if (found.definition_sha256, found.data_sha256) != same:
+        raise StoreError(
+            f"{manifest.run_id} is already published, of another definition or other data",
+            hint="choose another run id or output folder",
+        )
+    return found

@@ -1,0 +1,325 @@
+"""The tables of a Run: their columns, how they are built from arrays, how they reach a file.
+
+Members are sorted by ``cluster_index`` and then ``row``, noise (-1) first, so that a reader of
+one cluster needs one row group of its file; the column ``row`` gives the input order back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gpucluster.types import NOISE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gpucluster.types import Labels, Matrix, Rows, Vector
+
+NOISE_ID = "-1"
+ROW_GROUP_ROWS = 1 << 17
+FILE_BYTES = 128 << 20  # of Arrow memory, before compression
+
+Paths = Sequence[Sequence[str]]  # ids from the root to each cluster, by cluster_index
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+MEMBERS = pa.schema(
+    [
+        _required("document_id", pa.string()),
+        _required("row", pa.int64()),  # position in the input
+        _required("cluster_id", pa.string()),  # "cl_0", "cl_0_sub_1"; noise "-1"
+        _required("cluster_index", pa.int32()),  # row in the centroids; noise -1
+        _required("cluster_path", pa.list_(pa.string())),  # from the root; noise: empty
+        pa.field("cosine_similarity_to_centroid", pa.float32()),  # in [0, 1]; noise: null
+        pa.field("distance_to_centroid", pa.float32()),  # 1 - cosine similarity; noise: null
+        pa.field("membership_probability", pa.float32()),  # in [0, 1]; null: the method has none
+        pa.field("nearest_cluster_id", pa.string()),  # of noise too; null: there is no cluster
+        pa.field("x", pa.float32()),
+        pa.field("y", pa.float32()),
+        pa.field("z", pa.float32()),
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        pa.field("document_id", pa.string()),
+        _required("row", pa.int64()),  # position in the input
+        _required("reason", pa.string()),
+    ]
+)
+
+
+@functools.cache
+def centroids_schema(n_features: int) -> pa.Schema:
+    """Return the columns of the centroids of vectors with `n_features` dimensions."""
+    return pa.schema(
+        [
+            _required("cluster_id", pa.string()),
+            _required("cluster_index", pa.int32()),  # the row in this table
+            pa.field("stable_id", pa.string()),  # the same cluster in later runs
+            _required("centroid_vector", pa.list_(pa.float32(), n_features)),
+            _required("num_members", pa.int64()),  # those of all descendants included
+            pa.field("mean_cosine_similarity", pa.float32()),  # of the members to the centroid
+            pa.field("min_cosine_similarity", pa.float32()),
+            pa.field("variance", pa.float32()),
+            pa.field("medoid_document_id", pa.string()),
+            pa.field("parent_cluster_id", pa.string()),
+            _required("child_cluster_ids", pa.list_(pa.string())),
+            _required("hierarchy_level", pa.int32()),  # 0: root
+            pa.field("label", pa.string()),
+            pa.field("summary", pa.string()),
+            pa.field("keywords", pa.list_(pa.string())),
+            pa.field("feature_name", pa.string()),
+            _required("feature_dimensions", pa.int32()),
+            _required("algorithm", pa.string()),
+            _required("run_id", pa.string()),
+            pa.field("x", pa.float32()),
+            pa.field("y", pa.float32()),
+            pa.field("z", pa.float32()),
+        ]
+    )
+
+
+def expected_schema(found: pa.Schema) -> pa.Schema:
+    """Return the columns that a table with the columns `found` should have."""
+    if "centroid_vector" in found.names:
+        kind = found.field("centroid_vector").type
+        return centroids_schema(kind.list_size if pa.types.is_fixed_size_list(kind) else 0)
+    return MEMBERS if "cluster_id" in found.names else REJECTED
+
+
+def flat_paths(n_clusters: int) -> Paths:
+    """Return the paths of clusters without a hierarchy: ``["cl_0"], ["cl_1"], ...``."""
+    return [[f"cl_{index}"] for index in range(n_clusters)]
+
+
+def members_table(
+    ids: pa.Array,
+    rows: Rows,
+    labels: Labels,
+    *,
+    paths: Paths,
+    similarity: Vector,
+    nearest: Labels,
+    probabilities: Vector | None = None,
+    coordinates: Matrix | None = None,
+) -> pa.Table:
+    """Build the members.
+
+    Parameters
+    ----------
+    ids : pyarrow.Array of shape (n_samples,), string or int64
+        Document ids.
+    rows : ndarray of shape (n_samples,), int64
+        Positions in the input.
+    labels : ndarray of shape (n_samples,), int32
+        Index of each sample's cluster in `paths`; noise is -1.
+    paths : sequence of sequences of str
+        Ids from the root to each cluster; `flat_paths` without a hierarchy.
+    similarity : ndarray of shape (n_samples,), float32
+        Cosine similarity to the own centroid; ignored for noise.
+    nearest : ndarray of shape (n_samples,), int32
+        Index of the nearest cluster in `paths`; -1 where there is none.
+    probabilities : ndarray of shape (n_samples,), float32, optional
+        Strength of membership.
+    coordinates : ndarray of shape (n_samples, 2) or (n_samples, 3), float32, optional
+        For pictures.
+
+    Returns
+    -------
+    pyarrow.Table
+        `MEMBERS`, sorted by ``cluster_index``, ``row``; in chunks of `ROW_GROUP_ROWS` rows.
+
+    Notes
+    -----
+    Extra memory: the table, about 100 bytes a row and the ids, and 8 bytes a row for the order.
+    """
+    order = np.lexsort((rows, labels))
+    # Index -1, noise, takes the last entry.
+    names = pa.array([*(path[-1] for path in paths), NOISE_ID], pa.string())
+    ways = pa.array([*paths, []], pa.list_(pa.string()))
+    last = len(paths)
+
+    def batch(block: NDArray[np.int64]) -> pa.RecordBatch:
+        label, near = labels[block], nearest[block]
+        noise = label == NOISE
+        own = np.where(noise, last, label)
+        near_name = pa.array(near, pa.int32(), mask=near == NOISE)
+        closeness = similarity[block].astype(np.float32)
+        columns = [
+            ids.take(pa.array(block)).cast(pa.string()),
+            pa.array(rows[block], pa.int64()),
+            names.take(pa.array(own)),
+            pa.array(label, pa.int32()),
+            ways.take(pa.array(own)),
+            pa.array(closeness, mask=noise),
+            pa.array(np.float32(1) - closeness, mask=noise),
+            _floats(probabilities, block),
+            names.take(near_name),
+            *_coordinates(coordinates, block),
+        ]
+        return pa.record_batch(columns, schema=MEMBERS)
+
+    starts = range(0, len(order), ROW_GROUP_ROWS)
+    return pa.Table.from_batches(
+        (batch(order[start : start + ROW_GROUP_ROWS]) for start in starts), schema=MEMBERS
+    )
+
+
+def centroids_table(
+    vectors: Matrix,
+    num_members: NDArray[np.int64],
+    *,
+    paths: Paths,
+    mean_similarity: Vector,
+    min_similarity: Vector,
+    variance: Vector,
+    medoid_ids: pa.Array,
+    algorithm: str,
+    run_id: str,
+    feature_name: str | None = None,
+    stable_ids: Sequence[str] | None = None,
+    coordinates: Matrix | None = None,
+) -> pa.Table:
+    """Build the centroids.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_clusters, n_features), float32
+        Centroids in the original space, not normalised.
+    num_members : ndarray of shape (n_clusters,), int64
+        Members, those of descendants included.
+    paths : sequence of n_clusters sequences of str
+        Ids from the root to each cluster; parents, children and levels follow from them.
+    mean_similarity, min_similarity, variance : ndarray of shape (n_clusters,), float32
+        Of the members' cosine similarity to the centroid; variance of their vectors around it.
+    medoid_ids : pyarrow.Array of shape (n_clusters,), string or int64
+        Document ids of the members in the middle.
+    algorithm, run_id, feature_name : str
+        Where the clusters come from.
+    stable_ids : sequence of n_clusters str, optional
+        Names that outlive the run.
+    coordinates : ndarray of shape (n_clusters, 2) or (n_clusters, 3), float32, optional
+        For pictures.
+
+    Returns
+    -------
+    pyarrow.Table
+        `centroids_schema`, by ``cluster_index``.
+    """
+    n_clusters, n_features = vectors.shape
+    children: dict[str, list[str]] = {path[-1]: [] for path in paths}
+    for path in paths:
+        if len(path) > 1:
+            children[path[-2]].append(path[-1])
+    nothing = [None] * n_clusters
+    schema = centroids_schema(n_features)
+    values: list[Any] = [
+        [path[-1] for path in paths],
+        range(n_clusters),
+        stable_ids or nothing,
+        pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), n_features),
+        num_members,
+        mean_similarity,
+        min_similarity,
+        variance,
+        medoid_ids.cast(pa.string()),
+        [path[-2] if len(path) > 1 else None for path in paths],
+        [children[path[-1]] for path in paths],
+        [len(path) - 1 for path in paths],
+        nothing,
+        nothing,
+        nothing,
+        [feature_name] * n_clusters,
+        [n_features] * n_clusters,
+        [algorithm] * n_clusters,
+        [run_id] * n_clusters,
+        *_coordinates(coordinates, np.arange(n_clusters)),
+    ]
+    columns = [
+        value if isinstance(value, pa.Array) else pa.array(value, field.type)
+        for value, field in zip(values, schema, strict=True)
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def rejected_table(rejected: pa.Table) -> pa.Table:
+    """Return the rows that a source rejected, with the columns of `REJECTED`."""
+    return rejected.select(REJECTED.names).cast(REJECTED)
+
+
+def _floats(values: Vector | None, block: NDArray[np.int64]) -> pa.Array:
+    if values is None:
+        return pa.nulls(len(block), pa.float32())
+    return pa.array(values[block], pa.float32())
+
+
+def _coordinates(values: Matrix | None, block: NDArray[np.int64]) -> Iterator[pa.Array]:
+    """Yield x, y and z; z is null in two dimensions, all are without coordinates."""
+    n_axes = 0 if values is None else values.shape[1]
+    for axis in range(3):
+        column = None if values is None or axis >= n_axes else values[:, axis]
+        yield _floats(column, block)
+
+
+def parts(name: str, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Cut a table into files: ``name.parquet``, or ``name-00000.parquet`` ... when it is large.
+
+    All but the last file have as many whole row groups as make about `FILE_BYTES`.
+    """
+    n_groups = max(1, -(-table.num_rows // ROW_GROUP_ROWS))
+    groups = max(1, FILE_BYTES * n_groups // max(1, table.nbytes))
+    if groups >= n_groups:
+        yield f"{name}.parquet", table
+        return
+    rows = groups * ROW_GROUP_ROWS
+    for part, start in enumerate(range(0, table.num_rows, rows)):
+        yield f"{name}-{part:05d}.parquet", table.slice(start, rows)
+
+
+def write_parquet(table: pa.Table, provenance: Mapping[str, str], file: BinaryIO) -> None:
+    """Write a table so that damage shows and equal tables give equal bytes.
+
+    Each page carries a checksum. Vectors are stored plain, because compression saves a tenth
+    of them and costs more than reading; all else is compressed.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        One of the tables of this module.
+    provenance : dict of str to str
+        Where the table comes from; kept in the file under ``gpucluster.<key>``.
+    file : binary file
+        Written from its start to its end.
+    """
+    metadata = {f"gpucluster.{key}": value for key, value in sorted(provenance.items())}
+    compression, dictionary = {}, []
+    for field in table.schema:
+        is_vector = pa.types.is_fixed_size_list(field.type)
+        is_list = is_vector or pa.types.is_list(field.type)
+        leaf = f"{field.name}.list.element" if is_list else field.name
+        compression[leaf] = "none" if is_vector else "zstd"
+        value_type = field.type.value_type if is_list else field.type
+        if pa.types.is_string(value_type) and field.name != "document_id":
+            dictionary.append(leaf)
+    by_cluster = "cluster_index" in table.schema.names
+    keys = [name for name in ("cluster_index", "row") if by_cluster and name in table.schema.names]
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        file,
+        row_group_size=ROW_GROUP_ROWS,
+        compression=compression,
+        use_dictionary=dictionary,
+        write_statistics=True,
+        write_page_checksum=True,
+        sorting_columns=[pq.SortingColumn(table.schema.get_field_index(key)) for key in keys],
+    )
