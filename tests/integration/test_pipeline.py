@@ -1,0 +1,313 @@
+"""Whole runs on real files: what is on disk, what is reused, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import silhouette_score
+
+import gpucluster
+from gpucluster.errors import (
+    BadRowsError,
+    Cancelled,
+    ConfigError,
+    FallbackWarning,
+    GpuclusterWarning,
+    RunLockedError,
+    RunNotFoundError,
+    StageCrashedError,
+)
+from gpucluster.events import Event, StageFinished
+
+KMEANS = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 4, "n_init": 2}}
+
+
+def documents(n_rows: int = 400, n_features: int = 16, seed: int = 0) -> pa.Table:
+    stream = np.random.default_rng(seed)
+    group = np.arange(n_rows) % 4
+    X = np.eye(4, n_features)[group] * 3 + stream.normal(size=(n_rows, n_features)) * 0.4
+    return pa.table(
+        {
+            "document_id": [f"d{row}" for row in range(n_rows)],
+            "text": [f"text {row} of group {group[row]}" for row in range(n_rows)],
+            "label": [f"g{g}" for g in group],
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(X.astype(np.float16).ravel()), n_features
+            ),
+        }
+    )
+
+
+@pytest.fixture
+def parquet(tmp_path: Path) -> Path:
+    pq.write_table(documents(), tmp_path / "docs.parquet", row_group_size=90)
+    return tmp_path / "docs.parquet"
+
+
+def test_a_run_has_everything_it_promises(parquet: Path, tmp_path: Path) -> None:
+    run = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", truth_column="label")
+    assert run.path == tmp_path / "out" / run.run_id
+    assert run.num_clusters == 4
+    assert run.external_metrics["ami"] > 0.9
+    assert run.labels_.dtype == np.int32
+    members, centroids = run.members, run.centroids
+    assert members.num_rows == 400
+    assert set(members["document_id"].to_pylist()) == {f"d{row}" for row in range(400)}
+    sizes = centroids["num_members"].to_pylist()
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == 400
+    assert centroids["cluster_id"].to_pylist() == ["cl_0", "cl_1", "cl_2", "cl_3"]
+    medoids = set(centroids["medoid_document_id"].to_pylist())
+    assert medoids <= set(members["document_id"].to_pylist())
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    stages = [stage["name"] for stage in manifest["stages"]]
+    assert stages == ["load", "cluster", "measure", "write"]
+    for stage in manifest["stages"]:
+        assert {"device", "backend", "executor", "reason", "seconds", "peak_bytes"} <= set(stage)
+        assert stage["peak_bytes"] > 0
+    assert set(manifest["files"]) >= {"members.parquet", "centroids.parquet", "rejected.parquet"}
+    assert gpucluster.open_run(run.path, verify=True).metrics == run.metrics
+
+
+def test_metrics_of_a_run_are_those_of_its_labels(parquet: Path, tmp_path: Path) -> None:
+    run = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out")
+    X = np.stack(documents()["embedding"].to_numpy()).astype(np.float64)
+    exact = silhouette_score(X, run.labels_, metric="cosine")
+    assert run.metrics["silhouette_score"] == pytest.approx(exact, abs=1e-4)
+    assert run.metrics["should_recluster"] in {0, 1}
+
+
+def test_members_join_documents_in_sql(parquet: Path, tmp_path: Path) -> None:
+    run = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out")
+    rows = duckdb.sql(
+        f"""
+        SELECT m.cluster_id, count(*) AS n, count(DISTINCT d.label) AS labels
+        FROM '{run.path}/members.parquet' m JOIN '{parquet}' d USING (document_id)
+        GROUP BY cluster_id ORDER BY n DESC
+        """
+    ).fetchall()
+    assert sum(row[1] for row in rows) == 400
+    assert len(rows) == 4
+
+
+def test_doing_it_again_returns_the_finished_run(parquet: Path, tmp_path: Path) -> None:
+    first = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out")
+    stamp = (first.path / "manifest.json").stat().st_mtime_ns
+    second = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out")
+    assert second.run_id == first.run_id
+    assert (second.path / "manifest.json").stat().st_mtime_ns == stamp
+    anew = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", fresh=True)
+    assert anew.run_id != first.run_id
+    np.testing.assert_array_equal(anew.labels_, first.labels_)
+
+
+@pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
+def test_an_earlier_stage_is_reused_when_a_later_setting_changes(
+    parquet: Path, tmp_path: Path
+) -> None:
+    steps = [{"method": "whitening"}, {"method": "umap", "n_components": 3, "n_neighbors": 10}]
+
+    def reused(**params: int) -> dict[str, bool]:
+        seen: list[Event] = []
+        gpucluster.cluster(
+            parquet,
+            algorithm="hdbscan",
+            algorithm_params=params,
+            preprocessing_steps=steps,
+            out=tmp_path / "out",
+            observer=seen.append,
+        )
+        return {e.record.name: e.record.reused for e in seen if isinstance(e, StageFinished)}
+
+    assert not any(reused(min_cluster_size=20).values())
+    again = reused(min_cluster_size=30)
+    assert again["prepare.0.whitening"]
+    assert again["prepare.1.umap"]
+    assert not again["cluster"]
+
+
+def test_labels_do_not_depend_on_how_the_rows_are_stored(parquet: Path, tmp_path: Path) -> None:
+    table = documents()
+    pieces = tmp_path / "pieces"
+    pieces.mkdir()
+    for i, start in enumerate(range(0, 400, 130)):
+        pq.write_table(table.slice(start, 130), pieces / f"{i:03}.parquet", row_group_size=7)
+    X = np.stack(table["embedding"].to_numpy()).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    with (tmp_path / "X.ids.txt").open("w") as file:
+        file.writelines(f"d{row}\n" for row in range(400))
+    runs = [
+        gpucluster.cluster(data, KMEANS, out=tmp_path / f"out{i}")
+        for i, data in enumerate([parquet, pieces, table, tmp_path / "X.npy"])
+    ]
+    assert len({run.manifest.data_sha256 for run in runs}) == 1
+    for run in runs[1:]:
+        np.testing.assert_array_equal(run.labels_, runs[0].labels_)
+    files = {run.manifest.files["centroids.parquet"].sha256 for run in runs[:3]}
+    assert len(files) == 1
+
+
+def test_bad_rows_are_set_aside_and_the_rest_is_as_if_they_were_not_there(tmp_path: Path) -> None:
+    table = documents()
+    X = np.stack(table["embedding"].to_numpy()).astype(np.float32)
+    clean = gpucluster.cluster(X, KMEANS, out=tmp_path / "clean")
+    dirty = np.insert(X, [5, 200], [[np.nan] * 16, [0.0] * 16], axis=0)
+    run = gpucluster.cluster(dirty, KMEANS, out=tmp_path / "dirty")
+    assert run.rejected.to_pydict()["reason"] == ["nan", "zero_norm"]
+    assert run.rejected.to_pydict()["row"] == [5, 201]
+    assert run.manifest.counts.num_rejected == 2
+    np.testing.assert_array_equal(run.labels_, clean.labels_)
+    with pytest.raises(BadRowsError, match="zero_norm"):
+        gpucluster.cluster(dirty, KMEANS, out=tmp_path / "x", on_bad_rows="error")
+    assert not (tmp_path / "x").exists()
+
+
+def test_sampling_draws_the_same_rows_whatever_their_order(tmp_path: Path) -> None:
+    table = documents()
+    order = np.random.default_rng(3).permutation(400)
+    runs = [
+        gpucluster.cluster(data, KMEANS, sample_size=100, out=tmp_path / f"{i}")
+        for i, data in enumerate([table, table.take(order)])
+    ]
+    drawn = [set(run.members["document_id"].to_pylist()) for run in runs]
+    assert len(drawn[0]) == 100
+    assert drawn[0] == drawn[1]
+
+
+def test_display_coordinates(parquet: Path, tmp_path: Path) -> None:
+    run = gpucluster.cluster(
+        parquet, KMEANS, dimension_reduction={"method": "pca", "components": 3}, out=tmp_path / "o"
+    )
+    assert run.members["z"].null_count == 0
+    assert run.centroids["x"].null_count == 0
+
+
+def test_parts_that_do_not_run_yet_are_said(parquet: Path, tmp_path: Path) -> None:
+    with pytest.warns(GpuclusterWarning, match="llm_labeling is kept"):
+        run = gpucluster.cluster(
+            parquet, KMEANS, llm_labeling={"provider": "keywords"}, out=tmp_path / "o"
+        )
+    assert run.manifest.not_run == ("llm_labeling",)
+
+
+def test_cancelling_keeps_finished_stages_and_publishes_nothing(
+    parquet: Path, tmp_path: Path
+) -> None:
+    cancel = gpucluster.CancelToken()
+
+    def stop_after_preparing(event: Event) -> None:
+        if isinstance(event, StageFinished) and event.record.name.startswith("prepare"):
+            cancel.cancel()
+
+    steps = [{"method": "pca", "n_components": 4}]
+    with pytest.raises(Cancelled):
+        gpucluster.cluster(
+            parquet,
+            KMEANS,
+            preprocessing_steps=steps,
+            out=tmp_path / "out",
+            observer=stop_after_preparing,
+            cancel=cancel,
+        )
+    (folder,) = (tmp_path / "out").iterdir()
+    with pytest.raises(RunNotFoundError):
+        gpucluster.open_run(folder)
+    seen: list[Event] = []
+    run = gpucluster.cluster(
+        parquet, KMEANS, preprocessing_steps=steps, out=tmp_path / "out", observer=seen.append
+    )
+    assert run.path == folder
+    finished = {e.record.name: e.record.reused for e in seen if isinstance(e, StageFinished)}
+    assert finished["prepare.0.pca"]
+
+
+def test_warnings_of_a_reused_stage_are_said_again(parquet: Path, tmp_path: Path) -> None:
+    for params in ({"n_clusters": 3}, {"n_clusters": 4}):
+        with pytest.warns(GpuclusterWarning, match="of the mean eigenvalue"):
+            run = gpucluster.cluster(
+                parquet,
+                algorithm="kmeans",
+                algorithm_params=params,
+                preprocessing_steps=[{"method": "whitening", "regularization": 1e-7}],
+                out=tmp_path / "out",
+            )
+        assert [warned.code for warned in run.manifest.warnings] == ["whitening_near_full"]
+
+
+def test_two_processes_never_work_on_one_run(parquet: Path, tmp_path: Path) -> None:
+    def again(event: Event) -> None:
+        if isinstance(event, StageFinished) and event.record.name == "cluster":
+            with pytest.raises(RunLockedError):
+                gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out")
+            refused.append(1)
+
+    refused: list[int] = []
+    gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", observer=again)
+    assert refused == [1]
+
+
+def test_bad_chains_are_refused_before_anything_is_computed(parquet: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="arbitrary directions"):
+        gpucluster.cluster(
+            parquet,
+            KMEANS,
+            preprocessing_steps=[{"method": "whitening"}, {"method": "pca", "n_components": 2}],
+            out=tmp_path / "out",
+        )
+    with pytest.raises(ConfigError, match="n_clusters: got 9999"):
+        gpucluster.cluster(
+            parquet, algorithm="kmeans", algorithm_params={"n_clusters": 9999}, out=tmp_path / "out"
+        )
+
+
+@pytest.fixture
+def aborting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An installed third-party algorithm whose native code aborts."""
+    site = tmp_path / "site"
+    info = site / "aborting-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: aborting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[gpucluster.algorithms]\naborts = aborting:Aborts\n")
+    (site / "aborting.py").write_text(
+        "import os\n"
+        "from typing import ClassVar\n"
+        "from gpucluster.algorithms import Algorithm, Cost\n"
+        "class Aborts(Algorithm):\n"
+        "    name: ClassVar[str] = 'aborts'\n"
+        "    may_abort: ClassVar[bool] = True\n"
+        "    def cost(self, n_samples, n_features, device): return Cost(0, 0.0)\n"
+        "    def _fit_cpu(self, X, reporter): os.abort()\n"
+        "    def _fit_gpu(self, X, reporter): os.abort()\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    from gpucluster.algorithms import catalogue
+
+    catalogue.cache_clear()
+    yield
+    catalogue.cache_clear()
+
+
+@pytest.mark.usefixtures("aborting")
+def test_native_death_of_a_stage_is_an_error_that_names_it(parquet: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageCrashedError, match=r"cluster.*SIGABRT"):
+        gpucluster.cluster(parquet, algorithm="aborts", out=tmp_path / "out")
+
+
+def test_auto_falls_back_to_the_cpu_when_the_gpu_path_dies_and_says_so(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a device that claims to be there, the supervised fit fails as on a broken driver."""
+    monkeypatch.setattr("gpucluster.device.select.probe_gpu", lambda: None)
+    with pytest.warns(FallbackWarning, match="cluster: .*the CPU path runs instead"):
+        run = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", device="auto")
+    (stage,) = [stage for stage in run.manifest.stages if stage.name == "cluster"]
+    assert stage.device == "cpu"
+    assert [warned.code for warned in run.manifest.warnings] == ["gpu_failed"]
+    with pytest.raises(StageCrashedError):
+        gpucluster.cluster(parquet, KMEANS, out=tmp_path / "gpu", device="gpu")
