@@ -98,6 +98,12 @@ class Manifest(_Frozen):
     counts: Counts
     metrics: dict[str, JsonValue]
     external_metrics: dict[str, JsonValue] | None = None
+    preparation: tuple[dict[str, JsonValue], ...] = Field(
+        default=(), description="What each preprocessing step learned, such as its spectrum."
+    )
+    algorithm_info: dict[str, JsonValue] = Field(
+        default={}, description="What the algorithm learned beside labels, such as inertia."
+    )
     recluster_reasons: tuple[dict[str, JsonValue], ...] = ()
     not_evaluated: tuple[str, ...] = ()
     stages: tuple[StageRecord, ...]

@@ -1,0 +1,102 @@
+"""What the stages of one run share: their records, their checkpoints, the plan they follow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from gpucluster.artifacts import Checkpoints
+from gpucluster.device.memory import PeakMemory
+from gpucluster.device.select import Decision
+from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted
+from gpucluster.planner import Plan
+
+
+class Ledger:
+    """The account of one run.
+
+    Parameters
+    ----------
+    reporter : Reporter
+        Told of every stage.
+    decision : Decision
+        Device of the run.
+
+    Attributes
+    ----------
+    records : list of StageRecord
+        Finished stages, in order.
+    plan : Plan or None
+        What was predicted; known once the data are.
+    checkpoints : Checkpoints or None
+        Where finished stages are kept; None keeps nothing.
+    facts : dict
+        Of the running stage: ``device``, ``backend``, ``method``, ``reason``.
+    started : datetime
+        When the run began.
+    """
+
+    def __init__(self, reporter: Reporter, decision: Decision) -> None:
+        self.reporter = reporter
+        self.decision = decision
+        self.records: list[StageRecord] = []
+        self.plan: Plan | None = None
+        self.checkpoints: Checkpoints | None = None
+        self.started = datetime.now(UTC)
+        self._peak = PeakMemory()
+        self.facts: dict[str, Any] = {}
+        self._first_warning = 0
+
+    @contextmanager
+    def stage(self, name: str, *, backend: str = "", reason: str = "") -> Iterator[Reporter]:
+        """Time a stage, measure its memory, record it, and tell the observer."""
+        self.reporter.cancel.raise_if_cancelled()
+        self.reporter.observer(StageStarted(name))
+        self._peak.reset()
+        begun = time.monotonic()
+        self._first_warning = len(self.reporter.warnings)
+        self.facts = {"device": "cpu", "backend": backend, "method": "exact", "reason": reason}
+        yield self.reporter.for_stage(name)
+        planned = self.plan.stage(name) if self.plan else None
+        record = StageRecord(
+            name=name,
+            executor="local",
+            seconds=round(time.monotonic() - begun, 4),
+            peak_bytes=self._peak.read(),
+            planned_bytes=planned.bytes if planned else None,
+            planned_seconds=planned.seconds if planned else None,
+            **self.facts,
+        )
+        self.records.append(record)
+        self.reporter.observer(StageFinished(record))
+
+    def note(self, **facts: Any) -> None:
+        """Correct the record of the running stage: ``device``, ``backend``, ``method`` ..."""
+        self.facts.update(facts)
+
+    def recall(self, stage: str, key: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """Return arrays and info of the running stage from a checkpoint, if there is one.
+
+        Its warnings are said again: they hold for this run too.
+        """
+        done = self.checkpoints.get(stage, key) if self.checkpoints else None
+        if done is None:
+            return None
+        self.note(reused=True, **done.info["facts"])
+        for warned in done.info["warnings"]:
+            self.reporter.warn(warned["code"], warned["message"])
+        return done.arrays, done.info["info"]
+
+    def keep(
+        self, stage: str, key: str, arrays: Mapping[str, Any], info: Mapping[str, Any]
+    ) -> None:
+        """Checkpoint the running stage, with how it was computed and what it warned of."""
+        if self.checkpoints is None:
+            return
+        warned = [asdict(event) for event in self.reporter.warnings[self._first_warning :]]
+        facts = {"facts": self.facts, "warnings": warned, "info": dict(info)}
+        self.checkpoints.put(stage, key, arrays, facts)
