@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from gpucluster.algorithms import Algorithm, catalogue
-from gpucluster.dialects import LIFTED, canonical, describe, nearest
+from gpucluster.dialects import LIFTED, canonical, describe, dotted, nearest, shown
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.recluster import QualityThresholds
@@ -114,7 +114,7 @@ class ClusterDefinition(_Settings):
 
     cluster_name: str | None = Field(default=None, description="Name of the definition.")
     description: str | None = Field(default=None, description="For people.")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="Kept, never read.")
+    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="Kept, never read.")
     collection_ids: tuple[str, ...] = Field(
         default=(), description="Sources; on the command line, paths."
     )
@@ -219,7 +219,7 @@ def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "
     """Turn pydantic's report into one line that names the field and what it takes."""
     first = error.errors(include_url=False)[0]
     steps = [str(step) for step in first["loc"]]
-    path = ".".join(filter(None, [prefix, *steps]))
+    path = dotted([prefix, *steps] if prefix else steps)
     if first["type"] == "extra_forbidden":
         return ConfigError(
             "unknown setting",
@@ -230,7 +230,8 @@ def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return cause
-    expected = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = shown(message, 110)
     if first["type"] == "missing":
         return ConfigError("missing", path=path, expected=expected)
     return ConfigError(

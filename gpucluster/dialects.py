@@ -7,6 +7,7 @@ refuses contradictions.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from gpucluster.errors import ConfigError
 
 MAX_DEPTH = 32
+MAX_VALUES = 100_000  # a small YAML text can stand for billions of them
 MAX_BYTES = 8 << 20
 DEFINITION_SUFFIXES = (".json", ".yaml", ".yml", ".toml")
 
@@ -47,15 +49,16 @@ def canonical(body: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        Two names of one setting have different values, or the nesting is absurdly deep.
+        Two names of one setting have different values, or something is in it that no
+        definition holds.
     """
-    _limit_depth(body)
+    _check_values(body)
     result: dict[str, Any] = {}
     config: dict[str, Any] = {}
     for name, value in body.items():
-        if not isinstance(name, str):
-            raise ConfigError(f"the setting {describe(name)} is no text")
-        if name == "vector_config" and isinstance(value, Mapping):
+        if name == "vector_config":
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"got {describe(value)}, expected an object", path=name)
             for inner, inner_value in value.items():
                 _vector_setting(config, inner, inner_value, f"vector_config.{inner}")
         elif name in LIFTED or name in _PER_METHOD:
@@ -70,7 +73,7 @@ def canonical(body: Mapping[str, Any]) -> dict[str, Any]:
             _put(result, name, block, name)
         else:
             _put(result, name, value, name)
-    if config or isinstance(body.get("vector_config"), Mapping):
+    if config or "vector_config" in body:
         _put(result, "vector_config", config, "vector_config")
     return result
 
@@ -101,20 +104,59 @@ def _put(settings: dict[str, Any], name: str, value: Any, path: str) -> None:
     settings[name] = value
 
 
-def _limit_depth(value: Any, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:
-        raise ConfigError(f"the definition is nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            _limit_depth(item, depth + 1)
+def _check_values(body: Mapping[str, Any]) -> None:
+    """Refuse what is absurdly large or deep, and what cannot be written as JSON."""
+    n_values = 0
+    found: list[tuple[tuple[Any, ...], Any]] = [((), body)]
+    while found:
+        path, value = found.pop()
+        if isinstance(value, Mapping | list | tuple):
+            n_values += len(value)
+            if n_values > MAX_VALUES:
+                raise ConfigError(f"more than {MAX_VALUES} values", path=dotted(path[:1]))
+            if len(path) > MAX_DEPTH:
+                raise ConfigError(f"nested deeper than {MAX_DEPTH} levels", path=dotted(path[:1]))
+        if isinstance(value, Mapping):
+            for name in value:
+                if not isinstance(name, str) or not _is_unicode(name):
+                    raise ConfigError("its name is no text", path=dotted((*path, name)))
+            found += (((*path, name), item) for name, item in value.items())
+        elif isinstance(value, list | tuple):
+            found += (((*path, position), item) for position, item in enumerate(value))
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"got {value}, expected a finite number", path=dotted(path))
+        elif isinstance(value, str) and not _is_unicode(value):
+            raise ConfigError(f"got {describe(value)}, which is no Unicode", path=dotted(path))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def dotted(path: Iterable[object]) -> str:
+    """Return the way to a setting as it may stand in a one-line message."""
+    steps = (
+        shown(step, 40) if isinstance(step, str) and step.strip() else describe(step, 40)
+        for step in path
+    )
+    return shown(".".join(steps), 100) or "the definition"
 
 
 def describe(value: object, limit: int = 60) -> str:
     """Return `value` as it may stand in a one-line message."""
-    text = repr(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    try:
+        return shown(repr(value), limit)
+    except (ValueError, RecursionError):  # thousands of digits, or of levels
+        return f"{type(value).__name__} that is too large to show"
+
+
+def shown(text: str, limit: int) -> str:
+    """Return at most `limit` printable characters that stand for `text`."""
+    text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -147,21 +189,23 @@ def read_body(path: str | Path) -> dict[str, Any]:
         The file is missing, too large, or not what its suffix says.
     """
     path = Path(path)
+    name = shown(str(path), 120)
     if path.suffix not in DEFINITION_SUFFIXES:
         raise ConfigError(
-            f"{path}: got suffix {path.suffix!r}, expected one of {', '.join(DEFINITION_SUFFIXES)}"
+            f"{name}: got suffix {path.suffix!r}, expected one of {', '.join(DEFINITION_SUFFIXES)}"
         )
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no definition is")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({_one_line(error)})") from error
-    body = _parsers()[path.suffix](text, str(path))
-    if isinstance(body, Mapping) and path.suffix == ".toml" and "tool" in body:
+        fits = path.stat().st_size <= MAX_BYTES
+        text = path.read_text(encoding="utf-8") if fits else ""
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name}: cannot be read ({_one_line(error)})") from error
+    if not fits:
+        raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes, which no definition is")
+    body = _parsers()[path.suffix](text, name)
+    if path.suffix == ".toml" and isinstance(body.get("tool"), Mapping):
         body = body["tool"].get("gpucluster", {})
     if not isinstance(body, Mapping):
-        raise ConfigError(f"{path}: holds {describe(body)}, expected an object of settings")
+        raise ConfigError(f"{name}: holds {describe(body)}, expected an object of settings")
     return dict(body)
 
 
@@ -204,4 +248,4 @@ def _parsers() -> dict[str, Callable[[str, str], Any]]:
 
 
 def _one_line(error: BaseException) -> str:
-    return describe(" ".join(str(error).split()), 150).strip("'\"")
+    return shown(" ".join(str(error).split()), 120)

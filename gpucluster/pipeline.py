@@ -34,6 +34,7 @@ from gpucluster.artifacts import (
     members_table,
     publish,
     rejected_table,
+    write_files,
 )
 from gpucluster.definition import ClusterDefinition, DisplayReduction
 from gpucluster.device.select import Decision
@@ -107,29 +108,82 @@ def run_pipeline(
 
     run_id = _run_id(complete, data_key, samples, fresh=fresh)
     observer(RunOpened(run_id, str(out / run_id)))
-    if not fresh:
-        try:
-            return Run.open(out / run_id)
-        except RunNotFoundError:
-            pass
+    finished = _finished(out / run_id)
+    if finished is not None:
+        return finished
     store = LocalStore(out)
     with store.lease(run_id):
+        finished = _finished(out / run_id)  # by whoever had the lease before
+        if finished is not None:
+            return finished
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
         X, preparation = _prepare(ledger, complete, samples, data_key)
         found = _cluster(ledger, complete, X, preparation.key)
         coordinates = _display(ledger, complete, samples.X)
         with ledger.stage("measure", backend="numpy", reason="exact, in O(n k d)") as reporter:
             measured = measure(samples.X, found.labels_, reporter)
-            external = None
+            external: dict[str, Any] | None = None
             if "truth" in samples.payload:
                 external = compare_with_truth(found.labels_, samples.payload["truth"])
-        with ledger.stage("write", backend="pyarrow", reason="artifacts") as reporter:
-            tables = _tables(run_id, complete, samples, found, measured, coordinates)
-        manifest = _manifest(
-            ledger, run_id, complete, samples, preparation, found, measured, external, data_key
+        used = complete.to_dict()
+        origin: dict[str, Any] = {
+            "definition_sha256": _digest("", definition=used),
+            "data_sha256": data_key,
+            "random_state": complete.random_state,
+            "gpucluster_version": __version__,
+        }
+        with ledger.stage("write", backend="pyarrow", reason="artifacts"):
+            files = write_files(
+                store,
+                run_id,
+                tables=_tables(run_id, complete, samples, found, measured, coordinates),
+                model=preparation.model,
+                provenance={name: str(value) for name, value in origin.items()},
+            )
+        reasons, not_evaluated = judge(
+            measured.metrics, found.n_clusters_, complete.quality_thresholds
         )
-        publish(store, manifest, tables=tables, model=preparation.model)
+        not_run = _not_run(complete, ledger.reporter)
+        publish(
+            store,
+            Manifest(
+                run_id=run_id,
+                created_at=ledger.started,
+                completed_at=datetime.now(UTC),
+                versions=_versions(),
+                definition=used,
+                **origin,
+                source=dict(samples.source),
+                counts=Counts(
+                    num_rows=samples.n_rows,
+                    num_points=len(samples.X),
+                    num_rejected=samples.rejected.num_rows,
+                    num_clusters=found.n_clusters_,
+                    num_noise=int((found.labels_ == NOISE).sum()),
+                ),
+                metrics={**measured.metrics, "should_recluster": int(bool(reasons))},
+                external_metrics=external,
+                preparation=tuple(dict(step) for step in preparation.learned),
+                algorithm_info=dict(found.info),
+                recluster_reasons=tuple(reasons),
+                not_evaluated=tuple(not_evaluated),
+                stages=tuple(ledger.records),
+                warnings=tuple(ledger.reporter.warnings),
+                device=decision,
+                reproducible="exact" if decision.device == "cpu" else "statistical",
+                not_run=not_run,
+                files=files,
+            ),
+        )
     return Run.open(out / run_id)
+
+
+def _finished(path: Path) -> Run | None:
+    """Return the run at `path`, if there is one."""
+    try:
+        return Run.open(path)
+    except RunNotFoundError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,66 +326,15 @@ def _tables(
     }
 
 
-def _manifest(
-    ledger: Ledger,
-    run_id: str,
-    definition: ClusterDefinition,
-    samples: Samples,
-    preparation: _Preparation,
-    found: Clustering,
-    measured: Measured,
-    external: Mapping[str, float] | None,
-    data_key: str,
-) -> Manifest:
-    """Say what the run is and how it came to be."""
-    for name in _not_run(definition):
-        ledger.reporter.warn(
+def _not_run(definition: ClusterDefinition, reporter: Reporter) -> tuple[str, ...]:
+    """Name the parts of a definition that are accepted and not yet acted on, and say so."""
+    labelling = definition.llm_labeling is not None and definition.llm_labeling.enabled
+    wanted = {"llm_labeling": labelling, "hierarchical": definition.vector_config.hierarchical}
+    for name in (asked := [name for name, on in wanted.items() if on]):
+        reporter.warn(
             f"{name}_not_run", f"{name} is kept in the definition; this version does not run it"
         )
-    reasons, not_evaluated = judge(
-        measured.metrics, found.n_clusters_, definition.quality_thresholds
-    )
-    used = definition.to_dict()
-    return Manifest(
-        run_id=run_id,
-        created_at=ledger.started,
-        completed_at=datetime.now(UTC),
-        gpucluster_version=__version__,
-        versions=_versions(),
-        definition=used,
-        definition_sha256=_digest("", definition=used),
-        data_sha256=data_key,
-        random_state=definition.random_state,
-        source=dict(samples.source),
-        counts=Counts(
-            num_rows=samples.n_rows,
-            num_points=len(samples.X),
-            num_rejected=samples.rejected.num_rows,
-            num_clusters=found.n_clusters_,
-            num_noise=int((found.labels_ < 0).sum()),
-        ),
-        metrics={**measured.metrics, "should_recluster": int(bool(reasons))},
-        external_metrics=dict(external) if external is not None else None,
-        preparation=tuple(dict(step) for step in preparation.learned),
-        algorithm_info=dict(found.info),
-        recluster_reasons=tuple(reasons),
-        not_evaluated=tuple(not_evaluated),
-        stages=tuple(ledger.records),
-        warnings=tuple(ledger.reporter.warnings),
-        device=ledger.decision,
-        reproducible="exact" if ledger.decision.device == "cpu" else "statistical",
-        not_run=tuple(_not_run(definition)),
-    )
-
-
-def _not_run(definition: ClusterDefinition) -> list[str]:
-    """Name the parts of a definition that are accepted, and not yet acted on."""
-    wanted = []
-    if definition.llm_labeling is not None and definition.llm_labeling.enabled:
-        wanted.append("llm_labeling")
-    if definition.vector_config.hierarchical:
-        wanted.append("hierarchical")
-    return wanted
+    return tuple(asked)
 
 
 def _run_id(definition: ClusterDefinition, data_key: str, samples: Samples, *, fresh: bool) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucluster.artifacts.checkpoints import Checkpoint, Checkpoints
 from gpucluster.artifacts.manifest import Counts, FileEntry, Manifest
-from gpucluster.artifacts.run import Run, publish
+from gpucluster.artifacts.run import Run, publish, write_files
 from gpucluster.artifacts.store import LocalStore, Store
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "members_table",
     "publish",
     "rejected_table",
+    "write_files",
 ]
 
 

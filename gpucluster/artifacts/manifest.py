@@ -6,7 +6,6 @@ It is the file that makes a Run exist: written last, and only if there is none.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -111,17 +110,13 @@ class Manifest(_Frozen):
     device: Decision
     reproducible: Literal["exact", "statistical"]
     not_run: tuple[str, ...] = Field(default=(), description="What was asked for and not done.")
-    files: dict[FileName, FileEntry] = {}
+    files: dict[FileName, FileEntry] = Field(default={}, description="All but the manifest.")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def content_sha256(self) -> str:
         """Digest of all that is reproducible."""
         return digest(json.loads(self.model_dump_json(exclude=_CIRCUMSTANCES)))
-
-    def with_files(self, files: Mapping[str, FileEntry]) -> Manifest:
-        """Return the same manifest, naming `files`."""
-        return self.model_copy(update={"files": dict(sorted(files.items()))})
 
     def to_json(self) -> bytes:
         """Return the text of the file."""

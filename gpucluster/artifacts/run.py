@@ -234,39 +234,38 @@ def _not_found(folder: Path) -> RunNotFoundError:
     )
 
 
-def publish(
+def write_files(
     store: Store,
-    manifest: Manifest,
+    run_id: str,
     *,
     tables: Mapping[str, pa.Table],
     model: Model | None = None,
-) -> Manifest:
-    """Write a run: its files, and last its manifest, which makes it exist.
-
-    Publishing again what is published already changes nothing. So it may be repeated after
-    any failure.
+    provenance: Mapping[str, str],
+) -> dict[str, FileEntry]:
+    """Write the files of a run that is not published yet.
 
     Parameters
     ----------
     store : Store
-        The output folder; the caller holds the lease of ``manifest.run_id``.
-    manifest : Manifest
-        All but the files.
+        The output folder; the caller holds the lease of `run_id`.
+    run_id : str
     tables : dict of str to pyarrow.Table
         ``members``, ``centroids`` and ``rejected``, as `gpucluster.artifacts.schema` builds them.
     model : dict of str to dict, optional
         The fitted preparation by step: its ``settings`` as JSON values, and its ``arrays`` by
         name.
+    provenance : dict of str to str
+        Goes into the metadata of every table, beside the run's id.
 
     Returns
     -------
-    Manifest
-        As published, with its files.
+    dict of str to FileEntry
+        For the manifest.
 
     Raises
     ------
     StoreError
-        A file could not be written, or another run is published under this id.
+        A file could not be written.
 
     Notes
     -----
@@ -274,23 +273,11 @@ def publish(
     """
     from gpucluster.artifacts import schema
 
-    key = f"{manifest.run_id}/{FILE_NAME}"
-    if store.exists(key):
-        return _published(store, key, manifest)
-    if tables["members"].num_rows != manifest.counts.num_points:
-        raise InternalError(
-            f"{tables['members'].num_rows} members, but {manifest.counts.num_points} points"
-        )
-    provenance = {
-        "run_id": manifest.run_id,
-        "definition_sha256": manifest.definition_sha256,
-        "version": manifest.gpucluster_version,
-        "random_state": str(manifest.random_state),
-    }
+    provenance = {"run_id": run_id, **provenance}
     files = {}
 
     def put(name: str, write: Callable[[BinaryIO], object], rows: int | None = None) -> None:
-        stored = store.put(f"{manifest.run_id}/{name}", write)
+        stored = store.put(f"{run_id}/{name}", write)
         files[name] = FileEntry(**stored._asdict(), rows=rows)
 
     for table_name, table in tables.items():
@@ -301,12 +288,43 @@ def publish(
         put(f"{MODEL}/{step}/settings.json", methodcaller("write", settings))
         for name, array in fitted["arrays"].items():
             put(f"{MODEL}/{step}/{name}.npy", partial(write_npy, array))
-    finished = manifest.with_files(files)
+    return files
+
+
+def publish(store: Store, manifest: Manifest) -> Manifest:
+    """Write the manifest, which makes a run exist.
+
+    Publishing again what is published already changes nothing. So it may be repeated after
+    any failure.
+
+    Parameters
+    ----------
+    store : Store
+        The output folder; the caller holds the lease of ``manifest.run_id``.
+    manifest : Manifest
+        Names the files, which are written.
+
+    Returns
+    -------
+    Manifest
+        As published.
+
+    Raises
+    ------
+    StoreError
+        It could not be written, or another run is published under this id.
+    """
+    members = sum(
+        entry.rows or 0 for name, entry in manifest.files.items() if name.startswith("members")
+    )
+    if members != manifest.counts.num_points:
+        raise InternalError(f"{members} members, but {manifest.counts.num_points} points")
+    key = f"{manifest.run_id}/{FILE_NAME}"
     try:
-        store.put(key, methodcaller("write", finished.to_json()), absent=True)
+        store.put(key, methodcaller("write", manifest.to_json()), absent=True)
     except FileExistsError:
         return _published(store, key, manifest)
-    return finished
+    return manifest
 
 
 def _published(store: Store, key: str, manifest: Manifest) -> Manifest:

@@ -9,7 +9,7 @@ import numpy as np
 from gpucluster.types import Labels
 
 
-def compare_with_truth(labels: Labels, truth: Any) -> dict[str, float]:
+def compare_with_truth(labels: Labels, truth: Any) -> dict[str, Any]:
     """Compare cluster labels with a truth column.
 
     Parameters

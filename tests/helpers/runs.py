@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from gpucluster.artifacts import schema
 from gpucluster.artifacts.manifest import Counts, Manifest
-from gpucluster.artifacts.run import publish
+from gpucluster.artifacts.run import publish, write_files
 from gpucluster.artifacts.store import Store
 from gpucluster.device.select import Decision
 from gpucluster.events import StageRecord, Warned
@@ -89,8 +90,19 @@ def manifest(**changes: object) -> Manifest:
     return Manifest.model_validate(fields | changes)
 
 
+def publish_whole(store: Store, draft: Manifest, tables: Mapping[str, pa.Table]) -> Manifest:
+    """Write files and manifest as the pipeline does, under the lease that the caller holds."""
+    if store.exists(f"{draft.run_id}/manifest.json"):
+        published = Manifest.from_json(store.read_bytes(f"{draft.run_id}/manifest.json"), "")
+        files = published.files
+    else:
+        origin = {"random_state": str(draft.random_state), "version": draft.gpucluster_version}
+        files = write_files(store, draft.run_id, tables=tables, model=model(), provenance=origin)
+    return publish(store, draft.model_copy(update={"files": files}))
+
+
 def publish_small(store: Store, **changes: object) -> Manifest:
-    """Publish the run as the pipeline does: under its lease."""
+    """Publish the run under its lease."""
     draft = manifest(**changes)
     with store.lease(draft.run_id):
-        return publish(store, draft, tables=tables(), model=model())
+        return publish_whole(store, draft, tables())

@@ -26,10 +26,10 @@ import pytest
 from gpucluster.artifacts import schema
 from gpucluster.artifacts.checkpoints import Checkpoints
 from gpucluster.artifacts.manifest import Manifest
-from gpucluster.artifacts.run import Run, publish
+from gpucluster.artifacts.run import Run
 from gpucluster.artifacts.store import Durable, LocalStore
 from gpucluster.errors import DiskFullError, RunLockedError, RunNotFoundError, StoreError
-from tests.helpers.runs import LABELS, manifest, model, publish_small, tables
+from tests.helpers.runs import LABELS, manifest, publish_small, publish_whole, tables
 
 T = TypeVar("T")
 KEY = "c" * 64
@@ -94,7 +94,7 @@ def attempt(root: Path, durable: Durable | None = None) -> Manifest:
     store = LocalStore(root, durable)
     with store.lease("run_a"):
         Checkpoints(store, "run_a").put("fit", KEY, {"labels": LABELS}, {"n_iter": 3})
-        return publish(store, manifest(), tables=tables(), model=model())
+        return publish_whole(store, manifest(), tables())
 
 
 def failure_of(work: Callable[[], object]) -> StoreError | None:

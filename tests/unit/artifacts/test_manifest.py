@@ -18,7 +18,7 @@ STAGE = StageRecord("fit", "cpu", "sklearn", "local", "asked for", 1.5, 1000)
 
 @pytest.fixture(scope="module")
 def whole() -> Manifest:
-    return manifest().with_files({"members.parquet": FileEntry(sha256="2" * 64, bytes=10, rows=1)})
+    return manifest(files={"members.parquet": FileEntry(sha256="2" * 64, bytes=10, rows=1)})
 
 
 def test_what_is_written_is_read(whole):

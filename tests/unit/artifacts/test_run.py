@@ -11,7 +11,7 @@ import pytest
 
 from gpucluster.artifacts import schema
 from gpucluster.artifacts.checkpoints import Checkpoints
-from gpucluster.artifacts.run import Run, publish
+from gpucluster.artifacts.run import Run
 from gpucluster.artifacts.store import LocalStore
 from gpucluster.errors import (
     ArtifactError,
@@ -20,7 +20,15 @@ from gpucluster.errors import (
     RunNotFoundError,
     StoreError,
 )
-from tests.helpers.runs import LABELS, N_CLUSTERS, manifest, model, publish_small, tables
+from tests.helpers.runs import (
+    LABELS,
+    N_CLUSTERS,
+    manifest,
+    model,
+    publish_small,
+    publish_whole,
+    tables,
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +141,8 @@ def test_another_run_under_the_same_id_is_refused(folder):
 def test_members_that_contradict_the_counts_are_refused(tmp_path):
     wrong = tables() | {"members": schema.MEMBERS.empty_table()}
     with pytest.raises(InternalError, match="0 members, but 200 points"):
-        publish(LocalStore(tmp_path), manifest(), tables=wrong)
-    assert list(tmp_path.iterdir()) == []
+        publish_whole(LocalStore(tmp_path), manifest(), wrong)
+    assert not (tmp_path / "run_a" / "manifest.json").exists()
 
 
 def test_where_there_is_no_run(tmp_path, folder):
