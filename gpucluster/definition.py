@@ -18,7 +18,7 @@ from gpucluster.dialects import LIFTED, canonical, describe, dotted, nearest, sh
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.recluster import QualityThresholds
-from gpucluster.preprocess import AnyStep
+from gpucluster.preprocess import PCA, UMAP, AnyStep, Step
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -34,6 +34,17 @@ class DisplayReduction(_Settings):
     components: Literal[2, 3] = Field(default=2, description="2: x, y. 3: x, y, z.")
     n_neighbors: Annotated[int, Field(ge=2)] = Field(default=15, description="Of umap.")
     min_dist: Annotated[float, Field(ge=0, le=1)] = Field(default=0.1, description="Of umap.")
+
+    def step(self, random_state: int) -> Step | None:
+        """Return the step that computes the coordinates, or None."""
+        if self.method == "umap":
+            return UMAP(
+                n_components=self.components,
+                n_neighbors=self.n_neighbors,
+                min_dist=self.min_dist,
+                random_state=random_state,
+            )
+        return PCA(n_components=self.components) if self.method == "pca" else None
 
 
 class VectorConfig(_Settings):
@@ -84,7 +95,7 @@ class VectorConfig(_Settings):
         known = catalogue()
         if self.clustering_method not in known:
             raise ConfigError(
-                f"got {describe(self.clustering_method)}, expected one of {', '.join(known)}",
+                f"got {describe(self.clustering_method)}, expected an algorithm",
                 path="vector_config.clustering_method",
                 got=self.clustering_method,
                 expected=", ".join(known),

@@ -11,7 +11,6 @@ from typing import Any
 
 from gpucluster.artifacts import Checkpoints
 from gpucluster.device.memory import PeakMemory
-from gpucluster.device.select import Decision
 from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted
 from gpucluster.planner import Plan
 
@@ -23,28 +22,25 @@ class Ledger:
     ----------
     reporter : Reporter
         Told of every stage.
-    decision : Decision
-        Device of the run.
+    plan : Plan
+        What was predicted; replaced when the rows are known exactly.
 
     Attributes
     ----------
     records : list of StageRecord
         Finished stages, in order.
-    plan : Plan or None
-        What was predicted; known once the data are.
     checkpoints : Checkpoints or None
         Where finished stages are kept; None keeps nothing.
     facts : dict
-        Of the running stage: ``device``, ``backend``, ``method``, ``reason``.
+        Of the running stage: ``device``, ``backend``, ``method``.
     started : datetime
         When the run began.
     """
 
-    def __init__(self, reporter: Reporter, decision: Decision) -> None:
+    def __init__(self, reporter: Reporter, plan: Plan) -> None:
         self.reporter = reporter
-        self.decision = decision
         self.records: list[StageRecord] = []
-        self.plan: Plan | None = None
+        self.plan = plan
         self.checkpoints: Checkpoints | None = None
         self.started = datetime.now(UTC)
         self._peak = PeakMemory()
@@ -52,19 +48,20 @@ class Ledger:
         self._first_warning = 0
 
     @contextmanager
-    def stage(self, name: str, *, backend: str = "", reason: str = "") -> Iterator[Reporter]:
+    def stage(self, name: str, *, backend: str = "") -> Iterator[Reporter]:
         """Time a stage, measure its memory, record it, and tell the observer."""
         self.reporter.cancel.raise_if_cancelled()
         self.reporter.observer(StageStarted(name))
         self._peak.reset()
         begun = time.monotonic()
         self._first_warning = len(self.reporter.warnings)
-        self.facts = {"device": "cpu", "backend": backend, "method": "exact", "reason": reason}
+        self.facts = {"device": "cpu", "backend": backend, "method": "exact"}
         yield self.reporter.for_stage(name)
-        planned = self.plan.stage(name) if self.plan else None
+        planned = self.plan.stage(name)
         record = StageRecord(
             name=name,
             executor="local",
+            reason=planned.reason if planned else "",
             seconds=round(time.monotonic() - begun, 4),
             peak_bytes=self._peak.read(),
             planned_bytes=planned.bytes if planned else None,

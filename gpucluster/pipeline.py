@@ -36,7 +36,7 @@ from gpucluster.artifacts import (
     rejected_table,
     write_files,
 )
-from gpucluster.definition import ClusterDefinition, DisplayReduction
+from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
 from gpucluster.errors import RunNotFoundError
 from gpucluster.events import (
@@ -53,7 +53,7 @@ from gpucluster.metrics.recluster import judge
 from gpucluster.ops.assign import cluster_sums
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.planner import make_plan
-from gpucluster.preprocess import PCA, UMAP, Step, check_chain
+from gpucluster.preprocess import Step, check_chain
 from gpucluster.sources import Source, content_key, load
 from gpucluster.types import NOISE, Clustering, Matrix, Samples
 
@@ -89,11 +89,12 @@ def run_pipeline(
     Run
         A finished run of the same data and definition is returned as it is.
     """
-    ledger = Ledger(Reporter("", observer, cancel), decision)
     info = source.info
-    make_plan(definition, info.n_rows, info.n_features, decision).require_memory()
+    plan = make_plan(definition, info.n_rows, info.n_features, decision)
+    plan.require_memory()
+    ledger = Ledger(Reporter("", observer, cancel), plan)
 
-    with ledger.stage("load", backend="pyarrow", reason="reading") as reporter:
+    with ledger.stage("load", backend="pyarrow") as reporter:
         samples = load(
             source,
             on_bad_rows=definition.on_bad_rows,
@@ -120,7 +121,7 @@ def run_pipeline(
         X, preparation = _prepare(ledger, complete, samples, data_key)
         found = _cluster(ledger, complete, X, preparation.key)
         coordinates = _display(ledger, complete, samples.X)
-        with ledger.stage("measure", backend="numpy", reason="exact, in O(n k d)") as reporter:
+        with ledger.stage("measure", backend="numpy") as reporter:
             measured = measure(samples.X, found.labels_, reporter)
             external: dict[str, Any] | None = None
             if "truth" in samples.payload:
@@ -132,7 +133,7 @@ def run_pipeline(
             "random_state": complete.random_state,
             "gpucluster_version": __version__,
         }
-        with ledger.stage("write", backend="pyarrow", reason="artifacts"):
+        with ledger.stage("write", backend="pyarrow"):
             files = write_files(
                 store,
                 run_id,
@@ -210,7 +211,7 @@ def _prepare(
     for position, step in enumerate(steps):
         key = _digest(key, step=step.model_dump(mode="json"))
         name = f"prepare.{position}.{step.method}"
-        with ledger.stage(name, reason="the definition names it") as reporter:
+        with ledger.stage(name) as reporter:
             arrays, info = _fit_step(ledger, name, key, step, X, reporter)
             X = step.output(X, arrays)
         model[f"{position}-{step.method}"] = {
@@ -228,7 +229,7 @@ def _fit_step(
     done = ledger.recall(name, key)
     if done is not None:
         return done
-    fitted, device = fit_step(step, X, ledger.decision, reporter)
+    fitted, device = fit_step(step, X, ledger.plan.decision, reporter)
     ledger.note(device=device, backend=fitted.backend, method=fitted.method)
     ledger.keep(name, key, fitted.arrays, fitted.info)
     return fitted.arrays, fitted.info
@@ -239,7 +240,7 @@ def _cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, key: str)
     algorithm = definition.vector_config.algorithm
     assert algorithm is not None  # noqa: S101 - the plan has completed the definition
     key = _digest(key, algorithm=algorithm.name, params=algorithm.model_dump(mode="json"))
-    with ledger.stage("cluster", reason=ledger.plan.reason if ledger.plan else "") as reporter:
+    with ledger.stage("cluster") as reporter:
         done = ledger.recall("cluster", key)
         if done is not None:
             arrays, info = done
@@ -251,7 +252,7 @@ def _cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, key: str)
                 method=ledger.facts["method"],
                 info=info,
             )
-        found, device = fit_algorithm(algorithm, X, ledger.decision, reporter)
+        found, device = fit_algorithm(algorithm, X, ledger.plan.decision, reporter)
         ledger.note(device=device, backend=found.backend, method=found.method)
         kept: dict[str, Any] = {"labels": found.labels_}
         if found.probabilities_ is not None:
@@ -263,24 +264,14 @@ def _cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, key: str)
 def _display(ledger: Ledger, definition: ClusterDefinition, X: Matrix) -> Matrix | None:
     """Return coordinates for pictures, when the definition asks for them."""
     settings = definition.vector_config.dimension_reduction
-    if settings is None or settings.method == "none":
+    step = settings.step(definition.random_state) if settings is not None else None
+    if step is None:
         return None
-    step = _display_step(settings, definition.random_state).check(len(X), X.shape[1])
-    with ledger.stage("display", reason="the definition asks for coordinates") as reporter:
-        fitted, device = fit_step(step, X, ledger.decision, reporter)
+    step = step.check(len(X), X.shape[1])
+    with ledger.stage("display") as reporter:
+        fitted, device = fit_step(step, X, ledger.plan.decision, reporter)
         ledger.note(device=device, backend=fitted.backend, method=fitted.method)
         return step.output(X, fitted.arrays)
-
-
-def _display_step(settings: DisplayReduction, random_state: int) -> Step:
-    if settings.method == "pca":
-        return PCA(n_components=settings.components)
-    return UMAP(
-        n_components=settings.components,
-        n_neighbors=settings.n_neighbors,
-        min_dist=settings.min_dist,
-        random_state=random_state,
-    )
 
 
 def _tables(

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gpucluster.algorithms import Algorithm
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import BLOCK_BYTES, available_bytes
 from gpucluster.device.select import Decision
 from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
-from gpucluster.preprocess import UMAP, Step
+from gpucluster.preprocess import UMAP
 
 DENSITY_ROWS = 200_000  # above it, UMAP and HDBSCAN take more than half an hour on a few cores
 LAYOUT_ROWS = 200  # below it, a layout of 50 dimensions has nothing to learn from
-PROCESS_BYTES = 450 << 20  # interpreter and numerical libraries, once all are loaded
+PROCESS_BYTES = 330 << 20  # interpreter, numpy, pyarrow, scikit-learn
 WRITE_BYTES_PER_ROW = 300  # tables of members, while they are sorted and encoded
 
 
@@ -137,7 +136,7 @@ def make_plan(
         )
     definition, reason = _complete(definition, n_samples, n_features)
     definition = definition.with_seeds()
-    stages = tuple(_stages(definition, n_rows, n_samples, n_features, decision))
+    stages = tuple(_stages(definition, reason, n_rows, n_samples, n_features, decision))
     return Plan(definition, decision, n_samples, n_features, stages, available_bytes("cpu"), reason)
 
 
@@ -173,49 +172,61 @@ def _complete(
 
 def _stages(
     definition: ClusterDefinition,
+    reason: str,
     n_rows: int,
     n_samples: int,
     n_features: int,
     decision: Decision,
 ) -> Iterator[PlannedStage]:
     config = definition.vector_config
-    matrix = 4 * n_samples * n_features
-    live = PROCESS_BYTES + matrix + 64 * n_rows
+    algorithm = config.algorithm
+    assert algorithm is not None  # noqa: S101 - `_complete` has chosen one
+    original = 4 * n_samples * n_features  # the unit rows stay: metrics are measured on them
+    live = PROCESS_BYTES + original + 64 * n_rows
     yield PlannedStage(
         "load", "cpu", "exact", live + 4 * BLOCK_BYTES, n_rows * n_features * 4 / 100e6, "reading"
     )
-    width = n_features
+    libraries, width, prepared = 0, n_features, 0
     for position, step in enumerate(config.preprocessing_steps or ()):
-        extra, seconds, method = _step_cost(step, n_samples, width)
-        width_out = step.n_out(width)
+        cost = step.cost(n_samples, width)
+        libraries = max(libraries, step.library_bytes)
+        width = step.n_out(width)
+        output = 4 * n_samples * width
+        on_gpu = step.has_gpu_path and decision.device == "gpu"
         yield PlannedStage(
             f"prepare.{position}.{step.method}",
-            decision.device if step.has_gpu_path else "cpu",
-            method,
-            live + extra + 4 * n_samples * width_out,
-            seconds if decision.device == "cpu" else None,
-            "the definition names it",
+            "gpu" if on_gpu else "cpu",
+            cost.method,
+            live + libraries + prepared + output + cost.bytes,
+            None if on_gpu else cost.seconds,
+            reason,
         )
-        live += 4 * n_samples * width_out - (4 * n_samples * width if position else 0)
-        width = width_out
-    algorithm: Algorithm | None = config.algorithm
-    assert algorithm is not None  # noqa: S101 - `_complete` has chosen one
+        prepared = output
     cost = algorithm.cost(n_samples, width, decision.device)
+    libraries = max(libraries, algorithm.library_bytes)
+    live += libraries + prepared
     yield PlannedStage(
-        "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, algorithm.name
+        "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, reason
     )
-    if config.dimension_reduction is not None and config.dimension_reduction.method != "none":
-        seconds = 8 + n_samples * 2e-4 if config.dimension_reduction.method == "umap" else 1.0
+    display = config.dimension_reduction
+    if display is not None and (step_shown := display.step(definition.random_state)) is not None:
+        cost = step_shown.cost(n_samples, n_features)
+        live += max(0, step_shown.library_bytes - libraries)
         yield PlannedStage(
-            "display", decision.device, "exact", live + matrix, seconds, "display coordinates"
+            "display",
+            decision.device,
+            cost.method,
+            live + cost.bytes,
+            cost.seconds if decision.device == "cpu" else None,
+            "the definition asks for coordinates",
         )
-    guess = getattr(algorithm, "n_clusters", max(8, math.isqrt(n_samples)))
-    flop = 2.0 * n_samples * n_features * (guess + 8)
+    n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
+    flop = 2.0 * n_samples * n_features * (n_clusters + 8)
     yield PlannedStage(
         "measure",
         "cpu",
         "exact",
-        live + 24 * n_samples + 3 * 8 * guess * n_features + 4 * BLOCK_BYTES,
+        live + 24 * n_samples + 24 * n_clusters * n_features + 4 * BLOCK_BYTES,
         flop / 50e9 + n_samples * n_features / 1e9,
         "exact for cosine in O(n k d)",
     )
@@ -227,27 +238,6 @@ def _stages(
         0.2 + n_samples * 2e-6,
         "artifacts",
     )
-
-
-def _step_cost(step: Step, n_samples: int, n_features: int) -> tuple[int, float, str]:
-    """Return bytes beside the input and output, seconds on the CPU, and the method."""
-    moments_flop = 2.0 * n_samples * n_features**2
-    if isinstance(step, UMAP):
-        from gpucluster.ops.neighbors import neighbor_method
-
-        method = neighbor_method(n_samples, n_features)
-        edges = n_samples * step.n_neighbors
-        epochs = step.n_epochs or (500 if n_samples <= 10_000 else 200)
-        graph = 2.0 * n_samples**2 * n_features / 150e9
-        if method != "exact":
-            graph = 60 + 4e-3 * n_samples
-        layout = edges * epochs * (65 + 0.7 * step.n_components) * 1e-9
-        extra = 4 * n_samples * n_features + 80 * edges + 12 * n_samples * step.n_components
-        return extra, 8 + graph + layout, method
-    if step.n_out(n_features) == n_features and step.method in {"l2_normalize", "center"}:
-        return 4 * BLOCK_BYTES, n_samples * n_features * 4 / 2e9, "exact"
-    extra = 32 * n_features**2 + 4 * BLOCK_BYTES
-    return extra, 2 * moments_flop / 100e9 + 1e-8 * n_features**3, "exact"
 
 
 def _gigabytes(count: int) -> str:

@@ -58,6 +58,25 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a fit is expected to take.
+
+    Attributes
+    ----------
+    bytes : int
+        Peak memory beside input and output; unit: bytes.
+    seconds : float or None
+        Wall time on two cores; None where nothing was ever measured.
+    method : str
+        ``exact``, or the name of the approximation that will run.
+    """
+
+    bytes: int
+    seconds: float | None
+    method: str = "exact"
+
+
+@dataclass(frozen=True, slots=True)
 class Clustering:
     """What an algorithm found.
 

@@ -20,7 +20,7 @@ from gpucluster.errors import (
     TooFewSamplesError,
 )
 from gpucluster.events import Reporter
-from gpucluster.types import NOISE, Clustering, Labels, Matrix, Vector
+from gpucluster.types import NOISE, Clustering, Cost, Labels, Matrix, Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,6 @@ class Raw:
     probabilities: Any = None
     method: str = "exact"
     info: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a fit is expected to take; `seconds` is None where nothing was ever measured."""
-
-    bytes: int
-    seconds: float | None
-    method: str = "exact"
 
 
 class Algorithm(BaseModel, ABC):
@@ -58,6 +49,7 @@ class Algorithm(BaseModel, ABC):
     name: ClassVar[str]
     aliases: ClassVar[Mapping[str, str]] = {}
     may_abort: ClassVar[bool] = False  # whether the CPU path needs a process of its own
+    library_bytes: ClassVar[int] = 0  # resident memory of the libraries that the CPU path loads
 
     @final
     def fit(
@@ -119,7 +111,7 @@ class Algorithm(BaseModel, ABC):
 
     @abstractmethod
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
-        """Return the extra memory and time of a fit on data of this shape."""
+        """Return what a fit on data of this shape will take."""
 
     @abstractmethod
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:

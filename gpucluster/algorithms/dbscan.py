@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from gpucluster.algorithms.base import Algorithm, Cost, Raw
+from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
-from gpucluster.types import NOISE, Matrix
+from gpucluster.types import NOISE, Cost, Matrix
 
 TREE_DIMENSIONS = 16  # above it a k-d tree looks at everything anyway, and BLAS is faster
 CUML_MAX_ROWS = 4_194_240  # NVIDIA/cuml#7676
@@ -34,6 +34,7 @@ class DBSCAN(Algorithm):
     """
 
     name: ClassVar[str] = "dbscan"
+    library_bytes: ClassVar[int] = 150 << 20
 
     eps: Annotated[float, Field(gt=0)] = Field(
         default=0.5, description="Radius, in the unit of the metric; inclusive."

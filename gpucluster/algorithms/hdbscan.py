@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from gpucluster.algorithms.base import Algorithm, Cost, Raw
+from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
-from gpucluster.types import NOISE, Matrix
+from gpucluster.types import NOISE, Cost, Matrix
 
 TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
 
@@ -36,6 +36,7 @@ class HDBSCAN(Algorithm):
     """
 
     name: ClassVar[str] = "hdbscan"
+    library_bytes: ClassVar[int] = 150 << 20
 
     min_cluster_size: Annotated[int, Field(ge=2)] = Field(
         default=5, description="Rows that make a cluster; smaller groups are noise."

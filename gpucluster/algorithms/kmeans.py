@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from gpucluster.algorithms.base import Algorithm, Cost, Raw, require_at_most
+from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
-from gpucluster.types import Matrix
+from gpucluster.types import Cost, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
 SEEDING_ROWS = 50_000  # k-means++ looks at this many rows, or 100 for each cluster

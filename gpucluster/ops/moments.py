@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import row_blocks
-from gpucluster.types import Vector64
+from gpucluster.types import Cost, Vector64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,12 @@ class Moments:
         """Return the eigenvalues, falling and not below 0, and the eigenvectors as columns."""
         values, vectors = np.linalg.eigh(self.covariance)
         return np.clip(values[::-1], 0, None), np.ascontiguousarray(vectors[:, ::-1])
+
+
+def spectral_cost(n_samples: int, n_features: int) -> Cost:
+    """Return the cost of `moments`, its eigenvectors, and a product of the rows with them."""
+    flop = 4.0 * n_samples * n_features**2
+    return Cost(32 * n_features**2 + 4 * BLOCK_BYTES, flop / 100e9 + 1e-8 * n_features**3)
 
 
 def moments(X: Any, reporter: Reporter | None = None) -> Moments:

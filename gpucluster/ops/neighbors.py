@@ -12,6 +12,7 @@ from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.normalize import without_offset
+from gpucluster.types import Cost
 
 TILE_COLS = 4096
 TILE_ROWS = 512
@@ -41,6 +42,15 @@ def neighbor_method(n_samples: int, n_features: int) -> str:
     """Return how `nearest_neighbors` will work on a matrix of this shape on the host."""
     flop = 2.0 * n_samples * n_samples * n_features
     return "exact" if flop <= EXACT_LIMIT_FLOP else "nn_descent"
+
+
+def neighbor_cost(n_samples: int, n_features: int, n_neighbors: int) -> Cost:
+    """Return the cost of `nearest_neighbors` on the host."""
+    method = neighbor_method(n_samples, n_features)
+    seconds = 60 + 4e-3 * n_samples  # most of the first minute is pynndescent's compilation
+    if method == "exact":
+        seconds = 2.0 * n_samples**2 * n_features / 150e9
+    return Cost(8 * n_samples * n_neighbors, seconds, method)
 
 
 def nearest_neighbors(

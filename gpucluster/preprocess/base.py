@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
-from gpucluster.types import Matrix
+from gpucluster.types import Cost, Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Step(BaseModel, ABC):
     applied: ClassVar[tuple[str, ...]] = ()
     trained: ClassVar[str | None] = None
     has_gpu_path: ClassVar[bool] = True
+    library_bytes: ClassVar[int] = 0  # resident memory of the libraries that the CPU path loads
     method: str
 
     @abstractmethod
@@ -60,6 +61,10 @@ class Step(BaseModel, ABC):
     def check(self, n_samples: int, n_features: int) -> Step:
         """Return the step as it will run on data of this shape, or raise `ConfigError`."""
         return self
+
+    def cost(self, n_samples: int, n_features: int) -> Cost:
+        """Return what a fit on the CPU to data of this shape will take; here, one pass."""
+        return Cost(4 * BLOCK_BYTES, n_samples * n_features * 4 / 2e9)
 
     @abstractmethod
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:

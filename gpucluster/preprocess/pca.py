@@ -10,8 +10,9 @@ from pydantic import Field
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
+from gpucluster.ops.moments import spectral_cost
 from gpucluster.preprocess.base import Fitted, Step
-from gpucluster.types import Matrix
+from gpucluster.types import Cost, Matrix
 
 
 class PCA(Step):
@@ -42,6 +43,10 @@ class PCA(Step):
                 hint=f"use at most {min(n_features, n_samples)}",
             )
         return self
+
+    def cost(self, n_samples: int, n_features: int) -> Cost:
+        """Return the cost of a covariance, its eigenvectors, and a product with them."""
+        return spectral_cost(n_samples, n_features)
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Learn mean and directions; signs are fixed so that the largest entry is positive."""
@@ -90,6 +95,10 @@ class RemoveTopComponents(Step):
                 hint="remove a few directions only",
             )
         return self
+
+    def cost(self, n_samples: int, n_features: int) -> Cost:
+        """Return the cost of a covariance, its eigenvectors, and a product with them."""
+        return spectral_cost(n_samples, n_features)
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Learn mean and the directions to remove."""

@@ -12,7 +12,7 @@ from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.preprocess.base import Fitted, Step
-from gpucluster.types import Matrix
+from gpucluster.types import Cost, Matrix
 
 LANDMARKS = 20_000  # rows kept to place new ones; a layout cannot be written as a formula
 
@@ -31,6 +31,7 @@ class UMAP(Step):
 
     applied: ClassVar[tuple[str, ...]] = ("landmarks", "landmark_layout")
     trained: ClassVar[str | None] = "layout"
+    library_bytes: ClassVar[int] = 280 << 20
 
     method: Literal["umap"] = "umap"
     n_components: Annotated[int, Field(ge=1, le=256)] = Field(
@@ -76,6 +77,21 @@ class UMAP(Step):
         if self.n_neighbors > n_samples - 1:
             return self.model_copy(update={"n_neighbors": n_samples - 1})
         return self
+
+    def cost(self, n_samples: int, n_features: int) -> Cost:
+        """Return the cost of graph and layout, at the rates in docs/algorithms/umap.md."""
+        from gpucluster.ops.neighbors import neighbor_cost
+
+        graph = neighbor_cost(n_samples, n_features, self.n_neighbors)
+        edges = n_samples * self.n_neighbors
+        epochs = self.n_epochs or (500 if n_samples <= 10_000 else 200)
+        layout = edges * epochs * (65 + 0.7 * self.n_components) * 1e-9
+        return Cost(
+            # unit rows and a centred copy, umap-learn's graph, and the layout while it moves
+            2 * 4 * n_samples * n_features + 250 * edges + 12 * n_samples * self.n_components,
+            8 + (graph.seconds or 0) + layout,
+            graph.method,
+        )
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Compute the layout of all rows."""

@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 from gpucluster.device.select import Device
 from gpucluster.errors import QualityWarning
 from gpucluster.events import Reporter
+from gpucluster.ops.moments import spectral_cost
 from gpucluster.preprocess.base import Fitted, Step
-from gpucluster.types import Matrix
+from gpucluster.types import Cost, Matrix
 
 if TYPE_CHECKING:
     from gpucluster.ops.moments import Moments
@@ -72,6 +73,10 @@ class Whitening(Step):
         assert self.regularization is not None  # noqa: S101 - `_expand` has filled it
         scale = mean_eigenvalue if self.regularization_mode == "relative" else 1.0
         return self.regularization * scale
+
+    def cost(self, n_samples: int, n_features: int) -> Cost:
+        """Return the cost of a covariance, its eigenvectors, and a product with them."""
+        return spectral_cost(n_samples, n_features)
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Learn mean and whitening matrix; float64 from the covariance on."""
