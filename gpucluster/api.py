@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import DeviceRequest
     from gpucluster.planner import Plan
-    from gpucluster.sources import Inspection
+    from gpucluster.sources import Inspection, Source
 
 DEFAULT_OUT = "gpucluster-out"
 
@@ -87,12 +87,12 @@ def cluster(
     """
     from gpucluster.device.select import decide
     from gpucluster.pipeline import run_pipeline
-    from gpucluster.sources import open_source
 
     parsed = _parse(definition, fields)
     decision = decide(device)
-    source = open_source(
+    source = _open(
         data,
+        parsed,
         id_column=id_column,
         vector_column=vector_column,
         text_column=text_column,
@@ -133,11 +133,10 @@ def plan(
     """
     from gpucluster.device.select import decide
     from gpucluster.planner import make_plan
-    from gpucluster.sources import open_source
 
     parsed = _parse(definition, fields)
     decision = decide(device)
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    source = _open(data, parsed, id_column=id_column, vector_column=vector_column)
     return make_plan(parsed, source.info.n_rows, source.info.n_features, decision)
 
 
@@ -194,3 +193,18 @@ def _parse(
     if isinstance(definition, str | Path):
         definition = read_body(definition)
     return ClusterDefinition.parse(definition, **fields)
+
+
+def _open(data: Any, definition: ClusterDefinition, **columns: Any) -> Source:
+    """Open the source; a feature URI names the vector column where there is one of its name."""
+    from gpucluster.errors import ConfigError, SchemaMismatchError
+    from gpucluster.sources import open_source
+
+    uris = definition.vector_config.feature_uris
+    if len(uris) == 1 and columns["vector_column"] is None:
+        output = uris[0].rsplit("/", maxsplit=1)[-1]
+        try:
+            return open_source(data, **{**columns, "vector_column": output})
+        except (ConfigError, SchemaMismatchError):
+            pass  # no column of that name: it is found as without a URI
+    return open_source(data, **columns)

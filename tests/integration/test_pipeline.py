@@ -180,6 +180,18 @@ def test_sampling_draws_the_same_rows_whatever_their_order(tmp_path: Path) -> No
     assert drawn[0] == drawn[1]
 
 
+def test_a_feature_uri_chooses_among_vector_columns(tmp_path: Path) -> None:
+    table = documents().rename_columns({"embedding": "one"})
+    table = table.append_column("other", documents(seed=9)["embedding"])
+    with pytest.raises(ConfigError, match="vector_column"):
+        gpucluster.cluster(table, KMEANS, out=tmp_path / "out")
+    run = gpucluster.cluster(
+        table, KMEANS, feature_uris=["gpucluster://text@v1/other"], out=tmp_path / "out"
+    )
+    assert run.manifest.source["columns"]["vector"] == "other"
+    assert set(run.centroids["feature_name"].to_pylist()) == {"gpucluster://text@v1/other"}
+
+
 def test_display_coordinates(parquet: Path, tmp_path: Path) -> None:
     run = gpucluster.cluster(
         parquet, KMEANS, dimension_reduction={"method": "pca", "components": 3}, out=tmp_path / "o"
