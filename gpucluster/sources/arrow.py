@@ -73,14 +73,16 @@ def open_arrow(
                 )
             )
         except StageCrashedError as error:
+            where = SourceInfo("arrow", tuple(paths)).where
             raise CorruptInputError(
-                f"{' or '.join(paths[:3])}: the file is damaged: {error.message}"
+                f"{where}: it could not be read to its end: {error.message}",
+                hint="it is damaged, or needs more memory than there is",
             ) from error
         shape = (info.n_rows, info.n_features)
         vectors: Any = np.empty(shape, info.dtype)
         if vectors.size:  # The mapping outlives the name; the space is freed with the source.
             vectors = np.memmap(Path(scratch, VECTORS), info.dtype, "r", shape=shape)
-        table = pq.read_table(Path(scratch, COLUMNS))
+        table = pq.ParquetFile(Path(scratch, COLUMNS)).read()
     columns = {name: concatenate(table.column(name).chunks) for name in table.column_names}
     null = np.asarray(columns.pop("null"))
     return ArraySource(info, [Part(info.where, vectors, columns.pop("id", None), null, columns)])
@@ -120,10 +122,11 @@ def stage(
                     for start in range(0, batch.num_rows, batch_rows):
                         yield path, batch.slice(start, batch_rows)
 
-    source = ColumnarSource("arrow", schemas, 0, Columns(**asked), read, vector_dtype=vector_dtype)
-    chunks: dict[str, list[pa.Array]] = {"null": []}
+    info = SourceInfo("arrow", tuple(paths))
+    source = ColumnarSource(info, schemas, Columns(**asked), read, vector_dtype=vector_dtype)
+    columns: dict[str, list[pa.Array]] = {"null": []}
     n_rows = written_bytes = 0
-    with reading(scratch), Path(scratch, VECTORS).open("wb") as file:
+    with reading(source.info.where), Path(scratch, VECTORS).open("wb") as file:
         for batch in source.batches():
             written_bytes += batch.vectors.nbytes
             check_claims(paths[0], claimed_bytes=written_bytes, stored_bytes=stored_bytes)
@@ -131,8 +134,10 @@ def stage(
             n_rows += len(batch.vectors)
             ids = {} if batch.ids is None else {"id": batch.ids}
             for name, chunk in {"null": pa.array(batch.null), **ids, **batch.payload}.items():
-                chunks.setdefault(name, []).append(chunk)
-        table = pa.table({name: pa.chunked_array(c) for name, c in chunks.items()})
+                copy = pa.concat_arrays([chunk, chunk[:0]])  # a view keeps the record batch alive
+                columns.setdefault(name, []).append(copy)
+    table = pa.table({name: concatenate(chunks) for name, chunks in columns.items()})
+    with reading(source.info.where):
         pq.write_table(table, Path(scratch, COLUMNS))
     return asdict(replace(source.info, n_rows=n_rows))
 

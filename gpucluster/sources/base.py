@@ -153,9 +153,9 @@ def reading(path: str) -> Iterator[None]:
     """Translate whatever a reader raises about `path` into our errors.
 
     Files come from anybody, and what pyarrow, numpy and the decompressors raise on a damaged
-    one is no closed set: OSError, ValueError, OverflowError, UnicodeDecodeError, EOFError,
-    RecursionError, tokenize.TokenError, zlib.error, struct.error, BadZipFile were all seen.
-    So this is the one place of the package's readers that catches Exception.
+    one is no closed set: OSError, ValueError, KeyError, OverflowError, UnicodeDecodeError,
+    EOFError, tokenize.TokenError, zlib.error, struct.error and BadZipFile are in it. So this
+    is the one place where readers catch Exception.
     """
     try:
         yield
@@ -174,7 +174,10 @@ def reading(path: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise DiskFullError(f"no space is left for a working copy of {path}") from error
+            raise DiskFullError(
+                f"{path}: no space is left for a working copy",
+                hint="free some, or let TMPDIR name a larger disk",
+            ) from error
         if error.errno is not None:
             raise SourceError(f"{path}: {error.strerror or _line(error)}") from error
         raise _damaged(path, error) from error
@@ -184,7 +187,8 @@ def reading(path: str) -> Iterator[None]:
 
 def _damaged(path: str, error: Exception) -> CorruptInputError:
     return CorruptInputError(
-        f"{path}: the file is damaged or of another format ({type(error).__name__}: {_line(error)})"
+        f"{path}: it cannot be read ({type(error).__name__}: {_line(error)})",
+        hint="it is damaged, or of another format",
     )
 
 

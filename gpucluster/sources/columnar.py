@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from gpucluster.sources.columns import (
     concatenate,
     is_key,
     to_keys,
+    to_plain,
     to_text,
 )
 from gpucluster.sources.detect import candidates, check_names, choose
@@ -30,6 +32,7 @@ from gpucluster.sources.detect import candidates, check_names, choose
 Reader: TypeAlias = Callable[[Sequence[str], int], Iterator[tuple[str, pa.RecordBatch]]]
 
 PROBE_ROWS = 64  # read at a time while looking for the first vector
+ID_ROWS = 1 << 20  # read at a time when ids are read alone
 
 
 class ColumnarSource:
@@ -37,10 +40,10 @@ class ColumnarSource:
 
     Parameters
     ----------
-    format : str
+    info : SourceInfo
+        What the schemas cannot tell: format, paths, rows.
     schemas : dict of str to pyarrow.Schema
-        The columns of each file, by path, in reading order; one entry in memory.
-    n_rows : int
+        The columns of each file, by path; in memory, of the data by what they are called.
     asked : Columns
         The names that the user gave; the payload is what they name.
     read : callable
@@ -48,8 +51,6 @@ class ColumnarSource:
         columns and no others, at most `batch_rows` rows at a time, translated errors.
     vector_dtype : str, optional
         What the bytes of a binary column are.
-    in_memory : bool
-        Whether the keys of `schemas` are no paths.
 
     Raises
     ------
@@ -63,14 +64,12 @@ class ColumnarSource:
 
     def __init__(
         self,
-        format: str,  # noqa: A002 - the word of SourceInfo
+        info: SourceInfo,
         schemas: Mapping[str, pa.Schema],
-        n_rows: int,
         asked: Columns,
         read: Reader,
         *,
         vector_dtype: str | None = None,
-        in_memory: bool = False,
     ) -> None:
         where, first = next(iter(schemas.items()))
         columns = choose(first, asked, where)
@@ -83,10 +82,8 @@ class ColumnarSource:
         n_features = self._type.n_features
         if n_features is None:
             n_features = self._first_length()
-        self.info = SourceInfo(
-            format=format,
-            paths=() if in_memory else tuple(schemas),
-            n_rows=n_rows,
+        self.info = replace(
+            info,
             n_features=n_features,
             dtype=self._type.dtype.name,
             columns=columns,
@@ -100,7 +97,7 @@ class ColumnarSource:
         if (name := self._columns.id) is None:
             return None
         chunks = []
-        for path, table in self._read([name], rows_per_block(16, BATCH_BYTES)):
+        for path, table in self._read([name], ID_ROWS):
             with reading(path):
                 chunks.append(to_keys(table.column(name)))
         return concatenate(chunks)
@@ -129,7 +126,7 @@ class ColumnarSource:
     def _decode(self, path: str, table: pa.RecordBatch, row: int, row_in_file: int) -> Batch:
         name = self._columns.id
         ids = None if name is None else to_keys(table.column(name))
-        column = _plain(table.column(self._vector))
+        column = to_plain(table.column(self._vector))
         lengths = self._type.lengths(column)
         wrong = np.flatnonzero((lengths >= 0) & (lengths != self.info.n_features))
         if wrong.size:
@@ -148,15 +145,11 @@ class ColumnarSource:
         """Return the length of the first vector; 0 when there is none."""
         for path, table in self._read([self._vector], PROBE_ROWS):
             with reading(path):
-                lengths = self._type.lengths(_plain(table.column(self._vector)))
+                lengths = self._type.lengths(to_plain(table.column(self._vector)))
                 if (known := lengths[lengths >= 0]).size:
                     check_features(path, int(known[0]))
                     return int(known[0])
         return 0
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    return column.storage if isinstance(column, pa.ExtensionArray) else column
 
 
 def _agreed_type(

@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpucluster.errors import DtypeError, InputError
+from gpucluster.errors import ConfigError, DtypeError, InputError
 from gpucluster.sources.base import Block
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+VECTOR_DTYPES = ("float16", "float32", "float64", "int8", "uint8")  # that bytes may be
 
 
 def storage(type_: pa.DataType) -> pa.DataType:
@@ -84,18 +87,28 @@ class VectorType:
         ------
         DtypeError
             The column holds no vectors.
+        ConfigError
+            There is no such `vector_dtype`.
         """
         type_ = storage(field.type)
         if is_list(type_):
             fixed = pa.types.is_fixed_size_list(type_)
-            dtype = np.dtype(type_.value_type.to_pandas_dtype())
+            dtype = pa.array([], type_.value_type).to_numpy().dtype
             return cls(dtype, type_.list_size if fixed else None)
         if not is_bytes(type_):
             raise DtypeError(
                 f"column {field.name!r} is {field.type}, no vectors",
                 hint="a vector column is a list of numbers, fixed-size or not, or bytes",
             )
-        said = vector_dtype or (field.metadata or {}).get(b"dtype", b"").decode()
+        said = vector_dtype or (field.metadata or {}).get(b"dtype", b"").decode(errors="replace")
+        if said and said not in VECTOR_DTYPES:
+            raise ConfigError(
+                f"{said!r} is no dtype of vectors",
+                path="vector_dtype",
+                got=said,
+                expected=f"one of {', '.join(VECTOR_DTYPES)}",
+                hint=f"use one of {', '.join(VECTOR_DTYPES)}",
+            )
         dtype = np.dtype(said or "float32")
         note = None if said else f"column {field.name!r} holds bytes: read as float32"
         width = type_.byte_width if pa.types.is_fixed_size_binary(type_) else 0
@@ -136,30 +149,39 @@ class VectorType:
         null : ndarray of shape (rows,), bool
             Rows that are null; with integers also those that hold a null value.
         """
-        null = np.asarray(column.is_null())
+        null = np.array(column.is_null())
         if not n_features:
             return np.zeros((len(column), 0), self.dtype), null
-        hole = self.dtype.type(np.nan if self.dtype.kind == "f" else 0)
-        if is_bytes(column.type):
-            rows = column.cast(pa.binary(n_features * self.dtype.itemsize)).drop_null()
-            offset = rows.offset * rows.type.byte_width
-            data = rows.buffers()[1] or b""
-            values = np.frombuffer(data, self.dtype, len(rows) * n_features, offset)
-            holes = None
-        else:
-            flat = column.flatten()  # leaves out what null rows hold
-            holes = np.asarray(flat.is_null()) if flat.null_count else None
-            if holes is not None and self.dtype.kind != "f":
-                flat = flat.fill_null(0)
-            values = flat.to_numpy(zero_copy_only=False)
+        values, holes = self._values(column, n_features)
         vectors = values.reshape(-1, n_features)
         if null.any():
+            filler = np.nan if self.dtype.kind == "f" else 0
             dense = vectors
-            vectors = np.full((len(column), n_features), hole)
+            vectors = np.full((len(column), n_features), filler, self.dtype)
             vectors[~null] = dense
-        if holes is not None and self.dtype.kind != "f":
+        if holes is not None:
             null[~null] = holes.reshape(-1, n_features).any(axis=1)
         return vectors, null
+
+    def _values(
+        self, column: pa.Array, n_features: int
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Return the values of the rows that are not null; with integers, where some are null."""
+        if is_bytes(column.type):
+            rows = column.cast(pa.binary(n_features * self.dtype.itemsize)).drop_null()
+            data, offset = rows.buffers()[1] or b"", rows.offset * rows.type.byte_width
+            return np.frombuffer(data, self.dtype, len(rows) * n_features, offset), None
+        values = column.flatten()  # without what null rows may hold
+        if not values.null_count or self.dtype.kind == "f":
+            return values.to_numpy(zero_copy_only=False), None
+        return np.asarray(values.fill_null(0)), np.asarray(values.is_null())
+
+
+def to_plain(column: pa.Array) -> pa.Array:
+    """Return a column of vectors without an extension type, and bytes side by side."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
 
 
 def to_keys(column: pa.Array) -> pa.Array:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from json import JSONDecodeError
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from gpucluster.errors import CorruptInputError, DtypeError, SchemaMismatchError
-from gpucluster.sources.base import BATCH_BYTES, Columns, Source, check_claims, reading
+from gpucluster.sources.base import BATCH_BYTES, Columns, Source, SourceInfo, check_claims, reading
 from gpucluster.sources.columnar import ColumnarSource
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def open_jsonl(paths: Sequence[str], asked: Columns) -> Source:
             for batch in _record_batches(path, pa.schema(map(schema.field, names)), batch_rows):
                 yield path, batch
 
-    source = ColumnarSource("jsonl", dict.fromkeys(paths, schema), n_rows, asked, read)
+    info = SourceInfo("jsonl", tuple(paths), n_rows)
+    source = ColumnarSource(info, dict.fromkeys(paths, schema), asked, read)
     check_claims(source.info.where, claimed_bytes=source.info.vector_bytes, stored_bytes=text_bytes)
     return source
 
@@ -105,7 +107,9 @@ def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: math.nan)
         except (ValueError, RecursionError) as error:
-            raise CorruptInputError(f"{path} line {number}: it is no JSON ({error})") from error
+            place = f" at character {error.pos + 1}" if isinstance(error, JSONDecodeError) else ""
+            why = f"{getattr(error, 'msg', error)}{place}"
+            raise CorruptInputError(f"{path} line {number}: it is no JSON ({why})") from error
         if not isinstance(value, dict):
             raise CorruptInputError(
                 f"{path} line {number}: a JSON object expected, got {_short(value)}"
@@ -125,7 +129,8 @@ def _schema(paths: Sequence[str], asked: Columns) -> pa.Schema:
     for role, column in named.items():
         if column is not None and types.get(column) == NULL:  # no value yet: the user knows
             types[column] = VECTOR if role == "vector" else pa.string()
-    return pa.schema(types)
+    with reading(paths[0]):  # names may hold half a surrogate pair, which is no text
+        return pa.schema(types)
 
 
 def _type(value: object) -> pa.DataType:

@@ -210,7 +210,7 @@ def _checked_ids(source: Source) -> pa.Array:
         counts = pc.value_counts(ids)
         repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise DuplicateIdsError(
-            f"{where}: {len(repeated):,} ids appear more than once: {_shown(repeated)}",
+            f"{where}: ids must be unique, {len(repeated):,} are not: {_shown(repeated)}",
             hint="name a column of unique ids with id_column, or remove the duplicates",
         )
     return ids

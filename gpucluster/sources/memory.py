@@ -78,10 +78,8 @@ def _open_dataset(data: Any, asked: Columns, vector_dtype: str | None) -> Source
 
     with reading(where):
         n_rows = data.count_rows()
-    schemas = {where: data.schema}
-    return ColumnarSource(
-        "pyarrow", schemas, n_rows, asked, read, vector_dtype=vector_dtype, in_memory=True
-    )
+    info = SourceInfo("pyarrow", n_rows=n_rows)
+    return ColumnarSource(info, {where: data.schema}, asked, read, vector_dtype=vector_dtype)
 
 
 def _open_table(data: Any, asked: Columns, vector_dtype: str | None) -> Source:
@@ -102,15 +100,8 @@ def _open_table(data: Any, asked: Columns, vector_dtype: str | None) -> Source:
         for batch in table.select(list(names)).to_batches(max_chunksize=batch_rows):
             yield where, batch
 
-    return ColumnarSource(
-        _called(data),
-        {where: schema},
-        table.num_rows,
-        asked,
-        read,
-        vector_dtype=vector_dtype,
-        in_memory=True,
-    )
+    info = SourceInfo(_called(data), n_rows=table.num_rows)
+    return ColumnarSource(info, {where: schema}, asked, read, vector_dtype=vector_dtype)
 
 
 def _needed(schema: pa.Schema, asked: Columns, where: str) -> list[str]:

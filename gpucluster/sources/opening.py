@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucluster.device.child import Child
-from gpucluster.errors import ConfigError, DtypeError, SchemaMismatchError, SourceNotFoundError
+from gpucluster.errors import DtypeError, SchemaMismatchError, SourceNotFoundError
 from gpucluster.sources.arrow import open_arrow
 from gpucluster.sources.base import Columns, Source
 from gpucluster.sources.jsonl import open_jsonl
@@ -49,7 +49,6 @@ REFUSED = {
 }
 
 HINT = f"files that are read end in {', '.join(FORMATS)}"
-VECTOR_DTYPES = ("float16", "float32", "float64", "int8", "uint8")
 
 
 def open_source(
@@ -97,14 +96,6 @@ def open_source(
     -----
     Arrow IPC files are converted at once, in another process, and JSON lines are counted.
     """
-    if vector_dtype not in (None, *VECTOR_DTYPES):
-        raise ConfigError(
-            f"{vector_dtype!r} is no dtype of vectors",
-            path="vector_dtype",
-            got=vector_dtype,
-            expected=f"one of {', '.join(VECTOR_DTYPES)}",
-            hint=f"use one of {', '.join(VECTOR_DTYPES)}",
-        )
     asked = Columns(id_column, vector_column, text_column, truth_column)
     items = data if isinstance(data, list | tuple) else [data]
     if not items or not all(isinstance(item, str | os.PathLike) for item in items):

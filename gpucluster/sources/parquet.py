@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpucluster.errors import CorruptInputError, SchemaMismatchError
-from gpucluster.sources.base import MAX_COLUMNS, Columns, Source, check_claims, reading
+from gpucluster.sources.base import MAX_COLUMNS, Columns, Source, SourceInfo, check_claims, reading
 from gpucluster.sources.columnar import ColumnarSource
 from gpucluster.sources.columns import concatenate, to_keys
 from gpucluster.sources.detect import candidates
 
-STREAM_BYTES = 1 << 20  # of a column chunk held at a time; a chunk may be gigabytes
+STREAM_BYTES = 1 << 20  # of a column chunk held at a time ...
+WHOLE_BYTES = 64 << 20  # ... in files larger than this
 
 
 def open_parquet(
@@ -56,7 +57,8 @@ def open_parquet(
                 for batch in file.iter_batches(batch_rows, columns=list(names)):
                     yield path, batch
 
-    source = ColumnarSource("parquet", schemas, n_rows, asked, read, vector_dtype=vector_dtype)
+    info = SourceInfo("parquet", tuple(paths), n_rows)
+    source = ColumnarSource(info, schemas, asked, read, vector_dtype=vector_dtype)
     check_claims(
         source.info.where, claimed_bytes=source.info.vector_bytes, stored_bytes=stored_bytes
     )
@@ -64,8 +66,14 @@ def open_parquet(
 
 
 def _open(path: str) -> pq.ParquetFile:
+    # A column chunk may be gigabytes, so it is streamed. But a stream allocates what a page header
+    # claims, up to 2 GiB, before it reads; of a small file, a chunk is read as a whole instead.
+    small = Path(path).stat().st_size <= WHOLE_BYTES
     return pq.ParquetFile(
-        path, pre_buffer=False, buffer_size=STREAM_BYTES, page_checksum_verification=True
+        path,
+        pre_buffer=False,
+        buffer_size=0 if small else STREAM_BYTES,
+        page_checksum_verification=True,
     )
 
 

@@ -23,7 +23,7 @@ VECS = {"fvecs": "<f4", "bvecs": "u1"}  # each row: its dimension as int32, then
 BINS = {"fbin": "<f4", "u8bin": "u1", "i8bin": "i1"}  # rows and dimension as uint32, values
 
 
-def open_raw(paths: Sequence[str], asked: Columns, format: str) -> Source:  # noqa: A002
+def open_raw(paths: Sequence[str], asked: Columns, kind: str) -> Source:
     """Open files that hold one array each, mapped into memory.
 
     Ids lie beside a file ``x.npy``, in ``x.ids.npy``, ``x.ids.parquet`` or ``x.ids.txt``
@@ -35,7 +35,7 @@ def open_raw(paths: Sequence[str], asked: Columns, format: str) -> Source:  # no
         In reading order.
     asked : Columns
         Must be empty: such files have no names to choose from.
-    format : {"npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin"}
+    kind : {"npy", "fvecs", "bvecs", "fbin", "u8bin", "i8bin"}
 
     Returns
     -------
@@ -50,16 +50,16 @@ def open_raw(paths: Sequence[str], asked: Columns, format: str) -> Source:  # no
     """
     if asked != Columns():
         raise ConfigError(
-            f"{format} files have no columns to choose from",
+            f"{kind} files have no columns to choose from",
             path="vector_column" if asked.vector else "id_column",
             hint="lay ids beside the file, as <name>.ids.npy, .ids.parquet or .ids.txt",
         )
     parts = []
     for path in paths:
         with reading(path):
-            vectors = _map_as(format, path)
+            vectors = _map_as(kind, path)
         parts.append(Part(path, vectors, _ids_beside(path)))
-    return ArraySource(SourceInfo(format, tuple(paths)), parts)
+    return ArraySource(SourceInfo(kind, tuple(paths)), parts)
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -88,12 +88,12 @@ def array_keys(where: str, array: NDArray[Any]) -> pa.Array:
     return to_keys(pa.array(array.astype(array.dtype.newbyteorder("="))))
 
 
-def _map_as(format_: str, path: str) -> Block:
-    if format_ == "npy":
+def _map_as(kind: str, path: str) -> Block:
+    if kind == "npy":
         return _map_npy(path)
-    if format_ in VECS:
-        return _map_vecs(path, np.dtype(VECS[format_]))
-    return _map_bin(path, np.dtype(BINS[format_]))
+    if kind in VECS:
+        return _map_vecs(path, np.dtype(VECS[kind]))
+    return _map_bin(path, np.dtype(BINS[kind]))
 
 
 def _map_npy(path: str) -> Block:

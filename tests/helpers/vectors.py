@@ -68,14 +68,18 @@ def write_npy(path: Path, X: np.ndarray, ids: list[Any] | None = None) -> Path:
     """Write an array, and its ids beside it."""
     np.save(path, X)
     if ids is not None:
-        np.save(path.with_suffix(".ids.npy"), np.array(ids))
+        np.save(path.with_suffix(".ids.npy"), _array(ids))
     return path
 
 
 def write_npz(path: Path, X: np.ndarray, ids: list[Any], **arrays: Any) -> Path:
     """Write a compressed archive of vectors and ids."""
-    np.savez_compressed(path, embeddings=X, ids=np.array(ids), **arrays)
+    np.savez_compressed(path, embeddings=X, ids=_array(ids), **arrays)
     return path
+
+
+def _array(ids: list[Any]) -> np.ndarray:
+    return np.array(ids, None if ids else str)
 
 
 def write_vecs(path: Path, X: np.ndarray) -> Path:

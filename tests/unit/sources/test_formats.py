@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -40,9 +41,9 @@ from tests.helpers.vectors import (
 
 @pytest.mark.parametrize("name", WITH_IDS)
 @pytest.mark.parametrize("ids", [names(), list(range(7, 7 + N_ROWS))], ids=["string", "int"])
-def test_formats_agree(name, ids, tmp_path):
+def test_formats_agree(name, ids, tmp_path, child):
     path = WITH_IDS[name](tmp_path / name, vectors(), ids)
-    assert_same(read(path), read((ids, vectors())))
+    assert_same(read(path, child=child), read((ids, vectors())))
 
 
 @pytest.mark.parametrize("name", WITHOUT_IDS)
@@ -57,9 +58,9 @@ def test_formats_without_ids_agree(name, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int8", "uint8"])
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow", "x.npy", "x.npz"])
-def test_dtypes(name, dtype, tmp_path):
+def test_dtypes(name, dtype, tmp_path, child):
     path = WITH_IDS[name](tmp_path / name, vectors(dtype=dtype), names())
-    samples = read(path)
+    samples = read(path, child=child)
     assert samples.source["dtype"] == dtype
     assert_same(samples, read((names(), vectors(dtype=dtype).astype("float32"))))
 
@@ -77,30 +78,32 @@ def test_dtypes(name, dtype, tmp_path):
     ids=str,
 )
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
-def test_list_types(name, type_, tmp_path):
+def test_list_types(name, type_, tmp_path, child):
     storage = getattr(type_, "storage_type", type_)
     values = [None if row == 5 else x for row, x in enumerate(vectors().tolist())]
-    column = pa.array(values, pa.list_(storage.value_type)).cast(storage)
+    column = pa.array(values, storage)
     if type_ != storage:
         column = pa.ExtensionArray.from_storage(type_, column)
     data = pa.table({"id": names(), "embedding": column})
     write = write_parquet if name == "x.parquet" else write_arrow
-    samples = read(write(tmp_path / name, data), max_bad_fraction=0.1)
+    samples = read(write(tmp_path / name, data), child=child, max_bad_fraction=0.1)
     assert samples.X.tolist() == np.delete(vectors(), 5, axis=0).tolist()
     assert samples.rejected.to_pylist() == [{"document_id": "doc-5", "row": 5, "reason": "null"}]
 
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.arrow"])
-@pytest.mark.parametrize("type_", [pa.binary(N_FEATURES * 4), pa.binary(), pa.binary_view()], ids=str)
-def test_bytes_are_float32_unless_said_otherwise(name, type_, tmp_path):
+@pytest.mark.parametrize(
+    "type_", [pa.binary(N_FEATURES * 4), pa.binary(), pa.binary_view()], ids=str
+)
+def test_bytes_are_float32_unless_said_otherwise(name, type_, tmp_path, child):
     write = write_parquet if name == "x.parquet" else write_arrow
     values = [None if row == 5 else x.tobytes() for row, x in enumerate(vectors())]
     data = pa.table({"id": names(), "embedding": pa.array(values, type_)})
     path = write(tmp_path / name, data)
-    samples = read(path, max_bad_fraction=0.1)
+    samples = read(path, child=child, max_bad_fraction=0.1)
     assert samples.X.tolist() == np.delete(vectors(), 5, axis=0).tolist()
     assert samples.source["notes"] == ["column 'embedding' holds bytes: read as float32"]
-    halves = open_source(path, vector_dtype="float16").info
+    halves = open_source(path, child=child, vector_dtype="float16").info
     assert (halves.n_features, halves.dtype, halves.notes) == (2 * N_FEATURES, "float16", ())
 
 
@@ -116,7 +119,9 @@ def test_bytes_say_what_they_are(tmp_path):
 @pytest.mark.parametrize("n_bytes", [9, 10])
 def test_bytes_of_no_dtype(n_bytes, tmp_path):
     fixed = pa.table({"embedding": pa.array([b"x" * n_bytes], pa.binary(n_bytes))})
-    with pytest.raises(DtypeError, match=rf"{n_bytes} bytes.* no multiple of float32 .*vector_dtype"):
+    with pytest.raises(
+        DtypeError, match=rf"{n_bytes} bytes.* no multiple of float32 .*vector_dtype"
+    ):
         read(write_parquet(tmp_path / "a.parquet", fixed))
     free = pa.table({"embedding": pa.array([b"x" * n_bytes], pa.binary())})
     with pytest.raises(DtypeError, match=rf"{n_bytes} bytes is no multiple of float32"):
@@ -124,13 +129,15 @@ def test_bytes_of_no_dtype(n_bytes, tmp_path):
 
 
 def test_vector_dtype_is_checked(tmp_path):
-    with pytest.raises(ConfigError, match="vector_dtype: 'float31' is no dtype of vectors"):
-        open_source(tmp_path, vector_dtype="float31")
+    data = pa.table({"embedding": pa.array([b"1234"])})
+    path = write_parquet(tmp_path / "x.parquet", data)
+    with pytest.raises(ConfigError, match="vector_dtype: 'object' is no dtype of vectors.*float16"):
+        open_source(path, vector_dtype="object")
 
 
 @pytest.mark.parametrize("many", ["folder", "glob", "list"])
 @pytest.mark.parametrize("end", ["parquet", "arrow", "npy", "npz", "jsonl"])
-def test_many_files_are_one(many, end, tmp_path):
+def test_many_files_are_one(many, end, tmp_path, child):
     X, ids = vectors(), names()
     paths = []
     for part, stop in enumerate([20, 45, N_ROWS]):
@@ -140,7 +147,7 @@ def test_many_files_are_one(many, end, tmp_path):
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / "notes.txt").write_text("not data")
     data = {"folder": tmp_path, "glob": str(tmp_path / f"*.{end}"), "list": paths}[many]
-    samples = read(data)
+    samples = read(data, child=child)
     assert_same(samples, read((ids, X)))
     assert samples.source["paths"] == list(map(str, paths))
 
@@ -222,10 +229,18 @@ def test_json_oddities(tmp_path):
         ('{"id": "x", "embedding": [1, 2', CorruptInputError, r"line 5: it is no JSON"),
         ("[1, 2]", CorruptInputError, r"line 5: a JSON object expected, got \[1, 2\]"),
         ("[" * 100_000, CorruptInputError, r"line 5: it is no JSON"),
-        ('{"id": 5, "embedding": [1]}', SchemaMismatchError, "line 5: id is 5, string in the first"),
+        (
+            '{"id": 5, "embedding": [1]}',
+            SchemaMismatchError,
+            "line 5: id is 5, string in the first",
+        ),
         ('{"id": "x", "embedding": "no"}', DtypeError, 'line 5: embedding is "no", a list of numb'),
         ('{"id": "x", "embedding": [true]}', DtypeError, r"line 5: embedding is \[true\], a list"),
-        ('{"id": "x", "embedding": [1]}', ShapeError, r"row 3 \(document_id 'x'\): embedding has 1"),
+        (
+            '{"id": "x", "embedding": [1]}',
+            ShapeError,
+            r"row 3 \(document_id 'x'\): embedding has 1",
+        ),
     ],
 )
 def test_bad_lines_are_named(line, error, message, tmp_path):
@@ -273,7 +288,11 @@ def test_files_must_agree(tmp_path):
         "b": (table(X[:, :4], [f"{i}" for i in range(N_ROWS)]), ShapeError, "4 values a row, 8 in"),
         "c": (table(X.astype("f8")), SchemaMismatchError, "vectors are float64 and ids strings"),
         "d": (table(X, range(N_ROWS)), SchemaMismatchError, "vectors are float32 and ids integers"),
-        "e": (table(X).rename_columns(["id", "v"]), SchemaMismatchError, "'embedding' is not among"),
+        "e": (
+            table(X).rename_columns(["id", "v"]),
+            SchemaMismatchError,
+            "'embedding' is not among",
+        ),
     }
     for name, (data, error, message) in cases.items():
         other = write_parquet(tmp_path / f"{name}.parquet", data)
@@ -340,9 +359,17 @@ def npy_claiming(shape) -> bytes:
         ("x.npy", npy_claiming((10**9, 10**3)), "its header stands for"),
         ("x.npy", npy_claiming((1, 10**7)), "its header stands for"),
         ("x.npy", npy_claiming((-1, 4)), r"shape \(-1, 4\)"),
-        ("x.fbin", np.array([2**32 - 1, 2**20 - 1], "<u4").tobytes(), "vectors of 1,048,575 values"),
+        (
+            "x.fbin",
+            np.array([2**32 - 1, 2**20 - 1], "<u4").tobytes(),
+            "vectors of 1,048,575 values",
+        ),
         ("x.fbin", np.array([2**32 - 1, 100], "<u4").tobytes() + b"\0" * 400, "its header stands"),
-        ("x.fvecs", np.array([2**31 - 1], "<i4").tobytes() + b"\0" * 400, "vectors of 2,147,483,647"),
+        (
+            "x.fvecs",
+            np.array([2**31 - 1], "<i4").tobytes() + b"\0" * 400,
+            "vectors of 2,147,483,647",
+        ),
         ("x.fvecs", np.array([3], "<i4").tobytes() + b"\0" * 13, "16 bytes, the file has 17"),
         ("x.fvecs", b"", "cannot be read"),
         ("x.parquet", b"PAR1 and no more", "cannot be read"),
@@ -352,11 +379,11 @@ def npy_claiming(shape) -> bytes:
         ("x.jsonl.zst", b"(\xb5/\xfd and no more", "cannot be read"),
     ],
 )
-def test_hostile_headers(name, content, message, tmp_path):
+def test_hostile_headers(name, content, message, tmp_path, child):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(CorruptInputError, match=message) as caught:
-        read(path)
+        read(path, child=child)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -373,7 +400,11 @@ def test_ragged_vecs_name_the_row(tmp_path):
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.jsonl.zst"])
 def test_compressed_bombs(name, tmp_path, monkeypatch):
     monkeypatch.setattr("gpucluster.sources.base.FREE_EXPANSION_BYTES", 1 << 20)
-    path = write_json(tmp_path / name, np.zeros((20_000, 100)), names(20_000))
+    blank = b"\n" * (8 << 20)
+    path = tmp_path / name
+    path.write_bytes(
+        gzip.compress(blank) if name.endswith("gz") else pa.compress(blank, "zstd", asbytes=True)
+    )
     with pytest.raises(CorruptInputError, match="more than 200 times as much"):
         read(path)
 
@@ -386,18 +417,18 @@ def test_claims_beyond_reason(name, tmp_path, monkeypatch):
         open_source(path)
 
 
-def test_too_many_columns(tmp_path):
+def test_too_many_columns(tmp_path, child):
     wide = pa.table({f"c{i}": [1] for i in range(10_001)})
     for path in (
         write_parquet(tmp_path / "x.parquet", wide),
         write_arrow(tmp_path / "x.arrow", wide),
     ):
         with pytest.raises(CorruptInputError, match="10,001 columns, at most 10,000 expected"):
-            open_source(path)
+            open_source(path, child=child)
 
 
 @pytest.mark.parametrize("name", WITH_IDS)
-def test_empty_inputs(name, tmp_path):
+def test_empty_inputs(name, tmp_path, child):
     path = WITH_IDS[name](tmp_path / name, vectors(0), [])
     with pytest.raises((SchemaMismatchError, ValueError), match=r"no columns|it has no rows"):
-        read(path)
+        read(path, child=child)
