@@ -204,7 +204,7 @@ class _Process:
         command = [sys.executable, "-P", "-c", _BOOT, str(fd), json.dumps(list(map(str, sys.path)))]
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(self.wire.close)
-            self.popen = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
+            self.popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

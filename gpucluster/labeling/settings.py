@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class _Settings(BaseModel):
@@ -22,7 +22,7 @@ class InputMapping(_Settings):
         description="Where the value comes from."
     )
     path: str | None = Field(default=None, description="Dot path into payload or blobs.")
-    override: Any = Field(default=None, description="The value itself, for literal.")
+    override: JsonValue = Field(default=None, description="The value itself, for literal.")
 
 
 class LabelingInputs(_Settings):
@@ -58,7 +58,9 @@ class LabelingSettings(_Settings):
         default=604_800, description="How long replies are kept; 0 keeps none."
     )
     custom_prompt: str | None = Field(default=None, description="Replaces the prompt entirely.")
-    response_shape: str | dict[str, Any] | None = Field(
+    response_shape: str | dict[str, JsonValue] | None = Field(
         default=None, description="Plain English, JSON Schema, or a dict of field to type."
     )
-    parameters: dict[str, Any] = Field(default_factory=dict, description="Passed to the provider.")
+    parameters: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Passed to the provider."
+    )

@@ -1,0 +1,143 @@
+"""What flags and environment change in a definition, and who set which setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from gpucluster.definition import ClusterDefinition
+
+NO_STEPS = "none"
+
+_PARAMS = "vector_config.algorithm_params"
+_STEPS = "vector_config.preprocessing_steps"
+
+
+class Changes:
+    """The changes that the options of a command make to a written definition.
+
+    Attributes
+    ----------
+    fields : dict of str to object
+        For `ClusterDefinition.parse`.
+    origins : dict of str to str
+        The flag or variable behind each changed setting, by its dotted path.
+    """
+
+    def __init__(self, written: ClusterDefinition, options: Mapping[str, Any]) -> None:
+        self.fields: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self._replaced: list[str] = []
+        self._change(options, "sample_size", "vector_config.sample_size")
+        self._change(options, "random_state", "random_state")
+        self._change_algorithm(written, options["algorithm"], options["param"])
+        self._change_steps(written, options["steps"], options["step_param"])
+
+    def kept(self, written: ClusterDefinition) -> list[str]:
+        """Return the paths of the written settings that still hold."""
+        values = written.model_dump(mode="json", exclude_unset=True)
+        algorithm = written.vector_config.algorithm
+        if algorithm is not None:  # under canonical names
+            values["vector_config"]["algorithm_params"] = algorithm.model_dump(exclude_unset=True)
+        replaced = tuple(self._replaced)
+        return [path for path, _ in flatten(values) if not path.startswith(replaced)]
+
+    def _change(self, options: Mapping[str, Any], name: str, path: str) -> None:
+        if options[name] is not None:
+            self.fields[name] = options[name]
+            self.origins[path] = origin(name)
+
+    def _change_algorithm(
+        self, written: ClusterDefinition, name: str | None, params: Iterable[str]
+    ) -> None:
+        from gpucluster.algorithms import catalogue
+
+        current = written.vector_config.algorithm
+        settings = current.model_dump(exclude_unset=True) if current else {}
+        if name is not None:
+            self.fields["clustering_method"] = name
+            self.origins["vector_config.clustering_method"] = origin("algorithm")
+            if name != written.vector_config.clustering_method:
+                settings = {}  # the written ones are those of another algorithm
+                self._replaced.append(_PARAMS)
+            self.fields["algorithm_params"] = settings
+        kind = catalogue().get(name or str(written.vector_config.clustering_method))
+        for text in params:
+            key, value = _assignment("--param", text)
+            key = kind.aliases.get(key, key) if kind else key
+            settings[key] = value
+            self.origins[f"{_PARAMS}.{key}"] = origin("param")
+            self.fields["algorithm_params"] = settings
+
+    def _change_steps(
+        self, written: ClusterDefinition, names: str | None, params: Iterable[str]
+    ) -> None:
+        steps = [
+            {"method": step.method, **step.model_dump(exclude_unset=True)}
+            for step in written.vector_config.preprocessing_steps or ()
+        ]
+        if names is not None:
+            wanted = [] if names == NO_STEPS else names.split(",")
+            steps = [{"method": name.strip()} for name in wanted]
+            self._replaced.append(_STEPS)
+            self.origins[_STEPS] = origin("steps")
+            self.origins |= {f"{_STEPS}.{i}.method": origin("steps") for i in range(len(steps))}
+            self.fields["preprocessing_steps"] = steps
+        for text in params:
+            key, value = _assignment("--step-param", text)
+            method, _, setting = key.partition(".")
+            chosen = [i for i, step in enumerate(steps) if step["method"] == method]
+            if not chosen or not setting:
+                raise usage_error(
+                    f"--step-param {text!r}: expected STEP.NAME=VALUE, "
+                    "with a STEP of --steps or the definition"
+                )
+            for i in chosen:
+                steps[i][setting] = value
+                self.origins[f"{_STEPS}.{i}.{setting}"] = origin("step_param")
+            self.fields["preprocessing_steps"] = steps
+
+
+def origin(option: str) -> str:
+    """Say where the value of an option of the current command comes from."""
+    context = click.get_current_context()
+    source = context.get_parameter_source(option)
+    if source is ParameterSource.ENVIRONMENT:
+        return f"{context.auto_envvar_prefix}_{option.upper()}"
+    if source is ParameterSource.COMMANDLINE:
+        return f"--{option.replace('_', '-')}"
+    return "default"
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested settings with their dotted paths; an empty branch is a leaf."""
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = list(enumerate(value))
+    if not items:
+        yield path, value
+    for name, item in items:
+        yield from flatten(item, f"{path}.{name}" if path else str(name))
+
+
+def usage_error(message: str) -> click.UsageError:
+    """Return an error about the current command line."""
+    return click.UsageError(message, click.get_current_context())
+
+
+def _assignment(option: str, text: str) -> tuple[str, Any]:
+    """Split ``name=value``; the value is JSON where it parses, else text."""
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise usage_error(f"{option} {text!r}: expected NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value

@@ -1,0 +1,183 @@
+"""What a command line asks for: inputs, definition, device and columns, and who said so."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from gpucluster.api import DEFAULT_OUT
+from gpucluster.cli.changes import NO_STEPS, Changes, usage_error
+from gpucluster.device.select import DeviceRequest
+from gpucluster.dialects import DEFINITION_SUFFIXES, parse_body, read_body
+
+if TYPE_CHECKING:
+    from gpucluster.definition import ClusterDefinition
+
+COLUMNS = ("id_column", "vector_column", "text_column", "truth_column")
+STDIN = "-"
+
+_Option = Callable[[Any], Any]
+
+_column_options: tuple[_Option, ...] = tuple(
+    click.option(f"--{role}-column", metavar="NAME", help=text)
+    for role, text in (
+        ("id", "Column of document ids. Default: found by its name, else row numbers."),
+        ("vector", "Column of vectors. Default: the only one that may be it."),
+        ("text", "Column of texts, for the examples in the table."),
+        ("truth", "Column of true classes, to compare the clusters with."),
+    )
+)
+
+_options: tuple[_Option, ...] = (
+    click.argument("inputs", nargs=-1, metavar="[INPUT]..."),
+    click.option(
+        "--config", metavar="FILE", help="Definition in JSON, YAML or TOML; - reads stdin."
+    ),
+    click.option(
+        "--algorithm", metavar="NAME", help="kmeans, hdbscan, dbscan ... Default: by the data."
+    ),
+    click.option(
+        "--param", multiple=True, metavar="K=V", help="Parameter of the algorithm; repeatable."
+    ),
+    click.option(
+        "--steps",
+        metavar="A,B",
+        help=f"Preparation, in order: whitening, umap, pca ...; {NO_STEPS} for none.",
+    ),
+    click.option(
+        "--step-param",
+        multiple=True,
+        metavar="STEP.K=V",
+        help="Parameter of a step, as umap.n_components=15; repeatable.",
+    ),
+    click.option("--sample-size", type=int, metavar="N", help="Cluster this many rows only."),
+    click.option("--random-state", type=int, metavar="N", help="Seed of every stage."),
+    click.option(
+        "--device",
+        type=click.Choice(get_args(DeviceRequest)),
+        default="auto",
+        show_default=True,
+        help="gpu never falls back; auto may, and says so.",
+    ),
+    *_column_options,
+    click.option(
+        "--out", metavar="DIR", default=DEFAULT_OUT, show_default=True, help="Folder of the runs."
+    ),
+    click.option("--fresh", is_flag=True, help="Compute everything anew, as another run."),
+)
+
+
+def column_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name columns."""
+    return _add(_column_options, command)
+
+
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the inputs and options that say what to do."""
+    return _add(_options, command)
+
+
+def _add(options: tuple[_Option, ...], command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        Paths, globs or folders.
+    definition : ClusterDefinition
+        Of the file, changed by environment and flags.
+    device : {"auto", "cpu", "gpu"}
+    columns : dict of str to str or None
+        Names by `COLUMNS`.
+    out : str
+        Folder of the runs.
+    fresh : bool
+        Whether to compute everything anew.
+    origins : dict of str to str
+        Who set a setting of the definition, by its dotted path: a flag, a variable of the
+        environment or a file.
+    """
+
+    inputs: tuple[str, ...]
+    definition: ClusterDefinition
+    device: DeviceRequest
+    columns: Mapping[str, str | None]
+    out: str
+    fresh: bool
+    origins: Mapping[str, str]
+
+    @property
+    def data(self) -> str | list[str]:
+        """The inputs as `gpucluster.api` takes them.
+
+        Raises
+        ------
+        click.UsageError
+            There are none.
+        """
+        if not self.inputs:
+            raise usage_error("missing INPUT: name a file, or a definition with collection_ids")
+        return self.inputs[0] if len(self.inputs) == 1 else list(self.inputs)
+
+
+def read_request(options: Mapping[str, Any]) -> Request:
+    """Make sense of the values of `request_options`.
+
+    A single INPUT with the suffix of a definition is the definition. Without other inputs
+    its ``collection_ids`` are read, relative to the folder of its file.
+
+    Raises
+    ------
+    ConfigError
+        The definition is wrong.
+    click.UsageError
+        An option is.
+    """
+    from gpucluster.definition import ClusterDefinition
+
+    inputs: Sequence[str] = options["inputs"]
+    config: str | None = options["config"]
+    if len(inputs) == 1 and Path(inputs[0]).suffix in DEFINITION_SUFFIXES:
+        if config is not None:
+            raise usage_error(f"both {inputs[0]} and --config {config} are definitions")
+        config, inputs = inputs[0], ()
+    written = ClusterDefinition.parse(_read_config(config))
+    changes = Changes(written, options)
+    definition = ClusterDefinition.parse(written, **changes.fields)
+    file = "stdin" if config == STDIN else str(config)
+    return Request(
+        inputs=tuple(inputs) or _beside(config, definition.collection_ids),
+        definition=definition,
+        device=options["device"],
+        columns={name: options[name] for name in COLUMNS},
+        out=options["out"],
+        fresh=options["fresh"],
+        origins=dict.fromkeys(changes.kept(written), file) | changes.origins,
+    )
+
+
+def _read_config(config: str | None) -> Any:
+    if config is None:
+        return None
+    if config == STDIN:
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+        return parse_body(text, "stdin")
+    return read_body(config)
+
+
+def _beside(config: str | None, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the inputs that a definition names, relative to its folder; URLs as they are."""
+    folder = Path() if config in {None, STDIN} else Path(str(config)).parent
+    return tuple(name if "://" in name else str(folder / name) for name in names)

@@ -1,0 +1,170 @@
+"""A finished run, as JSON and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.cli.render import amount, gigabytes, number, share, shortened, table
+from gpucluster.cli.voice import Voice, one_line
+from gpucluster.errors import GpuclusterError
+
+if TYPE_CHECKING:
+    from gpucluster.artifacts import Run
+
+READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
+
+_IN_WORDS = {"<": "is below", ">": "is above", "<=": "is not above"}
+_AS_WRITTEN = (
+    "metrics",
+    "external_metrics",
+    "recluster_reasons",
+    "not_evaluated",
+    "not_run",
+    "warnings",
+    "stages",
+    "device",
+    "reproducible",
+    "definition",
+)
+
+
+def show_run(voice: Voice, run: Run, n_clusters: int) -> None:
+    """Write a run, with the `n_clusters` largest clusters."""
+    voice.answer(_record(run), lambda: _text(run, n_clusters, verbose=voice.verbose))
+
+
+def _record(run: Run) -> dict[str, Any]:
+    manifest = run.manifest.model_dump(mode="json")
+    return {
+        "run_id": run.run_id,
+        "path": str(run.path),
+        **manifest["counts"],
+        **{name: manifest[name] for name in _AS_WRITTEN},
+        "seconds": _seconds(run),
+    }
+
+
+def _text(run: Run, n_clusters: int, *, verbose: bool) -> str:
+    counts = run.manifest.counts
+    facts = [
+        ("clusters", amount(counts.num_clusters)),
+        ("noise", f"{amount(counts.num_noise)} ({share(counts.num_noise, counts.num_points)})"),
+        ("rows", amount(counts.num_rows)),
+        ("rejected", amount(counts.num_rejected) + _why_rejected(run)),
+    ]
+    metrics = _measured(run.metrics) | {"should_recluster": _recluster(run)}
+    parts = [_stages(run)] if verbose else []
+    parts += [_clusters(run, n_clusters), table(facts), table(metrics.items())]
+    if run.external_metrics is not None:
+        agreement = table(_measured(run.external_metrics).items())
+        parts.append(f"agreement with the truth\n{agreement}")
+    parts.append(table([("seconds", f"{_seconds(run):.1f}"), ("files", str(run.path))]))
+    return "\n\n".join(filter(None, parts))
+
+
+def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: amount(value) if name.startswith("num_") and value is not None else number(value)
+        for name, value in metrics.items()
+    }
+
+
+def _clusters(run: Run, n_clusters: int) -> str:
+    """Return the largest clusters as a table."""
+    columns = ["cluster_id", "label", "num_members", "mean_cosine_similarity", "medoid_document_id"]
+    found = run.centroids.select(columns).slice(0, n_clusters).to_pylist()
+    if not found:
+        return ""
+    texts = _medoid_texts(run, n_clusters)
+    rows = [("cluster", "members", "share", "cosine", "example")]
+    for cluster in found:
+        medoid = str(cluster["medoid_document_id"])
+        rows.append(
+            (
+                cluster["cluster_id"],
+                amount(cluster["num_members"]),
+                share(cluster["num_members"], run.manifest.counts.num_points),
+                f"{cluster['mean_cosine_similarity']:.2f}",
+                shortened(cluster["label"] or texts.get(medoid, medoid)),
+            )
+        )
+    rest = run.num_clusters - len(found)
+    return table(rows, right=(1, 2, 3)) + (f"\nand {amount(rest)} more" if rest > 0 else "")
+
+
+def _medoid_texts(run: Run, n_clusters: int) -> Mapping[str, str]:
+    """Return the texts of the medoids of the largest clusters by document id.
+
+    They are read from the input of the run, when it is still there, has a text column and is no
+    larger than `READ_BYTES`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from gpucluster.sources import open_source
+
+    read: Mapping[str, Any] = run.manifest.source
+    columns, paths = read.get("columns", {}), read.get("paths")
+    if not columns.get("text") or not paths:
+        return {}
+    wanted = run.centroids["medoid_document_id"].slice(0, n_clusters).combine_chunks()
+    found: dict[str, str] = {}
+    try:
+        source = open_source(
+            paths,
+            id_column=columns["id"],
+            vector_column=columns["vector"],
+            text_column=columns["text"],
+        )
+        if source.info.vector_bytes > READ_BYTES:
+            return {}
+        for batch in source.batches():
+            rows = range(batch.row, batch.row + len(batch.vectors))
+            ids = (pa.array(rows) if batch.ids is None else batch.ids).cast(pa.string())
+            here = pc.is_in(ids, value_set=wanted)
+            texts = batch.payload["text"].filter(here).to_pylist()
+            found |= {i: t for i, t in zip(ids.filter(here).to_pylist(), texts, strict=True) if t}
+    except GpuclusterError:  # the input is gone, or another one by now: the ids are shown
+        return {}
+    return found
+
+
+def _stages(run: Run) -> str:
+    """Return where each stage ran, how long it took, and why there."""
+    rows = [("stage", "device", "backend", "executor", "method", "seconds", "memory", "why")]
+    rows += [
+        (
+            stage.name,
+            stage.device,
+            stage.backend,
+            stage.executor,
+            stage.method,
+            f"{stage.seconds:.1f}",
+            gigabytes(stage.peak_bytes),
+            "finished before, reused" if stage.reused else one_line(stage.reason),
+        )
+        for stage in run.manifest.stages
+    ]
+    return table(rows, right=(5, 6))
+
+
+def _recluster(run: Run) -> str:
+    """Say whether the result should be redone, and why, in words."""
+    reasons = [
+        f"{reason['metric']} {number(reason['value'])} {_IN_WORDS[str(reason['op'])]} "
+        f"{number(reason['threshold'])}"
+        for reason in run.manifest.recluster_reasons
+    ]
+    return f"yes: {'; '.join(reasons)}" if reasons else "no"
+
+
+def _why_rejected(run: Run) -> str:
+    reasons = sorted(set(run.rejected["reason"].to_pylist()))
+    return f" ({', '.join(map(one_line, reasons))})" if reasons else ""
+
+
+def _seconds(run: Run) -> float:
+    """Return how long the attempt that finished the run took."""
+    manifest = run.manifest
+    return float((manifest.completed_at - manifest.created_at).total_seconds())

@@ -1,0 +1,65 @@
+"""``gpucluster run``: the whole way, from files to a run on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gpucluster.cli.request import read_request, request_options
+from gpucluster.cli.voice import Voice, speaking
+
+N_CLUSTERS = 10  # in the table, unless another number is asked for
+# every command reads GPUCLUSTER_DEVICE, none reads GPUCLUSTER_RUN_DEVICE
+SETTINGS = {"auto_envvar_prefix": "GPUCLUSTER", "max_content_width": 100}
+
+
+@click.command(context_settings=SETTINGS)
+@request_options
+@speaking
+def run(voice: Voice, **options: Any) -> None:
+    """Cluster embeddings and leave a run on disk.
+
+    INPUT is a file, a folder or a glob: Parquet, Arrow, npy, npz, fvecs, fbin, JSONL. Or it is
+    one definition (.json, .yaml, .toml) that names the inputs in collection_ids, relative to
+    its own folder.
+
+    Doing it again resumes an interrupted run, and shows a finished one.
+
+    \b
+    gpucluster run docs.parquet
+    gpucluster run docs.parquet --algorithm hdbscan --param min_cluster_size=20
+    gpucluster run docs.parquet --steps whitening,umap --step-param umap.n_components=15
+    gpucluster run topics.yaml --json | jq .metrics
+    """
+    from contextlib import closing
+    from datetime import UTC, datetime
+
+    from gpucluster import api
+    from gpucluster.cli.interrupt import interruptible, typed_command
+    from gpucluster.cli.progress import watcher
+    from gpucluster.cli.result import show_run
+
+    request = read_request(options)
+    data = request.data
+    kept = "a fresh run keeps nothing; start it again" if request.fresh else "resume"
+    begun = datetime.now(UTC)
+    with closing(watcher(voice)) as observer:
+        found = interruptible(
+            lambda cancel: api.cluster(
+                data,
+                request.definition,
+                out=request.out,
+                device=request.device,
+                observer=observer,
+                cancel=cancel,
+                fresh=request.fresh,
+                **request.columns,
+            ),
+            hint=f"{kept} with: {typed_command()}",
+            say=voice.say,
+            tick=observer.tick,
+        )
+    if found.manifest.completed_at < begun:
+        voice.say("nothing was left to do: the run was finished before; --fresh computes it anew")
+    show_run(voice, found, N_CLUSTERS)
