@@ -29,7 +29,7 @@ from tests.helpers.vectors import (
     write_vecs,
 )
 
-N_FILES = int(os.environ.get("GPUCLUSTER_FUZZ_N", "150"))
+N_FILES = int(os.environ.get("GPUCLUSTER_FUZZ_N", "1250"))
 LIMIT_S = 10
 SEED = 20_260_401
 

@@ -1,0 +1,91 @@
+"""What the documentation shows runs, as it stands, on the shipped sample."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+
+import gpucluster
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUN_NAME = "run_1f0c..."  # how the documentation writes the name of a run
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, sample_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the documents that the examples speak of."""
+    shutil.copy(sample_path, tmp_path / "docs.parquet")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run_name(folder: Path) -> str:
+    run = gpucluster.cluster(
+        "docs.parquet", algorithm="kmeans", algorithm_params={"n_clusters": 5, "n_init": 1}
+    )
+    return run.run_id
+
+
+def test_readme_python(folder: Path) -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    import pyarrow.parquet as pq
+
+    X = pq.read_table("docs.parquet")["embedding"].combine_chunks().flatten()
+    X = X.to_numpy(zero_copy_only=False).reshape(-1, 384)[:400].astype("float32")
+    lines = [line for line in code.splitlines() if "ertopic" not in line.lower()]  # tested apart
+    exec(compile("\n".join(lines), "README.md", "exec"), {"X": X})
+    assert list(folder.glob("gpucluster-out/run_*/manifest.json"))
+
+
+def test_readme_definition(folder: Path) -> None:
+    (text,) = blocks(ROOT / "README.md", "yaml")
+    Path("topics.yaml").write_text(text)
+    command = text.splitlines()[0].removeprefix("# topics.yaml: gpucluster ").split()
+    assert command[0] == "run"
+    command[0] = "plan"  # reads and checks all of it, without five seconds of layout
+    subprocess.run([sys.executable, "-m", "gpucluster", *command], check=True, capture_output=True)
+
+
+def test_run_page_python(run_name: str) -> None:
+    (code,) = blocks(ROOT / "docs/run.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(code.replace(RUN_NAME, run_name), "run.md", "exec"), names)
+    assert names["run"].num_clusters == 5
+
+
+def test_run_page_sql(run_name: str) -> None:
+    (code,) = blocks(ROOT / "docs/run.md", "sql")
+    statements = [part for part in code.replace(RUN_NAME, run_name).split(";") if part.strip()]
+    results = [duckdb.sql(statement).fetchall() for statement in statements]
+    assert len(results) == 2
+    assert len(results[0]) == 5
+    assert sum(row[1] for row in results[0]) == 3000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_nothing_is_left_open(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / target).exists(), target
+    assert not re.search(r"@@|TODO|FIXME|XXX", text)
+
+
+@pytest.mark.parametrize("module", ["gpucluster.api", "gpucluster.estimator", "gpucluster"])
+def test_examples_in_docstrings(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.failed == 0
+    assert results.attempted > 0
