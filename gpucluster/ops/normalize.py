@@ -8,6 +8,8 @@ from gpucluster.device.arrays import namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.ops.blocks import row_blocks
 
+UNIT_TOLERANCE = 1e-6  # a few roundings of a float32 norm
+
 
 def row_norms(X: Any) -> Any:
     """Return the Euclidean norm of each row.
@@ -37,13 +39,19 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
     Returns
     -------
     array of shape (n_samples, n_features), float32
+        Without `out`, `X` itself when its rows have unit length already.
     """
     xp = namespace(X)
+    norms = xp.empty(len(X), X.dtype)
+    blocks = list(row_blocks(len(X), rows_per_block(X.shape[1] * 4)))
+    for rows in blocks:
+        norms[rows] = row_norms(X[rows])
+    if out is None and bool((abs(norms - 1) <= UNIT_TOLERANCE).all()):
+        return X
     out = xp.empty_like(X) if out is None else out
-    for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 4)):
-        norms = row_norms(X[rows])
-        norms[norms == 0] = 1
-        xp.divide(X[rows], norms[:, None], out=out[rows])
+    norms[norms == 0] = 1
+    for rows in blocks:
+        xp.divide(X[rows], norms[rows, None], out=out[rows])
     return out
 
 

@@ -1,0 +1,139 @@
+"""Named workloads: labelled real sets, and synthetic ones that a seed determines.
+
+Every case is a Parquet file with `document_id`, `label` (the truth) and `embedding`
+(fixed_size_list<float16>). Real sets lie in the folder that GPUCLUSTER_DATA names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PIECE_ROWS = 8192  # also the row groups of the real sets
+NOISE_SHARE = 0.1
+SPREAD = 1.0  # of a cluster: its rows have a cosine of about 0.7 to their centre
+
+
+@dataclass(frozen=True)
+class Case:
+    """A workload; `seed` is None for a real set, `text_bytes` counts over all rows."""
+
+    name: str
+    n_samples: int
+    n_features: int
+    n_classes: int
+    seed: int | None = None
+    text_bytes: int = 0
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("banking77", 13_083, 384, 77),
+        Case("clinc150", 23_700, 384, 151),
+        Case("fashion_mnist", 70_000, 784, 10),
+        Case("smoke", 3_000, 64, 12, seed=0),
+        Case("heavy_tail_100k", 100_000, 768, 300, seed=1),
+        Case("text_500k", 500_000, 768, 300, seed=2, text_bytes=400_000_000),
+        Case("plain_500k", 500_000, 768, 300, seed=2),
+        Case("text_20k", 20_000, 768, 50, seed=2, text_bytes=16_000_000),
+        Case("plain_20k", 20_000, 768, 50, seed=2),
+    )
+}
+REAL = ("banking77", "clinc150", "fashion_mnist")
+
+
+def real_path(case: Case) -> Path:
+    """Return the file of a real set."""
+    folder = os.environ.get("GPUCLUSTER_DATA")
+    if not folder:
+        raise SystemExit(f"{case.name} is a real set: GPUCLUSTER_DATA must name its folder")
+    path = Path(folder, f"{case.name}.parquet")
+    if not path.exists():
+        raise SystemExit(f"{path} is missing")
+    return path
+
+
+def write_synthetic(out: Path, name: str) -> None:
+    """Write a synthetic case below `out`, piece by piece."""
+    import pyarrow.parquet as pq
+
+    pieces = _pieces(CASES[name])
+    first = next(pieces)
+    with pq.ParquetWriter(out / f"{name}.parquet", first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for piece in pieces:
+            writer.write_table(piece)
+
+
+def _pieces(case: Case) -> Iterator[pa.Table]:
+    """Yield heavy-tailed clusters around random directions, a tenth of the rows anywhere."""
+    import numpy as np
+    import pyarrow as pa
+
+    seed = case.seed or 0
+    centers = np.random.default_rng([seed, 0]).normal(size=(case.n_classes, case.n_features))
+    centers = (centers / np.linalg.norm(centers, axis=1, keepdims=True)).astype(np.float32)
+    shares = 1 / np.arange(1, case.n_classes + 1)
+    for start in range(0, case.n_samples, PIECE_ROWS):
+        count = min(PIECE_ROWS, case.n_samples - start)
+        drawn = np.random.default_rng([seed, 1, start])
+        labels = drawn.choice(case.n_classes, count, p=shares / shares.sum())
+        X = drawn.standard_normal((count, case.n_features), np.float32)
+        X *= SPREAD / np.sqrt(case.n_features)
+        noise = drawn.random(count) < NOISE_SHARE
+        X[~noise] += centers[labels[~noise]]
+        vectors = pa.array(X.astype(np.float16).ravel())
+        columns = {
+            "document_id": pa.array([f"doc-{row}" for row in range(start, start + count)]),
+            "label": pa.array(np.where(noise, "noise", labels.astype(str))),
+            "embedding": pa.FixedSizeListArray.from_arrays(vectors, case.n_features),
+        }
+        if case.text_bytes:
+            each = case.text_bytes // case.n_samples
+            stream = np.random.default_rng([seed, 2, start])
+            columns["title"] = _texts(stream, count, each // 4)
+            columns["text"] = _texts(stream, count, each - each // 4)
+        yield pa.table(columns)
+
+
+def _texts(stream: Any, count: int, length: int) -> pa.Array:
+    """Return `count` random texts of `length` letters, which compress about as text does."""
+    import numpy as np
+    import pyarrow as pa
+
+    letters = stream.integers(ord("a"), ord("z") + 1, count * length, np.uint8)
+    offsets = np.arange(count + 1, dtype=np.int32) * np.int32(length)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(letters)]
+    return pa.Array.from_buffers(pa.string(), count, buffers)
+
+
+def read_vectors(path: str | Path) -> Any:
+    """Return the vectors as a user of numpy reads them: float32, C-contiguous."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
+
+
+def read_unit_vectors(path: str | Path) -> Any:
+    """Return the vectors, scaled to unit length."""
+    import numpy as np
+
+    X = read_vectors(path)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    return X
+
+
+def read_truth(path: str | Path) -> pa.Array:
+    """Return the true labels."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path, columns=["label"])["label"].combine_chunks()

@@ -1,0 +1,116 @@
+"""Result files as Markdown.
+
+python benchmarks/render.py benchmarks/results/pipeline-2026-01-31.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# value: its title and format
+COLUMNS = {
+    "seconds": ("seconds", ".1f"),
+    "spread": ("spread", ".0%"),
+    "cpu_seconds": ("CPU s", ".1f"),
+    "peak_mb": ("peak MB", ".0f"),
+    "base_mb": ("before the call MB", ".0f"),
+    "predicted_mb": ("predicted MB", ".0f"),
+    "predicted_seconds": ("predicted s", ".1f"),
+    "others": ("others", ".2f"),
+    "clusters": ("clusters", ".0f"),
+    "noise": ("noise", ".1%"),
+    "ami": ("AMI", ".3f"),
+    "ami_range": ("AMI, range", "s"),
+    "ari": ("ARI", ".3f"),
+    "purity": ("purity", ".3f"),
+    "purity_noise_as_error": ("purity, noise as error", ".3f"),
+    "ari_reference": ("ARI with the first", ".3f"),
+    "overhead": ("overhead", "+.1%"),
+    "first_s": ("first call s, with imports", ".2f"),
+    "again_s": ("next call s", ".2f"),
+    "first_cpu_s": ("first call CPU s", ".2f"),
+    "inertia": ("inertia", ".6g"),
+    "n_iter": ("iterations", ".0f"),
+    "n_core": ("core rows", ".0f"),
+    "silhouette": ("silhouette", ".5f"),
+    "blas": ("BLAS", "s"),
+}
+MEASURED = {"seconds", "first_s", "again_s"}
+DISTURBED = "others had more than 15 % of the machine: the times are not to be trusted"
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """Return the table of a result, with the machine and what needs to be known about it."""
+    rows = result["rows"]
+    notes = [f"- {row['case']}, {row['subject']}: {row['error']}" for row in rows if row["error"]]
+    if any(row["disturbed"] for row in rows):
+        notes.append(f"- `!`: {DISTURBED}")
+    return "\n\n".join(filter(None, [_heading(result), results_table(result), "\n".join(notes)]))
+
+
+def results_table(result: Mapping[str, Any]) -> str:
+    """Return one line for each measured subject."""
+    columns = result["columns"]
+    titles = ["data", "what", *(COLUMNS[name][0] for name in columns)]
+    return table(titles, [_cells(row, columns) for row in result["rows"]])
+
+
+def line(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return one row for people who wait."""
+    cells = zip(columns, _cells(row, columns)[2:], strict=True)
+    known = (f"{COLUMNS[name][0]} {cell}" for name, cell in cells if cell != "-")
+    said = row["error"] or ", ".join(known)
+    return f"{row['case']}, {row['subject']}: {said}"
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; all but the first two columns are numbers."""
+    ruler = ["---", "---", *["---:"] * (len(titles) - 2)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, ruler, *rows))
+
+
+def number(value: Any, form: str) -> str:
+    """Return a value in a format, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    cells = [number(row["values"].get(name), COLUMNS[name][1]) for name in columns]
+    if row["disturbed"]:
+        cells = [
+            f"{cell}!" if name in MEASURED and cell != "-" else cell
+            for name, cell in zip(columns, cells, strict=True)
+        ]
+    return [row["case"], row["subject"], *cells]
+
+
+def _heading(result: Mapping[str, Any]) -> str:
+    machine = result["machine"]
+    memory = machine["memory_bytes"] / 1e9
+    libraries = ", ".join(f"{name} {found}" for name, found in machine["libraries"].items())
+    facts = (
+        f"{machine['cpu']}, {machine['cores']} cores, {memory:.0f} GB",
+        f"Python {machine['python']}",
+        *machine["blas"],
+        *(f"{name}={value}" for name, value in sorted(machine["environment"].items())),
+        f"commit {machine['commit']}",
+        libraries,
+    )
+    name, day, repeats = result["name"], result["started_at"][:10], result["repeats"]
+    return f"{name}, {day}: {'; '.join(facts)}. Medians of {repeats}."
+
+
+def main() -> None:
+    """Print the reports of result files."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("files", nargs="+", type=Path, metavar="RESULT")
+    for file in parser.parse_args().files:
+        print(report(json.loads(file.read_text(encoding="utf-8"))), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
