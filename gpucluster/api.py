@@ -1,4 +1,4 @@
-"""The verbs. Every other door (estimator, command line, service) goes through this one."""
+"""The verbs: what the command line calls, and other pipelines."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def cluster(
         Stops the run between blocks of work.
     id_column, vector_column, text_column, truth_column : str, optional
         Columns of `data`; id and vector are found by themselves where that is unambiguous.
+        The text column is noted in the run and not read.
     fresh : bool, default False
         Compute everything anew, as another run.
     **fields
@@ -87,6 +88,7 @@ def cluster(
     """
     from gpucluster.device.select import decide
     from gpucluster.pipeline import run_pipeline
+    from gpucluster.sources import check_names
 
     parsed = _parse(definition, fields)
     decision = decide(device)
@@ -95,12 +97,14 @@ def cluster(
         parsed,
         id_column=id_column,
         vector_column=vector_column,
-        text_column=text_column,
         truth_column=truth_column,
     )
+    if text_column is not None:
+        check_names({"text": text_column}, source.info.fields, source.info.where)
     return run_pipeline(
         source,
         parsed,
+        text_column=text_column,
         out=Path(out or DEFAULT_OUT),
         decision=decision,
         observer=observer or ignore,
@@ -195,16 +199,26 @@ def _parse(
     return ClusterDefinition.parse(definition, **fields)
 
 
-def _open(data: Any, definition: ClusterDefinition, **columns: Any) -> Source:
+def _open(
+    data: Any,
+    definition: ClusterDefinition,
+    *,
+    id_column: str | None,
+    vector_column: str | None,
+    truth_column: str | None = None,
+) -> Source:
     """Open the source; a feature URI names the vector column where there is one of its name."""
     from gpucluster.errors import ConfigError, SchemaMismatchError
     from gpucluster.sources import open_source
 
-    uris = definition.vector_config.feature_uris
-    if len(uris) == 1 and columns["vector_column"] is None:
-        output = uris[0].rsplit("/", maxsplit=1)[-1]
+    uri_output = definition.vector_config.feature_outputs
+    if len(uri_output) == 1 and vector_column is None:
         try:
-            return open_source(data, **{**columns, "vector_column": output})
+            return open_source(
+                data, id_column=id_column, vector_column=uri_output[0], truth_column=truth_column
+            )
         except (ConfigError, SchemaMismatchError):
-            pass  # no column of that name: it is found as without a URI
-    return open_source(data, **columns)
+            pass  # no column of that name: found as without a URI, and the run says so
+    return open_source(
+        data, id_column=id_column, vector_column=vector_column, truth_column=truth_column
+    )

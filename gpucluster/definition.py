@@ -21,6 +21,9 @@ from gpucluster.metrics.recluster import QualityThresholds
 from gpucluster.preprocess import PCA, UMAP, AnyStep, Step
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+FeatureUri = Annotated[
+    str, Field(pattern=r"^(mixpeek|gpucluster)://[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
+]
 
 
 class _Settings(BaseModel):
@@ -50,7 +53,7 @@ class DisplayReduction(_Settings):
 class VectorConfig(_Settings):
     """Which vectors to cluster, how to prepare them, and with what."""
 
-    feature_uris: tuple[str, ...] = Field(
+    feature_uris: tuple[FeatureUri, ...] = Field(
         default=(), description="Features to cluster on, as scheme://extractor@version/output."
     )
     clustering_method: str | None = Field(
@@ -75,6 +78,11 @@ class VectorConfig(_Settings):
     dimension_reduction: DisplayReduction | None = Field(
         default=None, description="Display coordinates. Omitted: none."
     )
+
+    @property
+    def feature_outputs(self) -> list[str]:
+        """The last part of each feature URI: the column that may hold the vectors."""
+        return [uri.rsplit("/", maxsplit=1)[-1] for uri in self.feature_uris]
 
     @model_validator(mode="after")
     def _algorithm_is_valid(self) -> VectorConfig:

@@ -64,7 +64,12 @@ def canonical(body: Mapping[str, Any]) -> dict[str, Any]:
         elif name in LIFTED or name in _PER_METHOD:
             _vector_setting(config, name, value, name)
         elif name == "feature_vector" and isinstance(value, Mapping):
-            _put(config, "feature_uris", [value.get("feature_address")], "feature_vector")
+            if set(value) != {"feature_address"}:
+                raise ConfigError(
+                    f"got the keys {describe(sorted(value))}, expected feature_address alone",
+                    path=name,
+                )
+            _put(config, "feature_uris", [value["feature_address"]], "feature_vector")
         elif name == "source_collection_ids":
             _put(result, "collection_ids", value, name)
         elif name == "llm_labeling" and isinstance(value, Mapping) and "model" in value:
@@ -81,6 +86,8 @@ def canonical(body: Mapping[str, Any]) -> dict[str, Any]:
 def _vector_setting(config: dict[str, Any], name: str, value: Any, path: str) -> None:
     """Put one setting of vector_config where it belongs."""
     if name in _PER_METHOD:
+        if value is None:
+            return
         _put(config, "clustering_method", _PER_METHOD[name], path)
         name = "algorithm_params"
     target = LIFTED.get(name, name)

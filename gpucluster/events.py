@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from gpucluster import errors
 from gpucluster.errors import Cancelled, FallbackWarning, GpuclusterWarning
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,14 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """Something the user should know: also in the manifest, with the same `code`."""
+    """Something the user should know: also in the manifest, with the same `code`.
+
+    `category` names the class of the Python warning, in `gpucluster.errors`.
+    """
 
     code: str
     message: str
+    category: str = "GpuclusterWarning"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +131,19 @@ class Reporter:
         self.cancel.raise_if_cancelled()
         self.observer(Progress(self.stage, done, total, unit))
 
-    def track(
-        self, items: Iterable[T], total: int | None = None, unit: str = "blocks"
-    ) -> Iterator[T]:
-        """Yield `items`, reporting one unit after each."""
-        if total is None and isinstance(items, Sized):
-            total = len(items)
-        for done, item in enumerate(items, start=1):
-            self.cancel.raise_if_cancelled()
-            yield item
-            self.observer(Progress(self.stage, done, total, unit))
-
     def warn(
         self, code: str, message: str, category: type[GpuclusterWarning] = GpuclusterWarning
     ) -> None:
-        """Say it to the observer, to the manifest and as a Python warning."""
-        event = Warned(code, message)
-        self.warnings.append(event)
-        self.observer(event)
-        warnings.warn(message, category, stacklevel=3)
+        """Say it to the observer, to the manifest and as a Python warning; once."""
+        self.repeat(Warned(code, message, category.__name__))
+
+    def repeat(self, warned: Warned) -> None:
+        """Say what was found out before: by a plan, or by a stage that is reused."""
+        if warned in self.warnings:
+            return
+        self.warnings.append(warned)
+        self.observer(warned)
+        warnings.warn(warned.message, getattr(errors, warned.category), stacklevel=4)
 
     def fallback(self, code: str, message: str) -> None:
         """Announce that something other than what was asked for is being used."""
@@ -158,3 +154,12 @@ class Reporter:
         other = Reporter(stage, self.observer, self.cancel)
         other.warnings = self.warnings
         return other
+
+
+class Muted(Reporter):
+    """Collects warnings, and says none of them."""
+
+    def repeat(self, warned: Warned) -> None:
+        """Keep `warned` for whoever asks."""
+        if warned not in self.warnings:
+            self.warnings.append(warned)

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from gpucluster.algorithms import Algorithm, catalogue
 from gpucluster.device.child import Child
 from gpucluster.device.select import Decision, Device
-from gpucluster.errors import OutOfMemoryError, StageCrashedError
+from gpucluster.errors import DeviceError, DeviceUnavailableError, StageCrashedError
 from gpucluster.events import Reporter
 from gpucluster.preprocess import AnyStep, Fitted, Step
 from gpucluster.types import Clustering, Matrix
@@ -56,7 +56,8 @@ def fit_algorithm(
                 **facts,
             )
 
-    return _with_fallback(run, decision, reporter)
+    obstacle = algorithm.gpu_obstacle(X) if decision.device == "gpu" else None
+    return _with_fallback(run, decision, reporter, obstacle)
 
 
 def fit_algorithm_files(
@@ -126,16 +127,19 @@ def fit_step_files(
 
 
 def _with_fallback(
-    run: Callable[[Device], T], decision: Decision, reporter: Reporter
+    run: Callable[[Device], T], decision: Decision, reporter: Reporter, obstacle: str | None = None
 ) -> tuple[T, Device]:
     """Run on the decided device; on the CPU instead where that is allowed and needed."""
-    if decision.device == "gpu":
-        try:
-            return run("gpu"), "gpu"
-        except (StageCrashedError, OutOfMemoryError) as error:
-            if decision.requested == "gpu":
-                raise
-            reporter.fallback(
-                "gpu_failed", f"{reporter.stage}: {error.message}; the CPU path runs instead"
+    if decision.device == "cpu":
+        return run("cpu"), "cpu"
+    try:
+        if obstacle is not None:
+            raise DeviceUnavailableError(
+                f"{reporter.stage}: {obstacle}", hint="use --device auto or cpu"
             )
-    return run("cpu"), "cpu"
+        return run("gpu"), "gpu"
+    except (StageCrashedError, DeviceError) as error:
+        if decision.requested == "gpu":
+            raise
+        reporter.fallback("gpu_failed", f"{error.message}; the CPU path runs instead")
+        return run("cpu"), "cpu"

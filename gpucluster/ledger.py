@@ -11,7 +11,8 @@ from typing import Any
 
 from gpucluster.artifacts import Checkpoints
 from gpucluster.device.memory import PeakMemory
-from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted
+from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted, Warned
+from gpucluster.logs import logger
 from gpucluster.planner import Plan
 
 
@@ -32,7 +33,7 @@ class Ledger:
     checkpoints : Checkpoints or None
         Where finished stages are kept; None keeps nothing.
     facts : dict
-        Of the running stage: ``device``, ``backend``, ``method``.
+        Of the running stage: ``device``, ``backend``, ``method``, ``reason``.
     started : datetime
         When the run began.
     """
@@ -55,13 +56,17 @@ class Ledger:
         self._peak.reset()
         begun = time.monotonic()
         self._first_warning = len(self.reporter.warnings)
-        self.facts = {"device": "cpu", "backend": backend, "method": "exact"}
-        yield self.reporter.for_stage(name)
         planned = self.plan.stage(name)
+        self.facts = {
+            "device": "cpu",
+            "backend": backend,
+            "method": planned.method if planned else "exact",
+            "reason": planned.reason if planned else "",
+        }
+        yield self.reporter.for_stage(name)
         record = StageRecord(
             name=name,
             executor="local",
-            reason=planned.reason if planned else "",
             seconds=round(time.monotonic() - begun, 4),
             peak_bytes=self._peak.read(),
             planned_bytes=planned.bytes if planned else None,
@@ -69,6 +74,10 @@ class Ledger:
             **self.facts,
         )
         self.records.append(record)
+        logger.info(
+            "%s: %.2f s, peak %d bytes, %s on %s",
+            *(name, record.seconds, record.peak_bytes, record.backend, record.device),
+        )
         self.reporter.observer(StageFinished(record))
 
     def note(self, **facts: Any) -> None:
@@ -85,7 +94,7 @@ class Ledger:
             return None
         self.note(reused=True, **done.info["facts"])
         for warned in done.info["warnings"]:
-            self.reporter.warn(warned["code"], warned["message"])
+            self.reporter.repeat(Warned(**warned))
         return done.arrays, done.info["info"]
 
     def keep(

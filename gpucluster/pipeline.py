@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from gpucluster.artifacts import (
     write_files,
 )
 from gpucluster.definition import ClusterDefinition
-from gpucluster.device.select import Decision
+from gpucluster.device.select import Decision, Device
 from gpucluster.errors import RunNotFoundError
 from gpucluster.events import (
     CancelToken,
@@ -53,11 +55,14 @@ from gpucluster.metrics.recluster import judge
 from gpucluster.ops.assign import cluster_sums
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.planner import make_plan
-from gpucluster.preprocess import Step, check_chain
-from gpucluster.sources import Source, content_key, load
+from gpucluster.preprocess import Step
+from gpucluster.sources import Source, SourceInfo, content_key, input_key, load
 from gpucluster.types import NOISE, Clustering, Matrix, Samples
 
-LIBRARIES = ("numpy", "scipy", "scikit-learn", "pyarrow", "numba", "umap-learn", "hdbscan")
+LIBRARIES = (
+    *("numpy", "scipy", "scikit-learn", "pyarrow", "numba", "umap-learn", "pynndescent", "hdbscan"),
+    *("cupy-cuda12x", "cupy-cuda13x", "cuml-cu12", "cuml-cu13"),
+)
 
 
 def run_pipeline(
@@ -69,6 +74,7 @@ def run_pipeline(
     observer: Observer,
     cancel: CancelToken,
     fresh: bool,
+    text_column: str | None = None,
 ) -> Run:
     """Run `definition` on `source` and publish the result below `out`.
 
@@ -83,6 +89,8 @@ def run_pipeline(
     cancel : CancelToken
     fresh : bool
         Compute everything anew, under a name of its own.
+    text_column : str, optional
+        Noted in the manifest, for whoever shows documents.
 
     Returns
     -------
@@ -94,20 +102,30 @@ def run_pipeline(
     plan.require_memory()
     ledger = Ledger(Reporter("", observer, cancel), plan)
 
-    with ledger.stage("load", backend="pyarrow") as reporter:
+    reporter = ledger.reporter
+    _say_what_differs(definition, info, reporter)
+
+    with ledger.stage("load", backend="pyarrow") as stage_reporter:
         samples = load(
             source,
             on_bad_rows=definition.on_bad_rows,
             max_bad_fraction=definition.max_bad_fraction,
             sample_size=definition.vector_config.sample_size,
             random_state=definition.random_state,
-            reporter=reporter,
+            reporter=stage_reporter,
         )
         data_key = content_key(samples)
-    ledger.plan = make_plan(definition, len(samples.X), samples.X.shape[1], decision)
+        everything_key = input_key(samples, data_key)
+    ledger.plan = make_plan(definition, len(samples.X), info.n_features, decision)
+    for warned in ledger.plan.warnings:
+        reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    run_id = _run_id(complete, data_key, samples, fresh=fresh)
+    salt = time.time_ns() if fresh else None
+    run_id = (
+        "run_"
+        + _digest(everything_key, used=complete.to_dict(), device=decision.device, salt=salt)[:16]
+    )
     observer(RunOpened(run_id, str(out / run_id)))
     finished = _finished(out / run_id)
     if finished is not None:
@@ -120,9 +138,9 @@ def run_pipeline(
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
         X, preparation = _prepare(ledger, complete, samples, data_key)
         found = _cluster(ledger, complete, X, preparation.key)
-        coordinates = _display(ledger, complete, samples.X)
-        with ledger.stage("measure", backend="numpy") as reporter:
-            measured = measure(samples.X, found.labels_, reporter)
+        coordinates = _display(ledger, complete, samples.X, data_key)
+        with ledger.stage("measure", backend="numpy") as stage_reporter:
+            measured = measure(samples.X, found.labels_, stage_reporter)
             external: dict[str, Any] | None = None
             if "truth" in samples.payload:
                 external = compare_with_truth(found.labels_, samples.payload["truth"])
@@ -144,7 +162,6 @@ def run_pipeline(
         reasons, not_evaluated = judge(
             measured.metrics, found.n_clusters_, complete.quality_thresholds
         )
-        not_run = _not_run(complete, ledger.reporter)
         publish(
             store,
             Manifest(
@@ -154,7 +171,8 @@ def run_pipeline(
                 versions=_versions(),
                 definition=used,
                 **origin,
-                source=dict(samples.source),
+                source=_described(samples, text_column),
+                sampled=len(samples.X) + samples.rejected.num_rows < samples.n_rows,
                 counts=Counts(
                     num_rows=samples.n_rows,
                     num_points=len(samples.X),
@@ -171,8 +189,10 @@ def run_pipeline(
                 stages=tuple(ledger.records),
                 warnings=tuple(ledger.reporter.warnings),
                 device=decision,
-                reproducible="exact" if decision.device == "cpu" else "statistical",
-                not_run=not_run,
+                reproducible="statistical"
+                if any(record.device == "gpu" for record in ledger.records)
+                else "exact",
+                not_run=tuple(_not_run(complete)),
                 files=files,
             ),
         )
@@ -204,15 +224,13 @@ def _prepare(
     X = samples.X
     if config.normalize_features:
         unit_rows(X, out=X)  # `load` made this matrix for us
+    X.setflags(write=False)
     key = _digest(data_key, normalized=config.normalize_features)
-    steps = check_chain(config.preprocessing_steps or (), len(X), X.shape[1], ledger.reporter)
     model: dict[str, Any] = {}
     learned: list[Mapping[str, Any]] = []
-    for position, step in enumerate(steps):
-        key = _digest(key, step=step.model_dump(mode="json"))
-        name = f"prepare.{position}.{step.method}"
-        with ledger.stage(name) as reporter:
-            arrays, info = _fit_step(ledger, name, key, step, X, reporter)
+    for position, step in enumerate(config.preprocessing_steps or ()):
+        with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
+            key, arrays, info = _fit_step(ledger, key, step, X, reporter)
             X = step.output(X, arrays)
         model[f"{position}-{step.method}"] = {
             "settings": step.model_dump(mode="json"),
@@ -223,25 +241,36 @@ def _prepare(
 
 
 def _fit_step(
-    ledger: Ledger, name: str, key: str, step: Step, X: Matrix, reporter: Reporter
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the fitted arrays of a step and its diagnostics, from a checkpoint if there is one."""
-    done = ledger.recall(name, key)
+    ledger: Ledger, previous: str, step: Step, X: Matrix, reporter: Reporter
+) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    """Return key, arrays and diagnostics of a fitted step, from a checkpoint if there is one."""
+
+    def key(device: Device) -> str:
+        return _stage_key(previous, device, step=step.model_dump(mode="json"))
+
+    decision = ledger.plan.decision
+    device: Device = decision.device if step.has_gpu_path else "cpu"
+    done = ledger.recall(reporter.stage, key(device))
     if done is not None:
-        return done
-    fitted, device = fit_step(step, X, ledger.plan.decision, reporter)
+        return key(device), *done
+    fitted, device = fit_step(step, X, decision, reporter)
     ledger.note(device=device, backend=fitted.backend, method=fitted.method)
-    ledger.keep(name, key, fitted.arrays, fitted.info)
-    return fitted.arrays, fitted.info
+    ledger.keep(reporter.stage, key(device), fitted.arrays, fitted.info)
+    return key(device), fitted.arrays, fitted.info
 
 
-def _cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, key: str) -> Clustering:
+def _cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, previous: str) -> Clustering:
     """Cluster the prepared matrix."""
     algorithm = definition.vector_config.algorithm
     assert algorithm is not None  # noqa: S101 - the plan has completed the definition
-    key = _digest(key, algorithm=algorithm.name, params=algorithm.model_dump(mode="json"))
+    params = algorithm.model_dump(mode="json")
+
+    def key(device: Device) -> str:
+        return _stage_key(previous, device, algorithm=algorithm.name, params=params)
+
+    decision = ledger.plan.decision
     with ledger.stage("cluster") as reporter:
-        done = ledger.recall("cluster", key)
+        done = ledger.recall("cluster", key(decision.device))
         if done is not None:
             arrays, info = done
             return Clustering(
@@ -252,26 +281,29 @@ def _cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, key: str)
                 method=ledger.facts["method"],
                 info=info,
             )
-        found, device = fit_algorithm(algorithm, X, ledger.plan.decision, reporter)
+        found, device = fit_algorithm(algorithm, X, decision, reporter)
         ledger.note(device=device, backend=found.backend, method=found.method)
         kept: dict[str, Any] = {"labels": found.labels_}
         if found.probabilities_ is not None:
             kept["probabilities"] = found.probabilities_
-        ledger.keep("cluster", key, kept, found.info)
+        ledger.keep("cluster", key(device), kept, found.info)
         return found
 
 
-def _display(ledger: Ledger, definition: ClusterDefinition, X: Matrix) -> Matrix | None:
+def _display(
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, data_key: str
+) -> Matrix | None:
     """Return coordinates for pictures, when the definition asks for them."""
-    settings = definition.vector_config.dimension_reduction
+    config = definition.vector_config
+    settings = config.dimension_reduction
     step = settings.step(definition.random_state) if settings is not None else None
     if step is None:
         return None
     step = step.check(len(X), X.shape[1])
+    previous = _digest(data_key, normalized=config.normalize_features)
     with ledger.stage("display") as reporter:
-        fitted, device = fit_step(step, X, ledger.plan.decision, reporter)
-        ledger.note(device=device, backend=fitted.backend, method=fitted.method)
-        return step.output(X, fitted.arrays)
+        _, arrays, _ = _fit_step(ledger, previous, step, X, reporter)
+        return step.output(X, arrays)
 
 
 def _tables(
@@ -317,22 +349,38 @@ def _tables(
     }
 
 
-def _not_run(definition: ClusterDefinition, reporter: Reporter) -> tuple[str, ...]:
-    """Name the parts of a definition that are accepted and not yet acted on, and say so."""
+def _not_run(definition: ClusterDefinition) -> list[str]:
+    """Name the parts of a definition that are accepted and not yet acted on."""
     labelling = definition.llm_labeling is not None and definition.llm_labeling.enabled
     wanted = {"llm_labeling": labelling, "hierarchical": definition.vector_config.hierarchical}
-    for name in (asked := [name for name, on in wanted.items() if on]):
+    return [name for name, asked in wanted.items() if asked]
+
+
+def _say_what_differs(definition: ClusterDefinition, info: SourceInfo, reporter: Reporter) -> None:
+    """Warn, before any work, of what will not be as the definition says."""
+    for name in _not_run(definition):
         reporter.warn(
             f"{name}_not_run", f"{name} is kept in the definition; this version does not run it"
         )
-    return tuple(asked)
+    for output in definition.vector_config.feature_outputs:
+        if info.columns.vector is not None and info.columns.vector != output:
+            reporter.fallback(
+                "feature_column",
+                f"{info.where} has no column {output!r}: {info.columns.vector!r} is used instead",
+            )
 
 
-def _run_id(definition: ClusterDefinition, data_key: str, samples: Samples, *, fresh: bool) -> str:
-    """Return a name that the same data and definition always get, or a new one."""
-    salt = time.time_ns() if fresh else None
-    columns = samples.source.get("columns")
-    return "run_" + _digest(data_key, used=definition.to_dict(), columns=columns, salt=salt)[:16]
+def _described(samples: Samples, text_column: str | None) -> dict[str, Any]:
+    """Return the description of the source, with the text column that was named."""
+    described = dict(samples.source)
+    if text_column is not None:
+        described["columns"] = {**described["columns"], "text": text_column}
+    return described
+
+
+def _stage_key(previous: str, device: Device, **facts: Any) -> str:
+    """Return a digest of all that determines a stage: what came before, who computes, settings."""
+    return _digest(previous, device=device, versions=_versions(), **facts)
 
 
 def _digest(previous: str, **facts: Any) -> str:
@@ -341,8 +389,9 @@ def _digest(previous: str, **facts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@cache
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"python": platform.python_version()}
     for library in LIBRARIES:
         try:
             found[library] = version(library)

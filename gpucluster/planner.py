@@ -11,17 +11,22 @@ from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import BLOCK_BYTES, available_bytes
 from gpucluster.device.select import Decision
 from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
-from gpucluster.preprocess import UMAP
+from gpucluster.events import Muted, Warned
+from gpucluster.preprocess import UMAP, check_chain
 
 DENSITY_ROWS = 200_000  # above it, UMAP and HDBSCAN take more than half an hour on a few cores
 LAYOUT_ROWS = 200  # below it, a layout of 50 dimensions has nothing to learn from
 PROCESS_BYTES = 330 << 20  # interpreter, numpy, pyarrow, scikit-learn
+ON_HOST = "always on the host"
 WRITE_BYTES_PER_ROW = 300  # tables of members, while they are sorted and encoded
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """What one stage will do: `bytes` is the peak of the process while it runs."""
+    """What one stage will do.
+
+    `bytes` is the peak of the process while it runs, `reason` says why on this device.
+    """
 
     name: str
     device: str
@@ -47,6 +52,8 @@ class Plan:
         Free memory of the host when the plan was made.
     reason : str
         Why this algorithm.
+    warnings : tuple of Warned
+        What is adjusted or unwise.
     """
 
     definition: ClusterDefinition
@@ -56,6 +63,7 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     available_bytes: int
     reason: str
+    warnings: tuple[Warned, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -96,6 +104,7 @@ class Plan:
             "available_bytes": self.available_bytes,
             "seconds": self.seconds,
             "reason": self.reason,
+            "warnings": [asdict(warned) for warned in self.warnings],
         }
 
 
@@ -135,9 +144,33 @@ def make_plan(
             path="vector_config.feature_uris",
         )
     definition, reason = _complete(definition, n_samples, n_features)
-    definition = definition.with_seeds()
-    stages = tuple(_stages(definition, reason, n_rows, n_samples, n_features, decision))
-    return Plan(definition, decision, n_samples, n_features, stages, available_bytes("cpu"), reason)
+    definition, warned = _checked(definition.with_seeds(), n_samples, n_features)
+    stages = tuple(_stages(definition, n_rows, n_samples, n_features, decision))
+    return Plan(
+        definition=definition,
+        decision=decision,
+        n_samples=n_samples,
+        n_features=n_features,
+        stages=stages,
+        available_bytes=available_bytes("cpu"),
+        reason=reason,
+        warnings=warned,
+    )
+
+
+def _checked(
+    definition: ClusterDefinition, n_samples: int, n_features: int
+) -> tuple[ClusterDefinition, tuple[Warned, ...]]:
+    """Return the definition as it fits the shape of the data, and what is unwise about it."""
+    config = definition.vector_config
+    muted = Muted("plan")
+    steps = check_chain(config.preprocessing_steps or (), n_samples, n_features, muted)
+    assert config.algorithm is not None  # noqa: S101 - `_complete` has chosen one
+    config.algorithm.check(n_samples, muted)
+    display = config.dimension_reduction
+    shown = display.step(definition.random_state) if display is not None else None
+    check_chain([shown] if shown is not None else [], n_samples, n_features, muted)
+    return definition.replace(preprocessing_steps=tuple(steps)), tuple(muted.warnings)
 
 
 def _complete(
@@ -159,11 +192,7 @@ def _complete(
         chosen = {"min_cluster_size": size, "min_samples": min(5, size)}
         wide = n_samples >= LAYOUT_ROWS and n_features > UMAP().n_components
         method, steps = "hdbscan", [{"method": "umap"}] if wide else []
-        reason = (
-            "HDBSCAN on UMAP finds the number of clusters by itself"
-            if wide
-            else ("few rows or dimensions: HDBSCAN on the vectors as they are")
-        )
+        reason = f"up to {DENSITY_ROWS} rows: HDBSCAN finds the number of clusters by itself"
     changes: dict[str, Any] = {"clustering_method": method, "algorithm_params": chosen}
     if config.preprocessing_steps is None:
         changes["preprocessing_steps"] = steps
@@ -172,7 +201,6 @@ def _complete(
 
 def _stages(
     definition: ClusterDefinition,
-    reason: str,
     n_rows: int,
     n_samples: int,
     n_features: int,
@@ -183,8 +211,9 @@ def _stages(
     assert algorithm is not None  # noqa: S101 - `_complete` has chosen one
     original = 4 * n_samples * n_features  # the unit rows stay: metrics are measured on them
     live = PROCESS_BYTES + original + 64 * n_rows
+    sampled = f"sample of {n_samples:,} rows" if n_samples < n_rows else "exact"
     yield PlannedStage(
-        "load", "cpu", "exact", live + 4 * BLOCK_BYTES, n_rows * n_features * 4 / 100e6, "reading"
+        "load", "cpu", sampled, live + 4 * BLOCK_BYTES, n_rows * n_features * 4 / 100e6, ON_HOST
     )
     libraries, width, prepared = 0, n_features, 0
     for position, step in enumerate(config.preprocessing_steps or ()):
@@ -199,14 +228,14 @@ def _stages(
             cost.method,
             live + libraries + prepared + output + cost.bytes,
             None if on_gpu else cost.seconds,
-            reason,
+            decision.reason if step.has_gpu_path else ON_HOST,
         )
         prepared = output
     cost = algorithm.cost(n_samples, width, decision.device)
     libraries = max(libraries, algorithm.library_bytes)
     live += libraries + prepared
     yield PlannedStage(
-        "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, reason
+        "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, decision.reason
     )
     display = config.dimension_reduction
     if display is not None and (step_shown := display.step(definition.random_state)) is not None:
@@ -218,7 +247,7 @@ def _stages(
             cost.method,
             live + cost.bytes,
             cost.seconds if decision.device == "cpu" else None,
-            "the definition asks for coordinates",
+            decision.reason,
         )
     n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
     flop = 2.0 * n_samples * n_features * (n_clusters + 8)
@@ -228,7 +257,7 @@ def _stages(
         "exact",
         live + 24 * n_samples + 24 * n_clusters * n_features + 4 * BLOCK_BYTES,
         flop / 50e9 + n_samples * n_features / 1e9,
-        "exact for cosine in O(n k d)",
+        ON_HOST,
     )
     yield PlannedStage(
         "write",
@@ -236,7 +265,7 @@ def _stages(
         "exact",
         live + WRITE_BYTES_PER_ROW * n_samples,
         0.2 + n_samples * 2e-6,
-        "artifacts",
+        ON_HOST,
     )
 
 

@@ -35,7 +35,7 @@ class Samples:
     ids : pyarrow.Array of shape (n_samples,), string or int64
         The user's document ids, unique.
     X : ndarray of shape (n_samples, n_features), float32, C-contiguous
-        The vectors as they were read; finite, no zero row.
+        The vectors; finite, no zero row. Whoever loaded them may scale them in place.
     rows : ndarray of shape (n_samples,), int64
         Positions in the input, rising: rejected and unsampled rows are missing.
     payload : dict of str to pyarrow.Array of shape (n_samples,)

@@ -94,6 +94,7 @@ class Manifest(_Frozen):
     data_sha256: Sha256
     random_state: int
     source: dict[str, JsonValue] = Field(description="What was read: paths, format, columns.")
+    sampled: bool = Field(default=False, description="Whether only a sample was clustered.")
     counts: Counts
     metrics: dict[str, JsonValue]
     external_metrics: dict[str, JsonValue] | None = None

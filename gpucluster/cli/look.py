@@ -59,7 +59,7 @@ def plan(voice: Voice, **options: Any) -> None:
 
     \b
     gpucluster plan docs.parquet
-    gpucluster plan docs.parquet --algorithm kmeans --param n_clusters=500 --device cpu
+    gpucluster plan docs.parquet --algorithm kmeans --param n_clusters=50 --device cpu
     """
     from gpucluster import api
 

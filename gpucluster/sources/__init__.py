@@ -7,8 +7,9 @@ row, `inspect` looks before that.
 from __future__ import annotations
 
 from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
+from gpucluster.sources.detect import check_names
 from gpucluster.sources.inspection import Inspection, inspect
-from gpucluster.sources.loading import content_key, load
+from gpucluster.sources.loading import content_key, input_key, load
 from gpucluster.sources.opening import open_source
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Inspection",
     "Source",
     "SourceInfo",
+    "check_names",
     "content_key",
+    "input_key",
     "inspect",
     "load",
     "open_source",

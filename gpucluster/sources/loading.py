@@ -182,14 +182,51 @@ def content_key(samples: Samples) -> str:
         SHA-256 as 64 hexadecimal digits; about a second per gigabyte.
     """
     digest = hashlib.sha256(f"{samples.ids.type} {samples.X.shape}".encode())
-    if pa.types.is_integer(samples.ids.type):
-        digest.update(np.ascontiguousarray(samples.ids).data)
-    else:
-        lengths, data = text_buffers(samples.ids)
-        digest.update(lengths.data)
-        digest.update(data.data)
+    _add(digest, samples.ids)
     digest.update(np.ascontiguousarray(samples.X).data)
     return digest.hexdigest()
+
+
+def input_key(samples: Samples, content: str) -> str:
+    """Return a key of all that a run reads: the content, and what lies around it.
+
+    Equal vectors with equal ids are computed once, but two inputs that differ in rejected
+    rows, positions or truth are two runs.
+
+    Parameters
+    ----------
+    samples : Samples
+    content : str
+        Their `content_key`.
+
+    Returns
+    -------
+    str
+        SHA-256 as 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"{content} {samples.n_rows}".encode())
+    digest.update(np.ascontiguousarray(samples.rows, np.int64).data)
+    around = {
+        **samples.payload,
+        **dict(zip(samples.rejected.column_names, samples.rejected.columns, strict=True)),
+    }
+    for name, column in sorted(around.items()):
+        digest.update(f"{name} {column.type} {len(column)}".encode())
+        _add(digest, column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, column: pa.Array) -> None:
+    """Add integers or texts, and which of them are null."""
+    if column.null_count:
+        digest.update(np.packbits(np.asarray(column.is_null())).data)
+        column = column.fill_null(0 if pa.types.is_integer(column.type) else "")
+    if pa.types.is_integer(column.type):
+        digest.update(np.ascontiguousarray(column).data)
+    else:
+        lengths, data = text_buffers(column)
+        digest.update(lengths.data)
+        digest.update(data.data)
 
 
 def _checked_ids(source: Source) -> pa.Array:

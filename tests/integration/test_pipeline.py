@@ -21,6 +21,7 @@ from gpucluster.errors import (
     GpuclusterWarning,
     RunLockedError,
     RunNotFoundError,
+    SchemaMismatchError,
     StageCrashedError,
 )
 from gpucluster.events import Event, StageFinished
@@ -107,6 +108,78 @@ def test_doing_it_again_returns_the_finished_run(parquet: Path, tmp_path: Path) 
     np.testing.assert_array_equal(anew.labels_, first.labels_)
 
 
+def test_another_input_is_another_run(tmp_path: Path) -> None:
+    """Equal clean vectors are not enough: rejected rows, positions and truth count too."""
+    table = documents()
+    ids = table["document_id"].to_pylist()
+    X = np.stack(table["embedding"].to_numpy()).astype(np.float32)
+    bad = np.full((1, 16), np.nan, np.float32)
+    corrected = table.set_column(2, "label", [sorted(table["label"].to_pylist())])
+    inputs = [
+        ((ids, X), None),
+        (([*ids, "bad"], np.concatenate([X, bad])), None),
+        ((["bad", *ids], np.concatenate([bad, X])), None),
+        (table, "label"),
+        (corrected, "label"),
+    ]
+    runs = [
+        gpucluster.cluster(data, KMEANS, out=tmp_path, truth_column=truth) for data, truth in inputs
+    ]
+    assert len({run.run_id for run in runs}) == 5
+    assert [run.manifest.counts.num_rejected for run in runs] == [0, 1, 1, 0, 0]
+    assert runs[2].members.sort_by("row")["row"][0].as_py() == 1
+    assert runs[3].external_metrics["ami"] > 0.9 > runs[4].external_metrics["ami"]
+    assert len({run.manifest.data_sha256 for run in runs}) == 1  # so the stages are shared
+
+
+def test_a_run_on_another_device_is_another_run(
+    parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", device="cpu")
+    monkeypatch.setattr("gpucluster.device.select.probe_gpu", lambda: None)
+    with pytest.raises(StageCrashedError):
+        gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", device="gpu")
+
+
+def test_what_cannot_run_is_refused_by_the_plan(parquet: Path) -> None:
+    for fields, message in (
+        ({"algorithm": "kmeans", "algorithm_params": {"n_clusters": 9999}}, "got 9999"),
+        ({"algorithm": "hdbscan", "preprocessing_steps": [{"method": "umap"}]}, "got 50 for rows"),
+        ({**KMEANS, "dimension_reduction": {"method": "umap", "components": 2}}, None),
+    ):
+        if message is None:
+            assert gpucluster.plan(parquet, **fields).stage("display") is not None
+            continue
+        with pytest.raises(ConfigError, match=message):
+            gpucluster.plan(parquet, **fields)
+
+
+def test_coordinates_are_kept_when_only_a_prompt_changes(parquet: Path, tmp_path: Path) -> None:
+    def reused(prompt: str) -> bool:
+        seen: list[Event] = []
+        with pytest.warns(GpuclusterWarning, match="llm_labeling"):
+            gpucluster.cluster(
+                parquet,
+                KMEANS,
+                dimension_reduction={"method": "pca", "components": 2},
+                llm_labeling={"provider": "keywords", "custom_prompt": prompt},
+                out=tmp_path / "out",
+                observer=seen.append,
+            )
+        records = [event.record for event in seen if isinstance(event, StageFinished)]
+        return next(record.reused for record in records if record.name == "display")
+
+    assert not reused("one")
+    assert reused("two")
+
+
+def test_a_named_text_column_is_noted_and_must_exist(parquet: Path, tmp_path: Path) -> None:
+    run = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", text_column="text")
+    assert run.manifest.source["columns"]["text"] == "text"
+    with pytest.raises(SchemaMismatchError, match="did you mean"):
+        gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", text_column="texts")
+
+
 @pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
 def test_an_earlier_stage_is_reused_when_a_later_setting_changes(
     parquet: Path, tmp_path: Path
@@ -177,6 +250,8 @@ def test_sampling_draws_the_same_rows_whatever_their_order(tmp_path: Path) -> No
     ]
     drawn = [set(run.members["document_id"].to_pylist()) for run in runs]
     assert len(drawn[0]) == 100
+    assert runs[0].manifest.sampled
+    assert runs[0].manifest.stages[0].method == "sample of 100 rows"
     assert drawn[0] == drawn[1]
 
 
@@ -188,6 +263,10 @@ def test_a_feature_uri_chooses_among_vector_columns(tmp_path: Path) -> None:
     run = gpucluster.cluster(
         table, KMEANS, feature_uris=["gpucluster://text@v1/other"], out=tmp_path / "out"
     )
+    with pytest.warns(FallbackWarning, match="no column 'nothing': 'embedding' is used"):
+        gpucluster.cluster(
+            documents(), KMEANS, feature_uris=["gpucluster://text@v1/nothing"], out=tmp_path / "o"
+        )
     assert run.manifest.source["columns"]["vector"] == "other"
     assert set(run.centroids["feature_name"].to_pylist()) == {"gpucluster://text@v1/other"}
 

@@ -203,4 +203,4 @@ def test_plan_needs_two_rows_and_one_feature() -> None:
     with pytest.raises(TooFewSamplesError, match="insufficient documents"):
         make_plan(parse(), 1, 8, CPU)
     with pytest.raises(ConfigError, match="got 2 features"):
-        make_plan(parse({"feature_uris": ["a://b@1/c", "a://b@1/d"]}), 10, 8, CPU)
+        make_plan(parse({"feature_uris": ["gpucluster://b@1/c", "gpucluster://b@1/d"]}), 10, 8, CPU)
