@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,7 @@ def read_body(path: str | Path) -> dict[str, Any]:
         )
     try:
         fits = path.stat().st_size <= MAX_BYTES
-        text = path.read_text(encoding="utf-8") if fits else ""
+        text = path.read_text(encoding="utf-8-sig") if fits else ""
     except (OSError, ValueError) as error:
         raise ConfigError(f"{name}: cannot be read ({_one_line(error)})") from error
     if not fits:
@@ -226,7 +226,7 @@ def _parse_json(text: str, name: str) -> Any:
     import json
 
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: is no JSON ({_one_line(error)})") from error
 
@@ -234,11 +234,29 @@ def _parse_json(text: str, name: str) -> Any:
 def _parse_yaml(text: str, name: str) -> Any:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Safe, and strict about doubled keys, of which YAML keeps the last in silence."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 - PyYAML's signature
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            _without_doubles([(str(key), None) for key in keys])
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
     # PyYAML's constructors let plain ValueError and friends through (an impossible date, say)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{name}: is no YAML ({_one_line(error)})") from error
+
+
+def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dict, unless one key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ConfigError("is given twice", path=describe(double).strip("'"), hint="say it once")
+    return found
 
 
 def _parse_toml(text: str, name: str) -> Any:

@@ -261,5 +261,9 @@ class FallbackWarning(GpuclusterWarning):
     """Something other than what was asked for is being used."""
 
 
+class NotConvergedWarning(GpuclusterWarning):
+    """The algorithm stopped before it was done, or found less than was asked for."""
+
+
 class QualityWarning(GpuclusterWarning):
     """The settings are known to give poor results on data like these."""

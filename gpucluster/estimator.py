@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.arrays import is_on_gpu, to_host
 from gpucluster.device.select import decide
+from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
 from gpucluster.execution import fit_algorithm, fit_step
 from gpucluster.ops.assign import cluster_sums, nearest_center
@@ -41,7 +42,9 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     random_state : int, default 42
         Seed of the steps and of the algorithm.
     **algorithm_params
-        Parameters of the algorithm, such as ``min_cluster_size=15``.
+        Parameters of the algorithm, such as ``min_cluster_size=15``. The parameter that
+        dbscan and kmeans call ``algorithm`` cannot be set here, as the name is taken; it
+        never changes a result.
 
     Attributes
     ----------
@@ -78,7 +81,7 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.preprocessing_steps = preprocessing_steps
         self.device = device
         self.random_state = random_state
-        self.__dict__.update(algorithm_params)
+        self._set(algorithm_params)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 - sklearn's signature
         """Return the parameters, those of the algorithm among them."""
@@ -87,13 +90,23 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters by name; `fit` refuses those that the algorithm does not have."""
-        self.__dict__.update(params)
+        self._set(params)
         return self
+
+    def _set(self, params: Mapping[str, Any]) -> None:
+        """Keep parameters as attributes, but none that would hide a method or pass for a result."""
+        for name, value in params.items():
+            if hasattr(type(self), name) or name.startswith("_") or name.endswith("_"):
+                # no algorithm has such a parameter: `fit` will say so
+                self.__dict__.setdefault("_misnamed", {})[name] = value
+            else:
+                setattr(self, name, value)
 
     def _algorithm_params(self) -> dict[str, Any]:
         """Return the attributes that are neither our own parameters nor learned (``name_``)."""
         own = self._get_param_names()
-        return {
+        misnamed: dict[str, Any] = self.__dict__.get("_misnamed", {})
+        return misnamed | {
             name: value
             for name, value in vars(self).items()
             if name not in own and not name.startswith("_") and not name.endswith("_")
@@ -139,7 +152,8 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             random_state=self.random_state,
         ).with_seeds()
         config = definition.vector_config
-        assert config.algorithm is not None  # noqa: S101 - `algorithm` is never omitted here
+        if config.algorithm is None:
+            raise ConfigError("got None, expected the name of an algorithm", path="algorithm")
         decision = decide(self.device)
         reporter = Reporter("prepare", observer, cancel)
         steps = check_chain(config.preprocessing_steps or (), len(X), X.shape[1], reporter)

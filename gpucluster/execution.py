@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from gpucluster.algorithms import Algorithm, catalogue
 from gpucluster.device.child import Child
+from gpucluster.device.memory import translated
 from gpucluster.device.select import Decision, Device
 from gpucluster.errors import DeviceError, DeviceUnavailableError, StageCrashedError
 from gpucluster.events import Reporter
@@ -91,7 +92,8 @@ def fit_step(
 
     def run(device: Device) -> Fitted:
         if device == "cpu":
-            return step.fit(X, device, reporter)
+            with translated(step.method):
+                return step.fit(X, device, reporter)
         with tempfile.TemporaryDirectory(prefix="gpucluster-") as folder:
             np.save(Path(folder, "X.npy"), X)
             with Child(reporter.stage, reporter=reporter) as child:
@@ -115,7 +117,8 @@ def fit_step_files(
     """Fit a step to ``X.npy`` of `folder` and leave its arrays beside it."""
     parsed: Step = TypeAdapter(AnyStep).validate_python(step)
     X = np.asarray(np.load(Path(folder, "X.npy"), mmap_mode="r"))
-    fitted = parsed.fit(X, device, reporter)
+    with translated(parsed.method):
+        fitted = parsed.fit(X, device, reporter)
     for name, array in fitted.arrays.items():
         np.save(Path(folder, f"{name}.npy"), array)
     return {

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from gpucluster.device.memory import translated
 from gpucluster.device.select import Device
 from gpucluster.errors import (
     ConfigError,
     InputError,
     InternalError,
-    OutOfMemoryError,
     TooFewSamplesError,
 )
 from gpucluster.events import Reporter
@@ -86,7 +85,7 @@ class Algorithm(BaseModel, ABC):
         _check_matrix(X)
         self.check(len(X), reporter)
         path = self._fit_gpu if device == "gpu" else self._fit_cpu
-        with _translated(self.name):
+        with translated(self.name):
             raw = path(X, reporter)
         labels = canonical_labels(np.asarray(raw.labels))
         probabilities = None
@@ -108,6 +107,14 @@ class Algorithm(BaseModel, ABC):
             raise TooFewSamplesError(
                 f"insufficient documents: {self.name} got n_samples={n_samples}, needs at least 2"
             )
+
+    def gpu_obstacle(self, X: Matrix) -> str | None:
+        """Return why the GPU path cannot do this fit, or None when it can.
+
+        Asked before the fit is sent to a GPU, so that the CPU path can take it or the
+        request be refused.
+        """
+        return None
 
     @abstractmethod
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
@@ -182,22 +189,3 @@ def _check_invariants(name: str, X: Matrix, labels: Labels, probabilities: Vecto
     inside = np.isfinite(probabilities) & (probabilities >= 0) & (probabilities <= 1)
     if probabilities.shape != labels.shape or not inside.all():
         raise InternalError(f"{name} returned membership probabilities outside [0, 1]")
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """Turn a library's running out of memory into ours; everything else passes."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"{name} ran out of memory ({error})", hint="use sample_size, or fewer dimensions"
-        ) from error
-    except RuntimeError as error:
-        # CuPy, RMM and cuML have no common class for it, but all say so
-        if "out_of_memory" in str(error) or "bad_alloc" in str(error):
-            raise OutOfMemoryError(
-                f"{name} ran out of GPU memory ({error})",
-                hint="use sample_size, fewer dimensions, or --device cpu",
-            ) from error
-        raise

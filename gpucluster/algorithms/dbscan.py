@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.device.select import Device
@@ -20,8 +20,8 @@ CUML_MAX_ROWS = 4_194_240  # NVIDIA/cuml#7676
 class DBSCAN(Algorithm):
     """Connect rows that lie within `eps` of each other where it is dense; the rest is noise.
 
-    Rows on a border belong to their nearest core, so that labels do not depend on the
-    order of the rows (the paper leaves it to the order).
+    Rows on a border belong to their nearest core, ties to the core of the lower row, on
+    every path (the paper leaves it to the order of the search).
 
     Notes
     -----
@@ -36,7 +36,7 @@ class DBSCAN(Algorithm):
     name: ClassVar[str] = "dbscan"
     library_bytes: ClassVar[int] = 150 << 20
 
-    eps: Annotated[float, Field(gt=0)] = Field(
+    eps: Annotated[float, Field(gt=0, lt=1e18)] = Field(
         default=0.5, description="Radius, in the unit of the metric; inclusive."
     )
     min_samples: Annotated[int, Field(ge=1)] = Field(
@@ -54,6 +54,15 @@ class DBSCAN(Algorithm):
     algorithm: Literal["auto", "ball_tree", "kd_tree", "brute"] = Field(
         default="auto", description="How neighbours are searched; never changes the result."
     )
+
+    @model_validator(mode="after")
+    def _power_is_used(self) -> DBSCAN:
+        if self.p != 2 and self.metric != "minkowski":
+            raise ValueError(
+                f"p is {self.p:g}, but metric is {self.metric!r}, which has no power: "
+                "use metric: minkowski, or leave p out"
+            )
+        return self
 
     def radius(self) -> float:
         """Return `eps` as a Euclidean distance; on unit rows for cosine, ``sqrt(2 eps)``."""
@@ -77,7 +86,9 @@ class DBSCAN(Algorithm):
         if self._searches_tree(n_features):
             seconds = 4e-6 * n_samples * math.log2(n_samples + 2)
             return Cost(n_samples * (100 * 8 + 16 * n_features), seconds)
-        return Cost(24 * n_samples, 4.0 * n_samples**2 * n_features / 120e9)
+        # a centred copy when the rows lie far from zero, and unit rows
+        copies = 4 * n_samples * n_features * (2 if self.metric == "cosine" else 1)
+        return Cost(40 * n_samples + copies, 4.0 * n_samples**2 * n_features / 120e9)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
         from gpucluster.ops.connectivity import radius_components
@@ -89,45 +100,78 @@ class DBSCAN(Algorithm):
         return Raw(labels, backend="numba", info={"n_core": n_core})
 
     def _fit_tree(self, X: Matrix) -> Raw:
-        from scipy.spatial import KDTree
         from sklearn.cluster import DBSCAN as SklearnDBSCAN
 
-        power = self.p if self.metric == "minkowski" else 2.0
         model = SklearnDBSCAN(
             eps=self.radius(),
             min_samples=self.min_samples,
             metric="minkowski",
-            p=power,
+            p=self.p,
             leaf_size=self.leaf_size,
             algorithm="kd_tree" if self.algorithm == "auto" else self.algorithm,
             n_jobs=-1,
         ).fit(X)
-        labels: Any = model.labels_.copy()
         core = model.core_sample_indices_
+        labels: Any = model.labels_.copy()
         border = np.setdiff1d(np.flatnonzero(labels != NOISE), core)
-        if len(border):
-            _, nearest = KDTree(X[core]).query(X[border], p=power)
-            labels[border] = labels[core[nearest]]
+        labels[border] = labels[self._nearest_by_tree(X, border, core)]
         return Raw(labels, backend="sklearn", info={"n_core": len(core)})
 
+    def _nearest_by_tree(self, X: Matrix, border: Any, core: Any) -> Any:
+        """Return the nearest core of each border row, ties to the lower row."""
+        from scipy.spatial import KDTree
+
+        if not len(border):
+            return border
+        tree = KDTree(X[core])
+        distance, nearest = tree.query(X[border], p=self.p)
+        # a hair more than the nearest, so that all cores tied with it are found
+        tied = tree.query_ball_point(
+            X[border], distance * (1 + 1e-12), p=self.p, return_sorted=True
+        )
+        nearest = core[nearest]
+        for position, row in enumerate(border):
+            among = core[tied[position]]
+            if len(among) > 1:
+                difference = np.abs(X[among].astype(np.float64) - X[row])
+                power = (difference**self.p).sum(axis=1)
+                nearest[position] = among[power.argmin()]
+        return nearest
+
+    def gpu_obstacle(self, X: Matrix) -> str | None:
+        """Say what cuML's DBSCAN cannot do."""
+        if len(X) > CUML_MAX_ROWS:
+            return f"cuML's DBSCAN takes up to {CUML_MAX_ROWS} rows"
+        if self.metric == "minkowski" and self.p != 2:
+            return "cuML's DBSCAN has no minkowski metric"
+        return None
+
     def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        if len(X) > CUML_MAX_ROWS or (self.metric == "minkowski" and self.p != 2):
-            reporter.fallback(
-                "dbscan_on_cpu",
-                f"cuML's DBSCAN takes up to {CUML_MAX_ROWS} rows and the euclidean metric: "
-                "the CPU path runs",
-            )
-            return self._fit_cpu(X, reporter)
         from cuml.cluster import DBSCAN as CumlDBSCAN
 
+        from gpucluster.ops.connectivity import nearest_cores
+
+        X = self._metric_space(X)
         model = CumlDBSCAN(
             eps=self.radius(),
             min_samples=self.min_samples,
             metric="euclidean",
             output_type="numpy",
-        ).fit(self._metric_space(X))
-        n_core = len(model.core_sample_indices_)
-        return Raw(model.labels_, backend="cuml", info={"n_core": n_core})
+        ).fit(X)
+        core = np.asarray(model.core_sample_indices_)
+        labels = np.array(model.labels_)
+        # cuML leaves a border row to any of its cores: the host decides, by the same rule
+        border = np.setdiff1d(np.flatnonzero(labels != NOISE), core)
+        if self._searches_tree(X.shape[1]):
+            nearest = self._nearest_by_tree(X, border, core)
+        else:
+            is_core = np.zeros(len(X), np.bool_)
+            is_core[core] = True
+            nearest = nearest_cores(X, border, is_core, self.radius(), reporter)
+        # in float32 cuML may have reached a core that lies a rounding outside the radius
+        reached = nearest != NOISE
+        labels[border[reached]] = labels[nearest[reached]]
+        return Raw(labels, backend="cuml", info={"n_core": len(core)})
 
     def _metric_space(self, X: Matrix) -> Matrix:
         from gpucluster.ops.normalize import unit_rows

@@ -10,10 +10,12 @@ import numpy as np
 from pydantic import Field
 
 from gpucluster.algorithms.base import Algorithm, Raw
+from gpucluster.device.memory import rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.types import NOISE, Cost, Matrix
 
+CUML_MAX_MIN_SAMPLES = 1023
 TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
 
 
@@ -21,7 +23,7 @@ class HDBSCAN(Algorithm):
     """Find clusters of any shape and of differing density; the rest is noise.
 
     Up to `TREE_DIMENSIONS` dimensions the spanning tree comes from the k-d tree of the
-    hdbscan package, above it from blocked BLAS; both are exact.
+    hdbscan package, above it, or with `alpha`, from blocked BLAS; both are exact.
 
     Notes
     -----
@@ -50,7 +52,8 @@ class HDBSCAN(Algorithm):
         default=False, description="Count the row itself in min_samples, as scikit-learn does."
     )
     cluster_selection_epsilon: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="Clusters closer than this distance are not split."
+        default=0.0,
+        description="Clusters closer than this are not split; in the unit of the metric.",
     )
     max_cluster_size: Annotated[int, Field(ge=2)] | None = Field(
         default=None, description="Larger clusters are split where they can be. Omitted: no limit."
@@ -58,7 +61,7 @@ class HDBSCAN(Algorithm):
     metric: Literal["euclidean", "cosine"] = Field(
         default="euclidean", description="Distance; cosine is euclidean on unit rows."
     )
-    alpha: Annotated[float, Field(gt=0)] = Field(
+    alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
         default=1.0, description="Distances are divided by it in the linkage."
     )
     cluster_selection_method: Literal["eom", "leaf"] = Field(
@@ -71,32 +74,51 @@ class HDBSCAN(Algorithm):
         default=False, description="Accepted for compatibility; new rows are assigned by centroid."
     )
     match_reference_implementation: bool = Field(
-        default=False, description="Follow the original Java code where the packages differ."
+        default=False,
+        description="Follow the original Java code where the packages differ: min_samples counts "
+        "the row itself, and a cluster needs one row more.",
     )
 
     def density_neighbors(self, n_samples: int) -> int:
         """Return how many neighbours, the row itself not counted, set the density of a row."""
         wanted = self.min_samples or self.min_cluster_size
-        if self.min_samples and self.min_samples_includes_self:
+        if self.min_samples_includes_self or self.match_reference_implementation:
             wanted -= 1
         return max(1, min(wanted, n_samples - 1))
+
+    def selection_distance(self) -> float:
+        """Return `cluster_selection_epsilon` as a Euclidean distance; cosine: ``sqrt(2 eps)``."""
+        epsilon = self.cluster_selection_epsilon
+        return math.sqrt(2 * epsilon) if self.metric == "cosine" else epsilon
 
     def check(self, n_samples: int, reporter: Reporter) -> None:
         """Say when no cluster is possible."""
         super().check(n_samples, reporter)
-        if self.min_cluster_size > n_samples:
+        if self.min_cluster_size >= n_samples:
             reporter.warn(
                 "min_cluster_size_above_rows",
                 f"hdbscan.min_cluster_size is {self.min_cluster_size}, "
                 f"but there are {n_samples} rows: everything is noise",
             )
 
+    def gpu_obstacle(self, X: Matrix) -> str | None:
+        """Return what cuML's HDBSCAN lacks for this fit."""
+        if self.min_cluster_size >= len(X):
+            return f"min_cluster_size {self.min_cluster_size} leaves {len(X)} rows all noise"
+        if self.match_reference_implementation:
+            return "cuML's HDBSCAN has no match_reference_implementation"
+        if self.density_neighbors(len(X)) > CUML_MAX_MIN_SAMPLES:
+            return f"cuML's HDBSCAN takes min_samples up to {CUML_MAX_MIN_SAMPLES}"
+        if _has_equal_rows(self._metric_space(X)):
+            return "rows are equal, and that can abort cuML's HDBSCAN (NVIDIA/cuml#4474)"
+        return None
+
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""
         neighbors = self.density_neighbors(n_samples)
         if device == "gpu":  # NVIDIA/cuml#7553
             return Cost(n_samples * (72 + 140 * neighbors + 4 * n_features), None)
-        if n_features <= TREE_DIMENSIONS:
+        if self._searches_tree(n_features):
             extra = n_samples * (16 * n_features + 12 * neighbors + 700)
             return Cost(extra, 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50))
         flop = 2.0 * n_samples**2 * n_features
@@ -104,15 +126,19 @@ class HDBSCAN(Algorithm):
         return Cost(extra, 2.5 * flop / 150e9)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        if self.min_cluster_size > len(X):
-            return _all_noise(len(X), "numpy")
+        if self.min_cluster_size >= len(X):
+            return Raw(np.full(len(X), NOISE), backend="numpy", probabilities=np.zeros(len(X)))
         X = self._metric_space(X)
-        if X.shape[1] <= TREE_DIMENSIONS:
+        if self._searches_tree(X.shape[1]):
             hierarchy, backend = self._tree_by_kdtree(X), "hdbscan"
         else:
             hierarchy, backend = self._tree_by_blas(X, reporter), "numba"
         labels, strengths = self._select(hierarchy)
         return Raw(labels, backend=backend, probabilities=strengths)
+
+    def _searches_tree(self, n_features: int) -> bool:
+        # the Boruvka search of the hdbscan package takes no notice of alpha
+        return n_features <= TREE_DIMENSIONS and self.alpha == 1
 
     def _tree_by_kdtree(self, X: Matrix) -> Any:
         with warnings.catch_warnings():
@@ -122,7 +148,6 @@ class HDBSCAN(Algorithm):
             model = Contrib(
                 min_cluster_size=self.min_cluster_size,
                 min_samples=self.density_neighbors(len(X)),
-                alpha=self.alpha,
                 algorithm="boruvka_kdtree" if len(X) > 3 * X.shape[1] else "prims_kdtree",
                 approx_min_span_tree=False,
                 core_dist_n_jobs=1,
@@ -140,7 +165,7 @@ class HDBSCAN(Algorithm):
 
         depth = self.density_neighbors(len(X))
         listed = min(len(X), 1 + max(depth, 15))
-        neighbors = nearest_neighbors(X, listed, reporter=reporter)
+        neighbors = nearest_neighbors(X, listed, exact=True, reporter=reporter)
         edges = mutual_reachability_tree(X, neighbors, depth, alpha=self.alpha, reporter=reporter)
         return label(edges)
 
@@ -150,43 +175,33 @@ class HDBSCAN(Algorithm):
         labels, strengths, *_ = _tree_to_labels(
             None,
             hierarchy,
-            min_cluster_size=self.min_cluster_size,
+            min_cluster_size=self.min_cluster_size + self.match_reference_implementation,
             cluster_selection_method=self.cluster_selection_method,
             allow_single_cluster=self.allow_single_cluster,
             match_reference_implementation=self.match_reference_implementation,
-            cluster_selection_epsilon=self.cluster_selection_epsilon,
+            cluster_selection_epsilon=self.selection_distance(),
             max_cluster_size=self.max_cluster_size or 0,
         )
         # rows at distance zero have infinite density, and inf/inf is their share of it
         return labels, np.clip(np.nan_to_num(strengths, nan=1.0), 0, 1)
 
     def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        if self.min_cluster_size > len(X):
-            return _all_noise(len(X), "numpy")
-        if self.density_neighbors(len(X)) > 1023 or self.match_reference_implementation:
-            reporter.fallback(
-                "hdbscan_on_cpu",
-                "cuML's HDBSCAN takes min_samples up to 1023 and has no "
-                "match_reference_implementation: the CPU path runs",
-            )
-            return self._fit_cpu(X, reporter)
         from cuml.cluster import HDBSCAN as CumlHDBSCAN
 
-        X, copies = np.unique(self._metric_space(X), axis=0, return_inverse=True)
         model = CumlHDBSCAN(
             min_cluster_size=self.min_cluster_size,
             min_samples=self.density_neighbors(len(X)),
-            cluster_selection_epsilon=self.cluster_selection_epsilon,
+            cluster_selection_epsilon=self.selection_distance(),
             max_cluster_size=self.max_cluster_size or 0,
             alpha=self.alpha,
             cluster_selection_method=self.cluster_selection_method,
             allow_single_cluster=self.allow_single_cluster,
             output_type="numpy",
-        ).fit(X)
+        ).fit(self._metric_space(X))
         return Raw(
-            np.asarray(model.labels_)[copies],
+            model.labels_,
             backend="cuml",
-            probabilities=np.clip(np.asarray(model.probabilities_)[copies], 0, 1),
+            probabilities=np.clip(np.asarray(model.probabilities_), 0, 1),
         )
 
     def _metric_space(self, X: Matrix) -> Matrix:
@@ -195,5 +210,15 @@ class HDBSCAN(Algorithm):
         return unit_rows(X) if self.metric == "cosine" else X
 
 
-def _all_noise(n_samples: int, backend: str) -> Raw:
-    return Raw(np.full(n_samples, NOISE), backend=backend, probabilities=np.zeros(n_samples))
+def _has_equal_rows(X: Matrix) -> bool:
+    """Whether any two rows are equal: those of equal hashes are compared."""
+    from gpucluster.ops.blocks import row_blocks
+
+    weights = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64)
+    hashes = np.empty(len(X), np.uint64)
+    for rows in row_blocks(len(X), rows_per_block(16 * X.shape[1])):
+        bits = (X[rows] + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0: equal, so equal bits
+        hashes[rows] = bits.astype(np.uint64) @ weights
+    order = np.argsort(hashes)
+    alike = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    return any(np.array_equal(X[order[i]], X[order[i + 1]]) for i in alike)

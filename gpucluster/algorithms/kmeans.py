@@ -10,11 +10,13 @@ from pydantic import Field
 
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
 from gpucluster.device.select import Device
+from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
 from gpucluster.types import Cost, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
-SEEDING_ROWS = 50_000  # k-means++ looks at this many rows, or 100 for each cluster
+SEEDING_ROWS = 10_000  # the first centres come from this many rows, or 50 for each cluster
+SEEDING_FLOP_S = 20e9  # a few candidates at a time: products as fast as memory is read
 
 
 class KMeans(Algorithm):
@@ -55,6 +57,10 @@ class KMeans(Algorithm):
         """Return how many starts are made on `n_samples` rows."""
         return self.n_init or (10 if n_samples < RESTARTS_LIMIT else 1)
 
+    def seeding_rows(self, n_samples: int) -> int:
+        """Return how many rows the first centres are drawn from."""
+        return min(n_samples, max(SEEDING_ROWS, 50 * self.n_clusters))
+
     def check(self, n_samples: int, reporter: Reporter) -> None:
         """Refuse more clusters than rows."""
         super().check(n_samples, reporter)
@@ -65,29 +71,37 @@ class KMeans(Algorithm):
         extra = 9 * 4 * self.n_clusters * n_features + 16 * n_samples
         if device == "gpu":
             return Cost(extra + 4 * n_samples * n_features, None)
-        extra += 4 * n_features * min(n_samples, max(SEEDING_ROWS, 100 * self.n_clusters))
-        iterations = min(self.max_iter, 60) * self.restarts(n_samples)
+        n_seeding, restarts = self.seeding_rows(n_samples), self.restarts(n_samples)
+        extra += 4 * n_features * n_seeding
+        seeding_flop = 0.0
+        if self.init == "k-means++":
+            candidates = _n_candidates(self.n_clusters)
+            seeding_flop = 2.0 * n_seeding * self.n_clusters * candidates * n_features
+        iterations = min(self.max_iter, 60)
         flop = 2.0 * n_samples * n_features * self.n_clusters
         bytes_read = 8.0 * n_samples * n_features
-        return Cost(extra, iterations * (flop / 150e9 + bytes_read / 20e9))
+        one_start = iterations * (flop / 150e9 + bytes_read / 20e9) + seeding_flop / SEEDING_FLOP_S
+        return Cost(extra, restarts * one_start)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
         from gpucluster.ops.assign import lloyd_step
-        from gpucluster.ops.normalize import without_offset
+        from gpucluster.ops.normalize import spread, without_offset
 
         X = without_offset(X)
-        tolerance = self.tol * float(X.var(axis=0, dtype=np.float64).mean())
+        tolerance = self.tol * spread(X)[1] / X.shape[1]
         restarts = self.restarts(len(X))
         streams = np.random.default_rng(self.random_state).spawn(restarts)
-        best: tuple[float, Any, int, Matrix] | None = None
+        best: tuple[float, Any, int, bool, Matrix] | None = None
         for start, stream in enumerate(streams):
-            centers = self._seed(X, stream)
+            centers = self._seed(X, stream, reporter)
+            converged = False
             for iteration in range(1, self.max_iter + 1):
                 step = lloyd_step(X, centers, reporter)
                 moved = _means(X, step, centers)
                 shift = float(np.square(moved.astype(np.float64) - centers).sum())
                 centers = moved
-                if shift <= tolerance:
+                converged = shift <= tolerance
+                if converged:
                     break
                 reporter.progress(
                     start * self.max_iter + iteration, restarts * self.max_iter, "iterations"
@@ -95,9 +109,10 @@ class KMeans(Algorithm):
             step = lloyd_step(X, centers, reporter)
             inertia = float(step.sqdist.sum(dtype=np.float64))
             if best is None or inertia < best[0]:
-                best = (inertia, step.labels, iteration, centers)
+                best = (inertia, step.labels, iteration, converged, centers)
         assert best is not None  # noqa: S101 - there is at least one start
-        _, labels, iteration, centers = best
+        _, labels, iteration, converged, centers = best
+        self._judge(labels, reporter, converged=converged)
         return Raw(
             labels,
             backend="numpy",
@@ -120,6 +135,7 @@ class KMeans(Algorithm):
             n_init=self.restarts(len(X)),
             output_type="numpy",
         ).fit(X)
+        self._judge(model.labels_, reporter, converged=int(model.n_iter_) < self.max_iter)
         return Raw(
             model.labels_,
             backend="cuml",
@@ -130,20 +146,47 @@ class KMeans(Algorithm):
             },
         )
 
-    def _seed(self, X: Matrix, stream: np.random.Generator) -> Matrix:
+    def _judge(self, labels: Any, reporter: Reporter, *, converged: bool) -> None:
+        if not converged:
+            reporter.warn(
+                "kmeans_not_converged",
+                f"kmeans stopped at max_iter {self.max_iter} while its centres still moved; "
+                "raise max_iter or tol",
+                NotConvergedWarning,
+            )
+        n_found = len(np.unique(labels))
+        if n_found < self.n_clusters:
+            reporter.warn(
+                "kmeans_fewer_clusters",
+                f"kmeans found {n_found} clusters of the {self.n_clusters} asked for; "
+                "are there fewer distinct rows?",
+                NotConvergedWarning,
+            )
+
+    def _seed(self, X: Matrix, stream: np.random.Generator, reporter: Reporter) -> Matrix:
         """Return the first centres: rows of a uniform sample of `X`."""
-        n_seeding = min(len(X), max(SEEDING_ROWS, 100 * self.n_clusters))
+        n_seeding = self.seeding_rows(len(X))
         pool = X
         if n_seeding < len(X):
             pool = X[np.sort(stream.choice(len(X), n_seeding, replace=False))]
         if self.init == "random":
             return pool[stream.choice(len(pool), self.n_clusters, replace=False)].copy()
-        return _kmeans_plusplus(pool, self.n_clusters, stream)
+        from gpucluster.ops.blocks import one_blas_thread
+
+        # many small products: sharing them costs more than it gains, and changes their last bits
+        with one_blas_thread:
+            return _kmeans_plusplus(pool, self.n_clusters, stream, reporter)
 
 
-def _kmeans_plusplus(X: Matrix, n_clusters: int, stream: np.random.Generator) -> Matrix:
+def _n_candidates(n_clusters: int) -> int:
+    return 2 + int(np.log(n_clusters))
+
+
+def _kmeans_plusplus(
+    X: Matrix, n_clusters: int, stream: np.random.Generator, reporter: Reporter
+) -> Matrix:
     """Draw rows far from each other; of a few candidates each time, keep the most useful."""
-    n_candidates = 2 + int(np.log(n_clusters))
+    n_candidates = _n_candidates(n_clusters)
     sqnorms = np.einsum("ij,ij->i", X, X)
     chosen = np.empty(n_clusters, np.int64)
     chosen[0] = stream.integers(len(X))
@@ -162,6 +205,7 @@ def _kmeans_plusplus(X: Matrix, n_clusters: int, stream: np.random.Generator) ->
         np.minimum(sqdist, closest, out=sqdist)
         winner = int(sqdist.sum(axis=1, dtype=np.float64).argmin())
         chosen[i], closest = drawn[winner], sqdist[winner]
+        reporter.progress(i + 1, n_clusters, "centres")
     return X[chosen].copy()
 
 

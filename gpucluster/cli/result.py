@@ -12,6 +12,7 @@ from gpucluster.errors import GpuclusterError
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
 
+TEXT_ROWS = 2048  # decoded at a time
 READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
 
 _IN_WORDS = {"<": "is below", ">": "is above", "<=": "is not above"}
@@ -119,7 +120,9 @@ def _medoid_texts(run: Run, n_clusters: int) -> Mapping[str, str]:
         )
         if source.info.vector_bytes > READ_BYTES:
             return {}
-        for batch in source.batches():
+        # few rows at a time: the texts beside narrow vectors may be long
+        row_bytes = max(1, source.info.vector_bytes // max(1, source.info.n_rows))
+        for batch in source.batches(TEXT_ROWS * row_bytes):
             rows = range(batch.row, batch.row + len(batch.vectors))
             ids = (pa.array(rows) if batch.ids is None else batch.ids).cast(pa.string())
             here = pc.is_in(ids, value_set=wanted)

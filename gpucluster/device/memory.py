@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gpucluster.errors import InputError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from gpucluster.device.select import Device
@@ -22,7 +26,7 @@ def available_bytes(device: Device = "cpu") -> int:
     """Return the bytes that may still be used on `device`.
 
     On the host this is the smaller of what the kernel calls available and what the
-    control group of the process has left.
+    control group of the process has left, file cache that the kernel would give up included.
     """
     if device == "gpu":
         import cupy
@@ -47,21 +51,25 @@ def _meminfo_available() -> int | None:
     return None
 
 
-def _cgroup_left() -> int | None:
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+def _cgroup_left(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    for limit, usage, stat, reclaimable in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
         ),
     ):
         try:
-            text = Path(limit).read_text(encoding="ascii").strip()
-            used = int(Path(usage).read_text(encoding="ascii"))
+            text = (root / limit).read_text(encoding="ascii").strip()
+            used = int((root / usage).read_text(encoding="ascii"))
+            lines = (root / stat).read_text(encoding="ascii").splitlines()
         except (OSError, ValueError):
             continue
         if text != "max":
-            return max(0, int(text) - used)
+            counts = dict(line.split(maxsplit=1) for line in lines)
+            return max(0, int(text) - max(0, used - int(counts.get(reclaimable, 0))))
     return None
 
 
@@ -90,3 +98,42 @@ class PeakMemory:
             pass
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Turn a library's running out of memory, or of digits, into our errors.
+
+    Parameters
+    ----------
+    name : str
+        The algorithm or step, for messages.
+
+    Raises
+    ------
+    OutOfMemoryError
+        Host or GPU memory ran out.
+    InputError
+        A decomposition did not converge: the values are extreme.
+    """
+    import numpy as np
+
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"{name} ran out of memory ({error})", hint="use sample_size, or fewer dimensions"
+        ) from error
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            f"{name}: the values are too extreme ({error})",
+            hint="look for outliers, or use the l2_normalize step",
+        ) from error
+    except RuntimeError as error:
+        # CuPy, RMM and cuML have no common class for it, but all say so
+        if "out_of_memory" in str(error) or "bad_alloc" in str(error):
+            raise OutOfMemoryError(
+                f"{name} ran out of GPU memory ({error})",
+                hint="use sample_size, fewer dimensions, or --device cpu",
+            ) from error
+        raise

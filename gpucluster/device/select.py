@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, get_args
 
-from gpucluster.errors import DeviceUnavailableError
+from gpucluster.errors import BackendUnavailableError, ConfigError, DeviceUnavailableError
 
 DeviceRequest = Literal["auto", "cpu", "gpu"]
 Device = Literal["cpu", "gpu"]
@@ -35,6 +35,8 @@ def probe_gpu() -> str | None:
 
     if not cupy.is_available():
         return "cupy finds no CUDA device or driver"
+    if find_spec("cuml") is None:
+        return "there is a GPU, but cuml is not installed"
     return None
 
 
@@ -52,15 +54,28 @@ def decide(requested: DeviceRequest) -> Decision:
 
     Raises
     ------
+    ConfigError
+        `requested` is none of the three.
+    BackendUnavailableError
+        ``gpu`` was asked for and a library is missing; the hint names the extra.
     DeviceUnavailableError
-        ``gpu`` was asked for and none is usable.
+        ``gpu`` was asked for and there is none.
     """
+    if requested not in get_args(DeviceRequest):
+        raise ConfigError(
+            f"got {requested!r}, expected one of {', '.join(get_args(DeviceRequest))}",
+            path="device",
+            got=requested,
+        )
     if requested == "cpu":
         return Decision(requested, "cpu", "asked for")
     obstacle = probe_gpu()
     if obstacle is None:
         return Decision(requested, "gpu", "asked for" if requested == "gpu" else "a GPU is usable")
     if requested == "gpu":
-        hint = INSTALL_GPU if "installed" in obstacle else "check the driver, or use --device cpu"
-        raise DeviceUnavailableError(f"device=gpu: {obstacle}", hint=hint)
+        if "not installed" in obstacle:
+            raise BackendUnavailableError(f"device=gpu: {obstacle}", hint=INSTALL_GPU)
+        raise DeviceUnavailableError(
+            f"device=gpu: {obstacle}", hint="check the driver, or use --device cpu"
+        )
     return Decision(requested, "cpu", obstacle)

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.assign import sums_by_label
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.types import NOISE, Labels, Matrix, Vector, Vector64
@@ -75,7 +75,8 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
     Equal to scikit-learn's ``silhouette_score(metric="cosine")``, ``davies_bouldin_score``
     and ``calinski_harabasz_score`` on the unit rows without noise. A row alone in its
     cluster has silhouette 0 (Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7).
-    Extra memory: 24 bytes a row, and a block of products on each core.
+    Distances come from differences in float64, as tight clusters need.
+    Extra memory: 36 bytes a row, and a block of products and differences on each core.
     """
     n_samples, n_features = X.shape
     n_clusters = int(labels.max(initial=NOISE)) + 1
@@ -90,11 +91,12 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
     cosine = np.full(n_samples, np.nan, np.float32)
     nearest = np.empty(n_samples, np.int32)
     silhouette = np.zeros(n_samples, np.float32)
-    distance = np.zeros(n_samples, np.float32)
+    sqdist = np.zeros(n_samples, np.float64)  # to the own mean
 
     def work(rows: slice) -> int:
         own = labels[rows]
-        products = unit_rows(X[rows]) @ centroids.T
+        unit = unit_rows(X[rows])
+        products = unit @ centroids.T
         nearest[rows] = (products * scale).argmax(axis=1)
         kept = np.flatnonzero(own >= 0)
         own = own[kept]
@@ -102,8 +104,8 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
         inside = products[np.arange(len(kept)), own]
         similarity = inside * scale[own]
         cosine[rows][kept] = np.clip(similarity, 0, 1)
-        squared = 1 - 2 * inside + np.square(lengths[own])
-        distance[rows][kept] = np.sqrt(np.maximum(squared, 0))
+        difference = unit[kept] - means[own]
+        sqdist[rows][kept] = np.einsum("ij,ij->i", difference, difference)
         if n_clusters > 1:
             size = sizes[own]
             products[np.arange(len(kept)), own] = -np.inf
@@ -111,12 +113,11 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
             together = (1 - inside) * size / np.maximum(size - 1, 1)
             larger = np.maximum(apart, together)
             defined = (size > 1) & (larger > 0)
-            silhouette[rows][kept] = np.where(
-                defined, (apart - together) / np.where(larger > 0, larger, 1), 0
-            )
+            score = np.where(defined, (apart - together) / np.where(larger > 0, larger, 1), 0)
+            silhouette[rows][kept] = np.clip(score, -1, 1)  # products round beyond it
         return int((similarity < 0).sum())
 
-    block_rows = rows_per_block(4 * (n_features + 2 * n_clusters), BLOCK_BYTES // 4)
+    block_rows = rows_per_block(24 * n_features + 8 * n_clusters, BLOCK_BYTES // 4)
     clipped = sum(map_blocks(work, n_samples, block_rows, reporter))
 
     clustered = labels >= 0
@@ -124,7 +125,8 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
     mean_cosine = _mean_by(members, cosine[clustered], sizes)
     min_cosine = np.full(n_clusters, np.inf, np.float32)
     np.minimum.at(min_cosine, members, cosine[clustered])
-    spread = _mean_by(members, distance[clustered], sizes)
+    within = sqdist[clustered]
+    spread = _mean_by(members, np.sqrt(within), sizes)
     return Measured(
         cosine_similarity=cosine,
         nearest=nearest,
@@ -132,12 +134,12 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
         num_members=sizes,
         mean_cosine=mean_cosine.astype(np.float32),
         min_cosine=min_cosine,
-        variance=np.maximum(1 - lengths**2, 0).astype(np.float32),
-        medoid_rows=_medoids(labels, distance, n_clusters),
+        variance=_mean_by(members, within, sizes).astype(np.float32),
+        medoid_rows=_medoids(labels, sqdist, n_clusters),
         metrics={
             "silhouette_score": _silhouette(silhouette[clustered], n_clusters),
             "davies_bouldin_index": _davies_bouldin(means, spread),
-            "calinski_harabasz_score": _calinski_harabasz(means, sizes),
+            "calinski_harabasz_score": _calinski_harabasz(means, sizes, float(within.sum())),
             "mean_cosine_to_centroid": float(cosine[clustered].mean(dtype=np.float64)),
             "noise_ratio": float((~clustered).mean()),
             "cluster_size_entropy": size_entropy(sizes),
@@ -182,26 +184,24 @@ def _unit_means(X: Matrix, labels: Labels, sizes: Any) -> Vector64:
     """Return the mean unit row of each cluster, float64."""
     sums = np.zeros((len(sizes), X.shape[1]), np.float64)
 
-    def work(rows: slice) -> Vector64:
-        return cluster_sums(unit_rows(X[rows]), labels[rows], len(sizes))
+    def work(rows: slice) -> tuple[Any, Any]:
+        return sums_by_label(unit_rows(X[rows]).astype(np.float64), labels[rows])
 
-    # few large parts: each returns a whole matrix of sums
-    part_rows = max(-(-len(X) // 8), rows_per_block(8 * X.shape[1]))
-    for part in map_blocks(work, len(X), part_rows):
-        sums += part
+    for touched, part in map_blocks(work, len(X), rows_per_block(16 * X.shape[1])):
+        sums[touched] += part
     means: Vector64 = sums / sizes[:, None]
     return means
 
 
-def _mean_by(members: Labels, values: Vector, sizes: Any) -> Vector64:
+def _mean_by(members: Labels, values: Any, sizes: Any) -> Vector64:
     means: Vector64 = np.bincount(members, weights=values, minlength=len(sizes)) / sizes
     return means
 
 
-def _medoids(labels: Labels, distance: Vector, n_clusters: int) -> Any:
+def _medoids(labels: Labels, sqdist: Vector64, n_clusters: int) -> Any:
     """Return the row nearest to each mean: on unit rows, the one nearest to all members."""
     rows = np.flatnonzero(labels >= 0)
-    order = rows[np.lexsort((rows, distance[rows], labels[rows]))]
+    order = rows[np.lexsort((rows, sqdist[rows], labels[rows]))]
     return order[np.searchsorted(labels[order], np.arange(n_clusters))]
 
 
@@ -214,6 +214,7 @@ def _davies_bouldin(means: Vector64, spread: Vector64) -> float | None:
     n_clusters = len(means)
     if n_clusters < 2:
         return None
+    means = means - means.mean(axis=0)  # close means keep their digits
     sqnorms = np.einsum("ij,ij->i", means, means)
     worst = np.zeros(n_clusters)
     block_rows = rows_per_block(8 * n_clusters)
@@ -228,14 +229,13 @@ def _davies_bouldin(means: Vector64, spread: Vector64) -> float | None:
     return float(worst.mean())
 
 
-def _calinski_harabasz(means: Vector64, sizes: Any) -> float | None:
+def _calinski_harabasz(means: Vector64, sizes: Any, within: float) -> float | None:
     """Return the ratio of variance between clusters to variance within them."""
     n_clusters, n_clustered = len(means), int(sizes.sum())
     if n_clusters < 2 or n_clusters >= n_clustered:
         return None
     center = (sizes[:, None] * means).sum(axis=0) / n_clustered
     between = float((sizes * np.square(means - center).sum(axis=1)).sum())
-    within = float((sizes * np.maximum(1 - np.einsum("ij,ij->i", means, means), 0)).sum())
     if within == 0:
         return None
     return between * (n_clustered - n_clusters) / (within * (n_clusters - 1))

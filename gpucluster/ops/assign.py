@@ -11,10 +11,11 @@ import scipy.sparse
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.normalize import spread
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
-TILE_ROWS = 1024
-PARTIALS = 8  # partial sums are cut by rows alone: the total never depends on the number of cores
+TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
+PARTS = 32  # that many parts or more, where there are rows enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,51 +55,39 @@ def lloyd_step(X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> 
 
     Notes
     -----
-    A tile of rows is multiplied with the centres, reduced to labels, and summed while it
-    is still in cache. Extra memory: ``PARTIALS * n_clusters * n_features * 4`` bytes.
+    A tile of products is reduced to labels while it is still in cache. The rows are cut
+    into parts by their shape alone, and only centres that a part touches have a partial
+    sum in it, so results do not depend on the number of cores. Extra memory: a tile and
+    two parts for each core.
     """
     n_samples, n_features = X.shape
     n_clusters = len(centers)
-    half_sqnorms = 0.5 * np.einsum("ij,ij->i", centers, centers)
-    transposed = np.ascontiguousarray(centers.T)
+    search = _Search(centers)
     labels = np.empty(n_samples, np.int32)
     sqdist = np.empty(n_samples, np.float32)
 
-    def work(part: slice) -> tuple[Matrix, Any]:
-        sums = np.zeros((n_clusters, n_features), np.float32)
-        tile = np.empty((min(TILE_ROWS, part.stop - part.start), n_clusters), np.float32)
+    def work(part: slice) -> tuple[Any, Any]:
         for rows in row_blocks(part.stop - part.start, TILE_ROWS):
-            block = X[part][rows]
-            scores = tile[: len(block)]
-            np.matmul(block, transposed, out=scores)
-            scores -= half_sqnorms
-            nearest = scores.argmax(axis=1)
-            labels[part][rows] = nearest
-            best = scores[np.arange(len(block)), nearest]
-            sqdist[part][rows] = np.einsum("ij,ij->i", block, block) - 2 * best
-            sums += _membership(nearest, n_clusters) @ block
-        return sums, np.bincount(labels[part], minlength=n_clusters)
+            labels[part][rows], sqdist[part][rows] = search.nearest(X[part][rows])
+        return sums_by_label(X[part], labels[part])
 
     sums = np.zeros((n_clusters, n_features), np.float64)
-    counts = np.zeros(n_clusters, np.int64)
-    part_rows = -(-n_samples // PARTIALS)
-    for part_sums, part_counts in map_blocks(work, n_samples, part_rows):
-        sums += part_sums
-        counts += part_counts
+    for touched, part_sums in map_blocks(work, n_samples, _part_rows(n_samples, n_features)):
+        sums[touched] += part_sums
         if reporter is not None:
             reporter.cancel.raise_if_cancelled()
-    return Step(labels, np.maximum(sqdist, 0), sums, counts)
+    return Step(labels, sqdist, sums, np.bincount(labels, minlength=n_clusters))
 
 
 def nearest_center(X: Matrix, centers: Matrix) -> Labels:
     """Return the nearest centre of each row by Euclidean distance, ties to the lower one."""
-    half_sqnorms = 0.5 * np.einsum("ij,ij->i", centers, centers)
+    search = _Search(centers)
     labels = np.empty(len(X), np.int32)
 
     def work(rows: slice) -> None:
-        labels[rows] = (X[rows] @ centers.T - half_sqnorms).argmax(axis=1)
+        labels[rows] = search.nearest(X[rows])[0]
 
-    for _ in map_blocks(work, len(X), rows_per_block(4 * len(centers))):
+    for _ in map_blocks(work, len(X), TILE_ROWS):
         pass
     return labels
 
@@ -107,15 +96,65 @@ def cluster_sums(X: Matrix, labels: Labels, n_clusters: int) -> Vector64:
     """Return the sum of the rows of each cluster, float64; rows labelled -1 are left out."""
     sums = np.zeros((n_clusters, X.shape[1]), np.float64)
     for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 8)):
-        kept = labels[rows] >= 0
-        block = X[rows][kept].astype(np.float64)
-        sums += _membership(labels[rows][kept], n_clusters, np.float64) @ block
+        touched, part = sums_by_label(X[rows].astype(np.float64), labels[rows])
+        sums[touched] += part
     return sums
 
 
-def _membership(labels: Any, n_clusters: int, dtype: Any = np.float32) -> scipy.sparse.csc_array:
-    """Return the (n_clusters, rows) matrix whose product with the rows is their sum by label."""
-    ones = np.ones(len(labels), dtype)
-    return scipy.sparse.csc_array(
-        (ones, labels, np.arange(len(labels) + 1)), shape=(n_clusters, len(labels))
+def sums_by_label(block: Any, labels: Labels) -> tuple[Any, Any]:
+    """Return the labels that occur, rising, and the sum of the rows of each of them.
+
+    Parameters
+    ----------
+    block : ndarray of shape (rows, n_features), float32 or float64
+        Its type is that of the sums.
+    labels : ndarray of shape (rows,), int32
+        Rows labelled -1 are left out.
+
+    Returns
+    -------
+    touched : ndarray of shape (n_touched,), int32
+    sums : ndarray of shape (n_touched, n_features)
+    """
+    if labels.min(initial=0) < 0:
+        block, labels = block[labels >= 0], labels[labels >= 0]
+    touched, codes = np.unique(labels, return_inverse=True)
+    membership = scipy.sparse.csc_array(
+        (np.ones(len(codes), block.dtype), codes, np.arange(len(codes) + 1)),
+        shape=(len(touched), len(codes)),
     )
+    return touched, membership @ block
+
+
+def _part_rows(n_samples: int, n_features: int) -> int:
+    """Return how many rows one task takes: whole tiles, of many rows enough for any core."""
+    tiles = min(n_samples // PARTS, rows_per_block(4 * n_features)) // TILE_ROWS
+    return max(1, tiles) * TILE_ROWS
+
+
+class _Search:
+    """Nearest of fixed centres, by ``|x|^2 + |c|^2 - 2 x.c`` in float32.
+
+    A large offset that is common to the centres is taken off both sides first.
+    """
+
+    def __init__(self, centers: Matrix) -> None:
+        mean, variance = spread(centers)
+        self.shift = mean.astype(np.float32) if float(mean @ mean) > variance else None
+        self.centers = centers if self.shift is None else centers - self.shift
+        self.half_sqnorms = 0.5 * np.einsum("ij,ij->i", self.centers, self.centers)
+
+    def nearest(self, tile: Matrix) -> tuple[Labels, Vector]:
+        """Return the nearest centre of each row, ties to the lower, and its squared distance."""
+        tile = tile if self.shift is None else tile - self.shift
+        own = np.arange(len(tile))
+        nearest = np.zeros(len(tile), np.int32)
+        best = np.full(len(tile), -np.inf, np.float32)
+        for cols in row_blocks(len(self.centers), TILE_CENTERS):
+            scores = tile @ self.centers[cols].T
+            scores -= self.half_sqnorms[cols]
+            found = scores.argmax(axis=1)
+            score = scores[own, found]
+            closer = score > best
+            nearest[closer], best[closer] = found[closer] + cols.start, score[closer]
+        return nearest, np.maximum(np.einsum("ij,ij->i", tile, tile) - 2 * best, 0)

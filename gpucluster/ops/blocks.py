@@ -8,16 +8,55 @@ share rows instead of fighting over one product.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 from gpucluster.events import Reporter
 
 T = TypeVar("T")
+
+
+class _OneBlasThread:
+    """A limit of the whole process: the first to enter sets it, the last to leave lifts it.
+
+    Overlapping `threadpool_limits` would each restore what they found, and the last one
+    to leave may have found the limit of another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limit: threadpool_limits | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                _take_blas_control()
+                self._limit = threadpool_limits(1, user_api="blas")
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._limit is not None:
+                _take_blas_control()
+                self._limit.restore_original_limits()
+                _take_blas_control()
+
+
+def _take_blas_control() -> None:
+    """Let this thread set limits: threadpoolctl 3.8 ignores all but the first that did."""
+    clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+
+
+one_blas_thread = _OneBlasThread()
 
 
 def n_threads() -> int:
@@ -32,17 +71,24 @@ def row_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:
 
 
 def map_blocks(
-    work: Callable[[slice], T], n_rows: int, block_rows: int, reporter: Reporter | None = None
+    work: Callable[[slice], T],
+    n_rows: int,
+    block_rows: int,
+    reporter: Reporter | None = None,
+    *,
+    in_flight: int | None = None,
 ) -> Iterator[T]:
     """Yield ``work(block)`` for each row block, in order, computed on all cores.
 
     `work` must be thread-safe and release the GIL where the time goes (numpy, BLAS and
-    compiled kernels do). A cancelled reporter stops it between blocks.
+    compiled kernels do). A cancelled reporter stops it between blocks. At most `in_flight`
+    results exist before they are taken; two for each core if omitted.
     """
     blocks = deque(row_blocks(n_rows, block_rows))
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads()) as pool:
-        # two blocks a core in flight: results never pile up behind a slow consumer
-        running = deque((b, pool.submit(work, b)) for b in _take(blocks, 2 * n_threads()))
+    in_flight = in_flight or 2 * n_threads()
+    with one_blas_thread, ThreadPoolExecutor(n_threads()) as pool:
+        # a bounded number in flight: results never pile up behind a slow consumer
+        running = deque((b, pool.submit(work, b)) for b in _take(blocks, in_flight))
         try:
             while running:
                 block, future = running.popleft()

@@ -1,8 +1,10 @@
 """Scans over a tile of dot products, compiled once and cached on disk.
 
 Each kernel reads a tile that BLAS has just written, while it is still in cache, and
-keeps what it needs of it, so that no distance matrix ever exists. All of them work on
-squared Euclidean distances ``|x|^2 + |y|^2 - 2 x.y``. Ties go to the lower row.
+keeps what it needs of it, so that no distance matrix ever exists. A tile gives squared
+Euclidean distances ``|x|^2 + |y|^2 - 2 x.y`` within `relative_rounding` of
+``|x|^2 + |y|^2``; what that leaves open is decided from the differences of the rows, in
+float64. Ties go to the lower row.
 """
 
 from __future__ import annotations
@@ -10,7 +12,37 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_compile = njit(nogil=True, cache=True)
+
+def _cache_is_writable() -> bool:
+    """Return whether numba finds a directory for compiled code; containers may have none."""
+    try:
+        njit(cache=True)(lambda: None)
+    except RuntimeError:
+        return False
+    return True
+
+
+_CACHE = _cache_is_writable()
+_compile = njit(nogil=True, cache=_CACHE)
+
+
+def relative_rounding(n_features: int, dtype: type = np.float32) -> float:
+    """Bound the error of an expanded squared distance, as a share of ``|x|^2 + |y|^2``.
+
+    `n_features` roundings are those of a dot product in the worst order; twenty are
+    enough for the norms, the radius, the sums, and the centring of the rows.
+    """
+    return (n_features + 20) * float(np.finfo(dtype).eps) / 2
+
+
+@njit(nogil=True, cache=_CACHE, fastmath={"reassoc"})
+def sqdist_between(X, i, j):  # type: ignore[no-untyped-def]
+    """Return the squared distance of two rows, from differences in float64."""
+    total = 0.0
+    for f in range(X.shape[1]):
+        difference = np.float64(X[i, f]) - np.float64(X[j, f])
+        total += difference * difference
+    return total
 
 
 @_compile
@@ -19,7 +51,7 @@ def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):  # type:
 
     ``dots`` (rows, cols) float32; ``keys`` (rows, k) float32, rising, holds
     ``|y|^2 - 2 x.y``; ``neighbors`` (rows, k) int32 the columns. A row is never its own
-    neighbour.
+    neighbour. Norms less their rounding make keys that bound the distance from below.
     """
     rows, cols = dots.shape
     k = keys.shape[1]
@@ -40,48 +72,92 @@ def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):  # type:
 
 
 @_compile
-def listed_sqdist(X, first_row, neighbors, sqdist):  # type: ignore[no-untyped-def]
-    """Write the squared distances of listed pairs, from differences, without cancellation."""
-    for i in range(neighbors.shape[0]):
-        for slot in range(neighbors.shape[1]):
-            j = neighbors[i, slot]
-            total = 0.0
-            for f in range(X.shape[1]):
-                difference = X[first_row + i, f] - X[j, f]
-                total += difference * difference
-            sqdist[i, slot] = total
+def scan_nearest_exact(dots, X, rows, first_col, low, low_cols, sqdist, neighbors):  # type: ignore[no-untyped-def]
+    """Merge a tile into the lists of nearest columns, by their exact distances.
+
+    ``low`` (rows,) and ``low_cols`` (cols,) are squared norms less their rounding: only
+    columns that could enter a list are looked at. ``sqdist`` (rows, k) float64 and
+    ``neighbors`` (rows, k) int32 are updated.
+    """
+    k = sqdist.shape[1]
+    for i in range(dots.shape[0]):
+        worst = sqdist[i, k - 1]
+        for j in range(dots.shape[1]):
+            col = first_col + j
+            if low[i] + low_cols[j] - 2 * dots[i, j] >= worst or worst == 0 or col == rows[i]:
+                continue
+            exact = sqdist_between(X, rows[i], col)
+            if exact < worst:
+                slot = k - 1
+                while slot > 0 and sqdist[i, slot - 1] > exact:
+                    sqdist[i, slot] = sqdist[i, slot - 1]
+                    neighbors[i, slot] = neighbors[i, slot - 1]
+                    slot -= 1
+                sqdist[i, slot] = exact
+                neighbors[i, slot] = col
+                worst = sqdist[i, k - 1]
 
 
 @_compile
-def scan_leaving(dots, rows, first_col, sqnorms, sqcore, component, scale, weight, target):  # type: ignore[no-untyped-def]
+def listed_sqdist(X, rows, listed, sqdist):  # type: ignore[no-untyped-def]
+    """Write into ``sqdist`` the squared distance of each of `rows` to the rows listed for it."""
+    for i in range(listed.shape[0]):
+        for slot in range(listed.shape[1]):
+            sqdist[i, slot] = sqdist_between(X, rows[i], listed[i, slot])
+
+
+@_compile
+def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight, target):  # type: ignore[no-untyped-def]
     """Merge a tile into the lightest edge that leaves the component of each row.
 
     The weight of an edge is its squared mutual reachability
-    ``max(core_i, core_j, scale * |x_i - x_j|^2)``. ``weight`` (rows,) float32 and
-    ``target`` (rows,) int32 are updated.
+    ``max(core_i, core_j, scale * |x_i - x_j|^2)``. ``low`` (n_samples,) float32 holds
+    squared norms less their rounding. ``weight`` (rows,) float64 and ``target`` (rows,)
+    int32 are updated.
     """
     for i in range(dots.shape[0]):
         row = rows[i]
-        own, norm, core = component[row], sqnorms[row], sqcore[row]
+        own, norm, core = component[row], low[row], sqcore[row]
         best, where = weight[i], target[i]
         for j in range(dots.shape[1]):
             col = first_col + j
-            reach = scale * (norm + sqnorms[col] - np.float32(2) * dots[i, j])
-            reach = max(reach, core, sqcore[col])
-            if reach < best and component[col] != own:
-                best, where = reach, col
+            reach = scale * (norm + low[col] - np.float32(2) * dots[i, j])
+            if reach >= best or component[col] == own or max(core, sqcore[col]) >= best:
+                continue
+            exact = max(scale * sqdist_between(X, row, col), core, sqcore[col])
+            if exact < best:
+                best, where = exact, col
         weight[i], target[i] = best, where
 
 
 @_compile
-def scan_count(dots, first_row, first_col, sqnorms, sqradius, counts):  # type: ignore[no-untyped-def]
-    """Add to ``counts`` (rows,) int64 how many columns lie within the radius of each row."""
+def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, counts):  # type: ignore[no-untyped-def]
+    """Add to ``counts`` (rows,) int64 how many columns lie within the radius of each row.
+
+    ``slack`` (n_samples,) float32 is the rounding of ``sqnorms``. Rows that have `enough`
+    are not counted further.
+    """
     for i in range(dots.shape[0]):
-        limit = sqradius - sqnorms[first_row + i]
-        inside = 0
+        if counts[i] >= enough:
+            continue
+        row = first_row + i
+        limit = np.float32(sqradius) - sqnorms[row]
+        surely, maybe = 0, 0
         for j in range(dots.shape[1]):
-            inside += sqnorms[first_col + j] - np.float32(2) * dots[i, j] <= limit
-        counts[i] += inside
+            key = sqnorms[first_col + j] - np.float32(2) * dots[i, j] - limit
+            reach = slack[row] + slack[first_col + j]
+            surely += key <= -reach
+            maybe += key <= reach
+        counts[i] += surely
+        if surely == maybe:
+            continue
+        for j in range(dots.shape[1]):
+            key = sqnorms[first_col + j] - np.float32(2) * dots[i, j] - limit
+            reach = slack[row] + slack[first_col + j]
+            if key <= reach and not key <= -reach:
+                counts[i] += sqdist_between(X, row, first_col + j) <= sqradius
+                if counts[i] >= enough:
+                    break
 
 
 @_compile
@@ -94,27 +170,31 @@ def find(parent, row):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def scan_connect(dots, first_row, first_col, sqnorms, sqradius, is_core, parent, nearest, weight):  # type: ignore[no-untyped-def]
+def scan_connect(  # type: ignore[no-untyped-def]
+    dots, X, rows, first_col, sqnorms, slack, sqradius, is_core, parent, nearest, weight
+):
     """Unite core rows within the radius; give every other row its nearest core.
 
     ``parent`` (n_samples,) int32 is a union-find forest over all rows; ``nearest``
-    (n_samples,) int32 and ``weight`` (n_samples,) float32 are written for rows that
+    (n_samples,) int32 and ``weight`` (n_samples,) float64 are written for rows that
     are not core.
     """
     for i in range(dots.shape[0]):
-        row = first_row + i
-        limit = sqradius - sqnorms[row]
+        row = rows[i]
+        limit = np.float32(sqradius) - sqnorms[row]
         for j in range(dots.shape[1]):
             col = first_col + j
-            key = sqnorms[col] - np.float32(2) * dots[i, j]
-            if key > limit or not is_core[col]:
+            key = sqnorms[col] - np.float32(2) * dots[i, j] - limit
+            reach = slack[row] + slack[col]
+            if key > reach or not is_core[col]:
                 continue
             if not is_core[row]:
-                if key < weight[row]:
-                    weight[row], nearest[row] = key, col
+                exact = sqdist_between(X, row, col)
+                if exact <= sqradius and exact < weight[row]:
+                    weight[row], nearest[row] = exact, col
             elif col < row:
                 a, b = find(parent, row), find(parent, col)
-                if a != b:
+                if a != b and (key <= -reach or sqdist_between(X, row, col) <= sqradius):
                     parent[max(a, b)] = min(a, b)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS
+from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, norms_with_slack
 from gpucluster.ops.normalize import without_offset
 from gpucluster.types import NOISE, Labels, Matrix
 
@@ -20,7 +20,7 @@ def radius_components(
 
     A row is core when at least `min_samples` rows, itself included, lie within `radius`.
     Cores within `radius` of each other share a label. A row that is not core takes the
-    label of its nearest core within `radius`, whatever the order of the rows.
+    label of its nearest core within `radius`, ties of the lower row.
 
     Parameters
     ----------
@@ -40,39 +40,91 @@ def radius_components(
     Notes
     -----
     Two passes of blocked BLAS, ``4 * n_samples**2 * n_features`` flop. No neighbourhood is
-    stored, however dense the data: extra memory is 24 bytes a row and a few megabytes a core.
+    stored, however dense the data: extra memory is 40 bytes a row, a centred copy of `X`
+    when its rows lie far from zero, and a few megabytes a core. Pairs that float32 products
+    cannot tell from the radius are decided by float64 differences.
     """
-    from gpucluster.ops.compiled import scan_connect, scan_count
+    from gpucluster.ops.compiled import scan_count
 
-    X = without_offset(X)
+    centred = without_offset(X)
     n_samples = len(X)
-    sqnorms = np.einsum("ij,ij->i", X, X)
-    sqradius = np.float32(radius**2)
+    norms = norms_with_slack(centred)
     counts = np.zeros(n_samples, np.int64)
 
     def count(rows: slice) -> None:
         for cols in row_blocks(n_samples, TILE_COLS):
-            dots = X[rows] @ X[cols].T
-            scan_count(dots, rows.start, cols.start, sqnorms, sqradius, counts[rows])
+            dots = centred[rows] @ centred[cols].T
+            scan_count(
+                dots, X, rows.start, cols.start, *norms, radius**2, min_samples, counts[rows]
+            )
 
     for _ in map_blocks(count, n_samples, TILE_ROWS, reporter):
         pass
 
     is_core = counts >= min_samples
+    parent, nearest = _connect(X, centred, norms, np.arange(n_samples), is_core, radius, reporter)
+    return label_components(parent, is_core, nearest), int(is_core.sum())
+
+
+def nearest_cores(X: Matrix, rows: Any, is_core: Any, radius: float, reporter: Reporter) -> Any:
+    """Return the nearest core of each of `rows`, by the rule of `radius_components`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+    rows : ndarray of shape (n_rows,), integer
+        Rows that are not core.
+    is_core : ndarray of shape (n_samples,), bool
+    radius : float
+    reporter : Reporter
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int32
+        -1 where no core lies within `radius`.
+    """
+    centred = without_offset(X)
+    norms = norms_with_slack(centred)
+    _, nearest = _connect(X, centred, norms, rows, is_core, radius, reporter)
+    return nearest[rows]
+
+
+def _connect(
+    X: Matrix,
+    centred: Matrix,
+    norms: tuple[Any, Any],
+    rows: Any,
+    is_core: Any,
+    radius: float,
+    reporter: Reporter | None,
+) -> tuple[Labels, Labels]:
+    """Return the forest that unites the cores among `rows`, and the nearest core of the others."""
+    from gpucluster.ops.compiled import scan_connect
+
+    n_samples = len(X)
     parent = np.arange(n_samples, dtype=np.int32)
     nearest = np.full(n_samples, NOISE, np.int32)
-    weight = np.full(n_samples, np.inf, np.float32)
+    weight = np.full(n_samples, np.inf)
     # one thread unites, BLAS uses the others: a shared forest would need locks
-    for rows in row_blocks(n_samples, TILE_COLS):
+    for part in row_blocks(len(rows), TILE_COLS):
+        block = centred[rows[part]]
         for cols in row_blocks(n_samples, TILE_COLS):
-            dots = X[rows] @ X[cols].T
+            dots = block @ centred[cols].T
             scan_connect(
-                dots, rows.start, cols.start, sqnorms, sqradius, is_core, parent, nearest, weight
+                dots,
+                X,
+                rows[part],
+                cols.start,
+                *norms,
+                radius**2,
+                is_core,
+                parent,
+                nearest,
+                weight,
             )
         if reporter is not None:
             reporter.cancel.raise_if_cancelled()
-
-    return label_components(parent, is_core, nearest), int(is_core.sum())
+    return parent, nearest
 
 
 def label_components(parent: Labels, is_core: Any, nearest: Labels) -> Labels:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpucluster.device.arrays import namespace, to_host
+from gpucluster.device.arrays import is_on_gpu, namespace, to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import row_blocks
+from gpucluster.ops.blocks import map_blocks, n_threads, one_blas_thread, row_blocks
 from gpucluster.types import Cost, Vector64
+
+PART_ROWS = 2048  # enough work to hide that the product of each part is added to the total
+PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at least four
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,24 @@ class Moments:
 
     def eigen(self) -> tuple[Vector64, Any]:
         """Return the eigenvalues, falling and not below 0, and the eigenvectors as columns."""
-        values, vectors = np.linalg.eigh(self.covariance)
+        with one_blas_thread:  # with more of them, the last bits depend on how many
+            values, vectors = np.linalg.eigh(self.covariance)
         return np.clip(values[::-1], 0, None), np.ascontiguousarray(vectors[:, ::-1])
 
 
 def spectral_cost(n_samples: int, n_features: int) -> Cost:
     """Return the cost of `moments`, its eigenvectors, and a product of the rows with them."""
     flop = 4.0 * n_samples * n_features**2
-    return Cost(32 * n_features**2 + 4 * BLOCK_BYTES, flop / 100e9 + 1e-8 * n_features**3)
+    parts = min(_in_flight(n_features), 2 * n_threads()) * _part_bytes(n_features)
+    return Cost(32 * n_features**2 + parts, flop / 100e9 + 1e-8 * n_features**3)
+
+
+def _part_bytes(n_features: int) -> int:
+    return BLOCK_BYTES + 4 * n_features**2
+
+
+def _in_flight(n_features: int) -> int:
+    return max(4, PARTS_BYTES // _part_bytes(n_features))
 
 
 def moments(X: Any, reporter: Reporter | None = None) -> Moments:
@@ -47,7 +61,8 @@ def moments(X: Any, reporter: Reporter | None = None) -> Moments:
 
     Blocks are shifted by the mean of the first one before they are multiplied in
     float32, and their products are summed in float64: float32 speed, with an error near
-    1e-7 of the largest entry whatever the offset of the data.
+    1e-7 of the largest entry whatever the offset of the data. The result does not depend
+    on the number of cores.
 
     Parameters
     ----------
@@ -62,20 +77,33 @@ def moments(X: Any, reporter: Reporter | None = None) -> Moments:
 
     Notes
     -----
-    Extra memory: one block, and ``16 * n_features**2`` bytes.
+    Extra memory: ``32 * n_features**2`` bytes, and two blocks with their products for
+    each core, at most ``PARTS_BYTES`` where that leaves four of them.
     """
     xp = namespace(X)
     n_samples, n_features = X.shape
     block_rows = rows_per_block(n_features * 4)
+    if not is_on_gpu(X):
+        block_rows = min(block_rows, max(PART_ROWS, n_features))
     shift = X[:block_rows].mean(axis=0, dtype=np.float64).astype(np.float32)
     total = xp.zeros(n_features, np.float64)
     outer = xp.zeros((n_features, n_features), np.float64)
-    for rows in row_blocks(n_samples, block_rows):
+
+    def part(rows: slice) -> tuple[Any, Any]:
         shifted = X[rows] - shift
-        total += shifted.sum(axis=0, dtype=np.float64)
-        outer += shifted.T @ shifted
+        return shifted.sum(axis=0, dtype=np.float64), shifted.T @ shifted
+
+    parts: Iterator[tuple[Any, Any]]
+    if is_on_gpu(X):
+        parts = map(part, row_blocks(n_samples, block_rows))
+    else:
+        in_flight = min(_in_flight(n_features), 2 * n_threads())
+        parts = map_blocks(part, n_samples, block_rows, reporter, in_flight=in_flight)
+    for part_total, part_outer in parts:
+        total += part_total
+        outer += part_outer
         if reporter is not None:
-            reporter.progress(rows.stop, n_samples)
+            reporter.cancel.raise_if_cancelled()
     offset = total / n_samples
     covariance = (outer - n_samples * xp.outer(offset, offset)) / max(1, n_samples - 1)
     return Moments(n_samples, to_host(offset + shift), to_host(covariance))

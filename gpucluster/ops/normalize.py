@@ -21,10 +21,15 @@ def row_norms(X: Any) -> Any:
 
     Returns
     -------
-    array of shape (n_samples,), float32
+    array of shape (n_samples,), float64
+        Of any finite row: in float32, squares vanish below 1e-19 and overflow above 1e19.
     """
     xp = namespace(X)
-    return xp.sqrt(xp.einsum("ij,ij->i", X, X))
+    norms = xp.empty(len(X), "float64")
+    for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 8)):
+        block = X[rows].astype("float64")
+        norms[rows] = xp.sqrt(xp.einsum("ij,ij->i", block, block))
+    return norms
 
 
 def unit_rows(X: Any, *, out: Any = None) -> Any:
@@ -42,17 +47,32 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
         Without `out`, `X` itself when its rows have unit length already.
     """
     xp = namespace(X)
-    norms = xp.empty(len(X), X.dtype)
-    blocks = list(row_blocks(len(X), rows_per_block(X.shape[1] * 4)))
-    for rows in blocks:
-        norms[rows] = row_norms(X[rows])
+    norms = row_norms(X)
     if out is None and bool((abs(norms - 1) <= UNIT_TOLERANCE).all()):
         return X
     out = xp.empty_like(X) if out is None else out
     norms[norms == 0] = 1
-    for rows in blocks:
-        xp.divide(X[rows], norms[rows, None], out=out[rows])
+    xp.divide(X, norms[:, None], out=out, casting="same_kind")
     return out
+
+
+def spread(X: Any) -> tuple[Any, float]:
+    """Return the mean row, and the mean squared distance of the rows to it.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features), float32
+
+    Returns
+    -------
+    mean : array of shape (n_features,), float64
+    variance : float
+        Summed over the features. Two passes in buffers, no temporary of the size of `X`.
+    """
+    xp = namespace(X)
+    mean = X.mean(axis=0, dtype="float64")
+    square = float(xp.einsum("ij,ij->", X, X, dtype="float64")) / len(X)
+    return mean, max(0.0, square - float(mean @ mean))
 
 
 def without_offset(X: Any) -> Any:
@@ -70,8 +90,5 @@ def without_offset(X: Any) -> Any:
     array of shape (n_samples, n_features), float32
         `X` itself, or a centred copy.
     """
-    xp = namespace(X)
-    mean = X.mean(axis=0, dtype="float64")
-    offset = float(mean @ mean)
-    spread = float(xp.einsum("ij,ij->", X, X, dtype="float64")) / len(X) - offset
-    return X - mean.astype("float32") if offset > spread else X
+    mean, variance = spread(X)
+    return X - mean.astype("float32") if float(mean @ mean) > variance else X

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, Neighbors
+from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, Neighbors, norms_with_slack
 from gpucluster.ops.normalize import without_offset
 from gpucluster.types import Matrix
 
@@ -52,18 +52,14 @@ def mutual_reachability_tree(
     """
     from gpucluster.ops.compiled import merge_edges
 
-    X = without_offset(X)
+    centred = without_offset(X)
     n_samples = len(X)
-    scale = np.float32(1 / alpha**2)
-    sqcore = np.ascontiguousarray(neighbors.sqdist[:, min_samples])
+    scale = 1 / alpha**2
     listed = neighbors.rows[:, 1:]
-    listed_weight = np.maximum(
-        np.maximum(scale * neighbors.sqdist[:, 1:], sqcore[:, None]), sqcore[listed]
-    )
-    bound = np.maximum(scale * neighbors.sqdist[:, -1], sqcore)
+    listed_weight, sqcore, bound = _listed_weights(X, neighbors, min_samples, scale)
     if neighbors.rows.shape[1] == n_samples:
         bound[:] = np.inf
-    found_weight = np.full(n_samples, np.inf, np.float32)
+    found_weight = np.full(n_samples, np.inf)
     found_target = np.zeros(n_samples, np.int32)
 
     parent = np.arange(n_samples, dtype=np.int32)
@@ -80,11 +76,13 @@ def mutual_reachability_tree(
         weight[remembered] = found_weight[remembered]
         target = np.where(remembered, found_target, target)
 
-        best = np.full(n_samples, np.inf, np.float32)
+        best = np.full(n_samples, np.inf)
         np.minimum.at(best, component, weight)
         unsure = np.flatnonzero((bound < weight) & (bound < best[component]))
         if len(unsure):
-            weight[unsure], target[unsure] = _scan(X, unsure, sqcore, component, scale, reporter)
+            lightest = weight[unsure], target[unsure]
+            _scan(X, centred, unsure, sqcore, component, scale, lightest, reporter)
+            weight[unsure], target[unsure] = lightest
             found_weight[unsure], found_target[unsure] = weight[unsure], target[unsure]
             bound[unsure] = weight[unsure]
             best[:] = np.inf
@@ -94,6 +92,9 @@ def mutual_reachability_tree(
         low = np.minimum(chosen, target[chosen])
         high = np.maximum(chosen, target[chosen])
         order = np.lexsort((high, low, weight[chosen]))
+        # one edge a component: two tied ones may both reach a pair that a lighter edge joins
+        _, first = np.unique(component[chosen[order]], return_index=True)
+        order = order[np.sort(first)]
         edges = np.column_stack((low[order], high[order])).astype(np.int32)
         keep = np.zeros(len(edges), np.bool_)
         merge_edges(edges, parent, keep)
@@ -107,37 +108,77 @@ def mutual_reachability_tree(
     return _weighed(X, tree, sqcore, alpha)
 
 
+def _listed_weights(
+    X: Matrix, neighbors: Neighbors, min_samples: int, scale: float
+) -> tuple[Any, Any, Any]:
+    """Return squared weights of the listed edges, core distances, and what lies outside a list.
+
+    All in float64, from differences: edges compare as exactly as their rows allow.
+    """
+    from gpucluster.ops.compiled import listed_sqdist
+
+    n_samples = len(X)
+    listed = neighbors.rows[:, 1:]
+    weight = np.empty(listed.shape)
+    sqcore = np.empty(n_samples)
+    bound = np.empty(n_samples)
+
+    def measure(rows: slice) -> None:
+        listed_sqdist(X, neighbors.rows[rows, 0], listed[rows], weight[rows])
+        sqcore[rows] = weight[rows, min_samples - 1]
+        weight[rows] *= scale
+        np.maximum(weight[rows, -1], sqcore[rows], out=bound[rows])
+
+    def reach(rows: slice) -> None:
+        np.maximum(weight[rows], sqcore[rows, None], out=weight[rows])
+        np.maximum(weight[rows], sqcore[listed[rows]], out=weight[rows])
+
+    for step in (measure, reach):
+        for _ in map_blocks(step, n_samples, TILE_COLS):
+            pass
+    return weight, sqcore, bound
+
+
 def _weighed(X: Matrix, tree: list[Any], sqcore: Any, alpha: float) -> Any:
     """Return the edges with their weights in float64, by rising weight, then rows."""
+    from gpucluster.ops.compiled import listed_sqdist
+
     edges = np.concatenate(tree) if tree else np.empty((0, 2), np.int32)
-    difference = X[edges[:, 0]].astype(np.float64) - X[edges[:, 1]]
-    reach = np.sqrt(np.einsum("ij,ij->i", difference, difference)) / alpha
-    core = np.sqrt(sqcore.astype(np.float64))
-    reach = np.maximum(reach, np.maximum(core[edges[:, 0]], core[edges[:, 1]]))
+    reach = np.empty((len(edges), 1))
+    listed_sqdist(X, edges[:, 0], edges[:, 1:], reach)
+    reach = np.maximum(np.sqrt(reach[:, 0]) / alpha, np.sqrt(sqcore[edges].max(axis=1)))
     order = np.lexsort((edges[:, 1], edges[:, 0], reach))
     return np.column_stack((edges[order].astype(np.float64), reach[order]))
 
 
 def _scan(
-    X: Matrix, unsure: Any, sqcore: Any, component: Any, scale: Any, reporter: Reporter | None
-) -> tuple[Any, Any]:
-    """Return the lightest leaving edge of the rows `unsure`, compared with all rows."""
+    X: Matrix,
+    centred: Matrix,
+    unsure: Any,
+    sqcore: Any,
+    component: Any,
+    scale: float,
+    lightest: tuple[Any, Any],
+    reporter: Reporter | None,
+) -> None:
+    """Lower `lightest`, weights and targets of leaving edges of `unsure`, over all rows."""
     from gpucluster.ops.compiled import scan_leaving
 
-    sqnorms = np.einsum("ij,ij->i", X, X)
-    weight = np.full(len(unsure), np.inf, np.float32)
-    target = np.zeros(len(unsure), np.int32)
+    sqnorms, slack = norms_with_slack(centred)
+    low = sqnorms - slack
+    weight, target = lightest
 
     def work(part: slice) -> None:
         rows = unsure[part]
-        block = X[rows]
+        block = centred[rows]
         for cols in row_blocks(len(X), TILE_COLS):
-            dots = block @ X[cols].T
+            dots = block @ centred[cols].T
             scan_leaving(
                 dots,
+                X,
                 rows,
                 cols.start,
-                sqnorms,
+                low,
                 sqcore,
                 component,
                 scale,
@@ -148,7 +189,6 @@ def _scan(
     for _ in map_blocks(work, len(unsure), TILE_ROWS):
         if reporter is not None:
             reporter.cancel.raise_if_cancelled()
-    return weight, target
 
 
 def _roots(parent: Any) -> Any:

@@ -75,14 +75,21 @@ class Step(BaseModel, ABC):
         """Map rows with the fitted `arrays`; works on a block of any length."""
 
     def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
-        """Return the mapped training rows, float32, C-contiguous."""
+        """Return the mapped training rows, float32, C-contiguous.
+
+        The blocks depend on the data alone, and so do the bits of the result.
+        """
         import numpy as np
 
-        from gpucluster.ops.blocks import row_blocks
+        from gpucluster.ops.blocks import map_blocks
 
         if self.trained is not None:
             return np.ascontiguousarray(arrays[self.trained], np.float32)
         out = np.empty((len(X), self.n_out(X.shape[1])), np.float32)
-        for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
+
+        def work(rows: slice) -> None:
             out[rows] = self.apply(X[rows], arrays)
+
+        for _ in map_blocks(work, len(X), rows_per_block(8 * X.shape[1], BLOCK_BYTES // 2)):
+            pass
         return out

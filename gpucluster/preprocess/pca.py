@@ -18,6 +18,8 @@ from gpucluster.types import Cost, Matrix
 class PCA(Step):
     """Project rows on their directions of largest variance.
 
+    With as many components as dimensions this is a rotation: distances stay as they are.
+
     References
     ----------
     Pearson 1901, doi:10.1080/14786440109462720.
@@ -26,7 +28,9 @@ class PCA(Step):
     applied: ClassVar[tuple[str, ...]] = ("mean", "components")
 
     method: Literal["pca"] = "pca"
-    n_components: Annotated[int, Field(ge=1)] = Field(default=50, description="Dimensions to keep.")
+    n_components: Annotated[int, Field(ge=1)] = Field(
+        default=50, description="Dimensions to keep; all of them is a rotation."
+    )
 
     def n_out(self, n_features: int) -> int:
         """Return `n_components`."""

@@ -37,16 +37,19 @@ class Whitening(Step):
     applied: ClassVar[tuple[str, ...]] = ("mean", "matrix")
 
     method: Literal["whitening"] = "whitening"
-    regularization: Annotated[float, Field(ge=0)] | None = Field(
+    regularization: Annotated[float, Field(ge=0, le=1e12)] | None = Field(
         default=None,
         description="Added to every eigenvalue. Omitted: 1.0, relative to their mean.",
     )
     regularization_mode: Literal["absolute", "relative"] = Field(
         default="absolute",
-        description="Whether `regularization` is a variance, or a share of the mean eigenvalue.",
+        description="Whether `regularization` is a variance, or a share of the mean eigenvalue. "
+        "absolute needs a `regularization`.",
     )
     force: bool = Field(
-        default=False, description="Allow almost full whitening of few rows, or PCA after it."
+        default=False,
+        description="Do not warn of almost full whitening (below 10 % of the mean eigenvalue), "
+        "and allow pca after it. Whitening itself stays the same.",
     )
 
     @model_validator(mode="before")
@@ -57,12 +60,16 @@ class Whitening(Step):
             return data
         strength = data.get("regularization")
         if strength is None:
-            mode = data.get("regularization_mode", "relative")
-            return {**data, "regularization": 1.0, "regularization_mode": mode}
-        if isinstance(strength, str) and strength.startswith("relative:"):
-            share = strength.removeprefix("relative:")
-            return {**data, "regularization": share, "regularization_mode": "relative"}
-        return data
+            strength = "relative:1.0"
+        if not (isinstance(strength, str) and strength.startswith("relative:")):
+            return data
+        if data.get("regularization_mode", "relative") == "absolute":
+            raise ValueError(
+                "regularization_mode absolute needs a number as regularization, "
+                f"got {data.get('regularization')}"
+            )
+        share = strength.removeprefix("relative:")
+        return {"regularization_mode": "relative", **data, "regularization": share}
 
     def n_out(self, n_features: int) -> int:
         """Return `n_features`."""
@@ -83,6 +90,7 @@ class Whitening(Step):
         import numpy as np
 
         from gpucluster.device.arrays import to_device
+        from gpucluster.ops.blocks import one_blas_thread
         from gpucluster.ops.moments import moments
 
         measured = moments(to_device(X, device), reporter)
@@ -91,10 +99,12 @@ class Whitening(Step):
         self._judge(measured, float(values.mean()), epsilon, reporter)
         # a direction without any variance has nothing to scale, also when epsilon is 0
         gains = np.where(values + epsilon > 0, values + epsilon, np.inf) ** -0.5
+        with one_blas_thread:  # the last bits of a product depend on how many share it
+            matrix = (vectors * gains) @ vectors.T
         return Fitted(
             arrays={
                 "mean": measured.mean,
-                "matrix": (vectors * gains) @ vectors.T,
+                "matrix": matrix,
                 "eigenvalues": values,
             },
             backend="numpy" if device == "cpu" else "cupy",

@@ -121,6 +121,11 @@ def _open_array(ids: Any, data: Any) -> Source:
 
 def _sliceable(data: Any) -> tuple[Any, Callable[[Any], Block]]:
     """Return an array that slices by rows, and what brings a slice to the host."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise DtypeError(
+            "a masked array was given, and its mask would be lost",
+            hint="fill it, for instance with numpy.nan: such rows are set aside",
+        )
     if isinstance(data, np.ndarray):
         return data, np.asarray
     if hasattr(data, "__cuda_array_interface__") and hasattr(data, "get"):  # CuPy

@@ -136,8 +136,9 @@ def _expand(item: str) -> list[str]:
 
 
 def _is_data(file: Path, inside: Path) -> bool:
-    """Whether a file that was not named itself is meant: no marker, no hidden file, no ids."""
-    hidden = any(part.startswith((".", "_")) for part in inside.parts)
+    """Whether a file that was not named itself is meant: no marker, hidden file, ids, or run."""
+    hidden = any(part.startswith((".", "_", "run_")) for part in inside.parts[:-1])
+    hidden |= inside.name.startswith((".", "_"))
     ids = Path(file.stem).suffix == ".ids"
     return file.is_file() and not hidden and not ids and file.name.lower().endswith(tuple(FORMATS))
 

@@ -10,8 +10,14 @@ from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
 from gpucluster.algorithms import DBSCAN, HDBSCAN, Algorithm, KMeans, canonical_labels, catalogue
-from gpucluster.errors import ConfigError, GpuclusterWarning, InputError, TooFewSamplesError
-from gpucluster.events import Cancelled, CancelToken, Reporter
+from gpucluster.errors import (
+    ConfigError,
+    GpuclusterWarning,
+    InputError,
+    NotConvergedWarning,
+    TooFewSamplesError,
+)
+from gpucluster.events import Cancelled, CancelToken, Event, Progress, Reporter
 
 pytestmark = pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
 
@@ -82,15 +88,19 @@ def test_equal_rows_share_a_label(algorithm: Algorithm) -> None:
 @pytest.mark.parametrize("n_features", [1, 2, 80])
 def test_all_rows_equal(algorithm: Algorithm, n_features: int) -> None:
     found = algorithm.fit(np.ones((30, n_features), np.float32))
-    assert len(set(found.labels_.tolist())) <= 3
-    assert np.isfinite(found.labels_).all()
+    label = -1 if algorithm.name == "hdbscan" else 0  # one cluster of everything is none to it
+    np.testing.assert_array_equal(found.labels_, np.full(30, label))
 
 
 @algorithms
 @pytest.mark.parametrize("n_samples", [3, 4, 7])
 def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
     X = np.arange(n_samples * 4, dtype=np.float32).reshape(n_samples, 4)
-    assert algorithm.fit(X).labels_.shape == (n_samples,)
+    found = algorithm.fit(X)
+    if algorithm.name == "kmeans":
+        assert set(found.labels_) == {0, 1, 2}
+    else:
+        np.testing.assert_array_equal(found.labels_, np.full(n_samples, -1))
 
 
 @algorithms
@@ -121,9 +131,10 @@ def test_more_clusters_than_rows_is_refused() -> None:
         KMeans(n_clusters=9).fit(np.eye(5, dtype=np.float32))
 
 
-def test_min_cluster_size_above_rows_is_all_noise_and_said() -> None:
-    with pytest.warns(GpuclusterWarning, match="everything is noise"):
-        found = HDBSCAN(min_cluster_size=50).fit(np.eye(6, dtype=np.float32))
+@pytest.mark.parametrize("min_cluster_size", [6, 50])
+def test_min_cluster_size_not_below_rows_is_all_noise_and_said(min_cluster_size: int) -> None:
+    with pytest.warns(GpuclusterWarning, match=r"there are 6 rows: everything is noise"):
+        found = HDBSCAN(min_cluster_size=min_cluster_size).fit(np.eye(6, dtype=np.float32))
     assert (found.labels_ == -1).all()
     assert found.n_clusters_ == 0
 
@@ -134,6 +145,37 @@ def test_cancel_stops_a_fit() -> None:
     X, _ = blobs()
     with pytest.raises(Cancelled):
         KMeans(n_clusters=3).fit(X, reporter=Reporter("cluster", cancel=cancel))
+
+
+def test_kmeans_says_when_it_stops_early() -> None:
+    X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    with pytest.warns(NotConvergedWarning, match="stopped at max_iter 1 "):
+        KMeans(n_clusters=20, max_iter=1, n_init=1).fit(X)
+
+
+def test_kmeans_says_when_it_finds_fewer_clusters() -> None:
+    X = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0)
+    with pytest.warns(NotConvergedWarning, match="found 2 clusters of the 5 asked for"):
+        found = KMeans(n_clusters=5).fit(X)
+    assert found.n_clusters_ == 2
+
+
+def test_kmeans_seeding_can_be_cancelled_and_is_in_the_cost() -> None:
+    X = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+    cancel, seen = CancelToken(), []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.unit == "centres":
+            seen.append(event.done)
+            if event.done == 10:
+                cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        KMeans(n_clusters=50).fit(X, reporter=Reporter("cluster", stop, cancel))
+    assert seen == list(range(2, 11))
+    shape = (50_000, 384, "cpu")
+    random = KMeans(n_clusters=300, init="random").cost(*shape).seconds
+    assert KMeans(n_clusters=300).cost(*shape).seconds > random + 1
 
 
 @given(st.lists(st.integers(-3, 8), min_size=1, max_size=60))

@@ -86,6 +86,19 @@ def test_unknown_parameters_are_refused_by_fit_with_the_nearest_name() -> None:
         Clusterer(min_clustersize=3).fit(np.eye(5))
 
 
+@pytest.mark.parametrize("name", ["fit", "predict", "n_clusters_", "labels_", "_matrix", "_x"])
+def test_names_of_methods_and_results_are_no_parameters(name: str) -> None:
+    for estimator in (
+        Clusterer("kmeans", **{name: 3}),
+        Clusterer("kmeans").set_params(**{name: 3}),
+        clone(Clusterer("kmeans", **{name: 3})),
+    ):
+        assert estimator.get_params()[name] == 3
+        assert not hasattr(estimator, "labels_")
+        with pytest.raises(ConfigError, match=name):
+            estimator.fit(np.eye(9))
+
+
 def test_fit_mirrors_progress_to_an_observer() -> None:
     seen: list[str] = []
     Clusterer("kmeans", n_clusters=3).fit(

@@ -111,6 +111,18 @@ def test_defect(defect: str, algorithm: str, tmp_path: Path) -> None:
     assert all(v is None or np.isfinite(v) for v in run.metrics.values())
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("scale", [1e-17, 1e30])
+def test_scale_changes_nothing(scale: float, algorithm: str, tmp_path: Path) -> None:
+    fields = {"algorithm": algorithm, "algorithm_params": ALGORITHMS[algorithm]}
+    plain = gpucluster.cluster(rows(), out=tmp_path / "plain", **fields)
+    scaled = gpucluster.cluster(rows() * np.float32(scale), out=tmp_path / "scaled", **fields)
+    assert plain.members["cluster_id"].equals(scaled.members["cluster_id"])
+    assert len(plain.centroids) == 3
+    for name, value in plain.metrics.items():
+        assert scaled.metrics[name] == pytest.approx(value, rel=1e-4), name
+
+
 def test_fewer_rows_than_clusters_names_both_numbers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"n_clusters: got 50, but there are 20 rows"):
         gpucluster.cluster(

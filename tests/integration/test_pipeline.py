@@ -17,6 +17,7 @@ from gpucluster.errors import (
     BadRowsError,
     Cancelled,
     ConfigError,
+    DtypeError,
     FallbackWarning,
     GpuclusterWarning,
     RunLockedError,
@@ -269,6 +270,21 @@ def test_a_feature_uri_chooses_among_vector_columns(tmp_path: Path) -> None:
         )
     assert run.manifest.source["columns"]["vector"] == "other"
     assert set(run.centroids["feature_name"].to_pylist()) == {"gpucluster://text@v1/other"}
+
+
+def test_a_folder_may_hold_its_own_runs(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(parquet.parent)
+    first, second = (gpucluster.cluster(".", KMEANS) for _ in range(2))
+    assert first.run_id == second.run_id
+
+
+def test_what_is_no_device_or_loses_values_is_refused(parquet: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device: got 'tpu'"):
+        gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", device="tpu")
+    masked = np.ma.masked_less(np.ones((20, 4)), 0)
+    with pytest.raises(DtypeError, match="its mask would be lost"):
+        gpucluster.cluster(masked, KMEANS, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_display_coordinates(parquet: Path, tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ def test_file_formats(tmp_path: Path, name: str, text: str) -> None:
         ("a.toml", "= 3", "is no TOML"),
         ("a.json", "[1]", r"holds \[1\], expected an object"),
         ("a.ini", "", "got suffix '.ini'"),
+        ("a.json", '{"algorithm": "kmeans", "algorithm": "hdbscan"}', "algorithm: is given twice"),
+        ("a.yaml", "algorithm: kmeans\nalgorithm: hdbscan\n", "algorithm: is given twice"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -61,6 +61,25 @@ def test_quality_equals_scikit_learn(
         assert total[medoid] == pytest.approx(total.min(), abs=1e-3)
 
 
+def test_tight_clusters_keep_their_digits() -> None:
+    stream = np.random.default_rng(0)
+    centers = unit_rows(stream.normal(size=(5, 16)).astype(np.float32))
+    labels = (np.arange(500) % 5).astype(np.int32)
+    X = (centers[labels] + 1e-5 * stream.normal(size=(500, 16))).astype(np.float32)
+    measured = measure(X, labels)
+    unit, metrics = unit_rows(X).astype(np.float64), measured.metrics
+    davies_bouldin = reference.davies_bouldin_score(unit, labels)
+    assert metrics["davies_bouldin_index"] == pytest.approx(davies_bouldin, rel=1e-4)
+    calinski = reference.calinski_harabasz_score(unit, labels)
+    assert metrics["calinski_harabasz_score"] == pytest.approx(calinski, rel=1e-4)
+    assert metrics["silhouette_score"] <= 1
+    for cluster in range(5):
+        members = np.flatnonzero(labels == cluster)
+        distance = np.linalg.norm(unit[members] - unit[members].mean(axis=0), axis=1)
+        assert measured.medoid_rows[cluster] == members[distance.argmin()]
+        assert measured.variance[cluster] == pytest.approx((distance**2).mean(), rel=1e-4)
+
+
 def test_mean_cosine_is_the_length_of_the_mean() -> None:
     X = np.abs(np.random.default_rng(0).normal(size=(500, 16))).astype(np.float32)
     measured = measure(X, np.zeros(500, np.int32))

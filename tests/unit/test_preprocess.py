@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from scipy.spatial.distance import pdist
 
 from gpucluster.errors import ConfigError, GpuclusterWarning, QualityWarning
 from gpucluster.events import Reporter
@@ -98,11 +100,34 @@ def test_whitening_of_a_constant_column_or_matrix_stays_finite() -> None:
         ({"regularization": 1e-5}, 1e-5, "absolute"),
         ({"regularization": "relative:0.5"}, 0.5, "relative"),
         ({"regularization": 0.5, "regularization_mode": "relative"}, 0.5, "relative"),
+        ({"regularization": "relative:2", "regularization_mode": "relative"}, 2, "relative"),
+        ({"regularization_mode": "relative"}, 1.0, "relative"),
     ],
 )
 def test_whitening_strength_forms(given_: dict, strength: float, mode: str) -> None:
     step = Whitening(**given_)
     assert (step.regularization, step.regularization_mode) == (strength, mode)
+
+
+@pytest.mark.parametrize("strength", [{}, {"regularization": "relative:0.5"}])
+def test_absolute_whitening_needs_a_number(strength: dict) -> None:
+    with pytest.raises(ValidationError, match="absolute needs a number"):
+        Whitening(regularization_mode="absolute", **strength)
+
+
+def test_force_silences_the_warning_and_changes_nothing_else() -> None:
+    X = correlated()
+    with pytest.warns(QualityWarning, match="amplifies noise"):
+        warned = Whitening(regularization=1e-5).fit(X, "cpu", Reporter())
+    forced = Whitening(regularization=1e-5, force=True).fit(X, "cpu", Reporter())
+    np.testing.assert_array_equal(warned.arrays["matrix"], forced.arrays["matrix"])
+
+
+def test_pca_with_all_components_keeps_distances() -> None:
+    X = correlated(50)
+    step = PCA(n_components=12)
+    rotated = step.output(X, step.fit(X, "cpu", Reporter()).arrays)
+    np.testing.assert_allclose(pdist(rotated), pdist(X), rtol=1e-4)
 
 
 def test_pca_keeps_the_largest_directions_with_fixed_signs() -> None:
@@ -129,6 +154,20 @@ def test_umap_places_training_rows_near_themselves() -> None:
     placed = step.apply(X, {name: arrays[name] for name in step.applied})
     nearest = np.linalg.norm(placed[:, None] - means, axis=2).argmin(axis=1)
     np.testing.assert_array_equal(nearest, group)
+
+
+def test_umap_places_many_rows_in_little_memory() -> None:
+    stream = np.random.default_rng(0)
+    arrays = {
+        "landmarks": stream.normal(size=(20_000, 4)).astype(np.float32),
+        "landmark_layout": stream.normal(size=(20_000, 2)).astype(np.float32),
+    }
+    X = stream.normal(size=(1500, 4)).astype(np.float32)
+    tracemalloc.start()
+    UMAP(n_components=2, n_neighbors=5, metric="euclidean").apply(X, arrays)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 << 20  # at once: 1500 x 20,000 x 16 bytes
 
 
 def test_defaults_are_those_for_clustering() -> None:

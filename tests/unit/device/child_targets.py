@@ -111,8 +111,8 @@ def fail_otherwise() -> None:
 
 
 def work(n: int, reporter: Reporter) -> str:
-    for _ in reporter.track(range(n)):
-        pass
+    for done in range(1, n + 1):
+        reporter.progress(done, n, "blocks")
     other = reporter.for_stage("other")
     other.progress(1, None)
     other.fallback("went_slow", "the slow way is taken")

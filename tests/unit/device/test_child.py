@@ -208,7 +208,7 @@ def test_progress_and_warnings_reach_the_observer(monkeypatch):
         pytest.warns(FallbackWarning, match="slow way"),
     ):
         assert call(child, "work", n=3) == "umap"
-    warned = Warned("went_slow", "the slow way is taken")
+    warned = Warned("went_slow", "the slow way is taken", "FallbackWarning")
     assert events == [
         *(Progress("umap", n, 3, "blocks") for n in (1, 2, 3)),
         Progress("other", 1, None),
