@@ -152,7 +152,8 @@ def norms_with_slack(X: Matrix) -> tuple[Any, Any]:
 
     Returns
     -------
-    sqnorms, slack : ndarray of shape (n_samples,), float32
+    sqnorms : ndarray of shape (n_samples,), float32
+    slack : ndarray of shape (n_samples,), float32
         ``|x|^2 + |y|^2 - 2 x.y`` from float32 products is off by at most the sum of the
         slacks of its two rows.
     """
