@@ -156,7 +156,9 @@ def test_work_that_ends_all_the_same_has_its_result() -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_a_signal_while_nothing_was_begun(signum: int) -> None:
     code = (
-        "import os\nfrom gpucluster import api\nfrom gpucluster.cli import main\n"
+        "import os, signal\nfrom gpucluster import api\nfrom gpucluster.cli import main\n"
+        # whoever started the tests in the background has SIGINT ignored in all its children
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"api.open_run = lambda *_, **__: os.kill(os.getpid(), {signum:d})\nmain(['show', 'run_a'])"
     )
     command = (sys.executable, "-c", code)
