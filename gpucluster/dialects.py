@@ -227,6 +227,8 @@ def _parse_json(text: str, name: str) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=_without_doubles)
+    except ConfigError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name}: is no JSON ({_one_line(error)})") from error
 
@@ -244,6 +246,8 @@ def _parse_yaml(text: str, name: str) -> Any:
 
     try:
         return yaml.load(text, Loader)  # noqa: S506 - a SafeLoader
+    except ConfigError:
+        raise
     # PyYAML's constructors let plain ValueError and friends through (an impossible date, say)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{name}: is no YAML ({_one_line(error)})") from error

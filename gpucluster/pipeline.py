@@ -38,15 +38,10 @@ from gpucluster.artifacts import (
     rejected_table,
     write_files,
 )
-from gpucluster.definition import ClusterDefinition
+from gpucluster.definition import ClusterDefinition, VectorConfig
 from gpucluster.device.select import Decision, Device
 from gpucluster.errors import RunNotFoundError
-from gpucluster.events import (
-    CancelToken,
-    Observer,
-    Reporter,
-    RunOpened,
-)
+from gpucluster.events import CancelToken, Observer, Reporter, RunOpened
 from gpucluster.execution import fit_algorithm, fit_step
 from gpucluster.ledger import Ledger
 from gpucluster.metrics.external import compare_with_truth
@@ -225,7 +220,7 @@ def _prepare(
     if config.normalize_features:
         unit_rows(X, out=X)  # `load` made this matrix for us
     X.setflags(write=False)
-    key = _digest(data_key, normalized=config.normalize_features)
+    key = _unprepared(data_key, config)
     model: dict[str, Any] = {}
     learned: list[Mapping[str, Any]] = []
     for position, step in enumerate(config.preprocessing_steps or ()):
@@ -299,10 +294,9 @@ def _display(
     step = settings.step(definition.random_state) if settings is not None else None
     if step is None:
         return None
-    step = step.check(len(X), X.shape[1])
-    previous = _digest(data_key, normalized=config.normalize_features)
+    step = step.check(len(X), X.shape[1], ledger.reporter)
     with ledger.stage("display") as reporter:
-        _, arrays, _ = _fit_step(ledger, previous, step, X, reporter)
+        _, arrays, _ = _fit_step(ledger, _unprepared(data_key, config), step, X, reporter)
         return step.output(X, arrays)
 
 
@@ -376,6 +370,11 @@ def _described(samples: Samples, text_column: str | None) -> dict[str, Any]:
     if text_column is not None:
         described["columns"] = {**described["columns"], "text": text_column}
     return described
+
+
+def _unprepared(data_key: str, config: VectorConfig) -> str:
+    """Return a digest of the matrix that the first step sees."""
+    return _digest(data_key, normalized=config.normalize_features)
 
 
 def _stage_key(previous: str, device: Device, **facts: Any) -> str:

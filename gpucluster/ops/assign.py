@@ -11,7 +11,7 @@ import scipy.sparse
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.normalize import spread
+from gpucluster.ops.normalize import offset
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
@@ -139,8 +139,7 @@ class _Search:
     """
 
     def __init__(self, centers: Matrix) -> None:
-        mean, variance = spread(centers)
-        self.shift = mean.astype(np.float32) if float(mean @ mean) > variance else None
+        self.shift = offset(centers)
         self.centers = centers if self.shift is None else centers - self.shift
         self.half_sqnorms = 0.5 * np.einsum("ij,ij->i", self.centers, self.centers)
 

@@ -75,11 +75,11 @@ def spread(X: Any) -> tuple[Any, float]:
     return mean, max(0.0, square - float(mean @ mean))
 
 
-def without_offset(X: Any) -> Any:
-    """Return `X`, moved to its mean when that lies farther from zero than the rows from it.
+def offset(X: Any) -> Any:
+    """Return the mean row when it lies farther from zero than the rows from it, else None.
 
-    Distances do not change. Computed as ``|x|^2 + |y|^2 - 2 x.y`` in float32 they lose
-    their digits to a large common offset, unless it is taken off first.
+    Computed as ``|x|^2 + |y|^2 - 2 x.y`` in float32, distances lose their digits to a
+    large common offset, unless it is taken off first.
 
     Parameters
     ----------
@@ -87,8 +87,13 @@ def without_offset(X: Any) -> Any:
 
     Returns
     -------
-    array of shape (n_samples, n_features), float32
-        `X` itself, or a centred copy.
+    array of shape (n_features,), float32, or None
     """
     mean, variance = spread(X)
-    return X - mean.astype("float32") if float(mean @ mean) > variance else X
+    return mean.astype("float32") if float(mean @ mean) > variance else None
+
+
+def without_offset(X: Any) -> Any:
+    """Return `X` without its `offset`: a centred copy, or `X` itself. Distances do not change."""
+    common = offset(X)
+    return X if common is None else X - common

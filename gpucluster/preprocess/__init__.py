@@ -68,13 +68,7 @@ def check_chain(
                 )
         if isinstance(step, Whitening) and UMAP in before:
             reporter.warn("whitening_after_umap", "whitening after umap distorts its layout")
-        fitting = step.check(n_samples, n_features)
-        if isinstance(step, UMAP) and isinstance(fitting, UMAP) and fitting != step:
-            reporter.warn(
-                "umap_n_neighbors",
-                f"umap n_neighbors {step.n_neighbors} cut to {fitting.n_neighbors}: "
-                f"there are {n_samples} rows",
-            )
+        fitting = step.check(n_samples, n_features, reporter)
         checked.append(fitting)
         n_features = fitting.n_out(n_features)
     return checked

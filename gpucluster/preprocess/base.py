@@ -58,8 +58,11 @@ class Step(BaseModel, ABC):
     def n_out(self, n_features: int) -> int:
         """Return the dimension of the output for an input of `n_features`."""
 
-    def check(self, n_samples: int, n_features: int) -> Step:
-        """Return the step as it will run on data of this shape, or raise `ConfigError`."""
+    def check(self, n_samples: int, n_features: int, reporter: Reporter) -> Step:
+        """Return the step as it will run on data of this shape, or raise `ConfigError`.
+
+        What is adjusted is said to `reporter`.
+        """
         return self
 
     def cost(self, n_samples: int, n_features: int) -> Cost:

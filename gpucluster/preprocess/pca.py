@@ -36,7 +36,7 @@ class PCA(Step):
         """Return `n_components`."""
         return self.n_components
 
-    def check(self, n_samples: int, n_features: int) -> PCA:
+    def check(self, n_samples: int, n_features: int, reporter: Reporter) -> PCA:
         """Refuse more components than dimensions or rows."""
         if self.n_components > min(n_features, n_samples):
             raise ConfigError(
@@ -88,7 +88,7 @@ class RemoveTopComponents(Step):
         """Return `n_features`."""
         return n_features
 
-    def check(self, n_samples: int, n_features: int) -> RemoveTopComponents:
+    def check(self, n_samples: int, n_features: int, reporter: Reporter) -> RemoveTopComponents:
         """Refuse to remove everything."""
         if self.n_components >= n_features:
             raise ConfigError(

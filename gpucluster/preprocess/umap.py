@@ -57,7 +57,7 @@ class UMAP(Step):
         """Return `n_components`."""
         return self.n_components
 
-    def check(self, n_samples: int, n_features: int) -> UMAP:
+    def check(self, n_samples: int, n_features: int, reporter: Reporter) -> UMAP:
         """Refuse a layout wider than the input; cut `n_neighbors` to the rows there are."""
         if self.n_components >= n_features:
             raise ConfigError(
@@ -76,6 +76,11 @@ class UMAP(Step):
                 hint="use fewer components, or no UMAP on so few rows",
             )
         if self.n_neighbors > n_samples - 1:
+            reporter.warn(
+                "umap_n_neighbors",
+                f"umap n_neighbors {self.n_neighbors} cut to {n_samples - 1}: "
+                f"there are {n_samples} rows",
+            )
             return self.model_copy(update={"n_neighbors": n_samples - 1})
         return self
 
