@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpucluster.device.select import DeviceRequest
 
 
-class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases have no types
     """Any of the algorithms, with any preparation, as a scikit-learn estimator.
 
     Rows are clustered as they are: nothing is scaled unless a step says so. Writes no

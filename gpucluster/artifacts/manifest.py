@@ -113,7 +113,7 @@ class Manifest(_Frozen):
     not_run: tuple[str, ...] = Field(default=(), description="What was asked for and not done.")
     files: dict[FileName, FileEntry] = Field(default={}, description="All but the manifest.")
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorator of a property
     @property
     def content_sha256(self) -> str:
         """Digest of all that is reproducible."""

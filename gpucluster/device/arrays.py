@@ -22,7 +22,8 @@ def namespace(array: object) -> ModuleType:
     if is_on_gpu(array):
         import cupy
 
-        return cupy  # type: ignore[no-any-return]
+        on_device: ModuleType = cupy
+        return on_device
     return np
 
 

@@ -36,7 +36,7 @@ def relative_rounding(n_features: int, dtype: type = np.float32) -> float:
 
 
 @njit(nogil=True, cache=_CACHE, fastmath={"reassoc"})
-def sqdist_between(X, i, j):  # type: ignore[no-untyped-def]
+def sqdist_between(X, i, j):
     """Return the squared distance of two rows, from differences in float64."""
     total = 0.0
     for f in range(X.shape[1]):
@@ -46,7 +46,7 @@ def sqdist_between(X, i, j):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):  # type: ignore[no-untyped-def]
+def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):
     """Merge a tile into the lists of nearest columns.
 
     ``dots`` (rows, cols) float32; ``keys`` (rows, k) float32, rising, holds
@@ -72,7 +72,7 @@ def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):  # type:
 
 
 @_compile
-def scan_nearest_exact(dots, X, rows, first_col, low, low_cols, sqdist, neighbors):  # type: ignore[no-untyped-def]
+def scan_nearest_exact(dots, X, rows, first_col, low, low_cols, sqdist, neighbors):
     """Merge a tile into the lists of nearest columns, by their exact distances.
 
     ``low`` (rows,) and ``low_cols`` (cols,) are squared norms less their rounding: only
@@ -99,7 +99,7 @@ def scan_nearest_exact(dots, X, rows, first_col, low, low_cols, sqdist, neighbor
 
 
 @_compile
-def listed_sqdist(X, rows, listed, sqdist):  # type: ignore[no-untyped-def]
+def listed_sqdist(X, rows, listed, sqdist):
     """Write into ``sqdist`` the squared distance of each of `rows` to the rows listed for it."""
     for i in range(listed.shape[0]):
         for slot in range(listed.shape[1]):
@@ -107,7 +107,7 @@ def listed_sqdist(X, rows, listed, sqdist):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight, target):  # type: ignore[no-untyped-def]
+def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight, target):
     """Merge a tile into the lightest edge that leaves the component of each row.
 
     The weight of an edge is its squared mutual reachability
@@ -131,7 +131,7 @@ def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight
 
 
 @_compile
-def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, counts):  # type: ignore[no-untyped-def]
+def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, counts):
     """Add to ``counts`` (rows,) int64 how many columns lie within the radius of each row.
 
     ``slack`` (n_samples,) float32 is the rounding of ``sqnorms``. Rows that have `enough`
@@ -161,7 +161,7 @@ def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, 
 
 
 @_compile
-def find(parent, row):  # type: ignore[no-untyped-def]
+def find(parent, row):
     """Return the root of `row` in a union-find forest, halving paths on the way."""
     while parent[row] != row:
         parent[row] = parent[parent[row]]
@@ -170,7 +170,7 @@ def find(parent, row):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def scan_connect(  # type: ignore[no-untyped-def]
+def scan_connect(
     dots, X, rows, first_col, sqnorms, slack, sqradius, is_core, parent, nearest, weight
 ):
     """Unite core rows within the radius; give every other row its nearest core.
@@ -199,7 +199,7 @@ def scan_connect(  # type: ignore[no-untyped-def]
 
 
 @_compile
-def merge_edges(edges, parent, keep):  # type: ignore[no-untyped-def]
+def merge_edges(edges, parent, keep):
     """Accept edges (n, 2) in order, as Kruskal does; ``keep`` (n,) bool says which joined."""
     for e in range(edges.shape[0]):
         a, b = find(parent, edges[e, 0]), find(parent, edges[e, 1])

@@ -30,7 +30,8 @@ class L2Normalize(Step):
         """Return `X` with unit rows; zero rows stay zero."""
         from gpucluster.ops.normalize import unit_rows
 
-        return unit_rows(X)  # type: ignore[no-any-return]
+        unit: Matrix = unit_rows(X)
+        return unit
 
 
 class Center(Step):
@@ -53,4 +54,5 @@ class Center(Step):
 
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Return `X` minus the mean."""
-        return X - arrays["mean"].astype("float32")  # type: ignore[no-any-return]
+        centred: Matrix = X - arrays["mean"].astype("float32")
+        return centred

@@ -66,7 +66,8 @@ class PCA(Step):
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Return ``(X - mean) @ components``."""
         shifted = X - arrays["mean"].astype("float32")
-        return shifted @ arrays["components"].astype("float32")  # type: ignore[no-any-return]
+        projected: Matrix = shifted @ arrays["components"].astype("float32")
+        return projected
 
 
 class RemoveTopComponents(Step):
@@ -116,7 +117,8 @@ class RemoveTopComponents(Step):
         """Return the centred rows without their part in the removed directions."""
         components = arrays["components"].astype("float32")
         shifted = X - arrays["mean"].astype("float32")
-        return shifted - (shifted @ components) @ components.T  # type: ignore[no-any-return]
+        remaining: Matrix = shifted - (shifted @ components) @ components.T
+        return remaining
 
 
 def _spectrum(X: Matrix, device: Device, reporter: Reporter) -> tuple[Any, Any, Any]:

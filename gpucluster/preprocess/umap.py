@@ -220,4 +220,5 @@ class UMAP(Step):
         width = np.maximum(sqdist.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         weights = np.exp(-sqdist / width)
         weights /= weights.sum(axis=1, keepdims=True)
-        return np.einsum("ij,ijk->ik", weights, layout[nearest])  # type: ignore[no-any-return]
+        placed: Matrix = np.einsum("ij,ijk->ik", weights, layout[nearest])
+        return placed

@@ -143,7 +143,8 @@ class Whitening(Step):
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Return ``(X - mean) @ matrix``."""
         shifted = X - arrays["mean"].astype("float32")
-        return shifted @ arrays["matrix"].astype("float32")  # type: ignore[no-any-return]
+        white: Matrix = shifted @ arrays["matrix"].astype("float32")
+        return white
 
 
 def effective_rank(eigenvalues: Any) -> float:

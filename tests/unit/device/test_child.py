@@ -71,8 +71,10 @@ def test_imports_resolve_as_in_the_parent(child):
 
 
 def test_closing_without_a_call_is_fine():
-    with Child("umap"):
-        pass
+    with Child("umap") as idle:
+        assert idle._process is None  # it starts with the first call
+    idle.close()
+    assert idle._process is None
 
 
 @pytest.mark.parametrize(
