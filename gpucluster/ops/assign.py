@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
@@ -15,6 +16,7 @@ from gpucluster.ops.normalize import offset
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
+GPU_TILE_BYTES = 1 << 30
 PARTS = 32  # that many parts or more, where there are rows enough
 
 
@@ -58,8 +60,11 @@ def lloyd_step(X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> 
     A tile of products is reduced to labels while it is still in cache. The rows are cut
     into parts by their shape alone, and only centres that a part touches have a partial
     sum in it, so results do not depend on the number of cores. Extra memory: a tile and
-    two parts for each core.
+    two parts for each core. On a GPU the sums are added atomically, in float64: their last
+    bits may differ between runs.
     """
+    if is_on_gpu(X):
+        return _step_in_namespace(X, centers, reporter)
     n_samples, n_features = X.shape
     n_clusters = len(centers)
     search = _Search(centers)
@@ -77,6 +82,28 @@ def lloyd_step(X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> 
         if reporter is not None:
             reporter.cancel.raise_if_cancelled()
     return Step(labels, sqdist, sums, np.bincount(labels, minlength=n_clusters))
+
+
+def _step_in_namespace(X: Any, centers: Any, reporter: Reporter | None) -> Step:
+    """Do what `lloyd_step` does, with whole-array operations that numpy and CuPy share."""
+    xp = namespace(X)
+    n_clusters = len(centers)
+    half_sqnorms = 0.5 * xp.einsum("ij,ij->i", centers, centers)
+    labels = xp.empty(len(X), np.int32)
+    sqdist = xp.empty(len(X), np.float32)
+    sums = xp.zeros(centers.shape, np.float64)
+    for rows in row_blocks(len(X), rows_per_block(4 * n_clusters, GPU_TILE_BYTES)):
+        block = X[rows]
+        scores = block @ centers.T
+        scores -= half_sqnorms
+        found = scores.argmax(axis=1)
+        best = xp.take_along_axis(scores, found[:, None], axis=1)[:, 0]
+        labels[rows] = found
+        sqdist[rows] = xp.maximum(xp.einsum("ij,ij->i", block, block) - 2 * best, 0)
+        xp.add.at(sums, found, block.astype(np.float64))
+        if reporter is not None:
+            reporter.cancel.raise_if_cancelled()
+    return Step(labels, sqdist, sums, xp.bincount(labels, minlength=n_clusters))
 
 
 def nearest_center(X: Matrix, centers: Matrix) -> Labels:
