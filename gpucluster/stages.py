@@ -1,0 +1,153 @@
+"""The stages of a run that are worth keeping: each from a checkpoint, or computed and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from gpucluster import __version__
+from gpucluster.definition import ClusterDefinition, VectorConfig
+from gpucluster.device.select import Device
+from gpucluster.events import Reporter
+from gpucluster.execution import fit_algorithm, fit_step
+from gpucluster.ledger import Ledger
+from gpucluster.ops.normalize import unit_rows
+from gpucluster.preprocess import Step
+from gpucluster.types import NOISE, Clustering, Matrix, Samples
+
+LIBRARIES = (
+    *("numpy", "scipy", "scikit-learn", "pyarrow", "numba", "umap-learn", "pynndescent", "hdbscan"),
+    *("cupy-cuda12x", "cupy-cuda13x", "cuml-cu12", "cuml-cu13"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The fitted steps: digest of all up to them, what assignment needs, what they learned."""
+
+    key: str
+    model: Mapping[str, Any]
+    learned: tuple[Mapping[str, Any], ...]
+
+
+def prepare(
+    ledger: Ledger, definition: ClusterDefinition, samples: Samples, data_key: str
+) -> tuple[Matrix, Preparation]:
+    """Apply the preprocessing steps; return the matrix to cluster."""
+    config = definition.vector_config
+    X = samples.X
+    if config.normalize_features:
+        unit_rows(X, out=X)  # `load` made this matrix for us
+    X.setflags(write=False)
+    key = _unprepared(data_key, config)
+    model: dict[str, Any] = {}
+    learned: list[Mapping[str, Any]] = []
+    for position, step in enumerate(config.preprocessing_steps or ()):
+        with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
+            key, arrays, info = _fit_step(ledger, key, step, X, reporter)
+            X = step.output(X, arrays)
+        model[f"{position}-{step.method}"] = {
+            "settings": step.model_dump(mode="json"),
+            "arrays": {n: a for n, a in arrays.items() if n in step.applied},
+        }
+        learned.append({"method": step.method, **info})
+    return X, Preparation(key, model, tuple(learned))
+
+
+def _fit_step(
+    ledger: Ledger, previous: str, step: Step, X: Matrix, reporter: Reporter
+) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+    """Return key, arrays and diagnostics of a fitted step, from a checkpoint if there is one."""
+
+    def key(device: Device) -> str:
+        return _stage_key(previous, device, step=step.model_dump(mode="json"))
+
+    decision = ledger.plan.decision
+    device: Device = decision.device if step.has_gpu_path else "cpu"
+    done = ledger.recall(reporter.stage, key(device))
+    if done is not None:
+        return key(device), *done
+    fitted, device = fit_step(step, X, decision, reporter)
+    ledger.note(device=device, backend=fitted.backend, method=fitted.method)
+    ledger.keep(reporter.stage, key(device), fitted.arrays, fitted.info)
+    return key(device), fitted.arrays, fitted.info
+
+
+def cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, previous: str) -> Clustering:
+    """Cluster the prepared matrix."""
+    algorithm = definition.vector_config.algorithm
+    assert algorithm is not None  # noqa: S101 - the plan has completed the definition
+    params = algorithm.model_dump(mode="json")
+
+    def key(device: Device) -> str:
+        return _stage_key(previous, device, algorithm=algorithm.name, params=params)
+
+    decision = ledger.plan.decision
+    with ledger.stage("cluster") as reporter:
+        done = ledger.recall("cluster", key(decision.device))
+        if done is not None:
+            arrays, info = done
+            return Clustering(
+                labels_=arrays["labels"],
+                probabilities_=arrays.get("probabilities"),
+                n_clusters_=int(arrays["labels"].max(initial=NOISE)) + 1,
+                backend=ledger.facts["backend"],
+                method=ledger.facts["method"],
+                info=info,
+            )
+        found, device = fit_algorithm(algorithm, X, decision, reporter)
+        ledger.note(device=device, backend=found.backend, method=found.method)
+        kept: dict[str, Any] = {"labels": found.labels_}
+        if found.probabilities_ is not None:
+            kept["probabilities"] = found.probabilities_
+        ledger.keep("cluster", key(device), kept, found.info)
+        return found
+
+
+def display(
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, data_key: str
+) -> Matrix | None:
+    """Return coordinates for pictures, when the definition asks for them."""
+    config = definition.vector_config
+    settings = config.dimension_reduction
+    step = settings.step(definition.random_state) if settings is not None else None
+    if step is None:
+        return None
+    step = step.check(len(X), X.shape[1], ledger.reporter)
+    with ledger.stage("display") as reporter:
+        _, arrays, _ = _fit_step(ledger, _unprepared(data_key, config), step, X, reporter)
+        return step.output(X, arrays)
+
+
+def _unprepared(data_key: str, config: VectorConfig) -> str:
+    """Return a digest of the matrix that the first step sees."""
+    return digest(data_key, normalized=config.normalize_features)
+
+
+def _stage_key(previous: str, device: Device, **facts: Any) -> str:
+    """Return a digest of all that determines a stage: what came before, who computes, settings."""
+    return digest(previous, device=device, versions=versions(), **facts)
+
+
+def digest(previous: str, **facts: Any) -> str:
+    """Return a digest of what came before, the code version and JSON facts."""
+    text = json.dumps([previous, __version__, facts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute, those that are there."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
