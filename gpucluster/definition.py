@@ -14,9 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from gpucluster.algorithms import Algorithm, catalogue
+from gpucluster.assignment import NoisePolicyText
 from gpucluster.dialects import LIFTED, canonical, describe, dotted, nearest, shown
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.metrics.quality import Center
 from gpucluster.metrics.recluster import QualityThresholds
 from gpucluster.preprocess import PCA, UMAP, AnyStep, Step
 
@@ -74,6 +76,14 @@ class VectorConfig(_Settings):
     hierarchical: bool = Field(default=False, description="Divide clusters further.")
     max_hierarchy_depth: Annotated[int, Field(ge=1, le=10)] = Field(
         default=3, description="Levels of the hierarchy."
+    )
+    effective_feature_method: Center = Field(
+        default="mean", description="What stands for a cluster: mean, median or medoid."
+    )
+    noise_policy: NoisePolicyText = Field(
+        default="keep",
+        description="keep: noise stays noise. assign_above:t: it joins its nearest cluster from "
+        "that cosine similarity on, and says so.",
     )
     dimension_reduction: DisplayReduction | None = Field(
         default=None, description="Display coordinates. Omitted: none."

@@ -33,6 +33,8 @@ LIFTED = {
     "normalize_features": "normalize_features",
     "hierarchical": "hierarchical",
     "max_hierarchy_depth": "max_hierarchy_depth",
+    "effective_feature_method": "effective_feature_method",
+    "noise_policy": "noise_policy",
     "dimension_reduction": "dimension_reduction",
     "dimensionality_reduction": "dimension_reduction",
 }

@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from gpucluster.artifacts import Checkpoints, LocalStore, Run
+from gpucluster.assignment import BY_NOISE_POLICY, NoisePolicy
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
 from gpucluster.errors import RunNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened
 from gpucluster.ledger import Ledger
 from gpucluster.metrics.external import compare_with_truth
-from gpucluster.metrics.quality import measure
+from gpucluster.metrics.quality import Measured, measure
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.sources import Source, SourceInfo, content_key, input_key, load
 from gpucluster.stages import cluster, digest, display, prepare
+from gpucluster.types import Clustering, Labels, Samples
 
 
 def run_pipeline(
@@ -102,10 +104,10 @@ def run_pipeline(
         found = cluster(ledger, complete, X, preparation.key)
         coordinates = display(ledger, complete, samples.X, data_key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
-            measured = measure(samples.X, found.labels_, stage_reporter)
+            labels, assigned_by, measured = _placed(complete, samples, found, stage_reporter)
             external: dict[str, Any] | None = None
             if "truth" in samples.payload:
-                external = compare_with_truth(found.labels_, samples.payload["truth"])
+                external = compare_with_truth(labels, samples.payload["truth"])
         result = Result(
             run_id=run_id,
             definition=complete,
@@ -114,7 +116,9 @@ def run_pipeline(
             text_column=text_column,
             preparation=preparation,
             found=found,
+            labels=labels,
             measured=measured,
+            assigned_by=assigned_by,
             external=external,
             coordinates=coordinates,
             not_run=tuple(_not_run(complete)),
@@ -129,6 +133,20 @@ def _finished(path: Path) -> Run | None:
         return Run.open(path)
     except RunNotFoundError:
         return None
+
+
+def _placed(
+    definition: ClusterDefinition, samples: Samples, found: Clustering, reporter: Reporter
+) -> tuple[Labels, Any, Measured]:
+    """Apply the noise policy; return labels, who placed each row, and what they measure."""
+    config = definition.vector_config
+    center = config.effective_feature_method
+    measured = measure(samples.X, found.labels_, reporter, center=center)
+    policy = NoisePolicy.parse(config.noise_policy)
+    labels, assigned_by = policy.apply(found.labels_, measured.nearest, measured.nearest_similarity)
+    if (assigned_by == BY_NOISE_POLICY).any():
+        measured = measure(samples.X, labels, reporter, center=center)
+    return labels, assigned_by, measured
 
 
 def _not_run(definition: ClusterDefinition) -> list[str]:

@@ -22,21 +22,24 @@ from gpucluster.artifacts import (
     rejected_table,
     write_files,
 )
+from gpucluster.assignment import ASSIGNED_BY, BY_NOISE_POLICY
 from gpucluster.definition import ClusterDefinition
 from gpucluster.ledger import Ledger
 from gpucluster.metrics.quality import Measured
 from gpucluster.metrics.recluster import judge
 from gpucluster.ops.assign import cluster_sums
 from gpucluster.stages import Preparation, digest, versions
-from gpucluster.types import NOISE, Clustering, Matrix, Samples
+from gpucluster.types import NOISE, Clustering, Labels, Matrix, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the stages of a run found, before it is written.
 
-    `external` is None without known labels, `coordinates` without a display reduction;
-    `not_run` names what the definition asks for and this version does not do.
+    `labels` are those of `found` after the noise policy, `assigned_by` (n_samples,) int8 the
+    positions in `ASSIGNED_BY`; `external` is None without known labels, `coordinates`
+    without a display reduction; `not_run` names what the definition asks for and this
+    version does not do.
     """
 
     run_id: str
@@ -46,7 +49,9 @@ class Result:
     text_column: str | None
     preparation: Preparation
     found: Clustering
+    labels: Labels
     measured: Measured
+    assigned_by: Any
     external: Mapping[str, Any] | None
     coordinates: Matrix | None
     not_run: tuple[str, ...]
@@ -100,7 +105,8 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
                 num_points=len(samples.X),
                 num_rejected=samples.rejected.num_rows,
                 num_clusters=found.n_clusters_,
-                num_noise=int((found.labels_ == NOISE).sum()),
+                num_noise=int((result.labels == NOISE).sum()),
+                num_noise_assigned=int((result.assigned_by == BY_NOISE_POLICY).sum()),
             ),
             metrics={**measured.metrics, "should_recluster": int(bool(reasons))},
             external_metrics=None if result.external is None else dict(result.external),
@@ -125,16 +131,18 @@ def _tables(result: Result) -> dict[str, pa.Table]:
     paths = flat_paths(found.n_clusters_)
     centers = None
     if coordinates is not None and found.n_clusters_:
-        sums = cluster_sums(coordinates, found.labels_, found.n_clusters_)
+        sums = cluster_sums(coordinates, result.labels, found.n_clusters_)
         centers = (sums / measured.num_members[:, None]).astype(np.float32)
     return {
         "members": members_table(
             samples.ids,
             samples.rows,
-            found.labels_,
+            result.labels,
             paths=paths,
             similarity=measured.cosine_similarity,
             nearest=measured.nearest,
+            nearest_similarity=measured.nearest_similarity,
+            assigned_by=pa.array(ASSIGNED_BY).take(pa.array(result.assigned_by)),
             probabilities=found.probabilities_,
             coordinates=coordinates,
         ),

@@ -73,6 +73,7 @@ class Counts(_Frozen):
     num_rejected: NonNegativeInt
     num_clusters: NonNegativeInt
     num_noise: NonNegativeInt
+    num_noise_assigned: NonNegativeInt = 0  # noise of the fit that the noise policy placed
 
 
 class Manifest(_Frozen):

@@ -43,6 +43,8 @@ MEMBERS = pa.schema(
         pa.field("distance_to_centroid", pa.float32()),  # 1 - cosine similarity; noise: null
         pa.field("membership_probability", pa.float32()),  # in [0, 1]; null: the method has none
         pa.field("nearest_cluster_id", pa.string()),  # of noise too; null: there is no cluster
+        pa.field("nearest_cluster_similarity", pa.float32()),  # cosine to its centroid, in [-1, 1]
+        _required("assigned_by", pa.string()),  # "fit", or "noise": noise that a policy placed
         pa.field("x", pa.float32()),
         pa.field("y", pa.float32()),
         pa.field("z", pa.float32()),
@@ -110,6 +112,8 @@ def members_table(
     paths: Paths,
     similarity: Vector,
     nearest: Labels,
+    nearest_similarity: Vector,
+    assigned_by: Sequence[str],
     probabilities: Vector | None = None,
     coordinates: Matrix | None = None,
 ) -> pa.Table:
@@ -129,6 +133,10 @@ def members_table(
         Cosine similarity to the own centroid; ignored for noise.
     nearest : ndarray of shape (n_samples,), int32
         Index of the nearest cluster in `paths`; -1 where there is none.
+    nearest_similarity : ndarray of shape (n_samples,), float32
+        Cosine similarity to its centroid; ignored where there is none.
+    assigned_by : sequence of n_samples str, or pyarrow.Array
+        Who placed each sample.
     probabilities : ndarray of shape (n_samples,), float32, optional
         Strength of membership.
     coordinates : ndarray of shape (n_samples, 2) or (n_samples, 3), float32, optional
@@ -148,6 +156,7 @@ def members_table(
     names = pa.array([*(path[-1] for path in paths), NOISE_ID], pa.string())
     ways = pa.array([*paths, []], pa.list_(pa.string()))
     last = len(paths)
+    placed = pa.array(assigned_by, pa.string())
 
     def batch(block: NDArray[np.int64]) -> pa.RecordBatch:
         label, near = labels[block], nearest[block]
@@ -165,6 +174,8 @@ def members_table(
             pa.array(np.float32(1) - closeness, mask=noise),
             _floats(probabilities, block),
             names.take(near_name),
+            pa.array(nearest_similarity[block].astype(np.float32), mask=near == NOISE),
+            placed.take(pa.array(block)),
             *_coordinates(coordinates, block),
         ]
         return pa.record_batch(columns, schema=MEMBERS)

@@ -9,16 +9,18 @@ nearest cluster and medoid together, in O(n k d) instead of O(n^2 d).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import sums_by_label
-from gpucluster.ops.blocks import map_blocks
-from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.normalize import row_norms, unit_rows
 from gpucluster.types import NOISE, Labels, Matrix, Vector, Vector64
+
+Center = Literal["mean", "median", "medoid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,11 @@ class Measured:
         To the own centroid, clipped to [0, 1]; NaN for noise.
     nearest : ndarray of shape (n_samples,), int32
         Cluster with the most similar centroid, for noise too; -1 when there is no cluster.
+    nearest_similarity : ndarray of shape (n_samples,), float32
+        Cosine similarity to that centroid, in [-1, 1]; NaN when there is no cluster.
     centroids : ndarray of shape (n_clusters, n_features), float32
-        Means of the unit rows of each cluster, themselves not of unit length.
+        What stands for each cluster: the mean or median of its unit rows, themselves not of
+        unit length, or the unit row of its medoid.
     num_members : ndarray of shape (n_clusters,), int64
     mean_cosine, min_cosine : ndarray of shape (n_clusters,), float32
     variance : ndarray of shape (n_clusters,), float32
@@ -45,6 +50,7 @@ class Measured:
 
     cosine_similarity: Vector
     nearest: Labels
+    nearest_similarity: Vector
     centroids: Matrix
     num_members: Any
     mean_cosine: Vector
@@ -54,7 +60,9 @@ class Measured:
     metrics: dict[str, float | None]
 
 
-def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Measured:
+def measure(
+    X: Matrix, labels: Labels, reporter: Reporter | None = None, *, center: Center = "mean"
+) -> Measured:
     """Measure a clustering of the rows of `X`.
 
     Parameters
@@ -65,6 +73,9 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
         Canonical: ``0..n_clusters-1``, noise -1.
     reporter : Reporter, optional
         Told after each block.
+    center : {"mean", "median", "medoid"}, default "mean"
+        Which centroid stands for a cluster in the cosine similarities. Silhouette and the
+        indices are about the means whatever it is.
 
     Returns
     -------
@@ -84,25 +95,29 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
     if n_clusters == 0:
         return _nothing(n_samples, n_features, labels)
     means = _unit_means(X, labels, sizes)
-    centroids = means.astype(np.float32)
-    lengths = np.linalg.norm(means, axis=1)
+    average = means.astype(np.float32)
+    centroids = centers(X, labels, means, center)
+    lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
     scale = np.divide(1, lengths, where=lengths > 0, out=np.zeros_like(lengths)).astype(np.float32)
 
     cosine = np.full(n_samples, np.nan, np.float32)
     nearest = np.empty(n_samples, np.int32)
+    nearest_similarity = np.empty(n_samples, np.float32)
     silhouette = np.zeros(n_samples, np.float32)
     sqdist = np.zeros(n_samples, np.float64)  # to the own mean
 
     def work(rows: slice) -> int:
         own = labels[rows]
         unit = unit_rows(X[rows])
-        products = unit @ centroids.T
-        nearest[rows] = (products * scale).argmax(axis=1)
+        products = unit @ average.T
+        cosines = (products if center == "mean" else unit @ centroids.T) * scale
+        nearest[rows] = cosines.argmax(axis=1)
+        nearest_similarity[rows] = np.clip(cosines.max(axis=1), -1, 1)
         kept = np.flatnonzero(own >= 0)
         own = own[kept]
         products = products[kept]
         inside = products[np.arange(len(kept)), own]
-        similarity = inside * scale[own]
+        similarity = cosines[kept, own]
         cosine[rows][kept] = np.clip(similarity, 0, 1)
         difference = unit[kept] - means[own]
         sqdist[rows][kept] = np.einsum("ij,ij->i", difference, difference)
@@ -130,12 +145,13 @@ def measure(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Meas
     return Measured(
         cosine_similarity=cosine,
         nearest=nearest,
+        nearest_similarity=nearest_similarity,
         centroids=centroids,
         num_members=sizes,
         mean_cosine=mean_cosine.astype(np.float32),
         min_cosine=min_cosine,
         variance=_mean_by(members, within, sizes).astype(np.float32),
-        medoid_rows=_medoids(labels, sqdist, n_clusters),
+        medoid_rows=_medoids(labels, sqdist, means),
         metrics={
             "silhouette_score": _silhouette(silhouette[clustered], n_clusters),
             "davies_bouldin_index": _davies_bouldin(means, spread),
@@ -162,6 +178,7 @@ def _nothing(n_samples: int, n_features: int, labels: Labels) -> Measured:
     return Measured(
         cosine_similarity=np.full(n_samples, np.nan, np.float32),
         nearest=np.full(n_samples, NOISE, np.int32),
+        nearest_similarity=np.full(n_samples, np.nan, np.float32),
         centroids=np.empty((0, n_features), np.float32),
         num_members=np.empty(0, np.int64),
         mean_cosine=none,
@@ -193,16 +210,64 @@ def _unit_means(X: Matrix, labels: Labels, sizes: Any) -> Vector64:
     return means
 
 
+def centers(X: Matrix, labels: Labels, means: Vector64, center: Center) -> Matrix:
+    """Return the vector that stands for each cluster.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        Vectors of any length; no zero row.
+    labels : ndarray of shape (n_samples,), int32
+        Clusters; noise is -1.
+    means : ndarray of shape (n_clusters, n_features), float64
+        Mean unit row of each cluster.
+    center : {"mean", "median", "medoid"}
+        The mean; the median of each coordinate; the unit row of the medoid.
+
+    Returns
+    -------
+    ndarray of shape (n_clusters, n_features), float32
+    """
+    if center == "mean":
+        return means.astype(np.float32)
+    if center == "medoid":
+        medoids: Matrix = unit_rows(X[_medoids(labels, _sqdist_to_own(X, labels, means), means)])
+        return medoids
+    medians = np.empty(means.shape, np.float32)
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(len(means) + 1))
+    norms = row_norms(X)[:, None]
+    for cluster in range(len(means)):
+        rows = order[bounds[cluster] : bounds[cluster + 1]]
+        for cols in row_blocks(X.shape[1], rows_per_block(16 * len(rows))):
+            medians[cluster, cols] = np.median(X[rows, cols] / norms[rows], axis=0)
+    return medians
+
+
+def _sqdist_to_own(X: Matrix, labels: Labels, means: Vector64) -> Vector64:
+    """Return the squared distance of each unit row to the mean of its cluster; 0 for noise."""
+    sqdist = np.zeros(len(X), np.float64)
+
+    def work(rows: slice) -> None:
+        kept = rows.start + np.flatnonzero(labels[rows] >= 0)
+        difference = unit_rows(X[kept]) - means[labels[kept]]
+        sqdist[kept] = np.einsum("ij,ij->i", difference, difference)
+
+    for _ in map_blocks(work, len(X), rows_per_block(24 * X.shape[1])):
+        pass
+    return sqdist
+
+
 def _mean_by(members: Labels, values: Any, sizes: Any) -> Vector64:
     means: Vector64 = np.bincount(members, weights=values, minlength=len(sizes)) / sizes
     return means
 
 
-def _medoids(labels: Labels, sqdist: Vector64, n_clusters: int) -> Any:
+def _medoids(labels: Labels, sqdist: Vector64, means: Vector64) -> Any:
     """Return the row nearest to each mean: on unit rows, the one nearest to all members."""
     rows = np.flatnonzero(labels >= 0)
     order = rows[np.lexsort((rows, sqdist[rows], labels[rows]))]
-    return order[np.searchsorted(labels[order], np.arange(n_clusters))]
+    return order[np.searchsorted(labels[order], np.arange(len(means)))]
 
 
 def _silhouette(values: Vector, n_clusters: int) -> float | None:

@@ -30,6 +30,8 @@ def tables() -> dict[str, pa.Table]:
         paths=schema.flat_paths(N_CLUSTERS),
         similarity=rng.random(len(LABELS), dtype=np.float32),
         nearest=np.where(LABELS < 0, 2, LABELS).astype(np.int32),
+        nearest_similarity=rng.random(len(LABELS), dtype=np.float32),
+        assigned_by=["fit"] * len(LABELS),
         probabilities=rng.random(len(LABELS), dtype=np.float32),
         coordinates=rng.random((len(LABELS), 2), dtype=np.float32),
     )

@@ -418,3 +418,38 @@ def test_auto_falls_back_to_the_cpu_when_the_gpu_path_dies_and_says_so(
     assert [warned.code for warned in run.manifest.warnings] == ["gpu_failed"]
     with pytest.raises(StageCrashedError):
         gpucluster.cluster(parquet, KMEANS, out=tmp_path / "gpu", device="gpu")
+
+
+DENSITY = {"algorithm": "dbscan", "algorithm_params": {"eps": 0.47, "min_samples": 8}}
+
+
+def test_a_noise_policy_places_noise_and_can_be_undone(parquet: Path, tmp_path: Path) -> None:
+    kept = gpucluster.cluster(parquet, DENSITY, out=tmp_path / "out")
+    placed = gpucluster.cluster(
+        parquet, DENSITY, noise_policy="assign_above:0.85", out=tmp_path / "out"
+    )
+    assert kept.manifest.counts.num_noise > placed.manifest.counts.num_noise
+    assert kept.manifest.counts.num_noise_assigned == 0
+    members = placed.members
+    moved = np.array(members["assigned_by"].to_pylist()) == "noise"
+    assert moved.sum() == placed.manifest.counts.num_noise_assigned > 0
+    similarity = members["nearest_cluster_similarity"].to_numpy()
+    assert (similarity[moved] >= 0.85 - 1e-2).all()
+    index = members["cluster_index"].to_numpy()
+    undone = np.where(moved, -1, index)[np.argsort(members["row"].to_numpy())]
+    np.testing.assert_array_equal(undone, kept.labels_)
+    assert placed.metrics["noise_ratio"] == placed.manifest.counts.num_noise / 400
+    assert placed.manifest.definition["vector_config"]["noise_policy"] == "assign_above:0.85"
+    assert sum(placed.centroids["num_members"].to_pylist()) == (index >= 0).sum()
+
+
+def test_a_medoid_may_stand_for_a_cluster(parquet: Path, tmp_path: Path) -> None:
+    run = gpucluster.cluster(
+        parquet, KMEANS, effective_feature_method="medoid", out=tmp_path / "out"
+    )
+    vectors = np.array(run.centroids["centroid_vector"].to_pylist())
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    by_id = {row["document_id"]: row for row in run.members.to_pylist()}
+    for cluster in run.centroids.to_pylist():
+        medoid = by_id[cluster["medoid_document_id"]]
+        assert medoid["cosine_similarity_to_centroid"] == pytest.approx(1, abs=1e-5)

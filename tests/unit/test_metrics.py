@@ -61,6 +61,37 @@ def test_quality_equals_scikit_learn(
         assert total[medoid] == pytest.approx(total.min(), abs=1e-3)
 
 
+@settings(max_examples=25, deadline=None)
+@given(n_samples=st.integers(8, 200), n_clusters=st.integers(1, 5), seed=st.integers(0, 2**16))
+def test_each_centroid_stands_for_its_cluster(n_samples: int, n_clusters: int, seed: int) -> None:
+    stream = np.random.default_rng(seed)
+    X = stream.normal(1, 1, size=(n_samples, 6)).astype(np.float32)
+    labels = canonical_labels(stream.integers(-1, n_clusters, n_samples))
+    unit = unit_rows(X).astype(np.float64)
+    by_center = {
+        center: measure(X, labels, center=center) for center in ("mean", "median", "medoid")
+    }
+    for center, measured in by_center.items():
+        for cluster, vector in enumerate(measured.centroids.astype(np.float64)):
+            members = unit[labels == cluster]
+            expected = {
+                "mean": members.mean(axis=0),
+                "median": np.median(members, axis=0),
+                "medoid": unit[measured.medoid_rows[cluster]],
+            }[center]
+            np.testing.assert_allclose(vector, expected, atol=1e-5)
+            cosines = np.clip(members @ vector / np.linalg.norm(vector), 0, 1)
+            assert measured.mean_cosine[cluster] == pytest.approx(cosines.mean(), abs=1e-4)
+        assert measured.metrics["silhouette_score"] == by_center["mean"].metrics["silhouette_score"]
+        directions = measured.centroids / np.linalg.norm(measured.centroids, axis=1, keepdims=True)
+        if len(directions):
+            cosines = unit @ directions.T
+            np.testing.assert_allclose(measured.nearest_similarity, cosines.max(axis=1), atol=1e-5)
+            np.testing.assert_allclose(
+                cosines[np.arange(n_samples), measured.nearest], cosines.max(axis=1), atol=1e-5
+            )
+
+
 def test_tight_clusters_keep_their_digits() -> None:
     stream = np.random.default_rng(0)
     centers = unit_rows(stream.normal(size=(5, 16)).astype(np.float32))

@@ -72,12 +72,15 @@ def test_all_noise_and_no_optional_column(ids):
         paths=[],
         similarity=np.full(3, np.nan, np.float32),
         nearest=nothing,
+        nearest_similarity=np.full(3, np.nan, np.float32),
+        assigned_by=["fit"] * 3,
     )
     table.validate(full=True)
     assert table["document_id"].to_pylist() == ["3", "4", "5"]
     assert table["cluster_id"].to_pylist() == ["-1"] * 3
+    assert table["assigned_by"].to_pylist() == ["fit"] * 3
     for name in schema.MEMBERS.names[5:]:
-        assert table[name].null_count == 3
+        assert table[name].null_count == (0 if name == "assigned_by" else 3)
 
 
 def test_no_rows_at_all():
@@ -89,6 +92,8 @@ def test_no_rows_at_all():
         paths=[],
         similarity=none.astype(np.float32),
         nearest=none,
+        nearest_similarity=none.astype(np.float32),
+        assigned_by=[],
     )
     assert table.schema.equals(schema.MEMBERS)
     assert table.num_rows == 0
@@ -106,8 +111,11 @@ def test_a_hierarchy_is_its_paths():
         paths=paths,
         similarity=np.ones(4, np.float32),
         nearest=np.array([2, 3, 0, 1], np.int32),
+        nearest_similarity=np.ones(4, np.float32),
+        assigned_by=["fit", "fit", "noise", "fit"],
     ).sort_by("row")
     assert members["cluster_id"].to_pylist() == ["cl_0_sub_0", "cl_0_sub_1", "cl_0", "cl_1"]
+    assert members["assigned_by"].to_pylist() == ["fit", "fit", "noise", "fit"]
     assert members["cluster_path"].to_pylist() == [paths[i] for i in (2, 3, 0, 1)]
     ones = np.ones(4, np.float32)
     centroids = schema.centroids_table(
