@@ -20,7 +20,7 @@ from gpucluster.errors import ConfigError
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.quality import Center
 from gpucluster.metrics.recluster import QualityThresholds
-from gpucluster.preprocess import PCA, UMAP, AnyStep, Step
+from gpucluster.preprocess import AnyStep, DisplayReduction
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 FeatureUri = Annotated[
@@ -30,26 +30,6 @@ FeatureUri = Annotated[
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class DisplayReduction(_Settings):
-    """Coordinates for pictures; never used for clustering."""
-
-    method: Literal["umap", "pca", "none"] = Field(default="umap", description="How to reduce.")
-    components: Literal[2, 3] = Field(default=2, description="2: x, y. 3: x, y, z.")
-    n_neighbors: Annotated[int, Field(ge=2)] = Field(default=15, description="Of umap.")
-    min_dist: Annotated[float, Field(ge=0, le=1)] = Field(default=0.1, description="Of umap.")
-
-    def step(self, random_state: int) -> Step | None:
-        """Return the step that computes the coordinates, or None."""
-        if self.method == "umap":
-            return UMAP(
-                n_components=self.components,
-                n_neighbors=self.n_neighbors,
-                min_dist=self.min_dist,
-                random_state=random_state,
-            )
-        return PCA(n_components=self.components) if self.method == "pca" else None
 
 
 class VectorConfig(_Settings):

@@ -167,9 +167,9 @@ def _checked(
     steps = check_chain(config.preprocessing_steps or (), n_samples, n_features, muted)
     assert config.algorithm is not None  # noqa: S101 - `_complete` has chosen one
     config.algorithm.check(n_samples, muted)
-    display = config.dimension_reduction
-    shown = display.step(definition.random_state) if display is not None else None
-    check_chain([shown] if shown is not None else [], n_samples, n_features, muted)
+    if config.dimension_reduction is not None:
+        seed = definition.random_state
+        config.dimension_reduction.check(n_samples, n_features, seed, muted)
     return definition.replace(preprocessing_steps=tuple(steps)), tuple(muted.warnings)
 
 
@@ -238,16 +238,19 @@ def _stages(
         "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, decision.reason
     )
     display = config.dimension_reduction
-    if display is not None and (step_shown := display.step(definition.random_state)) is not None:
-        cost = step_shown.cost(n_samples, n_features)
-        live += max(0, step_shown.library_bytes - libraries)
+    shown = display.step(definition.random_state) if display is not None else None
+    if display is not None and shown is not None:
+        shown_cost = display.cost(n_samples, n_features, definition.random_state)
+        assert shown_cost is not None  # noqa: S101 - there is a step
+        live += max(0, shown.library_bytes - libraries)
+        on_gpu = shown.has_gpu_path and decision.device == "gpu"
         yield PlannedStage(
             "display",
-            decision.device,
-            cost.method,
-            live + cost.bytes,
-            cost.seconds if decision.device == "cpu" else None,
-            decision.reason,
+            "gpu" if on_gpu else "cpu",
+            shown_cost.method,
+            live + shown_cost.bytes,
+            None if on_gpu else shown_cost.seconds,
+            decision.reason if shown.has_gpu_path else ON_HOST,
         )
     n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
     flop = 2.0 * n_samples * n_features * (n_clusters + 8)

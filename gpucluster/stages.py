@@ -18,6 +18,7 @@ from gpucluster.events import Reporter
 from gpucluster.execution import fit_algorithm, fit_step
 from gpucluster.ledger import Ledger
 from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.placement import place
 from gpucluster.preprocess import Step
 from gpucluster.types import NOISE, Clustering, Matrix, Samples
 
@@ -116,13 +117,22 @@ def display(
     """Return coordinates for pictures, when the definition asks for them."""
     config = definition.vector_config
     settings = config.dimension_reduction
-    step = settings.step(definition.random_state) if settings is not None else None
-    if step is None:
+    if settings is None or settings.method == "none":
         return None
-    step = step.check(len(X), X.shape[1], ledger.reporter)
+    step = settings.check(len(X), X.shape[1], definition.random_state, ledger.reporter)
+    assert step is not None  # noqa: S101 - its method is not none
+    rows = settings.landmark_rows(len(X), definition.random_state)
     with ledger.stage("display") as reporter:
-        _, arrays, _ = _fit_step(ledger, _unprepared(data_key, config), step, X, reporter)
-        return step.output(X, arrays)
+        previous = _unprepared(data_key, config)
+        if len(rows) == len(X):
+            _, arrays, _ = _fit_step(ledger, previous, step, X, reporter)
+            return step.output(X, arrays)
+        chosen = digest(previous, seed=definition.random_state, n_landmarks=len(rows))
+        data = unit_rows(X[rows])
+        _, arrays, _ = _fit_step(ledger, chosen, step, data, reporter)
+        ledger.note(method="landmarks")
+        layout = step.output(data, arrays)
+        return place(unit_rows(X), data, layout, settings.k_landmarks, reporter)
 
 
 def _unprepared(data_key: str, config: VectorConfig) -> str:

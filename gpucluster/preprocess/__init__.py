@@ -14,6 +14,7 @@ from pydantic import Field
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.preprocess.base import Fitted, Step
+from gpucluster.preprocess.display import DisplayReduction
 from gpucluster.preprocess.normalize import Center, L2Normalize
 from gpucluster.preprocess.pca import PCA, RemoveTopComponents
 from gpucluster.preprocess.umap import UMAP
@@ -29,7 +30,17 @@ STEP_TYPES: dict[str, type[Step]] = {
     for step in (Whitening, UMAP, PCA, L2Normalize, Center, RemoveTopComponents)
 }
 
-__all__ = ["PCA", "STEP_TYPES", "UMAP", "AnyStep", "Fitted", "Step", "Whitening", "check_chain"]
+__all__ = [
+    "PCA",
+    "STEP_TYPES",
+    "UMAP",
+    "AnyStep",
+    "DisplayReduction",
+    "Fitted",
+    "Step",
+    "Whitening",
+    "check_chain",
+]
 
 
 def check_chain(

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gpucluster.device.memory import rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
@@ -193,32 +192,8 @@ class UMAP(Step):
 
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Place rows at the weighted mean of the layout of their nearest landmarks."""
-        import numpy as np
-
-        from gpucluster.ops.blocks import row_blocks
-
-        landmarks, layout = arrays["landmarks"], arrays["landmark_layout"]
-        sqnorms = np.einsum("ij,ij->i", landmarks, landmarks)
-        placed = np.empty((len(X), layout.shape[1]), np.float32)
-        # products, keys and int64 order of one row with all landmarks, and its neighbours' layout
-        row_bytes = 20 * len(landmarks) + 4 * self.n_neighbors * layout.shape[1]
-        for rows in row_blocks(len(X), rows_per_block(row_bytes)):
-            placed[rows] = self._place(X[rows], landmarks, sqnorms, layout)
-        return placed
-
-    def _place(self, X: Matrix, landmarks: Matrix, sqnorms: Any, layout: Matrix) -> Matrix:
-        import numpy as np
-
         from gpucluster.ops.normalize import unit_rows
+        from gpucluster.ops.placement import place
 
         data = unit_rows(X) if self.metric == "cosine" else X
-        k = min(self.n_neighbors, len(landmarks))
-        keys = sqnorms - 2 * (data @ landmarks.T)
-        nearest = np.argpartition(keys, k - 1, axis=1)[:, :k]
-        sqdist = np.take_along_axis(keys, nearest, axis=1)
-        sqdist -= sqdist.min(axis=1, keepdims=True)
-        width = np.maximum(sqdist.mean(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        weights = np.exp(-sqdist / width)
-        weights /= weights.sum(axis=1, keepdims=True)
-        placed: Matrix = np.einsum("ij,ijk->ik", weights, layout[nearest])
-        return placed
+        return place(data, arrays["landmarks"], arrays["landmark_layout"], self.n_neighbors)
