@@ -19,6 +19,7 @@ from gpucluster.errors import ConfigError
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.recluster import QualityThresholds
 from gpucluster.preprocess import PCA, UMAP, AnyStep, Step
+from gpucluster.sources.filters import Condition, Filters
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 FeatureUri = Annotated[
@@ -139,6 +140,9 @@ class ClusterDefinition(_Settings):
     )
     cluster_type: Literal["vector"] = Field(default="vector", description="What to group by.")
     vector_config: VectorConfig = Field(default_factory=VectorConfig, description="How to group.")
+    filters: Filters | None = Field(
+        default=None, description="Which rows are meant. Omitted: all of them."
+    )
     llm_labeling: LabelingSettings | None = Field(default=None, description="How to name.")
     quality_thresholds: QualityThresholds = Field(
         default_factory=QualityThresholds, description="When to redo."
@@ -267,9 +271,10 @@ def _names(model: type[BaseModel], steps: list[str]) -> list[str]:
 
     from gpucluster.preprocess import STEP_TYPES
 
+    tagged: dict[str, type[BaseModel]] = {**STEP_TYPES, "condition": Condition, "group": Filters}
     for step in steps:
-        if step in STEP_TYPES:
-            model = STEP_TYPES[step]
+        if step in tagged:
+            model = tagged[step]
         elif step in model.model_fields:
             annotation = model.model_fields[step].annotation
             for kind in (annotation, *get_args(annotation)):

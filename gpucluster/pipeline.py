@@ -107,6 +107,7 @@ def run_pipeline(
             max_bad_fraction=definition.max_bad_fraction,
             sample_size=definition.vector_config.sample_size,
             random_state=definition.random_state,
+            filters=definition.filters,
             reporter=stage_reporter,
         )
         data_key = content_key(samples)
@@ -167,11 +168,12 @@ def run_pipeline(
                 definition=used,
                 **origin,
                 source=_described(samples, text_column),
-                sampled=len(samples.X) + samples.rejected.num_rows < samples.n_rows,
+                sampled=samples.source["sample"] is not None,
                 counts=Counts(
                     num_rows=samples.n_rows,
                     num_points=len(samples.X),
                     num_rejected=samples.rejected.num_rows,
+                    num_filtered=samples.num_filtered,
                     num_clusters=found.n_clusters_,
                     num_noise=int((found.labels_ == NOISE).sum()),
                 ),

@@ -73,6 +73,7 @@ class Counts(_Frozen):
     num_rejected: NonNegativeInt
     num_clusters: NonNegativeInt
     num_noise: NonNegativeInt
+    num_filtered: NonNegativeInt = 0  # rows that the filters leave out
 
 
 class Manifest(_Frozen):

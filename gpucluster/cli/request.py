@@ -55,6 +55,13 @@ _options: tuple[_Option, ...] = (
         metavar="STEP.K=V",
         help="Parameter of a step, as umap.n_components=15; repeatable.",
     ),
+    click.option(
+        "--filter",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Only rows that match, instead of the definition's; or a JSON object of conditions. "
+        "Of several, all hold.",
+    ),
     click.option("--sample-size", type=int, metavar="N", help="Cluster this many rows only."),
     click.option("--random-state", type=int, metavar="N", help="Seed of every stage."),
     click.option(

@@ -6,22 +6,28 @@ row, `inspect` looks before that.
 
 from __future__ import annotations
 
+from gpucluster.sources.attributes import read_attributes
 from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
 from gpucluster.sources.detect import check_names
+from gpucluster.sources.filters import Filters
 from gpucluster.sources.inspection import Inspection, inspect
 from gpucluster.sources.loading import content_key, input_key, load
+from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
 
 __all__ = [
     "Batch",
     "Columns",
+    "Filters",
     "Inspection",
     "Source",
     "SourceInfo",
     "check_names",
+    "compile_filter",
     "content_key",
     "input_key",
     "inspect",
     "load",
     "open_source",
+    "read_attributes",
 ]

@@ -6,7 +6,7 @@ Nothing here judges a row; `gpucluster.sources.loading` does.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -146,6 +146,15 @@ class Source(Protocol):
 
     def batches(self, budget_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
         """Yield all rows in order, at most `budget_bytes` of vectors at a time (or one row)."""
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield plain columns of all rows in order; a name is left out where it is not there.
+
+        Raises
+        ------
+        SchemaMismatchError
+            Data of this format have no columns, or cannot be read again.
+        """
 
 
 @contextmanager
