@@ -50,6 +50,13 @@ class Changes:
         replaced = tuple(self._replaced)
         return [path for path, _ in flatten(values) if not path.startswith(replaced)]
 
+    def changed(self, definition: ClusterDefinition) -> dict[str, str]:
+        """Return `origins`, with every setting of the filters of the changed definition."""
+        if "filters" not in self.origins or definition.filters is None:
+            return self.origins
+        leaves = flatten(definition.filters.to_dict(), "filters")
+        return self.origins | {path: self.origins["filters"] for path, _ in leaves}
+
     def _change(self, options: Mapping[str, Any], name: str, path: str) -> None:
         if options[name] is not None:
             self.fields[name] = options[name]
@@ -67,7 +74,6 @@ class Changes:
             filters = {"AND": conditions} if len(conditions) > 1 else conditions[0]
             self._replaced.append("filters")
             self.fields["filters"] = filters
-            self.origins |= {path: origin("filter") for path, _ in flatten(filters, "filters")}
             self.origins["filters"] = origin("filter")
 
     def _change_algorithm(

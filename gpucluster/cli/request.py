@@ -171,7 +171,7 @@ def read_request(options: Mapping[str, Any]) -> Request:
         columns={name: options[name] for name in COLUMNS},
         out=options["out"],
         fresh=options["fresh"],
-        origins=dict.fromkeys(changes.kept(written), file) | changes.origins,
+        origins=dict.fromkeys(changes.kept(written), file) | changes.changed(definition),
     )
 
 
