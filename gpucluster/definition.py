@@ -7,24 +7,23 @@ refuses what it does not know by the nearest name that it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from gpucluster.algorithms import Algorithm, catalogue
-from gpucluster.dialects import LIFTED, canonical, describe, dotted, nearest, shown
+from gpucluster.dialects import LIFTED, canonical
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.recluster import QualityThresholds
+from gpucluster.notation import describe, nearest, setting_error
 from gpucluster.preprocess import PCA, UMAP, AnyStep, Step
+from gpucluster.sources.collection import FeatureUri
 from gpucluster.sources.filters import Condition, Filters
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-FeatureUri = Annotated[
-    str, Field(pattern=r"^(mixpeek|gpucluster)://[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
-]
 
 
 class _Settings(BaseModel):
@@ -240,32 +239,10 @@ class ClusterDefinition(_Settings):
 
 def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
     """Turn pydantic's report into one line that names the field and what it takes."""
-    first = error.errors(include_url=False)[0]
-    steps = [str(step) for step in first["loc"]]
-    path = dotted([prefix, *steps] if prefix else steps)
-    if first["type"] == "extra_forbidden":
-        return ConfigError(
-            "unknown setting",
-            path=path,
-            got=first["input"],
-            hint=nearest(steps[-1], _names(model, steps[:-1])),
-        )
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):
-        return cause
-    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    expected = shown(message, 110)
-    if first["type"] == "missing":
-        return ConfigError("missing", path=path, expected=expected)
-    return ConfigError(
-        f"got {describe(first['input'])}, expected {expected}",
-        path=path,
-        got=first["input"],
-        expected=expected,
-    )
+    return setting_error(error, lambda steps: _names(model, steps), prefix)
 
 
-def _names(model: type[BaseModel], steps: list[str]) -> list[str]:
+def _names(model: type[BaseModel], steps: Sequence[str]) -> list[str]:
     """Return the settings of the innermost model that `steps` lead to."""
     from typing import get_args
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from gpucluster.dialects import parse_body
+from gpucluster.notation import parse_body
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition

@@ -13,7 +13,8 @@ import click
 from gpucluster.api import DEFAULT_OUT
 from gpucluster.cli.changes import NO_STEPS, Changes, usage_error
 from gpucluster.device.select import DeviceRequest
-from gpucluster.dialects import DEFINITION_SUFFIXES, parse_body, read_body
+from gpucluster.dialects import DEFINITION_SUFFIXES, read_body
+from gpucluster.notation import parse_body
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
@@ -153,10 +154,12 @@ def read_request(options: Mapping[str, Any]) -> Request:
         An option is.
     """
     from gpucluster.definition import ClusterDefinition
+    from gpucluster.sources import is_manifest
 
     inputs: Sequence[str] = options["inputs"]
     config: str | None = options["config"]
-    if len(inputs) == 1 and Path(inputs[0]).suffix in DEFINITION_SUFFIXES:
+    is_definition = len(inputs) == 1 and Path(inputs[0]).suffix in DEFINITION_SUFFIXES
+    if is_definition and not is_manifest(inputs[0]):
         if config is not None:
             raise usage_error(f"both {inputs[0]} and --config {config} are definitions")
         config, inputs = inputs[0], ()

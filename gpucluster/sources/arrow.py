@@ -210,6 +210,7 @@ def _info(plain: dict[str, Any]) -> SourceInfo:
             "columns": Columns(**plain["columns"]),
             "candidates": {role: tuple(names) for role, names in plain["candidates"].items()},
             "notes": tuple(plain["notes"]),
+            "collections": (),
         }
     )
 

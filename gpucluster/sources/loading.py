@@ -18,9 +18,10 @@ from gpucluster.errors import (
     TooFewSamplesError,
 )
 from gpucluster.events import Reporter
-from gpucluster.sources.base import BATCH_BYTES, Source
+from gpucluster.sources.base import BATCH_BYTES, Source, SourceInfo
 from gpucluster.sources.columns import concatenate, text_buffers
 from gpucluster.sources.filters import Filters
+from gpucluster.sources.joined import collection_names
 from gpucluster.sources.matching import matching
 from gpucluster.sources.sampling import draw
 from gpucluster.types import Matrix, Samples
@@ -274,12 +275,13 @@ def _checked_ids(
         )
     if ids is None:
         return pa.array(np.arange(n_rows)), matches
-    _check_unique(ids, matches, where)
+    _check_unique(ids, matches, source.info)
     return ids, matches
 
 
-def _check_unique(ids: pa.Array, matches: NDArray[np.bool_] | None, where: str) -> None:
+def _check_unique(ids: pa.Array, matches: NDArray[np.bool_] | None, info: SourceInfo) -> None:
     """Raise unless the ids of the rows that match are unique and not null."""
+    where = info.where
     among = ids if matches is None else ids.filter(pa.array(matches))
     if among.null_count:
         null = np.asarray(ids.is_null())
@@ -289,9 +291,17 @@ def _check_unique(ids: pa.Array, matches: NDArray[np.bool_] | None, where: str) 
         counts = pc.value_counts(among)
         repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise DuplicateIdsError(
-            f"{where}: ids must be unique, {len(repeated):,} are not: {_shown(repeated)}",
+            f"{where}: ids must be unique, {len(repeated):,} are not: {_shown(repeated)}"
+            f"{_shared(ids, repeated[0], info)}",
             hint="name a column of unique ids with id_column, or remove the duplicates",
         )
+
+
+def _shared(ids: pa.Array, repeated: pa.Scalar, info: SourceInfo) -> str:
+    """Say which collections an id is in, where there are several."""
+    rows = np.flatnonzero(np.asarray(pc.equal(ids, repeated).fill_null(False)))  # noqa: FBT003
+    names = collection_names(info.to_json(), rows).unique().drop_null().to_pylist()
+    return f" ({repeated.as_py()!r} is in {' and in '.join(names)})" if len(names) > 1 else ""
 
 
 def _allocate(n_rows: int, n_features: int, where: str) -> Matrix:

@@ -503,12 +503,10 @@ def test_filters_on_the_command_line(invoke: Callable[..., Result]) -> None:
     values = json.loads(done.stdout)
     assert values["filters.AND.0.value"] == {"value": 7, "origin": "--filter"}
     assert values["filters.AND.1.NOT.0.field"] == {"value": "text", "origin": "--filter"}
-    assert "old" not in done.stdout
+    assert '"old"' not in done.stdout
     refused = invoke("config", "show", "--filter", "label")
-    assert (refused.exit_code, refused.stderr.strip().splitlines()[-1]) == (
-        2,
-        "Error: --filter 'label': expected NAME=VALUE",
-    )
+    assert refused.exit_code == 2
+    assert "--filter 'label': expected NAME=VALUE" in refused.stderr
 
 
 def test_a_definition_names_its_inputs_beside_itself(invoke: Callable[..., Result]) -> None:

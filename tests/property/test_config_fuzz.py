@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from gpucluster.cli import main
 from gpucluster.definition import ClusterDefinition, definition_schema
-from gpucluster.dialects import parse_body, read_body
+from gpucluster.dialects import read_body
 from gpucluster.errors import ConfigError
+from gpucluster.notation import parse_body
 
 SEED = 20_261_124
 MUTATED, GENERATED, THROUGH_CLI, DAMAGED = 9_000, 1_000, 300, 500
