@@ -16,6 +16,7 @@ from gpucluster.sources.joined import JoinedSource, collection_names
 from gpucluster.sources.loading import content_key, input_key, load
 from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
+from gpucluster.sources.remainder import Remainder, remaining
 
 __all__ = [
     "Batch",
@@ -24,6 +25,7 @@ __all__ = [
     "Filters",
     "Inspection",
     "JoinedSource",
+    "Remainder",
     "Source",
     "SourceInfo",
     "check_names",
@@ -37,4 +39,5 @@ __all__ = [
     "open_feature",
     "open_source",
     "read_attributes",
+    "remaining",
 ]

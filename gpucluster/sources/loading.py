@@ -135,10 +135,10 @@ def load(
             hint="does something write to it?",
         )
 
-    rejected = _rejected(ids, np.concatenate(bad), np.concatenate(why))
+    rejected = rejected_table(ids, np.concatenate(bad), np.concatenate(why))
     allowed = 0 if on_bad_rows == "error" else max_bad_fraction * n_drawn
     if len(rejected) > allowed:
-        raise _too_many(info.where, rejected, n_drawn, allowed)
+        raise too_many(info.where, rejected, n_drawn, allowed)
     if not filled:
         raise TooFewSamplesError(f"{info.where}: none of {n_drawn:,} rows can be clustered")
     rows_kept = np.concatenate(good)
@@ -315,17 +315,21 @@ def _allocate(n_rows: int, n_features: int, where: str) -> Matrix:
         ) from error
 
 
-def _rejected(ids: pa.Array, rows: NDArray[np.int64], why: NDArray[np.int8]) -> pa.Table:
+def rejected_table(
+    ids: pa.Array, rows: NDArray[np.int64], why: NDArray[np.int8], offset: int = 0
+) -> pa.Table:
+    """Return what is known of bad rows: positions in `ids`, that begin at row `offset`."""
     return pa.table(
         {
             "document_id": ids.take(pa.array(rows)).cast(pa.string()),
-            "row": pa.array(rows, pa.int64()),
+            "row": pa.array(offset + rows, pa.int64()),
             "reason": pa.array(REASONS).take(pa.array(why)),
         }
     )
 
 
-def _too_many(where: str, rejected: pa.Table, n_rows: int, allowed: float) -> BadRowsError:
+def too_many(where: str, rejected: pa.Table, n_rows: int, allowed: float) -> BadRowsError:
+    """Return the error that names what is wrong, how often, and where first."""
     counts = pc.value_counts(rejected["reason"]).to_pylist()
     by_reason = ", ".join(f"{item['counts']:,} {item['values']}" for item in counts)
     return BadRowsError(
