@@ -73,7 +73,7 @@ def config_page() -> str:
     """Return every setting with its type, default, range and description."""
     schema = definition_schema()
     parts = [NOTE + CONFIG]
-    for title, section in sections(schema, schema["$defs"], ""):
+    for title, section in sections(schema, schema["$defs"], "", []):
         about = section["description"].split("\n\n")[0].replace("\n", " ").replace(":math:", "")
         required = section.get("required", ())
         rows = [row(name, part, name in required) for name, part in section["properties"].items()]
@@ -92,16 +92,19 @@ def config_page() -> str:
     return "\n".join(parts)
 
 
-def sections(part: dict[str, Any], defs: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Yield every object with settings, and where it stands."""
+def sections(
+    part: dict[str, Any], defs: dict[str, Any], path: str, seen: list[Any]
+) -> Iterator[tuple[str, Any]]:
+    """Yield every object with settings once, and where it stands first."""
+    seen.append(part)
     yield path, part
     for name, inner in part["properties"].items():
         place = f"{path}.{name}" if path else name
         for choice in choices(inner):
             item = choice.get("items", choice)
             for variant in map(lambda v: resolved(v, defs), choices(item)):  # noqa: C417
-                if "properties" in variant:
-                    yield from sections(variant, defs, place + which(variant, name))
+                if "properties" in variant and variant not in seen:
+                    yield from sections(variant, defs, place + which(variant, name), seen)
 
 
 def choices(part: dict[str, Any]) -> list[dict[str, Any]]:

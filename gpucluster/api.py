@@ -207,18 +207,14 @@ def _open(
     vector_column: str | None,
     truth_column: str | None = None,
 ) -> Source:
-    """Open the source; a feature URI names the vector column where there is one of its name."""
-    from gpucluster.errors import ConfigError, SchemaMismatchError
-    from gpucluster.sources import open_source
+    """Open the vectors of the feature that the definition names."""
+    from gpucluster.sources import open_feature
 
-    uri_output = definition.vector_config.feature_outputs
-    if len(uri_output) == 1 and vector_column is None:
-        try:
-            return open_source(
-                data, id_column=id_column, vector_column=uri_output[0], truth_column=truth_column
-            )
-        except (ConfigError, SchemaMismatchError):
-            pass  # no column of that name: found as without a URI, and the run says so
-    return open_source(
-        data, id_column=id_column, vector_column=vector_column, truth_column=truth_column
+    uris = definition.vector_config.feature_uris
+    return open_feature(
+        data,
+        uris[0] if len(uris) == 1 else None,
+        id_column=id_column,
+        vector_column=vector_column,
+        truth_column=truth_column,
     )

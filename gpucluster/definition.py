@@ -7,7 +7,7 @@ refuses what it does not know by the nearest name that it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -15,17 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from gpucluster.algorithms import Algorithm, catalogue
 from gpucluster.assignment import NoisePolicyText
-from gpucluster.dialects import LIFTED, canonical, describe, dotted, nearest, shown
+from gpucluster.dialects import LIFTED, canonical
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.quality import Center
 from gpucluster.metrics.recluster import QualityThresholds
+from gpucluster.notation import describe, nearest, setting_error
 from gpucluster.preprocess import AnyStep, DisplayReduction
+from gpucluster.sources.collection import FeatureUri
+from gpucluster.sources.filters import Condition, Filters
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-FeatureUri = Annotated[
-    str, Field(pattern=r"^(mixpeek|gpucluster)://[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
-]
 
 
 class _Settings(BaseModel):
@@ -129,6 +129,9 @@ class ClusterDefinition(_Settings):
     )
     cluster_type: Literal["vector"] = Field(default="vector", description="What to group by.")
     vector_config: VectorConfig = Field(default_factory=VectorConfig, description="How to group.")
+    filters: Filters | None = Field(
+        default=None, description="Which rows are meant. Omitted: all of them."
+    )
     llm_labeling: LabelingSettings | None = Field(default=None, description="How to name.")
     quality_thresholds: QualityThresholds = Field(
         default_factory=QualityThresholds, description="When to redo."
@@ -226,40 +229,19 @@ class ClusterDefinition(_Settings):
 
 def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
     """Turn pydantic's report into one line that names the field and what it takes."""
-    first = error.errors(include_url=False)[0]
-    steps = [str(step) for step in first["loc"]]
-    path = dotted([prefix, *steps] if prefix else steps)
-    if first["type"] == "extra_forbidden":
-        return ConfigError(
-            "unknown setting",
-            path=path,
-            got=first["input"],
-            hint=nearest(steps[-1], _names(model, steps[:-1])),
-        )
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, ConfigError):
-        return cause
-    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    expected = shown(message, 110)
-    if first["type"] == "missing":
-        return ConfigError("missing", path=path, expected=expected)
-    return ConfigError(
-        f"got {describe(first['input'])}, expected {expected}",
-        path=path,
-        got=first["input"],
-        expected=expected,
-    )
+    return setting_error(error, lambda steps: _names(model, steps), prefix)
 
 
-def _names(model: type[BaseModel], steps: list[str]) -> list[str]:
+def _names(model: type[BaseModel], steps: Sequence[str]) -> list[str]:
     """Return the settings of the innermost model that `steps` lead to."""
     from typing import get_args
 
     from gpucluster.preprocess import STEP_TYPES
 
+    tagged: dict[str, type[BaseModel]] = {**STEP_TYPES, "condition": Condition, "group": Filters}
     for step in steps:
-        if step in STEP_TYPES:
-            model = STEP_TYPES[step]
+        if step in tagged:
+            model = tagged[step]
         elif step in model.model_fields:
             annotation = model.model_fields[step].annotation
             for kind in (annotation, *get_args(annotation)):

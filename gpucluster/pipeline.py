@@ -65,7 +65,6 @@ def run_pipeline(
     plan = make_plan(definition, info.n_rows, info.n_features, decision)
     plan.require_memory()
     ledger = Ledger(Reporter("", observer, cancel), plan)
-
     reporter = ledger.reporter
     _say_what_differs(definition, info, reporter)
 
@@ -76,6 +75,7 @@ def run_pipeline(
             max_bad_fraction=definition.max_bad_fraction,
             sample_size=definition.vector_config.sample_size,
             random_state=definition.random_state,
+            filters=definition.filters,
             reporter=stage_reporter,
         )
         data_key = content_key(samples)
@@ -163,7 +163,7 @@ def _say_what_differs(definition: ClusterDefinition, info: SourceInfo, reporter:
             f"{name}_not_run", f"{name} is kept in the definition; this version does not run it"
         )
     for output in definition.vector_config.feature_outputs:
-        if info.columns.vector is not None and info.columns.vector != output:
+        if info.feature is None and info.columns.vector not in {None, output}:
             reporter.fallback(
                 "feature_column",
                 f"{info.where} has no column {output!r}: {info.columns.vector!r} is used instead",

@@ -99,11 +99,12 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             definition=used,
             **origin,
             source=_described(result),
-            sampled=len(samples.X) + samples.rejected.num_rows < samples.n_rows,
+            sampled=samples.source["sample"] is not None,
             counts=Counts(
                 num_rows=samples.n_rows,
                 num_points=len(samples.X),
                 num_rejected=samples.rejected.num_rows,
+                num_filtered=samples.num_filtered,
                 num_clusters=found.n_clusters_,
                 num_noise=int((result.labels == NOISE).sum()),
                 num_noise_assigned=int((result.assigned_by == BY_NOISE_POLICY).sum()),

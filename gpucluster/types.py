@@ -44,6 +44,8 @@ class Samples:
         ``document_id`` (string), ``row`` (int64, position in the input), ``reason`` (string).
     n_rows : int
         Rows in the input, rejected ones included.
+    num_filtered : int
+        Rows of the input that the filters leave out: neither samples nor rejected.
     source : dict
         What was read: paths, format, columns, dtype, bytes. Goes into the manifest.
     """
@@ -55,6 +57,7 @@ class Samples:
     rejected: pa.Table
     n_rows: int
     source: Mapping[str, Any]
+    num_filtered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

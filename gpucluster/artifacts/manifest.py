@@ -74,6 +74,7 @@ class Counts(_Frozen):
     num_clusters: NonNegativeInt
     num_noise: NonNegativeInt
     num_noise_assigned: NonNegativeInt = 0  # noise of the fit that the noise policy placed
+    num_filtered: NonNegativeInt = 0  # rows that the filters leave out
 
 
 class Manifest(_Frozen):

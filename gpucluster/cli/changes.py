@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from gpucluster.notation import parse_body
+
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
 
@@ -35,6 +37,7 @@ class Changes:
         self._replaced: list[str] = []
         self._change(options, "sample_size", "vector_config.sample_size")
         self._change(options, "random_state", "random_state")
+        self._change_filters(options["filter"])
         self._change_algorithm(written, options["algorithm"], options["param"])
         self._change_steps(written, options["steps"], options["step_param"])
 
@@ -47,10 +50,31 @@ class Changes:
         replaced = tuple(self._replaced)
         return [path for path, _ in flatten(values) if not path.startswith(replaced)]
 
+    def changed(self, definition: ClusterDefinition) -> dict[str, str]:
+        """Return `origins`, with every setting of the filters of the changed definition."""
+        if "filters" not in self.origins or definition.filters is None:
+            return self.origins
+        leaves = flatten(definition.filters.to_dict(), "filters")
+        return self.origins | {path: self.origins["filters"] for path, _ in leaves}
+
     def _change(self, options: Mapping[str, Any], name: str, path: str) -> None:
         if options[name] is not None:
             self.fields[name] = options[name]
             self.origins[path] = origin(name)
+
+    def _change_filters(self, texts: Iterable[str]) -> None:
+        conditions: list[Any] = []
+        for text in texts:
+            if text.lstrip().startswith("{"):
+                conditions.append(parse_body(text, "--filter"))
+            else:
+                name, value = _assignment("--filter", text)
+                conditions.append({"field": name, "operator": "eq", "value": value})
+        if conditions:
+            filters = {"AND": conditions} if len(conditions) > 1 else conditions[0]
+            self._replaced.append("filters")
+            self.fields["filters"] = filters
+            self.origins["filters"] = origin("filter")
 
     def _change_algorithm(
         self, written: ClusterDefinition, name: str | None, params: Iterable[str]

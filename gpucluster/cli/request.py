@@ -13,7 +13,8 @@ import click
 from gpucluster.api import DEFAULT_OUT
 from gpucluster.cli.changes import NO_STEPS, Changes, usage_error
 from gpucluster.device.select import DeviceRequest
-from gpucluster.dialects import DEFINITION_SUFFIXES, parse_body, read_body
+from gpucluster.dialects import DEFINITION_SUFFIXES, read_body
+from gpucluster.notation import parse_body
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
@@ -54,6 +55,13 @@ _options: tuple[_Option, ...] = (
         multiple=True,
         metavar="STEP.K=V",
         help="Parameter of a step, as umap.n_components=15; repeatable.",
+    ),
+    click.option(
+        "--filter",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Only rows that match, instead of the definition's; or a JSON object of conditions. "
+        "Of several, all hold.",
     ),
     click.option("--sample-size", type=int, metavar="N", help="Cluster this many rows only."),
     click.option("--random-state", type=int, metavar="N", help="Seed of every stage."),
@@ -146,10 +154,12 @@ def read_request(options: Mapping[str, Any]) -> Request:
         An option is.
     """
     from gpucluster.definition import ClusterDefinition
+    from gpucluster.sources import is_manifest
 
     inputs: Sequence[str] = options["inputs"]
     config: str | None = options["config"]
-    if len(inputs) == 1 and Path(inputs[0]).suffix in DEFINITION_SUFFIXES:
+    is_definition = len(inputs) == 1 and Path(inputs[0]).suffix in DEFINITION_SUFFIXES
+    if is_definition and not is_manifest(inputs[0]):
         if config is not None:
             raise usage_error(f"both {inputs[0]} and --config {config} are definitions")
         config, inputs = inputs[0], ()
@@ -164,7 +174,7 @@ def read_request(options: Mapping[str, Any]) -> Request:
         columns={name: options[name] for name in COLUMNS},
         out=options["out"],
         fresh=options["fresh"],
-        origins=dict.fromkeys(changes.kept(written), file) | changes.origins,
+        origins=dict.fromkeys(changes.kept(written), file) | changes.changed(definition),
     )
 
 

@@ -6,22 +6,38 @@ row, `inspect` looks before that.
 
 from __future__ import annotations
 
+from gpucluster.sources.attributes import read_attributes
 from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
+from gpucluster.sources.collection import FeatureUri, is_manifest, open_feature
 from gpucluster.sources.detect import check_names
+from gpucluster.sources.filters import Filters
 from gpucluster.sources.inspection import Inspection, inspect
+from gpucluster.sources.joined import JoinedSource, collection_names
 from gpucluster.sources.loading import content_key, input_key, load
+from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
+from gpucluster.sources.remainder import Remainder, remaining
 
 __all__ = [
     "Batch",
     "Columns",
+    "FeatureUri",
+    "Filters",
     "Inspection",
+    "JoinedSource",
+    "Remainder",
     "Source",
     "SourceInfo",
     "check_names",
+    "collection_names",
+    "compile_filter",
     "content_key",
     "input_key",
     "inspect",
+    "is_manifest",
     "load",
+    "open_feature",
     "open_source",
+    "read_attributes",
+    "remaining",
 ]

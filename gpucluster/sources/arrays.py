@@ -18,6 +18,7 @@ from gpucluster.sources.base import (
     check_features,
     reading,
 )
+from gpucluster.sources.columnar import ColumnReader
 from gpucluster.sources.columns import concatenate
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class ArraySource:
         At least one.
     to_host : callable
         Brings a block of rows to the host.
+    read_columns : callable, optional
+        What `columns` is to do; by default there are none.
 
     Raises
     ------
@@ -106,6 +109,7 @@ class ArraySource:
         parts: Sequence[Part],
         *,
         to_host: Callable[[Any], Block] = np.asarray,
+        read_columns: ColumnReader | None = None,
     ) -> None:
         first = parts[0]
         for part in parts:
@@ -121,6 +125,7 @@ class ArraySource:
                 )
         self._parts = tuple(parts)
         self._to_host = to_host
+        self._read_columns = read_columns
         self.info = replace(
             info,
             n_rows=sum(len(part.vectors) for part in parts),
@@ -132,6 +137,22 @@ class ArraySource:
         """Return all ids; None when rows have none."""
         chunks = [part.ids for part in self._parts if part.ids is not None]
         return concatenate(chunks) if chunks else None
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield plain columns of all rows in order.
+
+        Raises
+        ------
+        SchemaMismatchError
+            The arrays have nothing beside them.
+        """
+        if self._read_columns is None:
+            raise SchemaMismatchError(
+                f"{self.info.where}: {self.info.format} data have no columns beside the vectors, "
+                f"there is no {', '.join(names)}",
+                hint="filters and attributes need Parquet, Arrow, JSON lines or a table",
+            )
+        return self._read_columns(names)
 
     def batches(self, budget_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
         """Yield all rows in order."""

@@ -7,7 +7,7 @@ child opens it, validates every value, and leaves vectors and keys in plain file
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,25 +59,17 @@ def open_arrow(
     CorruptInputError
         The file is damaged, or took the process down that read it.
     """
-    with ExitStack() as stack:
-        scratch = stack.enter_context(TemporaryDirectory(prefix="gpucluster-"))
-        child = child or stack.enter_context(Child("read arrow"))
-        try:
-            info = _info(
-                child.call(
-                    f"{__name__}:stage",
-                    paths=list(paths),
-                    asked=asdict(asked),
-                    vector_dtype=vector_dtype,
-                    scratch=scratch,
-                )
+    given = child
+    with _supervised(SourceInfo("arrow", tuple(paths)), child) as (reader, scratch):
+        info = _info(
+            reader.call(
+                f"{__name__}:stage",
+                paths=list(paths),
+                asked=asdict(asked),
+                vector_dtype=vector_dtype,
+                scratch=scratch,
             )
-        except StageCrashedError as error:
-            where = SourceInfo("arrow", tuple(paths)).where
-            raise CorruptInputError(
-                f"{where}: it could not be read to its end: {error.message}",
-                hint="it is damaged, or needs more memory than there is",
-            ) from error
+        )
         shape = (info.n_rows, info.n_features)
         vectors: Any = np.empty(shape, info.dtype)
         if vectors.size:  # The mapping outlives the name; the space is freed with the source.
@@ -85,7 +77,41 @@ def open_arrow(
         table = pq.ParquetFile(Path(scratch, COLUMNS)).read()
     columns = {name: concatenate(table.column(name).chunks) for name in table.column_names}
     null = np.asarray(columns.pop("null"))
-    return ArraySource(info, [Part(info.where, vectors, columns.pop("id", None), null, columns)])
+    part = Part(info.where, vectors, columns.pop("id", None), null, columns)
+
+    def read_columns(names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        return _read_columns(info, names, given)
+
+    return ArraySource(info, [part], read_columns=read_columns)
+
+
+@contextmanager
+def _supervised(info: SourceInfo, child: Child | None) -> Iterator[tuple[Child, str]]:
+    """Give a process to read in, and a folder for what it read."""
+    with ExitStack() as stack:
+        scratch = stack.enter_context(TemporaryDirectory(prefix="gpucluster-"))
+        child = child or stack.enter_context(Child("read arrow"))
+        try:
+            yield child, scratch
+        except StageCrashedError as error:
+            raise CorruptInputError(
+                f"{info.where}: it could not be read to its end: {error.message}",
+                hint="it is damaged, or needs more memory than there is",
+            ) from error
+
+
+def _read_columns(
+    info: SourceInfo, names: Sequence[str], child: Child | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield columns that a child has copied, by way of temporary files."""
+    with _supervised(info, child) as (reader, scratch):
+        parts = reader.call(
+            f"{__name__}:stage_columns", paths=list(info.paths), names=list(names), scratch=scratch
+        )
+        for part in parts:
+            with pa.memory_map(str(Path(scratch, part))) as mapped:  # our own child wrote it
+                batches = pa.ipc.open_file(mapped)
+                yield from map(batches.get_batch, range(batches.num_record_batches))
 
 
 def stage(
@@ -118,7 +144,8 @@ def stage(
     def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
         for path in paths:
             with reading(path), pa.memory_map(path) as mapped:
-                for batch in _validated(mapped, names):
+                present = [name for name in names if name in schemas[path].names]
+                for batch in _validated(mapped, present):
                     for start in range(0, batch.num_rows, batch_rows):
                         yield path, batch.slice(start, batch_rows)
 
@@ -142,6 +169,38 @@ def stage(
     return asdict(replace(source.info, n_rows=n_rows))
 
 
+def stage_columns(paths: Sequence[str], names: Sequence[str], scratch: str) -> list[str]:
+    """Leave validated columns in `scratch`; runs in a child.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    names : sequence of str
+        What a file lacks is left out.
+    scratch : str
+        A folder. Gets an Arrow file for each path.
+
+    Returns
+    -------
+    list of str
+        The files in `scratch`, one for each path.
+    """
+    written = []
+    for number, path in enumerate(paths):
+        with reading(path), pa.memory_map(path) as mapped:
+            schema = _reader(mapped).schema
+            present = pa.schema([schema.field(name) for name in names if name in schema.names])
+            mapped.seek(0)
+            written.append(f"{number}.arrow")
+            copied_bytes = 0
+            with pa.ipc.new_file(str(Path(scratch, written[-1])), present) as writer:
+                for batch in _validated(mapped, present.names):
+                    copied_bytes += batch.nbytes
+                    check_claims(path, claimed_bytes=copied_bytes, stored_bytes=mapped.size())
+                    writer.write_batch(batch.select(present.names))
+    return written
+
+
 def _info(plain: dict[str, Any]) -> SourceInfo:
     """Return the `SourceInfo` that JSON brought."""
     return SourceInfo(
@@ -151,6 +210,7 @@ def _info(plain: dict[str, Any]) -> SourceInfo:
             "columns": Columns(**plain["columns"]),
             "candidates": {role: tuple(names) for role, names in plain["candidates"].items()},
             "notes": tuple(plain["notes"]),
+            "collections": (),
         }
     )
 

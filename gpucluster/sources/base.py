@@ -6,7 +6,7 @@ Nothing here judges a row; `gpucluster.sources.loading` does.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -77,6 +77,12 @@ class SourceInfo:
         What else could be ``id``, ``vector`` and ``text``.
     notes : tuple of str
         What had to be assumed.
+    kind : str
+        ``dense``; ``sparse`` and ``multi_vector`` are what the vectors were made of.
+    feature : str or None
+        The feature URI, where a manifest or the name of the column says that this is it.
+    collections : tuple of (str, int, dict)
+        Name, rows and described feature of each collection, in order; empty without any.
     """
 
     format: str
@@ -88,6 +94,9 @@ class SourceInfo:
     fields: Mapping[str, str] = field(default_factory=dict)
     candidates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    kind: str = "dense"
+    feature: str | None = None
+    collections: tuple[tuple[str, int, Mapping[str, Any]], ...] = ()
 
     @property
     def vector_bytes(self) -> int:
@@ -97,14 +106,19 @@ class SourceInfo:
     @property
     def where(self) -> str:
         """The source in a message."""
-        if not self.paths:
+        names = [name for name, *_ in self.collections] or self.paths
+        if not names:
             return f"the {self.format} data"
-        return self.paths[0] + (f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else "")
+        return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the description that goes into the manifest, as JSON values."""
         plain = asdict(self) | {"paths": list(self.paths), "notes": list(self.notes)}
         del plain["fields"], plain["candidates"]
+        plain["collections"] = [
+            {"collection_id": name, "n_rows": n_rows, **described}
+            for name, n_rows, described in self.collections
+        ]
         return plain | {"vector_bytes": self.vector_bytes}
 
 
@@ -146,6 +160,15 @@ class Source(Protocol):
 
     def batches(self, budget_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
         """Yield all rows in order, at most `budget_bytes` of vectors at a time (or one row)."""
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield plain columns of all rows in order; a name is left out where it is not there.
+
+        Raises
+        ------
+        SchemaMismatchError
+            Data of this format have no columns, or cannot be read again.
+        """
 
 
 @contextmanager

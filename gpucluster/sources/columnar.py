@@ -31,8 +31,11 @@ from gpucluster.sources.detect import candidates, check_names, choose
 
 Reader: TypeAlias = Callable[[Sequence[str], int], Iterator[tuple[str, pa.RecordBatch]]]
 
+ColumnReader: TypeAlias = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
+
 PROBE_ROWS = 64  # read at a time while looking for the first vector
 ID_ROWS = 1 << 20  # read at a time when ids are read alone
+PLAIN_ROWS = 1 << 16  # of other columns, which may hold long texts
 
 
 class ColumnarSource:
@@ -48,9 +51,12 @@ class ColumnarSource:
         The names that the user gave; the payload is what they name.
     read : callable
         ``read(names, batch_rows)`` yields ``(path, record batch)`` in order: the named
-        columns and no others, at most `batch_rows` rows at a time, translated errors.
+        columns and no others, at most `batch_rows` rows at a time, translated errors. What a
+        file lacks is left out.
     vector_dtype : str, optional
         What the bytes of a binary column are.
+    read_columns : callable, optional
+        What `columns` is to do, where `read` cannot read every column.
 
     Raises
     ------
@@ -70,6 +76,7 @@ class ColumnarSource:
         read: Reader,
         *,
         vector_dtype: str | None = None,
+        read_columns: ColumnReader | None = None,
     ) -> None:
         where, first = next(iter(schemas.items()))
         columns = choose(first, asked, where)
@@ -78,6 +85,7 @@ class ColumnarSource:
         self._vector = columns.vector
         self._payload = asked.payload()
         self._read = read
+        self._read_columns = read_columns or self._plain
         self._type = _agreed_type(schemas, columns, self._payload, vector_dtype)
         n_features = self._type.n_features
         if n_features is None:
@@ -87,7 +95,11 @@ class ColumnarSource:
             n_features=n_features,
             dtype=self._type.dtype.name,
             columns=columns,
-            fields={field.name: str(field.type) for field in first},
+            fields={
+                field.name: str(field.type)
+                for schema in reversed(list(schemas.values()))
+                for field in schema
+            },
             candidates=candidates(first),
             notes=(self._type.note,) if self._type.note else (),
         )
@@ -122,6 +134,14 @@ class ColumnarSource:
                 batch = self._decode(path, table, row, row - first)
             yield batch
             row += table.num_rows
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield plain columns of all rows in order; a name is left out where it is not there."""
+        return self._read_columns(names)
+
+    def _plain(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for _, table in self._read(names, PLAIN_ROWS):
+            yield table.select([name for name in names if name in table.schema.names])
 
     def _decode(self, path: str, table: pa.RecordBatch, row: int, row_in_file: int) -> Batch:
         name = self._columns.id

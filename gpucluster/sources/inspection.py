@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from gpucluster.device.memory import rows_per_block
 from gpucluster.sources.base import Columns, Source, SourceInfo
+from gpucluster.sources.collection import open_feature
 from gpucluster.sources.columns import concatenate
 from gpucluster.sources.loading import CLEAN, REASONS, judge
-from gpucluster.sources.opening import open_source
 from gpucluster.types import Matrix
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def inspect(
     ----------
     data : path, glob, folder, list of these, or data in memory
     id_column, vector_column, text_column, truth_column : str, optional
-        As for `open_source`; they become part of the command.
+        As for `open_feature`; they become part of the command.
 
     Returns
     -------
@@ -86,9 +86,9 @@ def inspect(
     Raises
     ------
     GpuclusterError
-        As from `open_source`; or one of the first rows has another dimension.
+        As from `open_feature`; or one of the first rows has another dimension.
     """
-    source = open_source(
+    source = open_feature(
         data,
         id_column=id_column,
         vector_column=vector_column,

@@ -73,9 +73,41 @@ def open_jsonl(paths: Sequence[str], asked: Columns) -> Source:
                 yield path, batch
 
     info = SourceInfo("jsonl", tuple(paths), n_rows)
-    source = ColumnarSource(info, dict.fromkeys(paths, schema), asked, read)
+    source = ColumnarSource(
+        info,
+        dict.fromkeys(paths, schema),
+        asked,
+        read,
+        read_columns=lambda names: _plain_columns(paths, names),
+    )
     check_claims(source.info.where, claimed_bytes=source.info.vector_bytes, stored_bytes=text_bytes)
     return source
+
+
+def _plain_columns(paths: Sequence[str], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield columns whose types all rows tell together; they are held in memory."""
+    cells: dict[str, list[Any]] = {}
+    n_rows = 0
+    for path in paths:
+        for _, row in _objects(path):
+            for name in names:
+                if name in row:  # a column may begin late
+                    cells.setdefault(name, [None] * n_rows)
+            for name, column in cells.items():
+                column.append(row.get(name))
+            n_rows += 1
+    columns = {}
+    for name, column in cells.items():
+        try:
+            columns[name] = pa.array(column)
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            raise SchemaMismatchError(
+                f"{' and '.join(paths[:2])}: the values of {name!r} are of several types "
+                f"({' '.join(str(error).split())[:120]})",
+                hint="write each field with one type",
+            ) from error
+    table = pa.table(columns) if columns else pa.table({"": pa.nulls(n_rows)}).select([])
+    yield from table.combine_chunks().to_batches()
 
 
 def _lines(path: str) -> Iterator[tuple[int, bytes]]:

@@ -18,8 +18,11 @@ from gpucluster.errors import (
     TooFewSamplesError,
 )
 from gpucluster.events import Reporter
-from gpucluster.sources.base import BATCH_BYTES, Source
+from gpucluster.sources.base import BATCH_BYTES, Source, SourceInfo
 from gpucluster.sources.columns import concatenate, text_buffers
+from gpucluster.sources.filters import Filters
+from gpucluster.sources.joined import collection_names
+from gpucluster.sources.matching import matching
 from gpucluster.sources.sampling import draw
 from gpucluster.types import Matrix, Samples
 
@@ -40,6 +43,7 @@ def load(
     max_bad_fraction: float = 0.01,
     sample_size: int | None = None,
     random_state: int = 42,
+    filters: Filters | None = None,
     batch_bytes: int = BATCH_BYTES,
 ) -> Samples:
     """Read all rows of a source, or a sample of them, into memory.
@@ -61,6 +65,9 @@ def load(
         when there are no more than that.
     random_state : int
         Seed of the sample.
+    filters : Filters, optional
+        Which rows are meant. The others are neither samples nor rejected, nobody looks at
+        their ids, and a sample is drawn from those that match.
     batch_bytes : int
         Vectors read at a time; unit: bytes. The result does not depend on it.
 
@@ -80,7 +87,7 @@ def load(
     InputError
         An id is null.
     TooFewSamplesError
-        No row is left.
+        No row is left, or none matches `filters`.
     OutOfMemoryError
         The matrix does not fit.
 
@@ -89,9 +96,12 @@ def load(
     Memory: the float32 matrix, the ids, the payload that was asked for, and one batch.
     """
     info = source.info
-    ids = _checked_ids(source)
+    ids, matches = _checked_ids(source, filters)
     n_rows = len(ids)
-    drawn = draw(ids, sample_size, random_state)
+    num_filtered = 0 if matches is None else n_rows - int(np.count_nonzero(matches))
+    among = ids if matches is None else ids.filter(pa.array(matches))
+    sampled = draw(among, sample_size, random_state)
+    drawn = _within(matches, sampled)
     n_drawn = n_rows if drawn is None else int(np.count_nonzero(drawn))
     X = _allocate(n_drawn, info.n_features, info.where)
 
@@ -125,10 +135,10 @@ def load(
             hint="does something write to it?",
         )
 
-    rejected = _rejected(ids, np.concatenate(bad), np.concatenate(why))
+    rejected = rejected_table(ids, np.concatenate(bad), np.concatenate(why))
     allowed = 0 if on_bad_rows == "error" else max_bad_fraction * n_drawn
     if len(rejected) > allowed:
-        raise _too_many(info.where, rejected, n_drawn, allowed)
+        raise too_many(info.where, rejected, n_drawn, allowed)
     if not filled:
         raise TooFewSamplesError(f"{info.where}: none of {n_drawn:,} rows can be clustered")
     rows_kept = np.concatenate(good)
@@ -140,7 +150,10 @@ def load(
         payload={role: concatenate(chunks) for role, chunks in payload.items()},
         rejected=rejected,
         n_rows=n_rows,
-        source=info.to_json() | {"sample": None if drawn is None else drawing},
+        source=info.to_json()
+        | {"sample": None if sampled is None else drawing}
+        | ({} if filters is None else {"filters": filters.to_dict()}),
+        num_filtered=num_filtered,
     )
 
 
@@ -229,8 +242,24 @@ def _add(digest: hashlib._Hash, column: pa.Array) -> None:
         digest.update(data.data)
 
 
-def _checked_ids(source: Source) -> pa.Array:
-    """Return the ids of all rows, unique and not null; row numbers where there are none."""
+def _within(
+    matches: NDArray[np.bool_] | None, sampled: NDArray[np.bool_] | None
+) -> NDArray[np.bool_] | None:
+    """Return which rows of the input are drawn, `sampled` being among those that match."""
+    if matches is None or sampled is None:
+        return sampled if matches is None else matches
+    drawn = matches.copy()
+    drawn[matches] = sampled
+    return drawn
+
+
+def _checked_ids(
+    source: Source, filters: Filters | None
+) -> tuple[pa.Array, NDArray[np.bool_] | None]:
+    """Return the ids of all rows, and which rows match; None for all.
+
+    Those that match have ids that are unique and not null; without ids, row numbers.
+    """
     where = source.info.where
     ids = source.ids()
     n_rows = source.info.n_rows if ids is None else len(ids)
@@ -238,19 +267,41 @@ def _checked_ids(source: Source) -> pa.Array:
         raise TooFewSamplesError(
             f"{where}: {'no row has a vector' if n_rows else 'it has no rows'}"
         )
+    matches = None if filters is None else matching(source, filters)
+    if matches is not None and not matches.any():
+        raise TooFewSamplesError(
+            f"{where}: no row matches the filter ({n_rows:,} rows)",
+            hint="inspect says which columns there are; texts are compared as a whole by eq",
+        )
     if ids is None:
-        return pa.array(np.arange(n_rows))
-    if ids.null_count:
-        row = pc.index(ids.is_null(), pa.scalar(True)).as_py()  # noqa: FBT003
-        raise InputError(f"{where} row {row}: the id is null ({ids.null_count:,} rows have none)")
-    if pc.count_distinct(ids).as_py() < n_rows:
-        counts = pc.value_counts(ids)
+        return pa.array(np.arange(n_rows)), matches
+    _check_unique(ids, matches, source.info)
+    return ids, matches
+
+
+def _check_unique(ids: pa.Array, matches: NDArray[np.bool_] | None, info: SourceInfo) -> None:
+    """Raise unless the ids of the rows that match are unique and not null."""
+    where = info.where
+    among = ids if matches is None else ids.filter(pa.array(matches))
+    if among.null_count:
+        null = np.asarray(ids.is_null())
+        row = int(np.argmax(null if matches is None else null & matches))
+        raise InputError(f"{where} row {row}: the id is null ({among.null_count:,} rows have none)")
+    if pc.count_distinct(among).as_py() < len(among):
+        counts = pc.value_counts(among)
         repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
         raise DuplicateIdsError(
-            f"{where}: ids must be unique, {len(repeated):,} are not: {_shown(repeated)}",
+            f"{where}: ids must be unique, {len(repeated):,} are not: {_shown(repeated)}"
+            f"{_shared(ids, repeated[0], info)}",
             hint="name a column of unique ids with id_column, or remove the duplicates",
         )
-    return ids
+
+
+def _shared(ids: pa.Array, repeated: pa.Scalar, info: SourceInfo) -> str:
+    """Say which collections an id is in, where there are several."""
+    rows = np.flatnonzero(np.asarray(pc.equal(ids, repeated).fill_null(False)))  # noqa: FBT003
+    names = collection_names(info.to_json(), rows).unique().drop_null().to_pylist()
+    return f" ({repeated.as_py()!r} is in {' and in '.join(names)})" if len(names) > 1 else ""
 
 
 def _allocate(n_rows: int, n_features: int, where: str) -> Matrix:
@@ -264,17 +315,21 @@ def _allocate(n_rows: int, n_features: int, where: str) -> Matrix:
         ) from error
 
 
-def _rejected(ids: pa.Array, rows: NDArray[np.int64], why: NDArray[np.int8]) -> pa.Table:
+def rejected_table(
+    ids: pa.Array, rows: NDArray[np.int64], why: NDArray[np.int8], offset: int = 0
+) -> pa.Table:
+    """Return what is known of bad rows: positions in `ids`, that begin at row `offset`."""
     return pa.table(
         {
             "document_id": ids.take(pa.array(rows)).cast(pa.string()),
-            "row": pa.array(rows, pa.int64()),
+            "row": pa.array(offset + rows, pa.int64()),
             "reason": pa.array(REASONS).take(pa.array(why)),
         }
     )
 
 
-def _too_many(where: str, rejected: pa.Table, n_rows: int, allowed: float) -> BadRowsError:
+def too_many(where: str, rejected: pa.Table, n_rows: int, allowed: float) -> BadRowsError:
+    """Return the error that names what is wrong, how often, and where first."""
     counts = pc.value_counts(rejected["reason"]).to_pylist()
     by_reason = ", ".join(f"{item['counts']:,} {item['values']}" for item in counts)
     return BadRowsError(

@@ -72,7 +72,10 @@ def _open_dataset(data: Any, asked: Columns, vector_dtype: str | None) -> Source
     def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
         with reading(where):
             for batch in data.to_batches(
-                columns=list(names), batch_size=batch_rows, batch_readahead=1, fragment_readahead=1
+                columns=[name for name in names if name in data.schema.names],
+                batch_size=batch_rows,
+                batch_readahead=1,
+                fragment_readahead=1,
             ):
                 yield where, batch
 
@@ -97,11 +100,29 @@ def _open_table(data: Any, asked: Columns, vector_dtype: str | None) -> Source:
             table = pa.Table.from_batches([batch.select(names) for batch in reader], needed)
 
     def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
-        for batch in table.select(list(names)).to_batches(max_chunksize=batch_rows):
+        present = [name for name in names if name in schema.names]
+        kept = set(present) <= set(table.column_names)  # not what only a filter needs
+        source = table if kept else _again(data, present, where)
+        for batch in source.select(present).to_batches(max_chunksize=batch_rows):
             yield where, batch
 
     info = SourceInfo(_called(data), n_rows=table.num_rows)
     return ColumnarSource(info, {where: schema}, asked, read, vector_dtype=vector_dtype)
+
+
+def _again(data: Any, names: Sequence[str], where: str) -> pa.Table:
+    """Read more columns of what was given."""
+    if isinstance(data, pa.RecordBatchReader):
+        raise SchemaMismatchError(
+            f"{where}: a stream is read once, and {', '.join(names)} was not asked for then",
+            hint="give a table or a file",
+        )
+    with reading(where):
+        if _is_a(data, "pandas", "DataFrame"):
+            return pa.Table.from_pandas(data[list(names)], preserve_index=False)
+        reader = pa.RecordBatchReader.from_stream(data)
+        needed = pa.schema([reader.schema.field(name) for name in names])
+        return pa.Table.from_batches([batch.select(names) for batch in reader], needed)
 
 
 def _needed(schema: pa.Schema, asked: Columns, where: str) -> list[str]:

@@ -100,8 +100,8 @@ def open_source(
     items = data if isinstance(data, list | tuple) else [data]
     if not items or not all(isinstance(item, str | os.PathLike) for item in items):
         return open_memory(data, asked, vector_dtype=vector_dtype)
-    paths = [path for item in items for path in _expand(os.fspath(item))]
-    match _common_format(paths):
+    paths = [path for item in items for path in expand(os.fspath(item))]
+    match common_format(paths):
         case "parquet":
             return open_parquet(paths, asked, vector_dtype=vector_dtype)
         case "arrow":
@@ -114,7 +114,7 @@ def open_source(
             return open_raw(paths, asked, raw)
 
 
-def _expand(item: str) -> list[str]:
+def expand(item: str) -> list[str]:
     """Return the files that a path, a folder or a glob stands for."""
     path = Path(item).expanduser()
     if path.is_file():
@@ -143,7 +143,7 @@ def _is_data(file: Path, inside: Path) -> bool:
     return file.is_file() and not hidden and not ids and file.name.lower().endswith(tuple(FORMATS))
 
 
-def _common_format(paths: Sequence[str]) -> str:
+def common_format(paths: Sequence[str]) -> str:
     """Return the format of the files, by their names."""
     first: dict[str, str] = {}
     for path in paths:

@@ -494,6 +494,21 @@ def test_flag_before_environment_before_file_before_default(invoke: Callable[...
     assert (config["clustering_method"], config["preprocessing_steps"]) == ("hdbscan", [])
 
 
+def test_filters_on_the_command_line(invoke: Callable[..., Result]) -> None:
+    Path("topics.json").write_text('{"algorithm": "kmeans", "filters": {"old": 1}}')
+    show = ("config", "show", "topics.json", "--origin", "--json")
+    values = json.loads(invoke(*show).stdout)
+    assert values["filters.AND.0.field"] == {"value": "old", "origin": "topics.json"}
+    done = invoke(*show, "--filter", "label=7", "--filter", '{"NOT": [{"text": "x"}]}')
+    values = json.loads(done.stdout)
+    assert values["filters.AND.0.value"] == {"value": 7, "origin": "--filter"}
+    assert values["filters.AND.1.NOT.0.field"] == {"value": "text", "origin": "--filter"}
+    assert '"old"' not in done.stdout
+    refused = invoke("config", "show", "--filter", "label")
+    assert refused.exit_code == 2
+    assert "--filter 'label': expected NAME=VALUE" in refused.stderr
+
+
 def test_a_definition_names_its_inputs_beside_itself(invoke: Callable[..., Result]) -> None:
     Path("deep").mkdir()
     Path("docs.parquet").rename("deep/docs.parquet")

@@ -228,6 +228,9 @@ def test_what_the_manifest_gets(tmp_path):
         "dtype": "float16",
         "columns": {"id": "id", "vector": "embedding", "text": None, "truth": "label"},
         "notes": [],
+        "kind": "dense",
+        "feature": None,
+        "collections": [],
         "vector_bytes": N_ROWS * N_FEATURES * 2,
         "sample": {"sample_size": 10, "random_state": 5},
     }
