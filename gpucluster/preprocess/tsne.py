@@ -17,7 +17,7 @@ from gpucluster.types import Cost, Matrix
 
 EXAGGERATED, PLAIN = 250, 500  # iterations: the usual schedule
 ITERATIONS = EXAGGERATED + PLAIN
-LARGE_ROWS = 10_000  # below it a tree is quicker than interpolation, and one thread than two
+LARGE_ROWS = 10_000  # below it a tree is quicker than interpolation
 INSTALL = "pip install 'gpucluster[tsne]'"
 
 
@@ -25,7 +25,8 @@ class TSNE(Step):
     """Lay rows out in two or three dimensions so that neighbours stay neighbours.
 
     The neighbour graph is our own; the layout is openTSNE's, by a tree, or by interpolation
-    for many rows in two dimensions, from a PCA start.
+    for many rows in two dimensions, from a PCA start. One core: the sums of several would
+    depend on how many there are.
 
     References
     ----------
@@ -92,7 +93,6 @@ class TSNE(Step):
         """Compute the layout of all rows."""
         import numpy as np
 
-        from gpucluster.ops.blocks import n_threads
         from gpucluster.ops.neighbors import nearest_neighbors
         from gpucluster.ops.normalize import unit_rows
         from gpucluster.preprocess.pca import PCA
@@ -105,8 +105,7 @@ class TSNE(Step):
         start = pca.output(data, pca.fit(data, "cpu", Reporter()).arrays).astype(np.float64)
         start *= 1e-4 / max(float(start[:, 0].std()), np.finfo(np.float64).tiny)
         reporter.cancel.raise_if_cancelled()
-        large = len(X) >= LARGE_ROWS
-        n_jobs = n_threads() if large else 1
+        quick = self.n_components == 2 and len(X) >= LARGE_ROWS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations of its own dependencies
             from openTSNE import TSNEEmbedding
@@ -116,14 +115,11 @@ class TSNE(Step):
             index = PrecomputedNeighbors(
                 graph.rows[:, 1:].astype(np.int64), np.sqrt(graph.sqdist[:, 1:], dtype=np.float64)
             )
-            affinities = PerplexityBasedNN(
-                knn_index=index, perplexity=self.perplexity, n_jobs=n_jobs
-            )
+            affinities = PerplexityBasedNN(knn_index=index, perplexity=self.perplexity)
             layout = TSNEEmbedding(
                 start,
                 affinities,
-                negative_gradient_method="fft" if large and self.n_components == 2 else "bh",
-                n_jobs=n_jobs,
+                negative_gradient_method="fft" if quick else "bh",
                 random_state=self.random_state,
             )
             done = 0

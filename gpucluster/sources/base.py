@@ -83,6 +83,8 @@ class SourceInfo:
         The feature URI, where a manifest or the name of the column says that this is it.
     collections : tuple of (str, int, dict)
         Name, rows and described feature of each collection, in order; empty without any.
+    blocks : tuple of (str, int)
+        Feature URI and dimension of what lies side by side in the vectors; empty for one feature.
     """
 
     format: str
@@ -97,6 +99,7 @@ class SourceInfo:
     kind: str = "dense"
     feature: str | None = None
     collections: tuple[tuple[str, int, Mapping[str, Any]], ...] = ()
+    blocks: tuple[tuple[str, int], ...] = ()
 
     @property
     def vector_bytes(self) -> int:
@@ -118,6 +121,9 @@ class SourceInfo:
         plain["collections"] = [
             {"collection_id": name, "n_rows": n_rows, **described}
             for name, n_rows, described in self.collections
+        ]
+        plain["blocks"] = [
+            {"feature_uri": uri, "n_features": n_features} for uri, n_features in self.blocks
         ]
         return plain | {"vector_bytes": self.vector_bytes}
 

@@ -1,0 +1,8 @@
+"""Several features of the same documents: how much each counts, and how their clusters relate."""
+
+from __future__ import annotations
+
+from gpucluster.features.overlap import Overlap, nested, overlaps
+from gpucluster.features.weights import WeightLearning, learn_weights, weigh
+
+__all__ = ["Overlap", "WeightLearning", "learn_weights", "nested", "overlaps", "weigh"]

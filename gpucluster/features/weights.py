@@ -1,0 +1,221 @@
+"""How much each feature counts: given, or learned from the data without labels."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from gpucluster.events import Reporter
+from gpucluster.ops.blocks import one_blas_thread
+from gpucluster.types import Matrix
+
+Block = tuple[str, int]  # feature URI and dimension
+FIRST_POINTS = 5  # of the bayesian search, before there is anything to model
+CANDIDATES = 2000  # weights among which the next ones are chosen
+
+
+class WeightLearning(BaseModel):
+    """How weights are learned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Literal["bayesian", "grid_search"] = Field(
+        default="bayesian", description="Choose the next weights by a model, or try a grid."
+    )
+    max_iterations: Annotated[int, Field(ge=5, le=100)] = Field(
+        default=20, description="Weights that are tried."
+    )
+    metric: Literal["silhouette", "davies_bouldin", "calinski_harabasz"] = Field(
+        default="silhouette", description="What good weights improve."
+    )
+    sample_size: Annotated[int, Field(ge=100)] = Field(
+        default=5000, description="Rows on which they are tried."
+    )
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Weights, and how good they were.
+
+    Attributes
+    ----------
+    weights : tuple of float
+        One for each block, the largest 1.
+    score : float
+        Of the metric; larger is better, so a Davies-Bouldin index is negated.
+    equal_score : float
+        What equal weights reach.
+    n_tried : int
+        Weights that were tried.
+    """
+
+    weights: tuple[float, ...]
+    score: float
+    equal_score: float
+    n_tried: int
+
+
+def weigh(X: Matrix, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+    """Scale the blocks of `X`, in place, by the square roots of their weights.
+
+    So the inner product of two rows is the weighted sum of those of their features.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+    blocks : sequence of (str, int)
+        Feature and dimension, as they lie side by side.
+    weights : sequence of float
+        Of each block, not negative.
+    """
+    for cols, weight in zip(columns(blocks), weights, strict=True):
+        X[:, cols] *= np.float32(math.sqrt(weight))
+
+
+def columns(blocks: Sequence[Block]) -> list[slice]:
+    """Return where each block lies."""
+    stops = list(itertools.accumulate(width for _, width in blocks))
+    return [slice(a, b) for a, b in itertools.pairwise([0, *stops])]
+
+
+def learn_weights(
+    X: Matrix,
+    blocks: Sequence[Block],
+    settings: WeightLearning,
+    n_clusters: int,
+    reporter: Reporter,
+) -> Learned:
+    """Find weights under which the rows fall into clear groups.
+
+    A sample is weighted and grouped by k-means. Its groups are measured in the space of each
+    feature alone, and the mean counts: measured in the weighted space, a weight of 0 for all
+    but one feature would always look best.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        Blocks side by side, each of unit rows. Not written to.
+    blocks : sequence of (str, int)
+        Feature and dimension.
+    settings : WeightLearning
+    n_clusters : int
+        Groups that k-means makes.
+    reporter : Reporter
+        Told of each trial.
+
+    Returns
+    -------
+    Learned
+
+    References
+    ----------
+    Jones, Schonlau, Welch 1998, *Efficient global optimization of expensive black-box
+    functions*, doi:10.1023/A:1008306431147: the expected improvement.
+    """
+    drawn = np.random.default_rng(settings.random_state)
+    if len(X) > settings.sample_size:
+        X = X[np.sort(drawn.choice(len(X), settings.sample_size, replace=False))]
+    trials: dict[tuple[float, ...], float] = {}
+    search = (
+        _grid(len(blocks), settings.max_iterations)
+        if settings.method == "grid_search"
+        else _bayesian(len(blocks), settings.max_iterations, drawn, trials)
+    )
+    for weights in search:
+        trials[weights] = _score(X, blocks, weights, settings, n_clusters)
+        reporter.progress(len(trials), settings.max_iterations, "trials")
+    best = max(trials, key=lambda weights: (trials[weights], sum(weights)))
+    equal = (1.0,) * len(blocks)
+    return Learned(best, trials[best], trials[equal], len(trials))
+
+
+def _score(
+    X: Matrix,
+    blocks: Sequence[Block],
+    weights: Sequence[float],
+    settings: WeightLearning,
+    n_clusters: int,
+) -> float:
+    """Return how clear the groups are that `weights` lead to; larger is better."""
+    from sklearn.cluster import KMeans
+
+    weighted = X.copy()
+    weigh(weighted, blocks, weights)
+    with one_blas_thread, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer distinct rows than groups: the score says it
+        model = KMeans(min(n_clusters, len(X) - 1), n_init=2, random_state=settings.random_state)
+        labels = model.fit_predict(weighted)
+        if len(np.unique(labels)) < 2:
+            return -math.inf
+        return float(np.mean([_clear(X[:, cols], labels, settings) for cols in columns(blocks)]))
+
+
+def _clear(block: Matrix, labels: Any, settings: WeightLearning) -> float:
+    """Return the metric of a grouping in the space of one feature; larger is better."""
+    from sklearn import metrics
+
+    if settings.metric == "silhouette":
+        return float(metrics.silhouette_score(block, labels, metric="sqeuclidean"))
+    if settings.metric == "davies_bouldin":
+        return -float(metrics.davies_bouldin_score(block, labels))
+    return float(metrics.calinski_harabasz_score(block, labels))
+
+
+def _grid(n_blocks: int, limit: int) -> Iterator[tuple[float, ...]]:
+    """Yield equal weights, and then the finest grid that has at most `limit` points."""
+    equal = (1.0,) * n_blocks
+    yield equal
+    steps = 1
+    while len(_grid_points(n_blocks, steps + 1)) <= limit:
+        steps += 1
+    for point in _grid_points(n_blocks, steps)[:limit]:
+        if point != equal:
+            yield point
+
+
+def _grid_points(n_blocks: int, steps: int) -> list[tuple[float, ...]]:
+    """Return all weights in steps whose largest is 1: only their ratios count."""
+    values = [i / steps for i in range(steps + 1)]
+    return [point for point in itertools.product(values, repeat=n_blocks) if max(point) == 1]
+
+
+def _bayesian(
+    n_blocks: int, limit: int, drawn: np.random.Generator, trials: Mapping[Any, float]
+) -> Iterator[tuple[float, ...]]:
+    """Yield equal weights, some drawn ones, then those of largest expected improvement."""
+    from scipy.stats import norm
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Matern, WhiteKernel
+
+    yield (1.0,) * n_blocks
+    for _ in range(min(FIRST_POINTS, limit) - 1):
+        yield _scaled(drawn.random(n_blocks))
+    while len(trials) < limit:
+        seen = np.array(list(trials))
+        scores = np.nan_to_num(np.array(list(trials.values())), neginf=-1)
+        spread = scores.std() or 1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a kernel at its bounds is as good as any
+            model = GaussianProcessRegressor(
+                Matern(nu=2.5) + WhiteKernel(1e-3), normalize_y=True, random_state=0
+            ).fit(seen, scores / spread)
+        candidates = np.array([_scaled(point) for point in drawn.random((CANDIDATES, n_blocks))])
+        mean, deviation = model.predict(candidates, return_std=True)
+        gain = mean - scores.max() / spread
+        sigma = np.maximum(deviation, 1e-9)
+        improvement = gain * norm.cdf(gain / sigma) + sigma * norm.pdf(gain / sigma)
+        yield tuple(candidates[improvement.argmax()].tolist())
+
+
+def _scaled(point: Any) -> tuple[float, ...]:
+    """Return weights whose largest is 1, with two digits: finer ones mean nothing."""
+    rounded = np.round(point / point.max(), 2)
+    return tuple(rounded.tolist())
