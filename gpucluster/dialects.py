@@ -33,6 +33,8 @@ LIFTED = {
     "normalize_features": "normalize_features",
     "hierarchical": "hierarchical",
     "max_hierarchy_depth": "max_hierarchy_depth",
+    "min_split_size": "min_split_size",
+    "hierarchy_method": "hierarchy_method",
     "dimension_reduction": "dimension_reduction",
     "dimensionality_reduction": "dimension_reduction",
 }

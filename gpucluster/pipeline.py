@@ -1,6 +1,6 @@
 """A run from source to manifest: the stages in order, on one page.
 
-    load -> prepare (one stage a step) -> cluster -> [display] -> measure -> write
+    load -> prepare (one stage a step) -> cluster -> [divide] -> [display] -> measure -> write
 
 Fitted preparation and labels are checkpointed under a digest of all that determines them,
 so that doing a run again resumes it. Loading and measuring are not: reading their result
@@ -19,12 +19,13 @@ from gpucluster.device.select import Decision
 from gpucluster.errors import RunNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened
 from gpucluster.ledger import Ledger
-from gpucluster.metrics.external import compare_with_truth
+from gpucluster.metrics.external import compare_levels, compare_with_truth
+from gpucluster.metrics.nested import measure_nodes
 from gpucluster.metrics.quality import measure
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.sources import Source, SourceInfo, content_key, input_key, load
-from gpucluster.stages import cluster, digest, display, prepare
+from gpucluster.stages import cluster, digest, display, divide, prepare
 
 
 def run_pipeline(
@@ -100,12 +101,17 @@ def run_pipeline(
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
         X, preparation = prepare(ledger, complete, samples, data_key)
         found = cluster(ledger, complete, X, preparation.key)
+        hierarchy = divide(ledger, complete, samples.X, found, data_key)
         coordinates = display(ledger, complete, samples.X, data_key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
             measured = measure(samples.X, found.labels_, stage_reporter)
             external: dict[str, Any] | None = None
             if "truth" in samples.payload:
                 external = compare_with_truth(found.labels_, samples.payload["truth"])
+            if hierarchy is not None:
+                measured = measure_nodes(samples.X, hierarchy, measured, stage_reporter)
+                if external is not None:
+                    external |= compare_levels(hierarchy, samples.payload["truth"])
         result = Result(
             run_id=run_id,
             definition=complete,
@@ -114,6 +120,7 @@ def run_pipeline(
             text_column=text_column,
             preparation=preparation,
             found=found,
+            hierarchy=hierarchy,
             measured=measured,
             external=external,
             coordinates=coordinates,
@@ -134,8 +141,7 @@ def _finished(path: Path) -> Run | None:
 def _not_run(definition: ClusterDefinition) -> list[str]:
     """Name the parts of a definition that are accepted and not yet acted on."""
     labelling = definition.llm_labeling is not None and definition.llm_labeling.enabled
-    wanted = {"llm_labeling": labelling, "hierarchical": definition.vector_config.hierarchical}
-    return [name for name, asked in wanted.items() if asked]
+    return ["llm_labeling"] if labelling else []
 
 
 def _say_what_differs(definition: ClusterDefinition, info: SourceInfo, reporter: Reporter) -> None:

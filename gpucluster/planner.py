@@ -12,6 +12,7 @@ from gpucluster.device.memory import BLOCK_BYTES, available_bytes
 from gpucluster.device.select import Decision
 from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
 from gpucluster.events import Muted, Warned
+from gpucluster.hierarchy import LIBRARY_BYTES, division_cost
 from gpucluster.preprocess import UMAP, check_chain
 
 DENSITY_ROWS = 200_000  # above it, UMAP and HDBSCAN take more than half an hour on a few cores
@@ -237,6 +238,20 @@ def _stages(
     yield PlannedStage(
         "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, decision.reason
     )
+    n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
+    division = config.division(n_samples, definition.random_state)
+    if division is not None:
+        cost = division_cost(n_samples, n_features, n_clusters, division)
+        live += max(0, LIBRARY_BYTES - libraries)
+        libraries = max(libraries, LIBRARY_BYTES)
+        yield PlannedStage(
+            "divide",
+            decision.device,
+            cost.method,
+            live + cost.bytes,
+            cost.seconds if decision.device == "cpu" else None,
+            decision.reason,
+        )
     display = config.dimension_reduction
     if display is not None and (step_shown := display.step(definition.random_state)) is not None:
         cost = step_shown.cost(n_samples, n_features)
@@ -249,13 +264,13 @@ def _stages(
             cost.seconds if decision.device == "cpu" else None,
             decision.reason,
         )
-    n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
-    flop = 2.0 * n_samples * n_features * (n_clusters + 8)
+    levels = 1 if division is None else division.levels
+    flop = 2.0 * levels * n_samples * n_features * (n_clusters + 8)
     yield PlannedStage(
         "measure",
         "cpu",
         "exact",
-        live + 24 * n_samples + 24 * n_clusters * n_features + 4 * BLOCK_BYTES,
+        live + 24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES,
         flop / 50e9 + n_samples * n_features / 1e9,
         ON_HOST,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,6 @@ from gpucluster.artifacts import (
     LocalStore,
     Manifest,
     centroids_table,
-    flat_paths,
     members_table,
     publish,
     rejected_table,
@@ -27,15 +27,17 @@ from gpucluster.ledger import Ledger
 from gpucluster.metrics.quality import Measured
 from gpucluster.metrics.recluster import judge
 from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.nesting import node_levels, node_paths, with_descendants
 from gpucluster.stages import Preparation, digest, versions
-from gpucluster.types import NOISE, Clustering, Matrix, Samples
+from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the stages of a run found, before it is written.
 
-    `external` is None without known labels, `coordinates` without a display reduction;
+    `external` is None without known labels, `coordinates` without a display reduction,
+    `hierarchy` where nothing was to be divided; with one, `measured` is of its nodes.
     `not_run` names what the definition asks for and this version does not do.
     """
 
@@ -46,6 +48,7 @@ class Result:
     text_column: str | None
     preparation: Preparation
     found: Clustering
+    hierarchy: Hierarchy | None
     measured: Measured
     external: Mapping[str, Any] | None
     coordinates: Matrix | None
@@ -106,6 +109,7 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             external_metrics=None if result.external is None else dict(result.external),
             preparation=tuple(dict(step) for step in result.preparation.learned),
             algorithm_info=dict(found.info),
+            hierarchy=None if result.hierarchy is None else _in_numbers(result.hierarchy),
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
             stages=tuple(ledger.records),
@@ -122,16 +126,19 @@ def _tables(result: Result) -> dict[str, pa.Table]:
     """Build the tables of the run."""
     samples, found, measured = result.samples, result.found, result.measured
     config, coordinates = result.definition.vector_config, result.coordinates
-    paths = flat_paths(found.n_clusters_)
+    nodes = result.hierarchy
+    if nodes is None:  # all clusters are roots, and nobody asked why they are leaves
+        nodes = Hierarchy(found.labels_, np.full(found.n_clusters_, NOISE, np.int32), ())
+    paths = node_paths(nodes.parents)
     centers = None
     if coordinates is not None and found.n_clusters_:
-        sums = cluster_sums(coordinates, found.labels_, found.n_clusters_)
+        sums = with_descendants(cluster_sums(coordinates, nodes.labels, len(paths)), nodes.parents)
         centers = (sums / measured.num_members[:, None]).astype(np.float32)
     return {
         "members": members_table(
             samples.ids,
             samples.rows,
-            found.labels_,
+            nodes.labels,
             paths=paths,
             similarity=measured.cosine_similarity,
             nearest=measured.nearest,
@@ -150,8 +157,22 @@ def _tables(result: Result) -> dict[str, pa.Table]:
             run_id=result.run_id,
             feature_name=config.feature_uris[0] if config.feature_uris else None,
             coordinates=centers,
+            leaf_reasons=nodes.reasons if result.hierarchy is not None else None,
         ),
         "rejected": rejected_table(samples.rejected),
+    }
+
+
+def _in_numbers(hierarchy: Hierarchy) -> dict[str, Any]:
+    """Return what the manifest says of a hierarchy; the rest is in the centroids."""
+    kinds = (reason.partition(":")[0] for reason in hierarchy.reasons if reason is not None)
+    reasons = dict(sorted(Counter(kinds).items()))
+    return {
+        "hierarchy_detected": None in hierarchy.reasons,
+        "levels": int(node_levels(hierarchy.parents).max(initial=NOISE)) + 1,
+        "num_nodes": len(hierarchy.parents),
+        "num_leaves": sum(reasons.values()),
+        "leaf_reasons": reasons,
     }
 
 
