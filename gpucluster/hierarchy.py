@@ -115,11 +115,11 @@ class Division:
         return int.from_bytes(name.digest()[:4])
 
     def layout(self, n_rows: int, n_features: int, seed: int) -> UMAP | None:
-        """Return the reduction of a node, or None where the rows are narrow already."""
-        if n_features <= N_COMPONENTS:
+        """Return the reduction of a node, or None where there is nothing to reduce."""
+        if n_features < 3:
             return None
         return UMAP(
-            n_components=min(N_COMPONENTS, n_rows - 2),
+            n_components=min(N_COMPONENTS, n_features - 1, n_rows - 2),
             n_neighbors=min(N_NEIGHBORS, n_rows - 1),
             random_state=seed,
         )
@@ -390,7 +390,7 @@ def division_cost(n_samples: int, n_features: int, n_clusters: int, division: Di
     are. Seconds are those of roots of equal size.
     """
     layout = division.layout(n_samples, n_features, 0)
-    width = n_features if layout is None else N_COMPONENTS
+    width = n_features if layout is None else layout.n_components
     costs = [division.algorithm(n_samples).cost(n_samples, width, "cpu")]
     if layout is not None:
         costs.append(layout.cost(n_samples, n_features))
@@ -409,7 +409,7 @@ def division_cost(n_samples: int, n_features: int, n_clusters: int, division: Di
 def _node_seconds(n_rows: int, n_features: int, division: Division) -> float:
     """Return how long one node takes when everything is compiled."""
     layout = division.layout(n_rows, n_features, 0)
-    width = n_features if layout is None else N_COMPONENTS
+    width = n_features if layout is None else layout.n_components
     seconds = division.algorithm(n_rows).cost(n_rows, width, "cpu").seconds or 0.0
     if layout is not None:
         seconds += layout.cost(n_rows, n_features).seconds or 0.0

@@ -134,15 +134,22 @@ def make_plan(
     ConfigError
         A parameter cannot work on data of this shape.
     """
-    n_samples = min(n_rows, definition.vector_config.sample_size or n_rows)
+    config = definition.vector_config
+    n_samples = min(n_rows, config.sample_size or n_rows)
     if n_samples < 2:
         raise TooFewSamplesError(
             f"insufficient documents: got {n_samples} rows, clustering needs at least 2"
         )
-    if len(definition.vector_config.feature_uris) > 1:
+    if len(config.feature_uris) > 1:
         raise ConfigError(
-            f"got {len(definition.vector_config.feature_uris)} features, this version takes one",
+            f"got {len(config.feature_uris)} features, this version takes one",
             path="vector_config.feature_uris",
+        )
+    if config.hierarchical and config.hierarchy_method == "condensed_tree":
+        raise ConfigError(
+            "this version builds no condensed_tree",
+            path="vector_config.hierarchy_method",
+            hint="use recursive",
         )
     definition, reason = _complete(definition, n_samples, n_features)
     definition, warned = _checked(definition.with_seeds(), n_samples, n_features)
