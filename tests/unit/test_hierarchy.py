@@ -238,7 +238,7 @@ def test_neither_order_nor_processes_change_a_result() -> None:
     found = divided(X, division)
     assert len(found.parents) >= 3 + 9
     for part in range(9):
-        assert len(np.unique(found.labels[TRUTH == part])) <= 2  # but for a few rows, one node
+        assert len(np.unique(found.labels[part == TRUTH])) <= 2  # but for a few rows, one node
     for seed in (1, 2):
         assert_same(divided(X, division, order=seed), found)
     for workers in (1, 2):
