@@ -55,6 +55,7 @@ _options: tuple[_Option, ...] = (
         metavar="STEP.K=V",
         help="Parameter of a step, as umap.n_components=15; repeatable.",
     ),
+    click.option("--hierarchical", is_flag=True, default=None, help="Divide clusters further."),
     click.option("--sample-size", type=int, metavar="N", help="Cluster this many rows only."),
     click.option("--random-state", type=int, metavar="N", help="Seed of every stage."),
     click.option(
