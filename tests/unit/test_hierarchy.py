@@ -9,13 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucluster import hierarchy as module
 from gpucluster.algorithms import HDBSCAN, KMeans, canonical_labels
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
 from gpucluster.errors import Cancelled, ConfigError, GpuclusterWarning
 from gpucluster.events import CancelToken, Event, Progress, Reporter
-from gpucluster.hierarchy import Divider, Division, Node, division_cost, grow, nested
+from gpucluster.hierarchy import (
+    Divider,
+    Division,
+    Node,
+    Split,
+    divider,
+    division_cost,
+    grow,
+    nested,
+)
 from gpucluster.metrics.nested import measure_nodes
 from gpucluster.metrics.quality import measure
 from gpucluster.ops.nesting import labels_at, node_levels, node_paths, with_descendants
@@ -44,7 +52,7 @@ def roots() -> np.ndarray:
     return (TRUTH // 3).astype(np.int32)
 
 
-def drawn(seed: int, n_parts: int) -> module.Split:
+def drawn(seed: int, n_parts: int) -> Split:
     """Return a split that gives the rows of any node to parts at random."""
 
     def split(nodes: Sequence[Node]) -> list[np.ndarray | str]:
@@ -209,21 +217,21 @@ def test_all_noise_has_nothing_to_divide() -> None:
     assert (found.labels == NOISE).all()
 
 
-def shuffled(divider: Divider, seed: int) -> module.Split:
+def shuffled(all_at_once: Divider, seed: int) -> Split:
     """Return a split that hands the nodes of a level over one by one in another order."""
 
     def split(nodes: Sequence[Node]) -> list[np.ndarray | str]:
         found: list[np.ndarray | str] = [""] * len(nodes)
         for position in np.random.default_rng(seed).permutation(len(nodes)):
-            (found[position],) = divider([nodes[position]])
+            (found[position],) = all_at_once([nodes[position]])
         return found
 
     return split
 
 
 def divided(X: np.ndarray, division: Division, *, order: int | None = None, workers: int = 0):
-    with Divider(X, division, ON_CPU, Reporter("divide"), workers=workers) as divider:
-        split = divider if order is None else shuffled(divider, order)
+    with Divider(X, division, ON_CPU, Reporter("divide"), workers=workers) as at_once:
+        split: Split = at_once if order is None else shuffled(at_once, order)
         return grow(roots(), division.levels, division.min_split_size, split)
 
 
@@ -257,14 +265,14 @@ def test_layouts_are_seeded_by_the_node() -> None:
 
 
 def test_a_node_that_fails_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.divide_rows
+    real = divider.divide_rows
 
     def fails(X, division, seed, device, reporter):
         if seed == division.seed("cl_1"):
             raise ValueError("no\nluck")
         return real(X, division, seed, device, reporter)
 
-    monkeypatch.setattr(module, "divide_rows", fails)
+    monkeypatch.setattr(divider, "divide_rows", fails)
     with pytest.warns(GpuclusterWarning, match="cl_1 is not divided: failed: no luck"):
         found = divided(blobs(), Division(2, 100, 20, 5))
     assert found.reasons[1] == "failed: no luck"
@@ -283,9 +291,9 @@ def test_progress_and_cancelling_between_nodes() -> None:
     X, division = blobs(), Division(2, 100, 20, 5)
     with (
         pytest.raises(Cancelled),
-        Divider(X, division, ON_CPU, Reporter("divide", observe, cancel)) as divider,
+        Divider(X, division, ON_CPU, Reporter("divide", observe, cancel)) as at_once,
     ):
-        grow(roots(), 2, 100, divider)
+        grow(roots(), 2, 100, at_once)
     assert seen == [(1, 3, "nodes")]
 
 
