@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -93,7 +94,7 @@ class Division:
 
     def algorithm(self, n_rows: int) -> HDBSCAN:
         """Return what finds the parts of a node."""
-        size = self.min_cluster_size or max(5, n_rows // 20)
+        size = self.min_cluster_size or max(5, math.isqrt(n_rows))
         return HDBSCAN(min_cluster_size=size, min_samples=self.min_samples or min(5, size))
 
 
