@@ -88,14 +88,17 @@ def _why_not(found: Labels | str) -> str | None:
     return TOO_NOISY if (found == NOISE).mean() > MAX_NOISE else None
 
 
-def nested(labels_by_level: Labels, levels: int) -> Hierarchy:
+def nested(flat: Labels, finer: Sequence[Labels], levels: int) -> Hierarchy:
     """Return the hierarchy of labels that are nested already.
 
     Parameters
     ----------
-    labels_by_level : ndarray of shape (n_granularities, n_samples), int32
-        From the coarsest to the finest clustering of the same rows; noise is -1. Each cluster
-        lies within one of the row above, whose rows it need not exhaust.
+    flat : ndarray of shape (n_samples,), int32
+        The roots: canonical labels; noise -1 stays noise.
+    finer : sequence of ndarray of shape (n_samples,), int32
+        Finer and finer clusterings of the same rows; noise is -1. A cluster lies within one of
+        the clustering before, whose rows it need not exhaust, or in its noise, and is then
+        left out.
     levels : int
         Levels of the hierarchy, at most.
 
@@ -108,7 +111,7 @@ def nested(labels_by_level: Labels, levels: int) -> Hierarchy:
 
     def parts(node: Node) -> Labels | str:
         rows = np.arange(len(node.rows))
-        for labels in labels_by_level[1:]:
+        for labels in finer:
             found = labels[node.rows[rows]]
             clusters = np.unique(found[found >= 0])
             if len(clusters) > 1:
@@ -122,4 +125,4 @@ def nested(labels_by_level: Labels, levels: int) -> Hierarchy:
     def split(nodes: Sequence[Node]) -> list[Labels | str]:
         return [parts(node) for node in nodes]
 
-    return grow(canonical_labels(labels_by_level[0]), levels, 2, split)
+    return grow(flat, levels, 2, split)
