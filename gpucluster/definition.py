@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from gpucluster.algorithms import Algorithm, catalogue
+from gpucluster.algorithms import HDBSCAN, Algorithm, catalogue
 from gpucluster.assignment import NoisePolicyText
 from gpucluster.dialects import LIFTED, canonical
 from gpucluster.errors import ConfigError
+from gpucluster.hierarchy import Division
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.quality import Center
 from gpucluster.metrics.recluster import QualityThresholds
@@ -55,7 +56,17 @@ class VectorConfig(_Settings):
     )
     hierarchical: bool = Field(default=False, description="Divide clusters further.")
     max_hierarchy_depth: Annotated[int, Field(ge=1, le=10)] = Field(
-        default=3, description="Levels of the hierarchy."
+        default=3, description="Levels of the hierarchy; 1 divides nothing."
+    )
+    min_split_size: Annotated[int, Field(ge=4)] | None = Field(
+        default=None,
+        description="Rows that a cluster needs to be divided. "
+        "Omitted: 3 times hdbscan's min_cluster_size, at least 100.",
+    )
+    hierarchy_method: Literal["recursive", "condensed_tree"] = Field(
+        default="recursive",
+        description="recursive: UMAP and HDBSCAN on each cluster; "
+        "condensed_tree: the levels of the one tree that hdbscan has built.",
     )
     effective_feature_method: Center = Field(
         default="mean", description="What stands for a cluster: mean, median or medoid."
@@ -83,7 +94,29 @@ class VectorConfig(_Settings):
                 hint=f"name it in clustering_method: {', '.join(catalogue())}",
             )
         _ = self.algorithm
+        wants_tree = self.hierarchical and self.hierarchy_method == "condensed_tree"
+        if wants_tree and self.clustering_method != HDBSCAN.name:
+            raise ConfigError(
+                f"condensed_tree is a tree of {HDBSCAN.name}, "
+                f"got clustering_method {describe(self.clustering_method)}",
+                path="vector_config.hierarchy_method",
+                got=self.clustering_method,
+                expected=HDBSCAN.name,
+                hint=f"set clustering_method: {HDBSCAN.name}, or hierarchy_method: recursive",
+            )
         return self
+
+    def division(self, n_samples: int, random_state: int) -> Division | None:
+        """Return how the clusters of a complete definition are divided; None: not at all."""
+        if not self.hierarchical or self.algorithm is None:
+            return None
+        return Division.below(
+            self.algorithm,
+            levels=self.max_hierarchy_depth,
+            min_split_size=self.min_split_size,
+            n_samples=n_samples,
+            random_state=random_state,
+        )
 
     @cached_property
     def algorithm(self) -> Algorithm | None:

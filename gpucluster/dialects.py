@@ -31,6 +31,8 @@ LIFTED = {
     "max_hierarchy_depth": "max_hierarchy_depth",
     "effective_feature_method": "effective_feature_method",
     "noise_policy": "noise_policy",
+    "min_split_size": "min_split_size",
+    "hierarchy_method": "hierarchy_method",
     "dimension_reduction": "dimension_reduction",
     "dimensionality_reduction": "dimension_reduction",
 }

@@ -58,7 +58,7 @@ def fit_algorithm(
             )
 
     obstacle = algorithm.gpu_obstacle(X) if decision.device == "gpu" else None
-    return _with_fallback(run, decision, reporter, obstacle)
+    return with_fallback(run, decision, reporter, obstacle)
 
 
 def fit_algorithm_files(
@@ -108,7 +108,7 @@ def fit_step(
 
     if not step.has_gpu_path:
         return run("cpu"), "cpu"
-    return _with_fallback(run, decision, reporter)
+    return with_fallback(run, decision, reporter)
 
 
 def fit_step_files(
@@ -129,7 +129,7 @@ def fit_step_files(
     }
 
 
-def _with_fallback(
+def with_fallback(
     run: Callable[[Device], T], decision: Decision, reporter: Reporter, obstacle: str | None = None
 ) -> tuple[T, Device]:
     """Run on the decided device; on the CPU instead where that is allowed and needed."""

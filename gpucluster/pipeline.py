@@ -1,6 +1,6 @@
 """A run from source to manifest: the stages in order, on one page.
 
-    load -> prepare (one stage a step) -> cluster -> [display] -> measure -> write
+    load -> prepare (one stage a step) -> cluster -> [divide] -> [display] -> measure -> write
 
 Fitted preparation and labels are checkpointed under a digest of all that determines them,
 so that doing a run again resumes it. Loading and measuring are not: reading their result
@@ -10,6 +10,7 @@ back would take as long as computing it.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from gpucluster.device.select import Decision
 from gpucluster.errors import RunNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened
 from gpucluster.ledger import Ledger
-from gpucluster.metrics.external import compare_with_truth
+from gpucluster.metrics.external import compare_levels, compare_with_truth
+from gpucluster.metrics.nested import measure_nodes
 from gpucluster.metrics.quality import Measured, measure
+from gpucluster.ops.nesting import labels_at
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.sources import Source, SourceInfo, content_key, input_key, load
-from gpucluster.stages import cluster, digest, display, prepare
-from gpucluster.types import Clustering, Labels, Samples
+from gpucluster.stages import cluster, digest, display, divide, prepare
+from gpucluster.types import Hierarchy, Samples
 
 
 def run_pipeline(
@@ -102,12 +105,15 @@ def run_pipeline(
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
         X, preparation = prepare(ledger, complete, samples, data_key)
         found = cluster(ledger, complete, X, preparation.key)
+        nodes = divide(ledger, complete, samples.X, found, data_key)
         coordinates = display(ledger, complete, samples.X, data_key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
-            labels, assigned_by, measured = _placed(complete, samples, found, stage_reporter)
+            nodes, assigned_by, measured = _placed(complete, samples, nodes, stage_reporter)
             external: dict[str, Any] | None = None
             if "truth" in samples.payload:
-                external = compare_with_truth(labels, samples.payload["truth"])
+                truth = samples.payload["truth"]
+                roots = labels_at(nodes.labels, nodes.parents, 0)
+                external = compare_with_truth(roots, truth) | compare_levels(nodes, truth)
         result = Result(
             run_id=run_id,
             definition=complete,
@@ -116,7 +122,7 @@ def run_pipeline(
             text_column=text_column,
             preparation=preparation,
             found=found,
-            labels=labels,
+            nodes=nodes,
             measured=measured,
             assigned_by=assigned_by,
             external=external,
@@ -136,24 +142,30 @@ def _finished(path: Path) -> Run | None:
 
 
 def _placed(
-    definition: ClusterDefinition, samples: Samples, found: Clustering, reporter: Reporter
-) -> tuple[Labels, Any, Measured]:
-    """Apply the noise policy; return labels, who placed each row, and what they measure."""
+    definition: ClusterDefinition, samples: Samples, nodes: Hierarchy, reporter: Reporter
+) -> tuple[Hierarchy, Any, Measured]:
+    """Apply the noise policy; return the nodes, who placed each row, and what they measure."""
     config = definition.vector_config
-    center = config.effective_feature_method
-    measured = measure(samples.X, found.labels_, reporter, center=center)
+
+    def measured(nodes: Hierarchy) -> Measured:
+        center = config.effective_feature_method
+        roots = labels_at(nodes.labels, nodes.parents, 0)
+        top = measure(samples.X, roots, reporter, center=center)
+        return measure_nodes(samples.X, nodes, top, reporter, center=center)
+
+    found = measured(nodes)
     policy = NoisePolicy.parse(config.noise_policy)
-    labels, assigned_by = policy.apply(found.labels_, measured.nearest, measured.nearest_similarity)
+    labels, assigned_by = policy.apply(nodes.labels, found.nearest, found.nearest_similarity)
     if (assigned_by == BY_NOISE_POLICY).any():
-        measured = measure(samples.X, labels, reporter, center=center)
-    return labels, assigned_by, measured
+        nodes = replace(nodes, labels=labels)
+        found = measured(nodes)
+    return nodes, assigned_by, found
 
 
 def _not_run(definition: ClusterDefinition) -> list[str]:
     """Name the parts of a definition that are accepted and not yet acted on."""
     labelling = definition.llm_labeling is not None and definition.llm_labeling.enabled
-    wanted = {"llm_labeling": labelling, "hierarchical": definition.vector_config.hierarchical}
-    return [name for name, asked in wanted.items() if asked]
+    return ["llm_labeling"] if labelling else []
 
 
 def _say_what_differs(definition: ClusterDefinition, info: SourceInfo, reporter: Reporter) -> None:

@@ -12,6 +12,7 @@ from gpucluster.device.memory import BLOCK_BYTES, available_bytes
 from gpucluster.device.select import Decision
 from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
 from gpucluster.events import Muted, Warned
+from gpucluster.hierarchy import LIBRARY_BYTES, division_cost
 from gpucluster.preprocess import UMAP, check_chain
 
 DENSITY_ROWS = 200_000  # above it, UMAP and HDBSCAN take more than half an hour on a few cores
@@ -133,15 +134,22 @@ def make_plan(
     ConfigError
         A parameter cannot work on data of this shape.
     """
-    n_samples = min(n_rows, definition.vector_config.sample_size or n_rows)
+    config = definition.vector_config
+    n_samples = min(n_rows, config.sample_size or n_rows)
     if n_samples < 2:
         raise TooFewSamplesError(
             f"insufficient documents: got {n_samples} rows, clustering needs at least 2"
         )
-    if len(definition.vector_config.feature_uris) > 1:
+    if len(config.feature_uris) > 1:
         raise ConfigError(
-            f"got {len(definition.vector_config.feature_uris)} features, this version takes one",
+            f"got {len(config.feature_uris)} features, this version takes one",
             path="vector_config.feature_uris",
+        )
+    if config.hierarchical and config.hierarchy_method == "condensed_tree":
+        raise ConfigError(
+            "this version builds no condensed_tree",
+            path="vector_config.hierarchy_method",
+            hint="use recursive",
         )
     definition, reason = _complete(definition, n_samples, n_features)
     definition, warned = _checked(definition.with_seeds(), n_samples, n_features)
@@ -237,6 +245,20 @@ def _stages(
     yield PlannedStage(
         "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, decision.reason
     )
+    n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
+    division = config.division(n_samples, definition.random_state)
+    if division is not None:
+        cost = division_cost(n_samples, n_features, n_clusters, division)
+        live += max(0, LIBRARY_BYTES - libraries)
+        libraries = max(libraries, LIBRARY_BYTES)
+        yield PlannedStage(
+            "divide",
+            decision.device,
+            cost.method,
+            live + cost.bytes,
+            cost.seconds if decision.device == "cpu" else None,
+            decision.reason,
+        )
     display = config.dimension_reduction
     shown = display.step(definition.random_state) if display is not None else None
     if display is not None and shown is not None:
@@ -252,13 +274,13 @@ def _stages(
             None if on_gpu else shown_cost.seconds,
             decision.reason if shown.has_gpu_path else ON_HOST,
         )
-    n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
-    flop = 2.0 * n_samples * n_features * (n_clusters + 8)
+    levels = 1 if division is None else division.levels
+    flop = 2.0 * levels * n_samples * n_features * (n_clusters + 8)
     yield PlannedStage(
         "measure",
         "cpu",
         "exact",
-        live + 24 * n_samples + 24 * n_clusters * n_features + 4 * BLOCK_BYTES,
+        live + 24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES,
         flop / 50e9 + n_samples * n_features / 1e9,
         ON_HOST,
     )

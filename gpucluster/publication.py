@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,6 @@ from gpucluster.artifacts import (
     LocalStore,
     Manifest,
     centroids_table,
-    flat_paths,
     members_table,
     publish,
     rejected_table,
@@ -28,18 +28,19 @@ from gpucluster.ledger import Ledger
 from gpucluster.metrics.quality import Measured
 from gpucluster.metrics.recluster import judge
 from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.nesting import node_levels, node_paths, with_descendants
 from gpucluster.stages import Preparation, digest, versions
-from gpucluster.types import NOISE, Clustering, Labels, Matrix, Samples
+from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the stages of a run found, before it is written.
 
-    `labels` are those of `found` after the noise policy, `assigned_by` (n_samples,) int8 the
-    positions in `ASSIGNED_BY`; `external` is None without known labels, `coordinates`
-    without a display reduction; `not_run` names what the definition asks for and this
-    version does not do.
+    `nodes` are the clusters, and those that they were divided into, after the noise policy;
+    `measured` is of them. `assigned_by` (n_samples,) int8 holds positions in `ASSIGNED_BY`;
+    `external` is None without known labels, `coordinates` without a display reduction;
+    `not_run` names what the definition asks for and this version does not do.
     """
 
     run_id: str
@@ -49,7 +50,7 @@ class Result:
     text_column: str | None
     preparation: Preparation
     found: Clustering
-    labels: Labels
+    nodes: Hierarchy
     measured: Measured
     assigned_by: Any
     external: Mapping[str, Any] | None
@@ -106,13 +107,14 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
                 num_rejected=samples.rejected.num_rows,
                 num_filtered=samples.num_filtered,
                 num_clusters=found.n_clusters_,
-                num_noise=int((result.labels == NOISE).sum()),
+                num_noise=int((result.nodes.labels == NOISE).sum()),
                 num_noise_assigned=int((result.assigned_by == BY_NOISE_POLICY).sum()),
             ),
             metrics={**measured.metrics, "should_recluster": int(bool(reasons))},
             external_metrics=None if result.external is None else dict(result.external),
             preparation=tuple(dict(step) for step in result.preparation.learned),
             algorithm_info=dict(found.info),
+            hierarchy=_in_numbers(result.nodes),
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
             stages=tuple(ledger.records),
@@ -129,16 +131,17 @@ def _tables(result: Result) -> dict[str, pa.Table]:
     """Build the tables of the run."""
     samples, found, measured = result.samples, result.found, result.measured
     config, coordinates = result.definition.vector_config, result.coordinates
-    paths = flat_paths(found.n_clusters_)
+    nodes = result.nodes
+    paths = node_paths(nodes.parents)
     centers = None
     if coordinates is not None and found.n_clusters_:
-        sums = cluster_sums(coordinates, result.labels, found.n_clusters_)
+        sums = with_descendants(cluster_sums(coordinates, nodes.labels, len(paths)), nodes.parents)
         centers = (sums / measured.num_members[:, None]).astype(np.float32)
     return {
         "members": members_table(
             samples.ids,
             samples.rows,
-            result.labels,
+            nodes.labels,
             paths=paths,
             similarity=measured.cosine_similarity,
             nearest=measured.nearest,
@@ -159,8 +162,24 @@ def _tables(result: Result) -> dict[str, pa.Table]:
             run_id=result.run_id,
             feature_name=config.feature_uris[0] if config.feature_uris else None,
             coordinates=centers,
+            leaf_reasons=nodes.reasons,
         ),
         "rejected": rejected_table(samples.rejected),
+    }
+
+
+def _in_numbers(hierarchy: Hierarchy) -> dict[str, Any] | None:
+    """Return what the manifest says of a hierarchy; the rest is in the centroids."""
+    if hierarchy.reasons is None:
+        return None
+    kinds = (reason.partition(":")[0] for reason in hierarchy.reasons if reason is not None)
+    reasons = dict(sorted(Counter(kinds).items()))
+    return {
+        "hierarchy_detected": None in hierarchy.reasons,
+        "levels": int(node_levels(hierarchy.parents).max(initial=NOISE)) + 1,
+        "num_nodes": len(hierarchy.parents),
+        "num_leaves": sum(reasons.values()),
+        "leaf_reasons": reasons,
     }
 
 

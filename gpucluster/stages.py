@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,11 +16,13 @@ from gpucluster.definition import ClusterDefinition, VectorConfig
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.execution import fit_algorithm, fit_step
+from gpucluster.hierarchy import FAILED, Divider, grow
 from gpucluster.ledger import Ledger
+from gpucluster.ops.nesting import flat
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.placement import place
 from gpucluster.preprocess import Step
-from gpucluster.types import NOISE, Clustering, Matrix, Samples
+from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix, Samples
 
 LIBRARIES = (
     *("numpy", "scipy", "scikit-learn", "pyarrow", "numba", "umap-learn", "pynndescent", "hdbscan"),
@@ -109,6 +111,36 @@ def cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, previous: 
             kept["probabilities"] = found.probabilities_
         ledger.keep("cluster", key(device), kept, found.info)
         return found
+
+
+def divide(
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, found: Clustering, data_key: str
+) -> Hierarchy:
+    """Divide the clusters further, when the definition asks for it."""
+    config = definition.vector_config
+    division = config.division(len(X), definition.random_state)
+    if division is None:
+        return flat(found.labels_)
+    decision = ledger.plan.decision
+    key = _stage_key(
+        _unprepared(data_key, config),
+        decision.device,
+        labels=hashlib.sha256(found.labels_.tobytes()).hexdigest(),
+        division=asdict(division),
+    )
+    with ledger.stage("divide", backend="umap-learn, hdbscan") as reporter:
+        done = ledger.recall("divide", key)
+        if done is not None:
+            arrays, info = done
+            return Hierarchy(arrays["labels"], arrays["parents"], tuple(info["reasons"]))
+        with Divider(X, division, decision, reporter) as divider:
+            grown = grow(found.labels_, division.levels, division.min_split_size, divider)
+        ledger.note(device=decision.device, method=divider.method)
+        reasons = grown.reasons or ()
+        if not any((reason or "").startswith(FAILED) for reason in reasons):
+            arrays = {"labels": grown.labels, "parents": grown.parents}
+            ledger.keep("divide", key, arrays, {"reasons": reasons})
+        return grown
 
 
 def display(

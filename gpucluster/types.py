@@ -105,3 +105,25 @@ class Clustering:
     backend: str
     method: str = "exact"
     info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchy:
+    """Clusters within clusters.
+
+    Nodes are numbered level by level: the roots are the flat clusters, and the children of a
+    node follow each other by falling size, ties by smallest first row.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n_samples,), int32
+        The deepest node of each row; noise is -1.
+    parents : ndarray of shape (n_nodes,), int32
+        The node that each was divided from; -1 for the roots. Parents come before children.
+    reasons : tuple of n_nodes (str or None), or None
+        Why a node is a leaf; None for a node that was divided. None where nobody asked.
+    """
+
+    labels: Labels
+    parents: Labels
+    reasons: tuple[str | None, ...] | None

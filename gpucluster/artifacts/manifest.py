@@ -106,6 +106,9 @@ class Manifest(_Frozen):
     algorithm_info: dict[str, JsonValue] = Field(
         default={}, description="What the algorithm learned beside labels, such as inertia."
     )
+    hierarchy: dict[str, JsonValue] | None = Field(
+        default=None, description="Levels, nodes, leaves and why they are; None: nothing divided."
+    )
     recluster_reasons: tuple[dict[str, JsonValue], ...] = ()
     not_evaluated: tuple[str, ...] = ()
     stages: tuple[StageRecord, ...]

@@ -114,7 +114,10 @@ class Run:
 
     @cached_property
     def labels_(self) -> Labels:
-        """Cluster of each clustered row, in input order, int32; noise is -1. Not to be written."""
+        """Cluster of each clustered row, in input order, int32; noise is -1. Not to be written.
+
+        Of a hierarchy, the deepest node that holds the row: an index into `centroids`.
+        """
         import numpy as np
 
         table = self._table("members", ["row", "cluster_index"])
@@ -122,6 +125,29 @@ class Run:
         labels: Labels = table["cluster_index"].to_numpy()[order]
         labels.flags.writeable = False
         return labels
+
+    def labels_at(self, level: int) -> Labels:
+        """Return the cluster of each clustered row at a level of the hierarchy.
+
+        Parameters
+        ----------
+        level : int
+            0 is the level of the roots, where the labels are ``0..num_clusters-1``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int32
+            Indices into `centroids`, in input order; a row whose deepest node lies above
+            `level` keeps that node. Noise is -1.
+        """
+        import numpy as np
+
+        from gpucluster.ops.nesting import labels_at
+
+        nodes = self.centroids.select(["cluster_id", "parent_cluster_id"]).to_pylist()
+        index = {node["cluster_id"]: i for i, node in enumerate(nodes)}
+        parents = [index.get(node["parent_cluster_id"], -1) for node in nodes]
+        return labels_at(self.labels_, np.array(parents, np.int32), level)
 
     @cached_property
     def members(self) -> pa.Table:

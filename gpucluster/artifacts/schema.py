@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpucluster.ops.nesting import node_paths
 from gpucluster.types import NOISE
 
 if TYPE_CHECKING:
@@ -61,8 +62,12 @@ REJECTED = pa.schema(
 
 
 @functools.cache
-def centroids_schema(n_features: int) -> pa.Schema:
-    """Return the columns of the centroids of vectors with `n_features` dimensions."""
+def centroids_schema(n_features: int, *, divided: bool = False) -> pa.Schema:
+    """Return the columns of the centroids of vectors with `n_features` dimensions.
+
+    Those of a run that divided its clusters say of each leaf why it is one.
+    """
+    reason = [pa.field("leaf_reason", pa.string())] if divided else []
     return pa.schema(
         [
             _required("cluster_id", pa.string()),
@@ -87,6 +92,7 @@ def centroids_schema(n_features: int) -> pa.Schema:
             pa.field("x", pa.float32()),
             pa.field("y", pa.float32()),
             pa.field("z", pa.float32()),
+            *reason,
         ]
     )
 
@@ -95,13 +101,14 @@ def expected_schema(found: pa.Schema) -> pa.Schema:
     """Return the columns that a table with the columns `found` should have."""
     if "centroid_vector" in found.names:
         kind = found.field("centroid_vector").type
-        return centroids_schema(kind.list_size if pa.types.is_fixed_size_list(kind) else 0)
+        n_features = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+        return centroids_schema(n_features, divided="leaf_reason" in found.names)
     return MEMBERS if "cluster_id" in found.names else REJECTED
 
 
 def flat_paths(n_clusters: int) -> Paths:
     """Return the paths of clusters without a hierarchy: ``["cl_0"], ["cl_1"], ...``."""
-    return [[f"cl_{index}"] for index in range(n_clusters)]
+    return node_paths([NOISE] * n_clusters)
 
 
 def members_table(
@@ -200,6 +207,7 @@ def centroids_table(
     feature_name: str | None = None,
     stable_ids: Sequence[str] | None = None,
     coordinates: Matrix | None = None,
+    leaf_reasons: Sequence[str | None] | None = None,
 ) -> pa.Table:
     """Build the centroids.
 
@@ -221,6 +229,8 @@ def centroids_table(
         Names that outlive the run.
     coordinates : ndarray of shape (n_clusters, 2) or (n_clusters, 3), float32, optional
         For pictures.
+    leaf_reasons : sequence of n_clusters (str or None), optional
+        Why a cluster was not divided further; omitted where none was to be.
 
     Returns
     -------
@@ -233,7 +243,7 @@ def centroids_table(
         if len(path) > 1:
             children[path[-2]].append(path[-1])
     nothing = [None] * n_clusters
-    schema = centroids_schema(n_features)
+    schema = centroids_schema(n_features, divided=leaf_reasons is not None)
     values: list[Any] = [
         [path[-1] for path in paths],
         range(n_clusters),
@@ -255,6 +265,7 @@ def centroids_table(
         [algorithm] * n_clusters,
         [run_id] * n_clusters,
         *_coordinates(coordinates, np.arange(n_clusters)),
+        *([] if leaf_reasons is None else [leaf_reasons]),
     ]
     columns = [
         value if isinstance(value, pa.Array) else pa.array(value, field.type)

@@ -35,6 +35,7 @@ class Changes:
         self.fields: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
         self._replaced: list[str] = []
+        self._change(options, "hierarchical", "vector_config.hierarchical")
         self._change(options, "sample_size", "vector_config.sample_size")
         self._change(options, "random_state", "random_state")
         self._change_filters(options["filter"])

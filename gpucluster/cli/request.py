@@ -63,6 +63,7 @@ _options: tuple[_Option, ...] = (
         help="Only rows that match, instead of the definition's; or a JSON object of conditions. "
         "Of several, all hold.",
     ),
+    click.option("--hierarchical", is_flag=True, default=None, help="Divide clusters further."),
     click.option("--sample-size", type=int, metavar="N", help="Cluster this many rows only."),
     click.option("--random-state", type=int, metavar="N", help="Seed of every stage."),
     click.option(

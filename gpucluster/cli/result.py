@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.cli.render import amount, gigabytes, number, share, shortened, table
@@ -12,6 +12,8 @@ from gpucluster.errors import GpuclusterError
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
 
+N_CHILDREN = 3  # of each cluster that was divided, the largest
+INDENT = "  "
 TEXT_ROWS = 2048  # decoded at a time
 READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
 
@@ -19,6 +21,7 @@ _IN_WORDS = {"<": "is below", ">": "is above", "<=": "is not above"}
 _AS_WRITTEN = (
     "metrics",
     "external_metrics",
+    "hierarchy",
     "recluster_reasons",
     "not_evaluated",
     "not_run",
@@ -54,6 +57,8 @@ def _text(run: Run, n_clusters: int, *, verbose: bool) -> str:
         ("rows", amount(counts.num_rows)),
         ("rejected", amount(counts.num_rejected) + _why_rejected(run)),
     ]
+    if run.manifest.hierarchy is not None:
+        facts[1:1] = [("hierarchy", _hierarchy(run.manifest.hierarchy))]
     metrics = _measured(run.metrics) | {"should_recluster": _recluster(run)}
     parts = [_stages(run)] if verbose else []
     parts += [_clusters(run, n_clusters), table(facts), table(metrics.items())]
@@ -71,31 +76,52 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _hierarchy(found: Mapping[str, Any]) -> str:
+    """Say how far the clusters were divided, and why not further."""
+    why = ", ".join(
+        f"{amount(n)} {one_line(reason)}" for reason, n in found["leaf_reasons"].items()
+    )
+    return (
+        f"{amount(found['levels'])} levels, {amount(found['num_nodes'])} clusters, "
+        f"{amount(found['num_leaves'])} not divided ({why or 'there is none'})"
+    )
+
+
 def _clusters(run: Run, n_clusters: int) -> str:
-    """Return the largest clusters as a table."""
+    """Return the largest clusters as a table, what they were divided into below them."""
     columns = ["cluster_id", "label", "num_members", "mean_cosine_similarity", "medoid_document_id"]
-    found = run.centroids.select(columns).slice(0, n_clusters).to_pylist()
+    columns += ["child_cluster_ids", "hierarchy_level"]
+    nodes = {node["cluster_id"]: node for node in run.centroids.select(columns).to_pylist()}
+    roots = list(nodes)[: min(n_clusters, run.num_clusters)]  # they come first, by size
+    found = list(_tree(nodes, roots))
     if not found:
         return ""
-    texts = _medoid_texts(run, n_clusters)
+    texts = _medoid_texts(run, [node["medoid_document_id"] for node in found])
     rows = [("cluster", "members", "share", "cosine", "example")]
     for cluster in found:
         medoid = str(cluster["medoid_document_id"])
         rows.append(
             (
-                cluster["cluster_id"],
+                INDENT * cluster["hierarchy_level"] + cluster["cluster_id"],
                 amount(cluster["num_members"]),
                 share(cluster["num_members"], run.manifest.counts.num_points),
                 f"{cluster['mean_cosine_similarity']:.2f}",
                 shortened(cluster["label"] or texts.get(medoid, medoid)),
             )
         )
-    rest = run.num_clusters - len(found)
+    rest = run.num_clusters - len(roots)
     return table(rows, right=(1, 2, 3)) + (f"\nand {amount(rest)} more" if rest > 0 else "")
 
 
-def _medoid_texts(run: Run, n_clusters: int) -> Mapping[str, str]:
-    """Return the texts of the medoids of the largest clusters by document id.
+def _tree(nodes: Mapping[str, Any], ids: list[str]) -> Iterator[Any]:
+    """Yield nodes, each followed by the largest of those it was divided into."""
+    for cluster_id in ids:
+        yield nodes[cluster_id]
+        yield from _tree(nodes, nodes[cluster_id]["child_cluster_ids"][:N_CHILDREN])
+
+
+def _medoid_texts(run: Run, medoids: list[str]) -> Mapping[str, str]:
+    """Return the texts of the documents `medoids` by document id.
 
     They are read from the input of the run, when it is still there, has a text column and is no
     larger than `READ_BYTES`.
@@ -109,7 +135,7 @@ def _medoid_texts(run: Run, n_clusters: int) -> Mapping[str, str]:
     columns, paths = read.get("columns", {}), read.get("paths")
     if not columns.get("text") or not paths:
         return {}
-    wanted = run.centroids["medoid_document_id"].slice(0, n_clusters).combine_chunks()
+    wanted = pa.array(medoids, pa.string())
     found: dict[str, str] = {}
     try:
         source = open_source(

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gpucluster.types import Labels
+from gpucluster.ops.nesting import labels_at, node_levels
+from gpucluster.types import Hierarchy, Labels
 
 
 def compare_with_truth(labels: Labels, truth: Any) -> dict[str, Any]:
@@ -49,3 +50,25 @@ def compare_with_truth(labels: Labels, truth: Any) -> dict[str, Any]:
         "purity_noise_as_error": majority / len(found),
         "num_labelled": float(len(found)),
     }
+
+
+def compare_levels(hierarchy: Hierarchy, truth: Any) -> dict[str, float]:
+    """Return the agreement of each level below the roots with a truth column.
+
+    Parameters
+    ----------
+    hierarchy : Hierarchy
+        At each level, rows without a deeper node keep the one that they have.
+    truth : pyarrow.Array of shape (n_samples,)
+        Known labels of any type; rows without one are left out.
+
+    Returns
+    -------
+    dict of str to float
+        ``ami_level_1``, ``ami_level_2``, ...; that of level 0 is ``ami``.
+    """
+    found: dict[str, float | None] = {}
+    for level in range(1, int(node_levels(hierarchy.parents).max(initial=0)) + 1):
+        labels = labels_at(hierarchy.labels, hierarchy.parents, level)
+        found |= {f"ami_level_{level}": compare_with_truth(labels, truth).get("ami")}
+    return {name: ami for name, ami in found.items() if ami is not None}

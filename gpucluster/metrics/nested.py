@@ -1,0 +1,96 @@
+"""Cohesion of every node of a hierarchy, by one measurement a level."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gpucluster.device.memory import rows_per_block
+from gpucluster.events import Reporter
+from gpucluster.metrics.quality import Center, Measured, measure
+from gpucluster.ops.assign import nearest_center
+from gpucluster.ops.blocks import row_blocks
+from gpucluster.ops.nesting import labels_at, node_levels
+from gpucluster.ops.normalize import unit_rows
+from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Vector
+
+PER_NODE = ("num_members", "mean_cosine", "min_cosine", "variance", "medoid_rows")
+
+
+def measure_nodes(
+    X: Matrix,
+    hierarchy: Hierarchy,
+    top: Measured,
+    reporter: Reporter | None = None,
+    *,
+    center: Center = "mean",
+) -> Measured:
+    """Measure every node; what concerns a node covers the rows of all its descendants.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        Original vectors, of any length; no zero row.
+    hierarchy : Hierarchy
+    top : Measured
+        Of the roots. Its run-level metrics stay those of the result.
+    reporter : Reporter, optional
+        Told after each block.
+    center : {"mean", "median", "medoid"}, default "mean"
+        As for `measure`.
+
+    Returns
+    -------
+    Measured
+        By node in place of cluster. ``cosine_similarity`` is to the own deepest node,
+        ``nearest`` the nearest of the nodes that hold rows of their own.
+
+    Notes
+    -----
+    Extra memory: that of `measure`, and the centroids of all nodes twice.
+    """
+    levels = node_levels(hierarchy.parents)
+    n_levels = int(levels.max(initial=0)) + 1
+    if n_levels == 1:
+        return top
+    cosine = top.cosine_similarity.copy()
+    by_level = [top]
+    for level in range(1, n_levels):
+        nodes = np.flatnonzero(levels == level)  # consecutive
+        at_level = labels_at(hierarchy.labels, hierarchy.parents, level) - nodes[0]
+        inside = (at_level >= 0) & (at_level < len(nodes))
+        inner = np.where(inside, at_level, NOISE).astype(np.int32)
+        measured = measure(X, inner, reporter, center=center)
+        own = np.isin(hierarchy.labels, nodes)
+        cosine[own] = measured.cosine_similarity[own]
+        by_level.append(measured)
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(measured, name) for measured in by_level])
+
+    centroids = joined("centroids")
+    nearest, nearest_similarity = _nearest(X, hierarchy, centroids)
+    return replace(
+        top,
+        cosine_similarity=cosine,
+        nearest=nearest,
+        nearest_similarity=nearest_similarity,
+        centroids=centroids,
+        **{name: joined(name) for name in PER_NODE},
+    )
+
+
+def _nearest(X: Matrix, hierarchy: Hierarchy, centroids: Matrix) -> tuple[Labels, Vector]:
+    """Return the most similar of the nodes that hold rows of their own, and its similarity."""
+    holders = np.unique(hierarchy.labels[hierarchy.labels >= 0])
+    centers = unit_rows(centroids[holders])
+    nearest = np.empty(len(X), np.int32)
+    similarity = np.empty(len(X), np.float32)
+    for rows in row_blocks(len(X), rows_per_block(4 * X.shape[1])):
+        unit = unit_rows(X[rows])
+        found = nearest_center(unit, centers)
+        nearest[rows] = holders[found]
+        similarity[rows] = np.clip(np.einsum("ij,ij->i", unit, centers[found]), -1, 1)
+    return nearest, similarity
