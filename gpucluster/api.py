@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def cluster(
     Returns
     -------
     Run
-        Read from disk: labels, members, centroids, metrics, manifest.
+        Read from disk: labels, members, centroids, metrics, manifest. With
+        ``output_strategy: per_feature``, that of the first feature, whose manifest names the
+        runs of the others under ``related``.
 
     Raises
     ------
@@ -92,25 +95,30 @@ def cluster(
 
     parsed = _parse(definition, fields)
     decision = decide(device)
-    source = _open(
-        data,
-        parsed,
-        id_column=id_column,
-        vector_column=vector_column,
-        truth_column=truth_column,
-    )
-    if text_column is not None:
-        check_names({"text": text_column}, source.info.fields, source.info.where)
-    return run_pipeline(
-        source,
-        parsed,
-        text_column=text_column,
-        out=Path(out or DEFAULT_OUT),
-        decision=decision,
-        observer=observer or ignore,
-        cancel=cancel or CancelToken(),
-        fresh=fresh,
-    )
+    runs: list[Run] = []
+    for one in reversed(parsed.each_feature()):  # the first one knows all others
+        source = _open(
+            data,
+            one,
+            id_column=id_column,
+            vector_column=vector_column,
+            truth_column=truth_column,
+        )
+        if text_column is not None:
+            check_names({"text": text_column}, source.info.fields, source.info.where)
+        run = run_pipeline(
+            source,
+            one,
+            text_column=text_column,
+            out=Path(out or DEFAULT_OUT),
+            decision=decision,
+            observer=observer or ignore,
+            cancel=cancel or CancelToken(),
+            fresh=fresh,
+            related=runs,
+        )
+        runs.append(run)
+    return runs[-1]
 
 
 def plan(
@@ -141,7 +149,8 @@ def plan(
     parsed = _parse(definition, fields)
     decision = decide(device)
     source = _open(data, parsed, id_column=id_column, vector_column=vector_column)
-    return make_plan(parsed, source.info.n_rows, source.info.n_features, decision)
+    info = source.info
+    return make_plan(parsed, info.n_rows, info.n_features, decision, info.blocks)
 
 
 def inspect(
@@ -208,13 +217,26 @@ def _open(
     truth_column: str | None = None,
 ) -> Source:
     """Open the vectors of the feature that the definition names."""
-    from gpucluster.sources import open_feature
+    from gpucluster.sources import FeaturesSource, open_feature
 
-    uris = definition.vector_config.feature_uris
-    return open_feature(
-        data,
-        uris[0] if len(uris) == 1 else None,
-        id_column=id_column,
-        vector_column=vector_column,
-        truth_column=truth_column,
-    )
+    config = definition.vector_config
+
+    def open_(uri: str | None) -> Source:
+        return open_feature(
+            data,
+            uri,
+            id_column=id_column,
+            vector_column=vector_column,
+            truth_column=truth_column,
+        )
+
+    if len(config.feature_uris) < 2:
+        return open_(config.feature_uris[0] if config.feature_uris else None)
+    if vector_column is not None:
+        raise ConfigError(
+            f"got one column for {len(config.feature_uris)} features",
+            path="vector_column",
+            hint="leave it out: each feature URI names its column",
+        )
+    sources = {uri: open_(uri) for uri in config.feature_uris}
+    return FeaturesSource(sources, normalize=config.normalize_features)

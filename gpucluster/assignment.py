@@ -1,8 +1,9 @@
 """Rows that a fit did not place: what becomes of them, and how anyone can tell.
 
 Every member says who placed it. `ASSIGNED_BY` is ``fit`` for the algorithm itself, ``noise``
-for a row that the algorithm left out and the noise policy gave to its nearest cluster. Undoing
-the policy is setting the latter back to -1.
+for a row that the algorithm left out and the noise policy gave to its nearest cluster, and
+``sample`` for one that was no part of the sample that was clustered. Undoing the policy is
+setting ``noise`` back to -1.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import AfterValidator
 
-from gpucluster.types import NOISE, Labels, Vector
+from gpucluster.ops.assign import nearest_center
+from gpucluster.ops.normalize import unit_rows
+from gpucluster.types import NOISE, Labels, Matrix, Vector
 
-ASSIGNED_BY = ("fit", "noise")
-BY_FIT, BY_NOISE_POLICY = range(len(ASSIGNED_BY))
+ASSIGNED_BY = ("fit", "noise", "sample")
+BY_FIT, BY_NOISE_POLICY, BY_SAMPLE = range(len(ASSIGNED_BY))
+CALIBRATED_SHARE = 0.01  # of a cluster's own rows lie below its threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,73 @@ class NoisePolicy:
         moved = (labels == NOISE) & (nearest != NOISE) & (nearest_similarity >= self.threshold)
         assigned_by[moved] = BY_NOISE_POLICY
         return np.where(moved, nearest, labels).astype(np.int32), assigned_by
+
+
+@dataclass(frozen=True, slots=True)
+class Centroids:
+    """What new rows are compared with.
+
+    Attributes
+    ----------
+    clusters : ndarray of shape (n_centroids,), int32
+        Clusters that hold rows of their own.
+    directions : ndarray of shape (n_centroids, n_features), float32
+        Their centroids at unit length.
+    thresholds : ndarray of shape (n_centroids,), float32
+        Least cosine similarity that makes a row a member.
+    """
+
+    clusters: Labels
+    directions: Matrix
+    thresholds: Vector
+
+    @classmethod
+    def of(cls, centroids: Matrix, labels: Labels, cosine: Vector, *, has_noise: bool) -> Self:
+        """Take them from a clustering.
+
+        Parameters
+        ----------
+        centroids : ndarray of shape (n_clusters, n_features), float32
+        labels : ndarray of shape (n_samples,), int32
+            Cluster of each fitted row; noise is -1.
+        cosine : ndarray of shape (n_samples,), float32
+            Its cosine similarity to the centroid of its cluster.
+        has_noise : bool
+            Whether a row may belong nowhere. Then the threshold of a cluster leaves
+            `CALIBRATED_SHARE` of its own rows out; otherwise every row joins the nearest.
+        """
+        clusters = np.unique(labels[labels >= 0]).astype(np.int32)
+        thresholds = np.full(len(clusters), -1, np.float32)
+        if has_noise:
+            for position, cluster in enumerate(clusters):
+                own = cosine[labels == cluster]
+                thresholds[position] = max(0.0, float(np.quantile(own, CALIBRATED_SHARE)))
+        return cls(clusters, unit_rows(centroids[clusters]), thresholds)
+
+    def assign(self, X: Matrix) -> tuple[Labels, Labels, Vector]:
+        """Return label, nearest cluster and cosine similarity to it of each row.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), float32
+            No zero row.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), int32
+            The nearest cluster, or -1 where its threshold is not reached.
+        nearest : ndarray of shape (n_samples,), int32
+        similarity : ndarray of shape (n_samples,), float32
+        """
+        if not len(self.clusters):
+            nothing = np.full(len(X), NOISE, np.int32)
+            return nothing, nothing, np.full(len(X), np.nan, np.float32)
+        unit = unit_rows(X)
+        found = nearest_center(unit, self.directions)
+        similarity = np.clip(np.einsum("ij,ij->i", unit, self.directions[found]), -1, 1)
+        nearest = self.clusters[found]
+        labels = np.where(similarity >= self.thresholds[found], nearest, NOISE)
+        return labels.astype(np.int32), nearest, similarity
 
 
 def _checked(text: str) -> str:

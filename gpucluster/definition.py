@@ -8,144 +8,25 @@ refuses what it does not know by the nearest name that it does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from gpucluster.algorithms import HDBSCAN, Algorithm, catalogue
-from gpucluster.assignment import NoisePolicyText
+from gpucluster.algorithms import catalogue
 from gpucluster.dialects import LIFTED, canonical
 from gpucluster.errors import ConfigError
-from gpucluster.hierarchy import Division
+from gpucluster.grouping import AttributeConfig
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.metrics.quality import Center
-from gpucluster.metrics.recluster import QualityThresholds
-from gpucluster.notation import describe, nearest, setting_error
-from gpucluster.preprocess import AnyStep, DisplayReduction
-from gpucluster.sources.collection import FeatureUri
+from gpucluster.metrics.recluster import QualityThresholds, Share
+from gpucluster.notation import describe, setting_error
 from gpucluster.sources.filters import Condition, Filters
+from gpucluster.vector_config import VectorConfig
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class VectorConfig(_Settings):
-    """Which vectors to cluster, how to prepare them, and with what."""
-
-    feature_uris: tuple[FeatureUri, ...] = Field(
-        default=(), description="Features to cluster on, as scheme://extractor@version/output."
-    )
-    clustering_method: str | None = Field(
-        default=None, description="Algorithm. Omitted: chosen by the plan, with its preparation."
-    )
-    algorithm_params: dict[str, Any] = Field(
-        default_factory=dict, description="Parameters of the algorithm; the rest are defaults."
-    )
-    preprocessing_steps: tuple[AnyStep, ...] | None = Field(
-        default=None, description="In order. Omitted: none, or the plan's where it chooses."
-    )
-    sample_size: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="Cluster this many rows, drawn by their ids. Omitted: all."
-    )
-    normalize_features: bool = Field(
-        default=True, description="Scale vectors to unit length before the first step."
-    )
-    hierarchical: bool = Field(default=False, description="Divide clusters further.")
-    max_hierarchy_depth: Annotated[int, Field(ge=1, le=10)] = Field(
-        default=3, description="Levels of the hierarchy; 1 divides nothing."
-    )
-    min_split_size: Annotated[int, Field(ge=4)] | None = Field(
-        default=None,
-        description="Rows that a cluster needs to be divided. "
-        "Omitted: 3 times hdbscan's min_cluster_size, at least 100.",
-    )
-    hierarchy_method: Literal["recursive", "condensed_tree"] = Field(
-        default="recursive",
-        description="recursive: UMAP and HDBSCAN on each cluster; "
-        "condensed_tree: the levels of the one tree that hdbscan has built.",
-    )
-    effective_feature_method: Center = Field(
-        default="mean", description="What stands for a cluster: mean, median or medoid."
-    )
-    noise_policy: NoisePolicyText = Field(
-        default="keep",
-        description="keep: noise stays noise. assign_above:t: it joins its nearest cluster from "
-        "that cosine similarity on, and says so.",
-    )
-    dimension_reduction: DisplayReduction | None = Field(
-        default=None, description="Display coordinates. Omitted: none."
-    )
-
-    @property
-    def feature_outputs(self) -> list[str]:
-        """The last part of each feature URI: the column that may hold the vectors."""
-        return [uri.rsplit("/", maxsplit=1)[-1] for uri in self.feature_uris]
-
-    @model_validator(mode="after")
-    def _algorithm_is_valid(self) -> VectorConfig:
-        if self.clustering_method is None and self.algorithm_params:
-            raise ConfigError(
-                "parameters without an algorithm",
-                path="vector_config.algorithm_params",
-                hint=f"name it in clustering_method: {', '.join(catalogue())}",
-            )
-        _ = self.algorithm
-        wants_tree = self.hierarchical and self.hierarchy_method == "condensed_tree"
-        if wants_tree and self.clustering_method != HDBSCAN.name:
-            raise ConfigError(
-                f"condensed_tree is a tree of {HDBSCAN.name}, "
-                f"got clustering_method {describe(self.clustering_method)}",
-                path="vector_config.hierarchy_method",
-                got=self.clustering_method,
-                expected=HDBSCAN.name,
-                hint=f"set clustering_method: {HDBSCAN.name}, or hierarchy_method: recursive",
-            )
-        return self
-
-    def division(self, n_samples: int, random_state: int) -> Division | None:
-        """Return how the clusters of a complete definition are divided; None: not at all."""
-        if not self.hierarchical or self.algorithm is None:
-            return None
-        return Division.below(
-            self.algorithm,
-            levels=self.max_hierarchy_depth,
-            min_split_size=self.min_split_size,
-            n_samples=n_samples,
-            random_state=random_state,
-        )
-
-    @cached_property
-    def algorithm(self) -> Algorithm | None:
-        """The algorithm with its parameters, or None when the plan chooses."""
-        if self.clustering_method is None:
-            return None
-        known = catalogue()
-        if self.clustering_method not in known:
-            raise ConfigError(
-                f"got {describe(self.clustering_method)}, expected an algorithm",
-                path="vector_config.clustering_method",
-                got=self.clustering_method,
-                expected=", ".join(known),
-                hint=nearest(self.clustering_method, known),
-            )
-        kind = known[self.clustering_method]
-        params = dict(self.algorithm_params)
-        for alias, name in kind.aliases.items():
-            if alias in params and params.setdefault(name, params[alias]) != params[alias]:
-                raise ConfigError(
-                    f"{name} and {alias} say different things",
-                    path="vector_config.algorithm_params",
-                    hint=f"keep {name}",
-                )
-            params.pop(alias, None)
-        try:
-            return kind.model_validate(params)
-        except ValidationError as error:
-            raise config_error(error, kind, "vector_config.algorithm_params") from error
 
 
 class ClusterDefinition(_Settings):
@@ -160,8 +41,15 @@ class ClusterDefinition(_Settings):
     collection_ids: tuple[str, ...] = Field(
         default=(), description="Sources; on the command line, paths."
     )
-    cluster_type: Literal["vector"] = Field(default="vector", description="What to group by.")
-    vector_config: VectorConfig = Field(default_factory=VectorConfig, description="How to group.")
+    cluster_type: Literal["vector", "attribute"] = Field(
+        default="vector", description="What to group by: vectors, or the values of columns."
+    )
+    vector_config: VectorConfig = Field(
+        default_factory=VectorConfig, description="How to group by vectors."
+    )
+    attribute_config: AttributeConfig | None = Field(
+        default=None, description="Which columns to group by."
+    )
     filters: Filters | None = Field(
         default=None, description="Which rows are meant. Omitted: all of them."
     )
@@ -172,12 +60,37 @@ class ClusterDefinition(_Settings):
     on_bad_rows: Literal["quarantine", "error"] = Field(
         default="quarantine", description="What becomes of NaN, Inf, zero and null vectors."
     )
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+    max_bad_fraction: Share = Field(
         default=0.01, description="Share of bad rows above which quarantine becomes an error."
     )
     random_state: Seed = Field(
         default=42, description="Seed of every stage that does not name its own."
     )
+
+    @model_validator(mode="after")
+    def _type_has_its_config(self) -> ClusterDefinition:
+        if self.cluster_type == "vector":
+            if self.attribute_config is not None:
+                raise ConfigError(
+                    "it needs cluster_type: attribute, got vector", path="attribute_config"
+                )
+            return self
+        if self.attribute_config is None:
+            raise ConfigError(
+                "missing", path="attribute_config", hint="name the attributes to group by"
+            )
+        config = self.vector_config
+        unused = {
+            "clustering_method": config.clustering_method,
+            "preprocessing_steps": config.preprocessing_steps,
+            "hierarchical": config.hierarchical,
+        }
+        for name, value in unused.items():
+            if value:
+                raise ConfigError(
+                    "attribute clustering does not use it", path=f"vector_config.{name}"
+                )
+        return self
 
     @classmethod
     def parse(
@@ -250,6 +163,17 @@ class ClusterDefinition(_Settings):
         config = self.vector_config
         values = {name: getattr(config, name) for name in config.model_fields_set} | vector_config
         return self.model_copy(update={"vector_config": VectorConfig(**values)})
+
+    def each_feature(self) -> list[ClusterDefinition]:
+        """Return the definition of each run: one, or one for each feature."""
+        config = self.vector_config
+        if config.output_strategy == "single" or len(config.feature_uris) < 2:
+            return [self]
+        alone = {"multi_feature_strategy": "concatenate", "output_strategy": "single"}
+        return [
+            self.replace(feature_uris=(uri,), feature_weights=None, **alone)
+            for uri in config.feature_uris
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the definition as JSON values in its canonical form, defaults filled in."""

@@ -1,6 +1,7 @@
 """A run from source to manifest: the stages in order, on one page.
 
-    load -> prepare (one stage a step) -> cluster -> [divide] -> [display] -> measure -> write
+    load -> prepare (one stage a step) -> cluster -> [divide] -> [display] -> measure
+         -> [assign the rest] -> write
 
 Fitted preparation and labels are checkpointed under a digest of all that determines them,
 so that doing a run again resumes it. Loading and measuring are not: reading their result
@@ -10,26 +11,25 @@ back would take as long as computing it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gpucluster.artifacts import Checkpoints, LocalStore, Run
-from gpucluster.assignment import BY_NOISE_POLICY, NoisePolicy
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
 from gpucluster.errors import RunNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened
 from gpucluster.ledger import Ledger
+from gpucluster.membership import join_rest, over_all, place_samples
 from gpucluster.metrics.external import compare_levels, compare_with_truth
-from gpucluster.metrics.nested import measure_nodes
-from gpucluster.metrics.quality import Measured, measure
 from gpucluster.ops.nesting import labels_at
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
+from gpucluster.routes import group_rows
 from gpucluster.sources import Source, SourceInfo, content_key, input_key, load
-from gpucluster.stages import cluster, digest, display, divide, prepare
-from gpucluster.types import Hierarchy, Samples
+from gpucluster.stages import digest, display
 
 
 def run_pipeline(
@@ -42,6 +42,7 @@ def run_pipeline(
     cancel: CancelToken,
     fresh: bool,
     text_column: str | None = None,
+    related: Sequence[Run] = (),
 ) -> Run:
     """Run `definition` on `source` and publish the result below `out`.
 
@@ -58,6 +59,8 @@ def run_pipeline(
         Compute everything anew, under a name of its own.
     text_column : str, optional
         Noted in the manifest, for whoever shows documents.
+    related : sequence of Run, optional
+        Of other features of the same documents; the manifest says how clusters overlap.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def run_pipeline(
         A finished run of the same data and definition is returned as it is.
     """
     info = source.info
-    plan = make_plan(definition, info.n_rows, info.n_features, decision)
+    plan = make_plan(definition, info.n_rows, info.n_features, decision, info.blocks)
     plan.require_memory()
     ledger = Ledger(Reporter("", observer, cancel), plan)
     reporter = ledger.reporter
@@ -83,16 +86,20 @@ def run_pipeline(
         )
         data_key = content_key(samples)
         everything_key = input_key(samples, data_key)
-    ledger.plan = make_plan(definition, len(samples.X), info.n_features, decision)
+    ledger.plan = make_plan(
+        *(definition, info.n_rows, info.n_features, decision, info.blocks),
+        n_samples=len(samples.X),
+    )
     for warned in ledger.plan.warnings:
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    salt = time.time_ns() if fresh else None
-    run_id = (
-        "run_"
-        + digest(everything_key, used=complete.to_dict(), device=decision.device, salt=salt)[:16]
-    )
+    facts: dict[str, Any] = {"used": complete.to_dict(), "device": decision.device}
+    if related:
+        facts["related"] = [run.run_id for run in related]
+    if fresh:
+        facts["salt"] = time.time_ns()
+    run_id = "run_" + digest(everything_key, **facts)[:16]
     observer(RunOpened(run_id, str(out / run_id)))
     finished = _finished(out / run_id)
     if finished is not None:
@@ -103,30 +110,36 @@ def run_pipeline(
         if finished is not None:
             return finished
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
-        X, preparation = prepare(ledger, complete, samples, data_key)
-        found = cluster(ledger, complete, X, preparation.key)
-        nodes = divide(ledger, complete, samples.X, found, data_key)
-        coordinates = display(ledger, complete, samples.X, data_key)
+        grouped = group_rows(ledger, complete, source, samples, data_key)
+        coordinates = display(ledger, complete, samples.X, grouped.key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
-            nodes, assigned_by, measured = _placed(complete, samples, nodes, stage_reporter)
-            external: dict[str, Any] | None = None
-            if "truth" in samples.payload:
-                truth = samples.payload["truth"]
-                roots = labels_at(nodes.labels, nodes.parents, 0)
-                external = compare_with_truth(roots, truth) | compare_levels(nodes, truth)
+            members, measured = place_samples(complete, samples, grouped, stage_reporter)
+        rejected = samples.rejected
+        if complete.vector_config.sample_mode == "fit_then_assign":
+            with ledger.stage("assign", backend="numpy") as stage_reporter:
+                members, rejected = join_rest(
+                    complete, source, samples, grouped, members, measured, stage_reporter
+                )
+            measured = replace(measured, metrics=measured.metrics | over_all(members))
+        external: dict[str, Any] | None = None
+        if members.truth is not None:
+            nodes = replace(grouped.nodes, labels=members.labels)
+            roots = labels_at(members.labels, nodes.parents, 0)
+            levels = compare_levels(nodes, members.truth)
+            external = compare_with_truth(roots, members.truth) | levels
         result = Result(
             run_id=run_id,
             definition=complete,
             data_key=data_key,
             samples=samples,
             text_column=text_column,
-            preparation=preparation,
-            found=found,
-            nodes=nodes,
+            grouped=grouped,
+            members=members,
+            rejected=rejected,
             measured=measured,
-            assigned_by=assigned_by,
             external=external,
             coordinates=coordinates,
+            related=tuple(related),
             not_run=tuple(_not_run(complete)),
         )
         publish_result(store, ledger, result)
@@ -141,27 +154,6 @@ def _finished(path: Path) -> Run | None:
         return None
 
 
-def _placed(
-    definition: ClusterDefinition, samples: Samples, nodes: Hierarchy, reporter: Reporter
-) -> tuple[Hierarchy, Any, Measured]:
-    """Apply the noise policy; return the nodes, who placed each row, and what they measure."""
-    config = definition.vector_config
-
-    def measured(nodes: Hierarchy) -> Measured:
-        center = config.effective_feature_method
-        roots = labels_at(nodes.labels, nodes.parents, 0)
-        top = measure(samples.X, roots, reporter, center=center)
-        return measure_nodes(samples.X, nodes, top, reporter, center=center)
-
-    found = measured(nodes)
-    policy = NoisePolicy.parse(config.noise_policy)
-    labels, assigned_by = policy.apply(nodes.labels, found.nearest, found.nearest_similarity)
-    if (assigned_by == BY_NOISE_POLICY).any():
-        nodes = replace(nodes, labels=labels)
-        found = measured(nodes)
-    return nodes, assigned_by, found
-
-
 def _not_run(definition: ClusterDefinition) -> list[str]:
     """Name the parts of a definition that are accepted and not yet acted on."""
     labelling = definition.llm_labeling is not None and definition.llm_labeling.enabled
@@ -174,7 +166,8 @@ def _say_what_differs(definition: ClusterDefinition, info: SourceInfo, reporter:
         reporter.warn(
             f"{name}_not_run", f"{name} is kept in the definition; this version does not run it"
         )
-    for output in definition.vector_config.feature_outputs:
+    outputs = definition.vector_config.feature_outputs
+    for output in outputs if len(outputs) == 1 else ():  # several must have their own columns
         if info.feature is None and info.columns.vector not in {None, output}:
             reporter.fallback(
                 "feature_column",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
 from gpucluster.events import Muted, Warned
 from gpucluster.hierarchy import LIBRARY_BYTES, division_cost
 from gpucluster.preprocess import UMAP, check_chain
+from gpucluster.vector_config import VectorConfig
 
 DENSITY_ROWS = 200_000  # above it, UMAP and HDBSCAN take more than half an hour on a few cores
 LAYOUT_ROWS = 200  # below it, a layout of 50 dimensions has nothing to learn from
@@ -110,7 +111,12 @@ class Plan:
 
 
 def make_plan(
-    definition: ClusterDefinition, n_rows: int, n_features: int, decision: Decision
+    definition: ClusterDefinition,
+    n_rows: int,
+    n_features: int,
+    decision: Decision,
+    blocks: Sequence[tuple[str, int]] = (),
+    n_samples: int | None = None,
 ) -> Plan:
     """Complete a definition for data of this shape, and predict its cost.
 
@@ -122,6 +128,10 @@ def make_plan(
         Shape of the input, before sampling.
     decision : Decision
         Device of the run.
+    blocks : sequence of (str, int), optional
+        Feature URI and dimension of several features that lie side by side.
+    n_samples : int, optional
+        Rows that are clustered, once that is known; else what `sample_size` says.
 
     Returns
     -------
@@ -135,15 +145,10 @@ def make_plan(
         A parameter cannot work on data of this shape.
     """
     config = definition.vector_config
-    n_samples = min(n_rows, config.sample_size or n_rows)
+    n_samples = n_samples or min(n_rows, config.sample_size or n_rows)
     if n_samples < 2:
         raise TooFewSamplesError(
             f"insufficient documents: got {n_samples} rows, clustering needs at least 2"
-        )
-    if len(config.feature_uris) > 1:
-        raise ConfigError(
-            f"got {len(config.feature_uris)} features, this version takes one",
-            path="vector_config.feature_uris",
         )
     if config.hierarchical and config.hierarchy_method == "condensed_tree":
         raise ConfigError(
@@ -151,9 +156,16 @@ def make_plan(
             path="vector_config.hierarchy_method",
             hint="use recursive",
         )
-    definition, reason = _complete(definition, n_samples, n_features)
-    definition, warned = _checked(definition.with_seeds(), n_samples, n_features)
-    stages = tuple(_stages(definition, n_rows, n_samples, n_features, decision))
+    apart = blocks and config.multi_feature_strategy == "independent"
+    widths = [width for _, width in blocks] if apart else [n_features]
+    warned: tuple[Warned, ...] = ()
+    if definition.cluster_type == "attribute":
+        reason = "the definition names the attributes"
+    else:
+        definition, reason = _complete(definition, n_samples, min(widths))
+        definition, warned = _checked(definition.with_seeds(), n_samples, n_features, widths)
+    shape = _Shape(n_rows, n_samples, n_features, tuple(widths), len(blocks))
+    stages = tuple(_stages(definition, shape, decision))
     return Plan(
         definition=definition,
         decision=decision,
@@ -167,12 +179,16 @@ def make_plan(
 
 
 def _checked(
-    definition: ClusterDefinition, n_samples: int, n_features: int
+    definition: ClusterDefinition, n_samples: int, n_features: int, widths: Sequence[int]
 ) -> tuple[ClusterDefinition, tuple[Warned, ...]]:
-    """Return the definition as it fits the shape of the data, and what is unwise about it."""
+    """Return the definition as it fits the shape of the data, and what is unwise about it.
+
+    `widths` are the dimensions that the steps and the algorithm see, one by one.
+    """
     config = definition.vector_config
     muted = Muted("plan")
-    steps = check_chain(config.preprocessing_steps or (), n_samples, n_features, muted)
+    for width in widths:
+        steps = check_chain(config.preprocessing_steps or (), n_samples, width, muted)
     assert config.algorithm is not None  # noqa: S101 - `_complete` has chosen one
     config.algorithm.check(n_samples, muted)
     if config.dimension_reduction is not None:
@@ -207,55 +223,130 @@ def _complete(
     return definition.replace(**changes), reason
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Rows of the input, rows that are clustered, and the dimensions of their features."""
+
+    n_rows: int
+    n_samples: int
+    n_features: int
+    widths: tuple[int, ...]  # of what is clustered, one after the other
+    n_blocks: int
+
+
+@dataclass(slots=True)
+class _Room:
+    """Bytes that stay taken: by the process and its data, by libraries once they are loaded."""
+
+    live: int
+    libraries: int = 0
+
+    def load(self, n_bytes: int) -> None:
+        """Take note of libraries; those of several stages overlap, so the largest counts."""
+        self.live += max(0, n_bytes - self.libraries)
+        self.libraries = max(self.libraries, n_bytes)
+
+
 def _stages(
-    definition: ClusterDefinition,
-    n_rows: int,
-    n_samples: int,
-    n_features: int,
-    decision: Decision,
+    definition: ClusterDefinition, shape: _Shape, decision: Decision
 ) -> Iterator[PlannedStage]:
     config = definition.vector_config
+    n_rows, n_samples, n_features = shape.n_rows, shape.n_samples, shape.n_features
+    original = 4 * n_samples * n_features  # the unit rows stay: metrics are measured on them
+    room = _Room(PROCESS_BYTES + original + 64 * n_rows)
+    sampled = f"sample of {n_samples:,} rows" if n_samples < n_rows else "exact"
+    reading = n_rows * n_features * 4 / 100e6
+    yield PlannedStage("load", "cpu", sampled, room.live + 4 * BLOCK_BYTES, reading, ON_HOST)
+    if (
+        shape.n_blocks
+        and config.multi_feature_strategy == "weighted"
+        and not config.feature_weights
+    ):
+        yield _weighing(config, shape, room)
+    if definition.cluster_type == "attribute":
+        grouping = room.live + 400 * n_rows
+        yield PlannedStage("cluster", "cpu", "exact", grouping, 1e-6 * n_rows, ON_HOST)
+    for position, width in enumerate(shape.widths if config.algorithm is not None else ()):
+        apart = len(shape.widths) > 1
+        prefix = f"feature.{position}." if apart else ""
+        if apart:
+            room.live += 4 * n_samples * width  # the block of the feature
+        yield from _fits(config, n_samples, width, decision, room, prefix)
+    yield from _afterwards(definition, shape, decision, room)
+
+
+def _weighing(config: VectorConfig, shape: _Shape, room: _Room) -> PlannedStage:
+    """Return the stage that learns weights."""
+    learning = config.weight_learning(0)
+    rows = min(shape.n_samples, learning.sample_size)
+    pairwise = 2.0 * rows**2 * shape.n_features
+    groups = 30.0 * rows * shape.n_features * config.weighing_clusters(rows)
+    return PlannedStage(
+        "weigh",
+        "cpu",
+        f"on {rows:,} rows",
+        room.live + 16 * rows * shape.n_features + (300 << 20),
+        learning.max_iterations * (0.5 + (pairwise + groups) / 10e9),
+        ON_HOST,
+    )
+
+
+def _fits(
+    config: VectorConfig,
+    n_samples: int,
+    width: int,
+    decision: Decision,
+    room: _Room,
+    prefix: str,
+) -> Iterator[PlannedStage]:
+    """Yield the stages that find clusters in one matrix."""
     algorithm = config.algorithm
     assert algorithm is not None  # noqa: S101 - `_complete` has chosen one
-    original = 4 * n_samples * n_features  # the unit rows stay: metrics are measured on them
-    live = PROCESS_BYTES + original + 64 * n_rows
-    sampled = f"sample of {n_samples:,} rows" if n_samples < n_rows else "exact"
-    yield PlannedStage(
-        "load", "cpu", sampled, live + 4 * BLOCK_BYTES, n_rows * n_features * 4 / 100e6, ON_HOST
-    )
-    libraries, width, prepared = 0, n_features, 0
+    prepared = 0
     for position, step in enumerate(config.preprocessing_steps or ()):
         cost = step.cost(n_samples, width)
-        libraries = max(libraries, step.library_bytes)
+        room.load(step.library_bytes)
         width = step.n_out(width)
         output = 4 * n_samples * width
         on_gpu = step.has_gpu_path and decision.device == "gpu"
         yield PlannedStage(
-            f"prepare.{position}.{step.method}",
+            f"{prefix}prepare.{position}.{step.method}",
             "gpu" if on_gpu else "cpu",
             cost.method,
-            live + libraries + prepared + output + cost.bytes,
+            room.live + prepared + output + cost.bytes,
             None if on_gpu else cost.seconds,
             decision.reason if step.has_gpu_path else ON_HOST,
         )
         prepared = output
     cost = algorithm.cost(n_samples, width, decision.device)
-    libraries = max(libraries, algorithm.library_bytes)
-    live += libraries + prepared
+    room.load(algorithm.library_bytes)
+    room.live += prepared
     yield PlannedStage(
-        "cluster", decision.device, cost.method, live + cost.bytes, cost.seconds, decision.reason
+        f"{prefix}cluster",
+        decision.device,
+        cost.method,
+        room.live + cost.bytes,
+        cost.seconds,
+        decision.reason,
     )
-    n_clusters = getattr(algorithm, "n_clusters", math.isqrt(n_samples))
+
+
+def _afterwards(
+    definition: ClusterDefinition, shape: _Shape, decision: Decision, room: _Room
+) -> Iterator[PlannedStage]:
+    """Yield the stages after clusters were found."""
+    config = definition.vector_config
+    n_samples, n_features = shape.n_samples, shape.n_features
+    n_clusters = getattr(config.algorithm, "n_clusters", math.isqrt(n_samples))
     division = config.division(n_samples, definition.random_state)
     if division is not None:
         cost = division_cost(n_samples, n_features, n_clusters, division)
-        live += max(0, LIBRARY_BYTES - libraries)
-        libraries = max(libraries, LIBRARY_BYTES)
+        room.load(LIBRARY_BYTES)
         yield PlannedStage(
             "divide",
             decision.device,
             cost.method,
-            live + cost.bytes,
+            room.live + cost.bytes,
             cost.seconds if decision.device == "cpu" else None,
             decision.reason,
         )
@@ -264,13 +355,13 @@ def _stages(
     if display is not None and shown is not None:
         shown_cost = display.cost(n_samples, n_features, definition.random_state)
         assert shown_cost is not None  # noqa: S101 - there is a step
-        live += max(0, shown.library_bytes - libraries)
+        room.load(shown.library_bytes)
         on_gpu = shown.has_gpu_path and decision.device == "gpu"
         yield PlannedStage(
             "display",
             "gpu" if on_gpu else "cpu",
             shown_cost.method,
-            live + shown_cost.bytes,
+            room.live + shown_cost.bytes,
             None if on_gpu else shown_cost.seconds,
             decision.reason if shown.has_gpu_path else ON_HOST,
         )
@@ -280,16 +371,28 @@ def _stages(
         "measure",
         "cpu",
         "exact",
-        live + 24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES,
+        room.live + 24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES,
         flop / 50e9 + n_samples * n_features / 1e9,
         ON_HOST,
     )
+    n_written = n_samples
+    if config.sample_mode == "fit_then_assign" and n_samples < shape.n_rows:
+        n_written = shape.n_rows
+        rest = n_written - n_samples
+        yield PlannedStage(
+            "assign",
+            "cpu",
+            "nearest centroid",
+            room.live + 40 * n_written + 24 * n_clusters * n_features + 8 * BLOCK_BYTES,
+            rest * n_features * 4 / 100e6 + 2.0 * rest * n_features * n_clusters / 50e9,
+            ON_HOST,
+        )
     yield PlannedStage(
         "write",
         "cpu",
         "exact",
-        live + WRITE_BYTES_PER_ROW * n_samples,
-        0.2 + n_samples * 2e-6,
+        room.live + WRITE_BYTES_PER_ROW * n_written,
+        0.2 + n_written * 2e-6,
         ON_HOST,
     )
 

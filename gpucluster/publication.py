@@ -16,31 +16,35 @@ from gpucluster.artifacts import (
     Counts,
     LocalStore,
     Manifest,
+    Run,
     centroids_table,
     members_table,
     publish,
     rejected_table,
     write_files,
 )
-from gpucluster.assignment import ASSIGNED_BY, BY_NOISE_POLICY
+from gpucluster.assignment import ASSIGNED_BY, BY_NOISE_POLICY, BY_SAMPLE
 from gpucluster.definition import ClusterDefinition
+from gpucluster.features import overlaps
 from gpucluster.ledger import Ledger
+from gpucluster.membership import Members
 from gpucluster.metrics.quality import Measured
 from gpucluster.metrics.recluster import judge
 from gpucluster.ops.assign import cluster_sums
-from gpucluster.ops.nesting import node_levels, node_paths, with_descendants
-from gpucluster.stages import Preparation, digest, versions
-from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix, Samples
+from gpucluster.ops.nesting import labels_at, node_levels, node_paths, with_descendants
+from gpucluster.routes import Grouped
+from gpucluster.stages import digest, versions
+from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the stages of a run found, before it is written.
 
-    `nodes` are the clusters, and those that they were divided into, after the noise policy;
-    `measured` is of them. `assigned_by` (n_samples,) int8 holds positions in `ASSIGNED_BY`;
-    `external` is None without known labels, `coordinates` without a display reduction;
-    `not_run` names what the definition asks for and this version does not do.
+    `grouped` is what the samples were found to be, before the noise policy, and `members` all
+    rows after it: the samples first, then those that joined them. `measured` is of the
+    samples. `external` is None without known labels, `coordinates` without a display
+    reduction; `not_run` names what the definition asks for and this version does not do.
     """
 
     run_id: str
@@ -48,13 +52,13 @@ class Result:
     data_key: str
     samples: Samples
     text_column: str | None
-    preparation: Preparation
-    found: Clustering
-    nodes: Hierarchy
+    grouped: Grouped
+    members: Members
+    rejected: pa.Table
     measured: Measured
-    assigned_by: Any
     external: Mapping[str, Any] | None
     coordinates: Matrix | None
+    related: tuple[Run, ...]
     not_run: tuple[str, ...]
 
 
@@ -70,7 +74,8 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
     result : Result
         What the stages found.
     """
-    samples, found, measured = result.samples, result.found, result.measured
+    samples, members, grouped = result.samples, result.members, result.grouped
+    nodes, measured = grouped.nodes, result.measured
     used = result.definition.to_dict()
     origin: dict[str, Any] = {
         "definition_sha256": digest("", definition=used),
@@ -83,11 +88,11 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             store,
             result.run_id,
             tables=_tables(result),
-            model=result.preparation.model,
+            model=grouped.preparation.model,
             provenance={name: str(value) for name, value in origin.items()},
         )
     reasons, not_evaluated = judge(
-        measured.metrics, found.n_clusters_, result.definition.quality_thresholds
+        measured.metrics, grouped.found.n_clusters_, result.definition.quality_thresholds
     )
     on_gpu = any(record.device == "gpu" for record in ledger.records)
     publish(
@@ -103,18 +108,21 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             sampled=samples.source["sample"] is not None,
             counts=Counts(
                 num_rows=samples.n_rows,
-                num_points=len(samples.X),
-                num_rejected=samples.rejected.num_rows,
+                num_points=len(members.rows),
+                num_rejected=result.rejected.num_rows,
                 num_filtered=samples.num_filtered,
-                num_clusters=found.n_clusters_,
-                num_noise=int((result.nodes.labels == NOISE).sum()),
-                num_noise_assigned=int((result.assigned_by == BY_NOISE_POLICY).sum()),
+                num_clusters=grouped.found.n_clusters_,
+                num_noise=int((members.labels == NOISE).sum()),
+                num_noise_assigned=int((members.assigned_by == BY_NOISE_POLICY).sum()),
+                num_sample_assigned=int((members.assigned_by == BY_SAMPLE).sum()),
             ),
             metrics={**measured.metrics, "should_recluster": int(bool(reasons))},
             external_metrics=None if result.external is None else dict(result.external),
-            preparation=tuple(dict(step) for step in result.preparation.learned),
-            algorithm_info=dict(found.info),
-            hierarchy=_in_numbers(result.nodes),
+            preparation=tuple(dict(step) for step in grouped.preparation.learned),
+            algorithm_info=dict(grouped.found.info),
+            features=None if grouped.features is None else dict(grouped.features),
+            related=tuple(_overlaps(run, result) for run in result.related),
+            hierarchy=_in_numbers(nodes),
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
             stages=tuple(ledger.records),
@@ -129,42 +137,81 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
 
 def _tables(result: Result) -> dict[str, pa.Table]:
     """Build the tables of the run."""
-    samples, found, measured = result.samples, result.found, result.measured
-    config, coordinates = result.definition.vector_config, result.coordinates
-    nodes = result.nodes
+    members, grouped, measured = result.members, result.grouped, result.measured
+    config, nodes = result.definition.vector_config, grouped.nodes
+    n_fitted, n_members = len(result.samples.X), len(members.rows)
     paths = node_paths(nodes.parents)
-    centers = None
-    if coordinates is not None and found.n_clusters_:
-        sums = with_descendants(cluster_sums(coordinates, nodes.labels, len(paths)), nodes.parents)
+    coordinates, centers = result.coordinates, None
+    if coordinates is not None and len(paths):
+        fitted = members.labels[:n_fitted]
+        sums = with_descendants(cluster_sums(coordinates, fitted, len(paths)), nodes.parents)
         centers = (sums / measured.num_members[:, None]).astype(np.float32)
+    own = np.bincount(members.labels[members.labels >= 0], minlength=len(paths))
+    by_attributes = result.definition.cluster_type == "attribute"
     return {
         "members": members_table(
-            samples.ids,
-            samples.rows,
-            nodes.labels,
+            members.ids,
+            members.rows,
+            members.labels,
             paths=paths,
-            similarity=measured.cosine_similarity,
-            nearest=measured.nearest,
-            nearest_similarity=measured.nearest_similarity,
-            assigned_by=pa.array(ASSIGNED_BY).take(pa.array(result.assigned_by)),
-            probabilities=found.probabilities_,
-            coordinates=coordinates,
+            similarity=members.cosine,
+            nearest=members.nearest,
+            nearest_similarity=members.nearest_similarity,
+            assigned_by=pa.array(ASSIGNED_BY).take(pa.array(members.assigned_by)),
+            probabilities=_extended(grouped.found.probabilities_, n_members),
+            coordinates=_extended(coordinates, n_members),
         ),
         "centroids": centroids_table(
             measured.centroids,
-            measured.num_members,
+            with_descendants(own, nodes.parents),
             paths=paths,
             mean_similarity=measured.mean_cosine,
             min_similarity=measured.min_cosine,
             variance=measured.variance,
-            medoid_ids=samples.ids.take(pa.array(measured.medoid_rows)),
-            algorithm=str(config.clustering_method),
+            medoid_ids=result.samples.ids.take(pa.array(measured.medoid_rows)),
+            algorithm="attribute" if by_attributes else str(config.clustering_method),
             run_id=result.run_id,
-            feature_name=config.feature_uris[0] if config.feature_uris else None,
+            feature_name=" + ".join(config.feature_uris) or None,
+            labels=grouped.names,
             coordinates=centers,
             leaf_reasons=nodes.reasons,
         ),
-        "rejected": rejected_table(samples.rejected),
+        "rejected": rejected_table(result.rejected),
+    }
+
+
+def _extended(values: Any, count: int) -> Any:
+    """Return values of the fitted rows, and NaN, which is written as null, for the others."""
+    if values is None or len(values) == count:
+        return values
+    rest = np.full((count - len(values), *values.shape[1:]), np.nan, np.float32)
+    return np.concatenate((values, rest))
+
+
+def _overlaps(other: Run, result: Result) -> dict[str, Any]:
+    """Return how the clusters of the run of another feature and of this one lie in each other."""
+    config, members = result.definition.vector_config, result.members
+    own = labels_at(members.labels, result.grouped.nodes.parents, 0)
+    theirs = other.members.select(["row", "cluster_path"])
+    names = [path[0] if path else None for path in theirs["cluster_path"].to_pylist()]
+    index = {f"cl_{i}": i for i in range(other.num_clusters)}
+    n_rows = 1 + max(int(members.rows.max(initial=0)), int(max(theirs["row"].to_pylist())))
+    ours, others = np.full((2, n_rows), NOISE, np.int32)
+    ours[members.rows] = own
+    others[theirs["row"].to_numpy()] = [NOISE if name is None else index[name] for name in names]
+
+    def found(first: Labels, second: Labels) -> list[dict[str, Any]]:
+        pairs = overlaps(first, second, config.overlap_threshold)
+        return [
+            {"parent": f"cl_{pair.parent}", "child": f"cl_{pair.child}", "share": pair.share}
+            for pair in pairs
+        ]
+
+    return {
+        "feature_uri": other.manifest.definition["vector_config"]["feature_uris"][0],  # type: ignore[call-overload, index]  # JSON
+        "run_id": other.run_id,
+        "inside_ours": found(ours, others),
+        "around_ours": found(others, ours),
     }
 
 

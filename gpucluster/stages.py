@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gpucluster import __version__
-from gpucluster.definition import ClusterDefinition, VectorConfig
+from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.execution import fit_algorithm, fit_step
@@ -22,7 +22,7 @@ from gpucluster.ops.nesting import flat
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.placement import place
 from gpucluster.preprocess import Step
-from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix, Samples
+from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix
 
 LIBRARIES = (
     *("numpy", "scipy", "scikit-learn", "pyarrow", "numba", "umap-learn", "pynndescent", "hdbscan"),
@@ -40,19 +40,16 @@ class Preparation:
 
 
 def prepare(
-    ledger: Ledger, definition: ClusterDefinition, samples: Samples, data_key: str
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, key: str, prefix: str = ""
 ) -> tuple[Matrix, Preparation]:
-    """Apply the preprocessing steps; return the matrix to cluster."""
-    config = definition.vector_config
-    X = samples.X
-    if config.normalize_features:
-        unit_rows(X, out=X)  # `load` made this matrix for us
-    X.setflags(write=False)
-    key = _unprepared(data_key, config)
+    """Apply the preprocessing steps to a matrix of this key; return the matrix to cluster.
+
+    `prefix` goes before the names of the stages.
+    """
     model: dict[str, Any] = {}
     learned: list[Mapping[str, Any]] = []
-    for position, step in enumerate(config.preprocessing_steps or ()):
-        with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
+    for position, step in enumerate(definition.vector_config.preprocessing_steps or ()):
+        with ledger.stage(f"{prefix}prepare.{position}.{step.method}") as reporter:
             key, arrays, info = _fit_step(ledger, key, step, X, reporter)
             X = step.output(X, arrays)
         model[f"{position}-{step.method}"] = {
@@ -69,7 +66,7 @@ def _fit_step(
     """Return key, arrays and diagnostics of a fitted step, from a checkpoint if there is one."""
 
     def key(device: Device) -> str:
-        return _stage_key(previous, device, step=step.model_dump(mode="json"))
+        return stage_key(previous, device, step=step.model_dump(mode="json"))
 
     decision = ledger.plan.decision
     device: Device = decision.device if step.has_gpu_path else "cpu"
@@ -82,18 +79,20 @@ def _fit_step(
     return key(device), fitted.arrays, fitted.info
 
 
-def cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, previous: str) -> Clustering:
-    """Cluster the prepared matrix."""
+def cluster(
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, previous: str, prefix: str = ""
+) -> Clustering:
+    """Cluster the prepared matrix of this key."""
     algorithm = definition.vector_config.algorithm
     assert algorithm is not None  # noqa: S101 - the plan has completed the definition
     params = algorithm.model_dump(mode="json")
 
     def key(device: Device) -> str:
-        return _stage_key(previous, device, algorithm=algorithm.name, params=params)
+        return stage_key(previous, device, algorithm=algorithm.name, params=params)
 
     decision = ledger.plan.decision
-    with ledger.stage("cluster") as reporter:
-        done = ledger.recall("cluster", key(decision.device))
+    with ledger.stage(f"{prefix}cluster") as reporter:
+        done = ledger.recall(reporter.stage, key(decision.device))
         if done is not None:
             arrays, info = done
             return Clustering(
@@ -109,12 +108,12 @@ def cluster(ledger: Ledger, definition: ClusterDefinition, X: Matrix, previous: 
         kept: dict[str, Any] = {"labels": found.labels_}
         if found.probabilities_ is not None:
             kept["probabilities"] = found.probabilities_
-        ledger.keep("cluster", key(device), kept, found.info)
+        ledger.keep(reporter.stage, key(device), kept, found.info)
         return found
 
 
 def divide(
-    ledger: Ledger, definition: ClusterDefinition, X: Matrix, found: Clustering, data_key: str
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, found: Clustering, previous: str
 ) -> Hierarchy:
     """Divide the clusters further, when the definition asks for it."""
     config = definition.vector_config
@@ -122,8 +121,8 @@ def divide(
     if division is None:
         return flat(found.labels_)
     decision = ledger.plan.decision
-    key = _stage_key(
-        _unprepared(data_key, config),
+    key = stage_key(
+        previous,
         decision.device,
         labels=hashlib.sha256(found.labels_.tobytes()).hexdigest(),
         division=asdict(division),
@@ -144,7 +143,7 @@ def divide(
 
 
 def display(
-    ledger: Ledger, definition: ClusterDefinition, X: Matrix, data_key: str
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, previous: str
 ) -> Matrix | None:
     """Return coordinates for pictures, when the definition asks for them."""
     config = definition.vector_config
@@ -155,7 +154,6 @@ def display(
     assert step is not None  # noqa: S101 - its method is not none
     rows = settings.landmark_rows(len(X), definition.random_state)
     with ledger.stage("display") as reporter:
-        previous = _unprepared(data_key, config)
         if len(rows) == len(X):
             _, arrays, _ = _fit_step(ledger, previous, step, X, reporter)
             return step.output(X, arrays)
@@ -167,12 +165,7 @@ def display(
         return place(unit_rows(X), data, layout, settings.k_landmarks, reporter)
 
 
-def _unprepared(data_key: str, config: VectorConfig) -> str:
-    """Return a digest of the matrix that the first step sees."""
-    return digest(data_key, normalized=config.normalize_features)
-
-
-def _stage_key(previous: str, device: Device, **facts: Any) -> str:
+def stage_key(previous: str, device: Device, **facts: Any) -> str:
     """Return a digest of all that determines a stage: what came before, who computes, settings."""
     return digest(previous, device=device, versions=versions(), **facts)
 

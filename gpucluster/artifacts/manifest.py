@@ -74,6 +74,7 @@ class Counts(_Frozen):
     num_clusters: NonNegativeInt
     num_noise: NonNegativeInt
     num_noise_assigned: NonNegativeInt = 0  # noise of the fit that the noise policy placed
+    num_sample_assigned: NonNegativeInt = 0  # rows beside the sample that joined its clusters
     num_filtered: NonNegativeInt = 0  # rows that the filters leave out
 
 
@@ -105,6 +106,12 @@ class Manifest(_Frozen):
     )
     algorithm_info: dict[str, JsonValue] = Field(
         default={}, description="What the algorithm learned beside labels, such as inertia."
+    )
+    features: dict[str, JsonValue] | None = Field(
+        default=None, description="Weights of several features, and overlaps of their clusters."
+    )
+    related: tuple[dict[str, JsonValue], ...] = Field(
+        default=(), description="Runs of other features of these documents, and overlaps with them."
     )
     hierarchy: dict[str, JsonValue] | None = Field(
         default=None, description="Levels, nodes, leaves and why they are; None: nothing divided."

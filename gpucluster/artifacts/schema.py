@@ -45,7 +45,7 @@ MEMBERS = pa.schema(
         pa.field("membership_probability", pa.float32()),  # in [0, 1]; null: the method has none
         pa.field("nearest_cluster_id", pa.string()),  # of noise too; null: there is no cluster
         pa.field("nearest_cluster_similarity", pa.float32()),  # cosine to its centroid, in [-1, 1]
-        _required("assigned_by", pa.string()),  # "fit", or "noise": noise that a policy placed
+        _required("assigned_by", pa.string()),  # "fit"; "noise": a policy placed it; "sample"
         pa.field("x", pa.float32()),
         pa.field("y", pa.float32()),
         pa.field("z", pa.float32()),
@@ -206,6 +206,7 @@ def centroids_table(
     run_id: str,
     feature_name: str | None = None,
     stable_ids: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
     coordinates: Matrix | None = None,
     leaf_reasons: Sequence[str | None] | None = None,
 ) -> pa.Table:
@@ -227,6 +228,8 @@ def centroids_table(
         Where the clusters come from.
     stable_ids : sequence of n_clusters str, optional
         Names that outlive the run.
+    labels : sequence of n_clusters str, optional
+        What the clusters are called.
     coordinates : ndarray of shape (n_clusters, 2) or (n_clusters, 3), float32, optional
         For pictures.
     leaf_reasons : sequence of n_clusters (str or None), optional
@@ -257,7 +260,7 @@ def centroids_table(
         [path[-2] if len(path) > 1 else None for path in paths],
         [children[path[-1]] for path in paths],
         [len(path) - 1 for path in paths],
-        nothing,
+        labels or nothing,
         nothing,
         nothing,
         [feature_name] * n_clusters,
@@ -282,7 +285,7 @@ def rejected_table(rejected: pa.Table) -> pa.Table:
 def _floats(values: Vector | None, block: NDArray[np.int64]) -> pa.Array:
     if values is None:
         return pa.nulls(len(block), pa.float32())
-    return pa.array(values[block], pa.float32())
+    return pa.array(values[block], pa.float32(), from_pandas=True)  # NaN: there is none
 
 
 def _coordinates(values: Matrix | None, block: NDArray[np.int64]) -> Iterator[pa.Array]:

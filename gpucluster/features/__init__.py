@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from gpucluster.features.overlap import Overlap, nested, overlaps
-from gpucluster.features.weights import WeightLearning, learn_weights, weigh
+from gpucluster.features.weights import WeightLearning, columns, learn_weights, weigh
 
-__all__ = ["Overlap", "WeightLearning", "learn_weights", "nested", "overlaps", "weigh"]
+__all__ = [
+    "Overlap",
+    "WeightLearning",
+    "columns",
+    "learn_weights",
+    "nested",
+    "overlaps",
+    "weigh",
+]

@@ -94,20 +94,8 @@ def nested(labelings: Sequence[Labels], threshold: float) -> tuple[Any, list[lis
         pairs = overlaps(above, labels, threshold)
         parent = np.full(int(labels.max(initial=NOISE)) + 1, NOISE, np.int32)
         parent[[pair.child for pair in pairs]] = [pair.parent for pair in pairs]
-        inside = labels >= 0
-        inside[inside] = (parent[labels[inside]] == above[inside]) & (above[inside] >= 0)
-        level = np.where(inside, labels, NOISE).astype(np.int32)
-        # a lone child that is its whole parent divides nothing
-        levels.append(_divided(above, level))
+        inside = (labels >= 0) & (above >= 0)
+        inside[inside] = parent[labels[inside]] == above[inside]
+        levels.append(np.where(inside, labels, NOISE).astype(np.int32))
         detected.append(pairs)
     return np.stack(levels), detected
-
-
-def _divided(above: Labels, level: Labels) -> Labels:
-    """Return `level` without children that fill their parents alone."""
-    kept = level.copy()
-    for child in np.unique(level[level >= 0]):
-        rows = level == child
-        if (above == above[np.argmax(rows)]).sum() == rows.sum():
-            kept[rows] = NOISE
-    return kept

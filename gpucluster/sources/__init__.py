@@ -10,6 +10,7 @@ from gpucluster.sources.attributes import read_attributes
 from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
 from gpucluster.sources.collection import FeatureUri, is_manifest, open_feature
 from gpucluster.sources.detect import check_names
+from gpucluster.sources.features import FeaturesSource
 from gpucluster.sources.filters import Filters
 from gpucluster.sources.inspection import Inspection, inspect
 from gpucluster.sources.joined import JoinedSource, collection_names
@@ -22,6 +23,7 @@ __all__ = [
     "Batch",
     "Columns",
     "FeatureUri",
+    "FeaturesSource",
     "Filters",
     "Inspection",
     "JoinedSource",

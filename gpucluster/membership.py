@@ -1,0 +1,197 @@
+"""Who belongs where: the samples after the fit, and the rows that join their clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gpucluster.assignment import BY_NOISE_POLICY, BY_SAMPLE, Centroids, NoisePolicy
+from gpucluster.definition import ClusterDefinition
+from gpucluster.events import Reporter
+from gpucluster.features import weigh
+from gpucluster.metrics.nested import measure_nodes
+from gpucluster.metrics.quality import Measured, measure
+from gpucluster.ops.nesting import labels_at
+from gpucluster.routes import Grouped
+from gpucluster.sources import Source, remaining
+from gpucluster.types import NOISE, Hierarchy, Labels, Samples, Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """The rows of a run, one entry each.
+
+    Attributes
+    ----------
+    ids : pyarrow.Array of shape (n_members,)
+    rows : ndarray of shape (n_members,), int64
+        Positions in the input.
+    labels : ndarray of shape (n_members,), int32
+        Node of each; noise is -1.
+    cosine : ndarray of shape (n_members,), float32
+        To the own centroid; NaN for noise.
+    nearest : ndarray of shape (n_members,), int32
+    nearest_similarity : ndarray of shape (n_members,), float32
+    assigned_by : ndarray of shape (n_members,), int8
+        Positions in `ASSIGNED_BY`.
+    truth : pyarrow.Array of shape (n_members,), or None
+    """
+
+    ids: pa.Array
+    rows: Any
+    labels: Labels
+    cosine: Vector
+    nearest: Labels
+    nearest_similarity: Vector
+    assigned_by: Any
+    truth: pa.Array | None
+
+
+def place_samples(
+    definition: ClusterDefinition, samples: Samples, grouped: Grouped, reporter: Reporter
+) -> tuple[Members, Measured]:
+    """Measure the samples, apply the noise policy, and measure again where it moved any.
+
+    Parameters
+    ----------
+    definition : ClusterDefinition
+        Complete.
+    samples : Samples
+    grouped : Grouped
+        What they were found to be.
+    reporter : Reporter
+        Told after each block.
+
+    Returns
+    -------
+    Members
+    Measured
+        Of the samples as they are placed.
+    """
+    config = definition.vector_config
+
+    def measured(nodes: Hierarchy) -> Measured:
+        center = config.effective_feature_method
+        roots = labels_at(nodes.labels, nodes.parents, 0)
+        top = measure(samples.X, roots, reporter, center=center)
+        return measure_nodes(samples.X, nodes, top, reporter, center=center)
+
+    nodes = grouped.nodes
+    found = measured(nodes)
+    policy = NoisePolicy.parse(config.noise_policy)
+    labels, assigned_by = policy.apply(nodes.labels, found.nearest, found.nearest_similarity)
+    if (assigned_by == BY_NOISE_POLICY).any():
+        found = measured(replace(nodes, labels=labels))
+    members = Members(
+        ids=samples.ids,
+        rows=samples.rows,
+        labels=labels,
+        cosine=found.cosine_similarity,
+        nearest=found.nearest,
+        nearest_similarity=found.nearest_similarity,
+        assigned_by=assigned_by,
+        truth=samples.payload.get("truth"),
+    )
+    return members, found
+
+
+def join_rest(
+    definition: ClusterDefinition,
+    source: Source,
+    samples: Samples,
+    grouped: Grouped,
+    members: Members,
+    measured: Measured,
+    reporter: Reporter,
+) -> tuple[Members, pa.Table]:
+    """Let the rows that are not in the sample join its clusters, by their nearest centroid.
+
+    Parameters
+    ----------
+    definition : ClusterDefinition
+        Complete.
+    source : Source
+        Read a second time, batch by batch.
+    samples : Samples
+    grouped : Grouped
+    members : Members
+        The samples.
+    measured : Measured
+        Of the samples.
+    reporter : Reporter
+        Told after each batch.
+
+    Returns
+    -------
+    Members
+        The samples first, then the others in the order of the input.
+    rejected : pyarrow.Table
+        Rows that cannot be clustered, those of the sample first.
+
+    Notes
+    -----
+    Where the fit left noise, a row must be as similar to its centroid as all but 1 % of the
+    cluster's own rows are; else it is noise too. Extra memory: 21 bytes a row and its id.
+    """
+    weights = grouped.block_weights
+    centroids = Centroids.of(
+        measured.centroids,
+        members.labels,
+        members.cosine,
+        has_noise=bool((grouped.nodes.labels == NOISE).any()),
+    )
+    parts, rejected = [members], [samples.rejected]
+    for rest in remaining(
+        source,
+        samples,
+        reporter=reporter,
+        filters=definition.filters,
+        on_bad_rows=definition.on_bad_rows,
+        max_bad_fraction=definition.max_bad_fraction,
+    ):
+        if weights is not None:
+            weigh(rest.X, source.info.blocks, weights)
+        labels, nearest, similarity = centroids.assign(rest.X)
+        part = Members(
+            ids=rest.ids,
+            rows=rest.rows,
+            labels=labels,
+            cosine=np.where(labels == NOISE, np.nan, np.clip(similarity, 0, 1)),
+            nearest=nearest,
+            nearest_similarity=similarity,
+            assigned_by=np.full(len(labels), BY_SAMPLE, np.int8),
+            truth=rest.payload.get("truth"),
+        )
+        parts.append(part)
+        rejected.append(rest.rejected)
+    return _concatenated(parts), pa.concat_tables(rejected)
+
+
+def over_all(members: Members) -> dict[str, float | None]:
+    """Return the metrics of a run that are known of every row, fitted or not."""
+    clustered = members.labels >= 0
+    cosine = members.cosine[clustered]
+    return {
+        "noise_ratio": float((~clustered).mean()),
+        "mean_cosine_to_centroid": float(cosine.mean(dtype=np.float64)) if len(cosine) else None,
+    }
+
+
+def _concatenated(parts: list[Members]) -> Members:
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    has_truth = parts[0].truth is not None
+    return Members(
+        ids=pa.concat_arrays([part.ids for part in parts]),
+        rows=joined("rows"),
+        labels=joined("labels"),
+        cosine=joined("cosine").astype(np.float32),
+        nearest=joined("nearest"),
+        nearest_similarity=joined("nearest_similarity").astype(np.float32),
+        assigned_by=joined("assigned_by"),
+        truth=pa.concat_arrays([part.truth for part in parts]) if has_truth else None,
+    )

@@ -1,0 +1,228 @@
+"""The ways from samples to clusters: one matrix, each feature by itself, or equal attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from gpucluster.algorithms import canonical_labels
+from gpucluster.definition import ClusterDefinition
+from gpucluster.features import Overlap, columns, learn_weights, nested, weigh
+from gpucluster.grouping import group
+from gpucluster.hierarchy import nested as nested_nodes
+from gpucluster.ledger import Ledger
+from gpucluster.ops.nesting import labels_at, node_levels
+from gpucluster.ops.normalize import unit_rows
+from gpucluster.sources import Source, read_attributes
+from gpucluster.stages import Preparation, cluster, digest, divide, prepare, stage_key
+from gpucluster.types import NOISE, Clustering, Hierarchy, Labels, Matrix, Samples
+
+Blocks = Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouped:
+    """What a way found.
+
+    Attributes
+    ----------
+    key : str
+        Digest of the matrix that the stages saw.
+    found : Clustering
+        The clusters of the first level.
+    nodes : Hierarchy
+        And those that they were divided into.
+    preparation : Preparation
+    names : tuple of n_nodes str, or None
+        What the nodes are called, where that is known.
+    features : dict or None
+        Weights, and how clusters of several features lie in each other.
+    block_weights : tuple of float, or None
+        By which the blocks of the matrix were weighted.
+    """
+
+    key: str
+    found: Clustering
+    nodes: Hierarchy
+    preparation: Preparation
+    names: tuple[str, ...] | None = None
+    features: Mapping[str, Any] | None = None
+    block_weights: tuple[float, ...] | None = None
+
+
+def group_rows(
+    ledger: Ledger, definition: ClusterDefinition, source: Source, samples: Samples, data_key: str
+) -> Grouped:
+    """Find the clusters of the samples, in the way that the definition asks for.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    definition : ClusterDefinition
+        Complete.
+    source : Source
+        Where the samples come from: attributes are read from it.
+    samples : Samples
+        The matrix is weighted and scaled in place, and is not to be written afterwards.
+    data_key : str
+        Digest of the samples as they were loaded.
+
+    Returns
+    -------
+    Grouped
+    """
+    config = definition.vector_config
+    blocks = source.info.blocks
+    weights = _weights(ledger, definition, samples.X, blocks, data_key)
+    if weights is not None:
+        weigh(samples.X, blocks, weights["weights"])
+    if config.normalize_features:
+        unit_rows(samples.X, out=samples.X)  # `load` made this matrix for us
+    samples.X.setflags(write=False)
+    key = digest(
+        data_key,
+        normalized=config.normalize_features,
+        weights=None if weights is None else weights["weights"],
+    )
+    if definition.cluster_type == "attribute":
+        return _by_attributes(ledger, definition, source, samples, key)
+    if blocks and config.multi_feature_strategy == "independent":
+        return _each_feature(ledger, definition, samples.X, blocks, key)
+    X, preparation = prepare(ledger, definition, samples.X, key)
+    found = cluster(ledger, definition, X, preparation.key)
+    return Grouped(
+        key=key,
+        found=found,
+        nodes=divide(ledger, definition, samples.X, found, key),
+        preparation=preparation,
+        features=weights and {"strategy": config.multi_feature_strategy, **_named(blocks, weights)},
+        block_weights=None if weights is None else tuple(weights["weights"]),
+    )
+
+
+def _weights(
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, blocks: Blocks, data_key: str
+) -> dict[str, Any] | None:
+    """Return the weight of each block, given or learned; None where nothing is weighted."""
+    config = definition.vector_config
+    if not blocks or config.multi_feature_strategy == "independent":
+        return None
+    if config.feature_weights is not None or config.multi_feature_strategy == "concatenate":
+        given = config.feature_weights or {}
+        return {"weights": [given.get(uri, 1.0) for uri, _ in blocks], "learned": False}
+    settings = config.weight_learning(definition.random_state)
+    n_clusters = config.weighing_clusters(min(len(X), settings.sample_size))
+    with ledger.stage("weigh", backend="sklearn") as reporter:
+        key = stage_key(data_key, "cpu", settings=settings.model_dump(), n_clusters=n_clusters)
+        done = ledger.recall("weigh", key)
+        if done is not None:
+            return dict(done[1])
+        learned = asdict(learn_weights(X, blocks, settings, n_clusters, reporter))
+        info = {**learned, "weights": list(learned["weights"]), "learned": True}
+        ledger.keep("weigh", key, {"weights": np.array(info["weights"])}, info)
+        return info
+
+
+def _named(blocks: Blocks, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return weights by feature, with what was learned of them."""
+    by_uri = dict(zip((uri for uri, _ in blocks), weights["weights"], strict=True))
+    named: dict[str, Any] = {"feature_weights": by_uri, "learned": weights["learned"]}
+    if weights["learned"]:
+        names = {"score": "learning_quality_score", "equal_score": "equal_weights_score"}
+        named |= {name: weights[source] for source, name in names.items()}
+        named["n_tried"] = weights["n_tried"]
+    return named
+
+
+def _each_feature(
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, blocks: Blocks, key: str
+) -> Grouped:
+    """Cluster each feature by itself; those of later ones divide those that hold them."""
+    config = definition.vector_config
+    found: list[Clustering] = []
+    model: dict[str, Any] = {}
+    learned: list[Mapping[str, Any]] = []
+    for position, ((uri, _), cols) in enumerate(zip(blocks, columns(blocks), strict=True)):
+        block = np.ascontiguousarray(X[:, cols])
+        prefix = f"feature.{position}."
+        prepared, fitted = prepare(ledger, definition, block, digest(key, feature=uri), prefix)
+        found.append(cluster(ledger, definition, prepared, fitted.key, prefix))
+        model |= {f"{prefix}{step}": value for step, value in fitted.model.items()}
+        learned += [{"feature_uri": uri, **info} for info in fitted.learned]
+    levels, detected = nested([one.labels_ for one in found], config.overlap_threshold)
+    nodes = nested_nodes(levels[0], list(levels[1:]), len(blocks))
+    return Grouped(
+        key=key,
+        found=found[0],
+        nodes=nodes,
+        preparation=Preparation(key, model, tuple(learned)),
+        features={
+            "strategy": "independent",
+            "clusters": {uri: one.n_clusters_ for (uri, _), one in zip(blocks, found, strict=True)},
+            "overlaps": [
+                _as_json(pair, blocks, position)
+                for position, pairs in enumerate(detected)
+                for pair in pairs
+            ],
+        },
+    )
+
+
+def _as_json(pair: Overlap, blocks: Blocks, position: int) -> dict[str, Any]:
+    return {
+        "parent_feature": blocks[position][0],
+        "child_feature": blocks[position + 1][0],
+        **asdict(pair),
+    }
+
+
+def _by_attributes(
+    ledger: Ledger,
+    definition: ClusterDefinition,
+    source: Source,
+    samples: Samples,
+    key: str,
+) -> Grouped:
+    """Group by the values of columns."""
+    config = definition.attribute_config
+    assert config is not None  # noqa: S101 - the definition was checked
+    with ledger.stage("cluster", backend="pyarrow"):
+        table = read_attributes(source, config.attributes).take(pa.array(samples.rows))
+        grouping = group(table, config)
+        roots = canonical_labels(grouping.levels[0])
+        nodes = nested_nodes(roots, list(grouping.levels[1:]), len(grouping.levels))
+        found = Clustering(
+            labels_=roots,
+            probabilities_=None,
+            n_clusters_=int(roots.max(initial=NOISE)) + 1,
+            backend="pyarrow",
+            info={"num_null": grouping.num_null},
+        )
+    return Grouped(
+        key=key,
+        found=found,
+        nodes=nodes,
+        preparation=Preparation(key, {}, ()),
+        names=_common_names(nodes, grouping.levels, grouping.names),
+    )
+
+
+def _common_names(
+    nodes: Hierarchy, levels: Labels, names: Sequence[Sequence[str]]
+) -> tuple[str, ...]:
+    """Return the name of each node: of the deepest group that holds all of its rows."""
+    own = node_levels(nodes.parents)
+    found = []
+    for node in range(len(nodes.parents)):
+        rows = np.flatnonzero(labels_at(nodes.labels, nodes.parents, int(own[node])) == node)
+        shared = [
+            known[level[rows[0]]]
+            for level, known in zip(levels, names, strict=True)
+            if (level[rows] == level[rows[0]]).all()
+        ]
+        found.append(shared[-1])
+    return tuple(found)
