@@ -146,7 +146,7 @@ def test_sparse_vectors_are_reduced():
     expected = TruncatedSVD(256, n_iter=5, random_state=42).fit_transform(used)
     assert np.allclose(X @ X.T, expected @ expected.T, atol=1e-2)
     exact = (matrix @ matrix.T).toarray()
-    assert np.corrcoef((X @ X.T).ravel(), exact.ravel())[0, 1] > 0.95
+    assert np.corrcoef((X @ X.T).ravel(), exact.ravel())[0, 1] > 0.9
 
 
 def test_few_indices_are_laid_out():
