@@ -79,6 +79,8 @@ class SourceInfo:
         What had to be assumed.
     kind : str
         ``dense``; ``sparse`` and ``multi_vector`` are what the vectors were made of.
+    n_stored : int
+        Values of one sparse vector before it was reduced; 0 for other kinds.
     feature : str or None
         The feature URI, where a manifest or the name of the column says that this is it.
     collections : tuple of (str, int, dict)
@@ -97,6 +99,7 @@ class SourceInfo:
     candidates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kind: str = "dense"
+    n_stored: int = 0
     feature: str | None = None
     collections: tuple[tuple[str, int, Mapping[str, Any]], ...] = ()
     blocks: tuple[tuple[str, int], ...] = ()

@@ -248,6 +248,11 @@ def _open_manifest(
                 f"{name}: {feature_uri} is {info.kind} in {info.where}, "
                 f"{feature.kind} in {path.name}"
             )
+        if info.n_stored > feature.dim:
+            raise ShapeError(
+                f"{name}: {feature_uri} has {info.n_stored:,} values in {info.where}, "
+                f"{feature.dim:,} in {path.name}"
+            )
         if info.kind != "sparse" and info.n_features not in {0, feature.dim}:
             raise ShapeError(
                 f"{name}: {feature_uri} has {info.n_features:,} values in {info.where}, "

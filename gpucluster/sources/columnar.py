@@ -28,6 +28,7 @@ from gpucluster.sources.columns import (
     to_text,
 )
 from gpucluster.sources.detect import candidates, check_names, choose
+from gpucluster.sources.kinds import Reduced, mean_vectors, read_sparse
 
 Reader: TypeAlias = Callable[[Sequence[str], int], Iterator[tuple[str, pa.RecordBatch]]]
 
@@ -35,6 +36,7 @@ ColumnReader: TypeAlias = Callable[[Sequence[str]], Iterator[pa.RecordBatch]]
 
 PROBE_ROWS = 64  # read at a time while looking for the first vector
 ID_ROWS = 1 << 20  # read at a time when ids are read alone
+VECTORS_A_ROW = 128  # what batches reckon with, where a row holds several
 PLAIN_ROWS = 1 << 16  # of other columns, which may hold long texts
 
 
@@ -87,9 +89,11 @@ class ColumnarSource:
         self._read = read
         self._read_columns = read_columns or self._plain
         self._type = _agreed_type(schemas, columns, self._payload, vector_dtype)
+        self._sparse = self._read_sparse() if self._type.kind == "sparse" else None
         n_features = self._type.n_features
         if n_features is None:
-            n_features = self._first_length()
+            n_features = self._sparse.shape[1] if self._sparse is not None else self._first_length()
+        note = self._type.note if self._sparse is None else self._sparse.note
         self.info = replace(
             info,
             n_features=n_features,
@@ -101,7 +105,9 @@ class ColumnarSource:
                 for field in schema
             },
             candidates=candidates(first),
-            notes=(self._type.note,) if self._type.note else (),
+            notes=(note,) if note else (),
+            kind=self._type.kind,
+            n_stored=0 if self._sparse is None else self._sparse.n_stored,
         )
 
     def ids(self) -> pa.Array | None:
@@ -123,7 +129,11 @@ class ColumnarSource:
             A vector has another dimension than the first.
         """
         row_bytes = self.info.n_features * self._type.dtype.itemsize
-        names = [self._columns.id, self._vector, *self._payload.values()]
+        if self._type.kind == "multi_vector":
+            row_bytes *= VECTORS_A_ROW
+        # a column that is read costs little beside vectors that are there already
+        vector = None if self._sparse is not None and self._columns.id else self._vector
+        names = [self._columns.id, vector, *self._payload.values()]
         row = first = 0  # of the input, and of the file's first row in it
         current: str | None = None
         unique = list(dict.fromkeys(name for name in names if name is not None))
@@ -146,7 +156,12 @@ class ColumnarSource:
     def _decode(self, path: str, table: pa.RecordBatch, row: int, row_in_file: int) -> Batch:
         name = self._columns.id
         ids = None if name is None else to_keys(table.column(name))
-        column = to_plain(table.column(self._vector))
+        convert = {"text": to_text, "truth": to_keys}
+        payload = {role: convert[role](table.column(c)) for role, c in self._payload.items()}
+        if self._sparse is not None:
+            rows = slice(row, row + table.num_rows)
+            return Batch(row, ids, self._sparse[rows], self._sparse.null[rows], payload)
+        column = self._dense(table, f"{path} from row {row_in_file} on")
         lengths = self._type.lengths(column)
         wrong = np.flatnonzero((lengths >= 0) & (lengths != self.info.n_features))
         if wrong.size:
@@ -157,15 +172,26 @@ class ColumnarSource:
                 f"{self.info.n_features:,} expected"
             )
         vectors, null = self._type.decode(column, self.info.n_features)
-        convert = {"text": to_text, "truth": to_keys}
-        payload = {role: convert[role](table.column(c)) for role, c in self._payload.items()}
         return Batch(row, ids, vectors, null, payload)
+
+    def _dense(self, table: pa.RecordBatch, where: str) -> pa.Array:
+        """Return the vector column as one list of numbers, or bytes, a row."""
+        column = to_plain(table.column(self._vector))
+        return mean_vectors(column, where) if self._type.kind == "multi_vector" else column
+
+    def _read_sparse(self) -> Reduced:
+        def chunks() -> Iterator[tuple[str, pa.Array]]:
+            for path, table in self._read([self._vector], PLAIN_ROWS):
+                with reading(path):
+                    yield path, table.column(self._vector)
+
+        return read_sparse(chunks())
 
     def _first_length(self) -> int:
         """Return the length of the first vector; 0 when there is none."""
         for path, table in self._read([self._vector], PROBE_ROWS):
             with reading(path):
-                lengths = self._type.lengths(to_plain(table.column(self._vector)))
+                lengths = self._type.lengths(self._dense(table, path))
                 if (known := lengths[lengths >= 0]).size:
                     check_features(path, int(known[0]))
                     return int(known[0])
@@ -190,10 +216,10 @@ def _agreed_type(
         seen.append((path, type_, keys))
     first, agreed, kind = seen[0]
     for path, type_, keys in seen:
-        if (type_.dtype, keys) != (agreed.dtype, kind):
+        if (type_.kind, type_.dtype, keys) != (agreed.kind, agreed.dtype, kind):
             raise SchemaMismatchError(
-                f"{path}: vectors are {type_.dtype} and ids {keys}, "
-                f"{agreed.dtype} and {kind} in {first}",
+                f"{path}: vectors are {_called(type_)} and ids {keys}, "
+                f"{_called(agreed)} and {kind} in {first}",
                 hint="convert the files to one schema",
             )
         if type_.n_features is None or type_.n_features == agreed.n_features:
@@ -205,6 +231,10 @@ def _agreed_type(
             )
         first, agreed = path, type_
     return agreed
+
+
+def _called(type_: VectorType) -> str:
+    return str(type_.dtype) if type_.kind == "dense" else f"{type_.kind} {type_.dtype}"
 
 
 def _kind_of_keys(path: str, field: pa.Field) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,21 @@ def is_float_list(type_: pa.DataType) -> bool:
     return is_list(type_) and pa.types.is_floating(storage(type_).value_type)
 
 
+def is_multi_vector(type_: pa.DataType) -> bool:
+    """Whether each value is a list of lists of floating-point numbers."""
+    type_ = storage(type_)
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(test(type_) for test in lists) and is_float_list(type_.value_type)
+
+
+def is_sparse(type_: pa.DataType) -> bool:
+    """Whether each value is a struct of the lists ``indices`` and ``values``."""
+    if not pa.types.is_struct(type_) or {f.name for f in type_} != {"indices", "values"}:
+        return False
+    indices, values = type_.field("indices").type, type_.field("values").type
+    return is_list(indices) and not is_float_list(indices) and is_list(values)
+
+
 def is_bytes(type_: pa.DataType) -> bool:
     """Whether each value is a run of bytes."""
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
@@ -70,6 +85,7 @@ class VectorType:
     dtype: np.dtype[Any]
     n_features: int | None
     note: str | None = None
+    kind: Literal["dense", "sparse", "multi_vector"] = "dense"
 
     @classmethod
     def of(cls, field: pa.Field, vector_dtype: str | None = None) -> VectorType:
@@ -91,6 +107,13 @@ class VectorType:
             There is no such `vector_dtype`.
         """
         type_ = storage(field.type)
+        if is_sparse(type_):
+            return cls(np.dtype(np.float32), None, kind="sparse")
+        if is_multi_vector(type_):
+            inner = storage(type_.value_type)
+            size = inner.list_size if pa.types.is_fixed_size_list(inner) else None
+            pooled = f"column {field.name!r} holds several vectors a row: their mean is taken"
+            return cls(np.dtype(np.float32), size, f"{pooled}, of unit length", "multi_vector")
         if is_list(type_):
             fixed = pa.types.is_fixed_size_list(type_)
             dtype = pa.array([], type_.value_type).to_numpy().dtype
@@ -98,7 +121,8 @@ class VectorType:
         if not is_bytes(type_):
             raise DtypeError(
                 f"column {field.name!r} is {field.type}, no vectors",
-                hint="a vector column is a list of numbers, fixed-size or not, or bytes",
+                hint="a vector column is a list of numbers or of such lists, bytes, or a struct of "
+                "indices and values",
             )
         said = vector_dtype or (field.metadata or {}).get(b"dtype", b"").decode(errors="replace")
         if said and said not in VECTOR_DTYPES:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from gpucluster.errors import ConfigError, CorruptInputError, SchemaMismatchError
 from gpucluster.sources.base import MAX_COLUMNS, Columns
-from gpucluster.sources.columns import is_bytes, is_float_list, is_key, is_list, is_text
+from gpucluster.sources.columns import (
+    is_bytes,
+    is_float_list,
+    is_key,
+    is_list,
+    is_multi_vector,
+    is_sparse,
+    is_text,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +32,8 @@ def candidates(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
     """Return the columns that may be id, vector and text, the likeliest first.
 
     Ids and texts have one of their usual names and a fitting type. Vectors are all columns of
-    float lists; integer lists and bytes count when they are named like vectors.
+    float lists; integer lists and bytes count when they are named like vectors. Where there is
+    none, they are all columns of sparse vectors, or of several vectors a row.
     """
 
     def named(names: Iterable[str], fits: Callable[[pa.DataType], bool]) -> tuple[str, ...]:
@@ -32,12 +41,18 @@ def candidates(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
         return tuple(name for name in names if name in types and fits(types[name]))
 
     def is_vector(field: pa.Field) -> bool:
-        usual = field.name in VECTOR_NAMES and (is_list(field.type) or is_bytes(field.type))
-        return usual or is_float_list(field.type)
+        fits = is_list(field.type) or is_bytes(field.type) or is_nested(field)
+        return (field.name in VECTOR_NAMES and fits) or is_float_list(field.type)
 
+    def is_nested(field: pa.Field) -> bool:
+        return is_sparse(field.type) or is_multi_vector(field.type)
+
+    vectors = (
+        filter(is_vector, schema) if any(map(is_vector, schema)) else filter(is_nested, schema)
+    )
     return {
         "id": named(ID_NAMES, is_key),
-        "vector": tuple(field.name for field in schema if is_vector(field)),
+        "vector": tuple(field.name for field in vectors),
         "text": named(TEXT_NAMES, is_text),
     }
 

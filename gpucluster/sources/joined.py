@@ -73,6 +73,13 @@ class JoinedSource:
                 )
         for one, other in pairwise([m for m in members if m.source.info.n_features]):
             _check_alike(one, other, uri or one.resolved or "the vectors")
+        if len(members) > 1 and any(m.source.info.kind == "sparse" for m in members):
+            raise SchemaMismatchError(
+                f"{uri or 'the vectors'} is sparse in "
+                f"{next(m.name for m in members if m.source.info.kind == 'sparse')}, "
+                "and collections would be reduced each in its own way",
+                hint="put their files into one collection",
+            )
         self._members = tuple(members)
         infos = [member.source.info for member in members]
         # the role that all play; of the vectors, rather what no manifest and no URI explains

@@ -27,6 +27,8 @@ MAX_LINE_BYTES = 64 << 20
 
 NULL = pa.null()
 VECTOR = pa.list_(pa.float64())
+VECTORS = pa.list_(VECTOR)  # several a row
+SPARSE = pa.struct({"indices": pa.list_(pa.int64()), "values": VECTOR})
 SCALARS = {
     NoneType: NULL,
     bool: pa.bool_(),
@@ -167,10 +169,20 @@ def _schema(paths: Sequence[str], asked: Columns) -> pa.Schema:
 
 def _type(value: object) -> pa.DataType:
     if isinstance(value, dict):
-        return pa.struct([])
+        return SPARSE if _is_sparse(value) else pa.struct([])
     if not isinstance(value, list):
         return SCALARS[type(value)]
+    if value and _are_vectors(value):
+        return VECTORS
     return VECTOR if value and _are_numbers(value) else pa.list_(NULL)
+
+
+def _are_vectors(value: list[Any]) -> bool:
+    return all(isinstance(item, list) and _are_numbers(item) for item in value)
+
+
+def _is_sparse(value: dict[str, Any]) -> bool:
+    return set(value) == {"indices", "values"} and _are_vectors(list(value.values()))
 
 
 def _are_numbers(value: list[Any]) -> bool:
@@ -214,6 +226,10 @@ def _cell(value: Any, field: pa.Field, where: str) -> Any:
     """Return a value of the column's type; raise for any other, since JSON promises none."""
     if value is None:
         return None
+    if field.type == VECTORS and isinstance(value, list) and _are_vectors(value):
+        return value
+    if field.type == SPARSE and isinstance(value, dict) and _is_sparse(value):
+        return value
     if field.type != VECTOR:
         if SCALARS.get(type(value)) != field.type:
             raise SchemaMismatchError(

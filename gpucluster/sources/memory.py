@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from gpucluster.sources.base import Block, Columns, Source, SourceInfo, reading
 from gpucluster.sources.columnar import ColumnarSource
 from gpucluster.sources.columns import concatenate, is_key, to_keys
 from gpucluster.sources.detect import choose
+from gpucluster.sources.kinds import Reduced
 
 HEAD_ROWS = 1000  # of a pandas frame, that tell the types of its object columns
 
@@ -26,8 +28,8 @@ def open_memory(data: Any, asked: Columns, *, vector_dtype: str | None = None) -
     ----------
     data : object
         An array of shape (rows, features) from NumPy, CuPy, PyTorch or any DLPack library; a
-        tuple of ids and such an array; a pandas or polars frame; a PyArrow table, dataset or
-        record batch reader; or anything with ``__arrow_c_stream__``.
+        sparse matrix of SciPy; a tuple of ids and one of these; a pandas or polars frame; a
+        PyArrow table, dataset or record batch reader; or anything with ``__arrow_c_stream__``.
     asked : Columns
         The names that the user gave; only tables have names.
     vector_dtype : str, optional
@@ -133,11 +135,18 @@ def _needed(schema: pa.Schema, asked: Columns, where: str) -> list[str]:
 
 def _open_array(ids: Any, data: Any) -> Source:
     where = f"the {_called(data)} array"
+    info = SourceInfo(_called(data))
     with reading(where):
+        if hasattr(data, "tocsr"):  # SciPy
+            check_matrix(where, data.shape, data.dtype)
+            reduced = Reduced(data.tocsr().astype(np.float32), np.zeros(data.shape[0], np.bool_))
+            notes, stored = (reduced.note,), reduced.n_stored
+            info = replace(info, kind="sparse", n_stored=stored, notes=notes)
+            data = reduced
         array, to_host = _sliceable(data)
         check_matrix(where, array.shape, array.dtype)
         parts = [Part(where, array, None if ids is None else _ids(ids))]
-    return ArraySource(SourceInfo(_called(data)), parts, to_host=to_host)
+    return ArraySource(info, parts, to_host=to_host)
 
 
 def _sliceable(data: Any) -> tuple[Any, Callable[[Any], Block]]:
@@ -147,7 +156,7 @@ def _sliceable(data: Any) -> tuple[Any, Callable[[Any], Block]]:
             "a masked array was given, and its mask would be lost",
             hint="fill it, for instance with numpy.nan: such rows are set aside",
         )
-    if isinstance(data, np.ndarray):
+    if isinstance(data, np.ndarray | Reduced):
         return data, np.asarray
     if hasattr(data, "__cuda_array_interface__") and hasattr(data, "get"):  # CuPy
         return data, lambda block: block.get()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import duckdb
 import pytest
 
 import gpucluster
+from gpucluster.dialects import read_body
+from gpucluster.sources.collection import read_manifest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -89,3 +92,14 @@ def test_examples_in_docstrings(module: str) -> None:
     results = doctest.testmod(importlib.import_module(module))
     assert results.failed == 0
     assert results.attempted > 0
+
+
+def test_inputs_page(folder: Path) -> None:
+    page = ROOT / "docs/inputs.md"
+    (filters,) = blocks(page, "yaml")
+    Path("topics.yaml").write_text(filters)
+    assert gpucluster.ClusterDefinition.parse(read_body("topics.yaml")).filters is not None
+    (manifest,) = blocks(page, "json")
+    path = Path("products.collection.json")
+    path.write_text(manifest)
+    assert set(json.loads(manifest)) == set(read_manifest(path).model_dump())

@@ -11,6 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gpucluster.events import Reporter
+from gpucluster.sources import load, open_feature
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
@@ -39,3 +42,11 @@ def test_script_makes_the_sample_again(sample_path, data_dir, tmp_path):
     script, source = EXAMPLES / "make_sample.py", data_dir / "banking77.parquet"
     subprocess.run([sys.executable, script, source, remade], check=True)
     assert pq.read_table(remade).equals(pq.read_table(sample_path))
+
+
+def test_the_manifest_describes_the_sample(sample_path):
+    source = open_feature(EXAMPLES / "banking77.collection.json")
+    samples = load(source, reporter=Reporter())
+    assert samples.X.shape == (3_000, 384)
+    assert samples.source["feature"] == "gpucluster://minilm@v2/sentence_embedding"
+    assert len(pc.unique(samples.payload["truth"])) == 77

@@ -229,6 +229,7 @@ def test_what_the_manifest_gets(tmp_path):
         "columns": {"id": "id", "vector": "embedding", "text": None, "truth": "label"},
         "notes": [],
         "kind": "dense",
+        "n_stored": 0,
         "feature": None,
         "collections": [],
         "vector_bytes": N_ROWS * N_FEATURES * 2,
