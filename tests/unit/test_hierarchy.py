@@ -280,7 +280,8 @@ def test_a_node_that_fails_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {0, 2} <= set(found.parents.tolist())
 
 
-def test_progress_and_cancelling_between_nodes() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_progress_and_cancelling_between_nodes(workers: int) -> None:
     cancel, seen = CancelToken(), []
 
     def observe(event: Event) -> None:
@@ -289,9 +290,10 @@ def test_progress_and_cancelling_between_nodes() -> None:
         cancel.cancel()
 
     X, division = blobs(), Division(2, 100, 20, 5)
+    reporter = Reporter("divide", observe, cancel)
     with (
         pytest.raises(Cancelled),
-        Divider(X, division, ON_CPU, Reporter("divide", observe, cancel)) as at_once,
+        Divider(X, division, ON_CPU, reporter, workers=workers) as at_once,
     ):
         grow(roots(), 2, 100, at_once)
     assert seen == [(1, 3, "nodes")]
