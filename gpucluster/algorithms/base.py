@@ -86,7 +86,7 @@ class Algorithm(BaseModel, ABC):
             The device ran out of memory.
         """
         reporter = reporter or Reporter(self.name)
-        _check_matrix(X)
+        check_matrix(X)
         self.check(len(X), reporter)
         path = self._fit_gpu if device == "gpu" else self._fit_cpu
         with translated(self.name):
@@ -176,7 +176,8 @@ def require_at_most(path: str, got: int, limit: int, what: str) -> None:
         )
 
 
-def _check_matrix(X: Any) -> None:
+def check_matrix(X: Any) -> None:
+    """Raise `InputError` unless `X` is a finite float32 matrix whose squares are finite too."""
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype != np.float32:
         got = f"{type(X).__name__} {getattr(X, 'dtype', '')} {getattr(X, 'shape', '')}"
         raise InputError(f"got {got}, expected a float32 matrix (n_samples, n_features)")

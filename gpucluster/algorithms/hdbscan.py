@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from gpucluster.algorithms.base import Algorithm, Raw
+from gpucluster.algorithms.base import Algorithm, Raw, check_matrix
 from gpucluster.device.select import Device
-from gpucluster.errors import DeviceUnavailableError
+from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamplesError
 from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
+from gpucluster.ops.sweep import Sweep, cliff_near, default_sizes, sweep
 from gpucluster.ops.tree import Dendrogram, Rule, dendrogram, flat_clusters
 from gpucluster.types import NOISE, Cost, Matrix, Weights
 
@@ -99,6 +101,56 @@ class HDBSCAN(Algorithm):
         epsilon = self.cluster_selection_epsilon
         return math.sqrt(2 * epsilon) if self.metric == "cosine" else epsilon
 
+    def sweep(
+        self, X: Matrix, sizes: Iterable[int] | None = None, *, reporter: Reporter | None = None
+    ) -> Sweep:
+        """Say what each value of `min_cluster_size` would give, from one spanning tree.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+            Finite rows on the host. Never written to.
+        sizes : iterable of int, optional
+            Omitted: from 5 to a tenth of the rows, in steps of 10 %.
+        reporter : Reporter, optional
+            Told of progress; asked for cancellation.
+
+        Returns
+        -------
+        Sweep
+            All parameters but `min_cluster_size` are those of this model. Where `min_samples` is
+            omitted it does not follow the sizes: it stays at `min_cluster_size` of this model.
+
+        Raises
+        ------
+        InputError
+            `X` is not a finite matrix of float32.
+        TooFewSamplesError
+            There are fewer than two distinct rows.
+        ConfigError
+            A size is below 2, or there is none.
+
+        Notes
+        -----
+        Runs on the CPU. After the spanning tree, a size costs one walk over it.
+        """
+        reporter = reporter or Reporter(self.name)
+        check_matrix(X)
+        asked = default_sizes(len(X)) if sizes is None else tuple(sizes)
+        if min(asked, default=0) < 2:
+            raise ConfigError(f"got {asked}, expected sizes of 2 and more", path="sizes")
+        X = self._metric_space(X)
+        distinct = distinct_rows(X)
+        weights = None
+        if distinct is not None:
+            X, weights = X[distinct.rows], distinct.weights
+        if len(X) < 2:
+            raise TooFewSamplesError(
+                f"insufficient documents: a sweep got {len(X)} distinct rows, needs at least 2"
+            )
+        tree, _ = self._dendrogram(X, reporter, weights)
+        return sweep(tree, self.rule(), asked, self.min_samples or self.min_cluster_size)
+
     def rule(self) -> Rule:
         """Return how clusters are selected from the hierarchy."""
         return Rule(
@@ -150,7 +202,16 @@ class HDBSCAN(Algorithm):
         if len(X) == 1 or self.min_cluster_size >= n_rows:
             return Raw(np.full(len(X), NOISE), backend="numpy", probabilities=np.zeros(len(X)))
         tree, backend = self._dendrogram(X, reporter, weights)
-        found = flat_clusters(tree, self.min_cluster_size, self.rule())
+        rule, size = self.rule(), self.min_cluster_size
+        found = flat_clusters(tree, size, rule)
+        n_clusters = len(found.persistence)
+        cliff = cliff_near(tree, rule, size, n_clusters)
+        if cliff is not None:
+            reporter.warn(
+                "min_cluster_size_near_cliff",
+                f"hdbscan.min_cluster_size {size} gives {n_clusters} clusters, but {cliff[0]} "
+                f"gives {cliff[1]}: gpucluster sweep shows where the number is stable",
+            )
         return Raw(found.labels, backend=backend, probabilities=found.strengths)
 
     def _dendrogram(

@@ -129,6 +129,13 @@ def drop_nested(parent, selected):
 
 
 @kernel
+def mark_holders(parent, held, holders):
+    """Mark the clusters with a cluster of ``held`` (n_clusters,) below them."""
+    for c in range(len(parent) - 1, 0, -1):
+        holders[parent[c]] |= holders[c] or held[c]
+
+
+@kernel
 def raise_to_distance(parent, birth, epsilon, root_too, selected, raised):
     """Exchange clusters born closer than `epsilon` for the ancestor that was not.
 

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gpucluster.algorithms import HDBSCAN
+from gpucluster.events import Reporter
+from gpucluster.ops.granularity import granularities
 from gpucluster.ops.labels import canonical_labels
 from gpucluster.ops.tree import Rule, condense, dendrogram, flat_clusters, select
 
@@ -138,3 +141,38 @@ def test_barred_clusters_are_not_selected(edges: np.ndarray, size: int, seed: in
     selected = select(tree, Rule(allow_single_cluster=True), barred)
     assert not (selected & barred).any()
     np.testing.assert_array_equal(barred, before)
+
+
+@given(trees, st.lists(sizes, min_size=1, max_size=4), st.booleans(), st.integers(0, 2**32 - 1))
+@example(spanning_edges(120, 0, 1000, 3), [14, 7, 3], False, 0)
+def test_granularities_lie_inside_each_other(
+    edges: np.ndarray, asked: list[int], weighted: bool, seed: int
+) -> None:
+    weights = np.random.default_rng(seed).integers(1, 4, len(edges) + 1) if weighted else None
+    tree = dendrogram(edges, weights)
+    found = granularities(tree, asked)
+    assert found.sizes == tuple(sorted(set(asked), reverse=True))
+    assert found.labels_by_level.shape == (len(found.sizes), tree.n_points)
+    assert found.labels_by_level.dtype == np.int32
+    coarsest = flat_clusters(tree, found.sizes[0], Rule())
+    np.testing.assert_array_equal(found.labels_by_level[0], canonical_labels(coarsest.labels))
+    assert (found.parents[0] == -1).all()
+    for level in range(1, len(found.sizes)):
+        fine, coarse = found.labels_by_level[level], found.labels_by_level[level - 1]
+        assert len(found.parents[level]) == fine.max() + 1
+        for cluster, parent in enumerate(found.parents[level]):
+            assert set(coarse[fine == cluster]) == {parent}  # in one of them, or outside all
+            assert tree.weights[fine == cluster].sum() >= found.sizes[level]
+
+
+def test_granularities_divide_and_find_what_was_too_small() -> None:
+    # two groups of two halves, and a small group far away: heights 1, 4, 50
+    stream = np.random.default_rng(0)
+    centers = np.array([[0, 0], [8, 0], [100, 0], [108, 0], [50, 200]])
+    counts = [60, 50, 40, 30, 12]
+    X = np.repeat(centers, counts, axis=0) + stream.normal(size=(sum(counts), 2))
+    tree, _ = HDBSCAN(min_samples=4)._dendrogram(X.astype(np.float32), Reporter(), None)
+    found = granularities(tree, [62, 10])
+    np.testing.assert_array_equal(np.bincount(found.labels_by_level[0] + 1), [12, 110, 70])
+    assert found.labels_by_level[1].max() == 4
+    np.testing.assert_array_equal(found.parents[1], [0, 0, 1, 1, -1])
