@@ -163,10 +163,12 @@ def sweep(
 
     Parameters
     ----------
-    data, definition, device, observer, cancel, id_column, vector_column, **fields
+    data, definition
         As for `cluster`.
     sizes : iterable of int, optional
         Values of ``min_cluster_size``. Omitted: from 5 to a tenth of the rows, in steps of 10 %.
+    device, observer, cancel, id_column, vector_column, **fields
+        As for `cluster`.
 
     Returns
     -------

@@ -15,6 +15,9 @@ from gpucluster.algorithms import HDBSCAN
 from gpucluster.algorithms.hdbscan import TREE_DIMENSIONS
 from gpucluster.events import Reporter
 
+# on so few rows any size may stand at a cliff
+pytestmark = pytest.mark.filterwarnings("ignore:hdbscan.min_cluster_size")
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from hdbscan import HDBSCAN as ContribHDBSCAN
