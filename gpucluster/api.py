@@ -166,7 +166,7 @@ def sweep(
     data, definition
         As for `cluster`.
     sizes : iterable of int, optional
-        Values of ``min_cluster_size``. Omitted: from 5 to a tenth of the rows, in steps of 10 %.
+        Values of ``min_cluster_size``. Omitted: 5 to a twentieth of the rows, in steps of 10 %.
     device, observer, cancel, id_column, vector_column, **fields
         As for `cluster`.
 

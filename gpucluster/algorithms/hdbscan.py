@@ -111,7 +111,7 @@ class HDBSCAN(Algorithm):
         X : ndarray of shape (n_samples, n_features), float32, C-contiguous
             Finite rows on the host. Never written to.
         sizes : iterable of int, optional
-            Omitted: from 5 to a tenth of the rows, in steps of 10 %.
+            Omitted: from 5 to a twentieth of the rows, in steps of 10 %.
         reporter : Reporter, optional
             Told of progress; asked for cancellation.
 

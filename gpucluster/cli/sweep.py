@@ -27,20 +27,21 @@ _OWN = ("sizes", "as_json", "quiet", "verbose", "no_color")
 @click.command(context_settings=SETTINGS)
 @request_options
 @click.option(
-    "--sizes", metavar="A,B", help="Sizes to try. Default: 5 to a tenth of the rows, by 10 %."
+    "--sizes", metavar="A,B", help="Sizes to try. Default: 5 to a twentieth of the rows, by 10 %."
 )
 @speaking
 def sweep(voice: Voice, *, sizes: str | None, **options: Any) -> None:
     """Try every min_cluster_size of hdbscan, from one fit.
 
     Takes the options of run, and writes no run. A plateau is a range of sizes over which the
-    number of clusters stays the same within 10 %; the middle of the widest one is recommended.
+    number of clusters stays the same within 10 %; the middle of the widest one is recommended,
+    where width counts the less the more is noise.
     At a cliff the number changes by more than a third within 10 % of the size.
 
     \b
     gpucluster sweep docs.parquet
     gpucluster sweep docs.parquet --sizes 5,10,20,50,100 --json
-    gpucluster sweep docs.parquet --algorithm hdbscan --param min_samples=3 --steps umap
+    gpucluster sweep docs.parquet --algorithm hdbscan --param min_samples=3
     """
     from contextlib import closing
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpucluster.ops.tree import Dendrogram, FlatClusters, Rule, flat_clusters
 
 FIRST_SIZE = 5
-LAST_SHARE = 10  # the largest size is the number of rows divided by it
-TRIVIAL = 2  # so many clusters, or fewer, are no plateau where there are others
+LAST_SHARE = 20  # the largest size is the number of rows divided by it
+TRIVIAL_CLUSTERS = 2  # so many, or fewer, are no plateau where there is another
+TRIVIAL_SIZE = 2  # times min_samples: below, hardly any cluster is small enough to be dropped
 CHANGE = 0.1  # of the number of clusters, below which it counts as the same
 DROP = 1 / 3  # of the number of clusters, above which a step is a cliff
 
@@ -74,7 +75,7 @@ def next_size(size: int) -> int:
 
 
 def default_sizes(n_rows: int) -> tuple[int, ...]:
-    """Return sizes from 5 to a tenth of the rows, each 10 % larger than the one before."""
+    """Return sizes from 5 to a twentieth of the rows, each 10 % larger than the one before."""
     sizes = [FIRST_SIZE]
     while next_size(sizes[-1]) <= n_rows // LAST_SHARE:
         sizes.append(next_size(sizes[-1]))
@@ -103,8 +104,10 @@ def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) 
     A plateau is a run of two or more neighbouring sizes over which the number of clusters changes
     by less than 10 % of its maximum; where clusters are shaved off at random the number falls
     about as the size rises, and there is none. Its width is the logarithm of the ratio of its
-    ends; of equally wide ones the first is taken. Sizes that give one or two clusters are left
-    out while others give more, and sizes that give none always.
+    ends, times the mean share of rows in clusters: what is stable because all else is noise
+    counts less. Of equally wide ones the first is taken. Two trivial ends are left out, unless
+    there is no other plateau: sizes that give one or two clusters, and those below twice
+    `min_samples`, where the density lets hardly any cluster be that small.
     """
     sizes = sorted(set(sizes))
     found = {size: flat_clusters(tree, size, rule) for size in sizes}
@@ -113,18 +116,21 @@ def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) 
         step = next_size(size)
         if step not in counts:
             counts[step] = _count(flat_clusters(tree, step, rule))
-    plateau = _widest_plateau(sizes, [counts[size] for size in sizes])
+    noise = [
+        float(tree.weights[clusters.labels < 0].sum() / tree.total) for clusters in found.values()
+    ]
+    plateau = _widest_plateau(sizes, [counts[size] for size in sizes], noise, min_samples)
     middle = math.sqrt(plateau[0] * plateau[-1]) if plateau else 0
     rows = tuple(
         SweepRow(
             min_cluster_size=size,
             n_clusters=counts[size],
-            noise_ratio=float(tree.weights[clusters.labels < 0].sum() / tree.total),
+            noise_ratio=noise_ratio,
             persistence=float(clusters.persistence.mean()) if counts[size] else None,
             is_plateau=size in plateau,
             is_cliff=_falls(counts[size], counts[next_size(size)]),
         )
-        for size, clusters in found.items()
+        for (size, clusters), noise_ratio in zip(found.items(), noise, strict=True)
     )
     recommended = min(plateau, key=lambda size: abs(math.log(size / middle)), default=None)
     return Sweep(rows, recommended, min_samples)
@@ -163,22 +169,31 @@ def _falls(before: int, after: int) -> bool:
     return abs(before - after) > DROP * max(before, after)
 
 
-def _widest_plateau(sizes: Sequence[int], counts: Sequence[int]) -> list[int]:
+def _widest_plateau(
+    sizes: Sequence[int], counts: Sequence[int], noise: Sequence[float], min_samples: int
+) -> list[int]:
     """Return the sizes of the widest plateau; none when there is no plateau."""
-    least = TRIVIAL if max(counts) > TRIVIAL else 0
-    best: list[int] = []
-    width = 0.0
-    for first in range(len(sizes)):
+    telling = [
+        size >= TRIVIAL_SIZE * min_samples and count > TRIVIAL_CLUSTERS
+        for size, count in zip(sizes, counts, strict=True)
+    ]
+    for allowed in (telling, [count > 0 for count in counts]):
+        best, width = range(0), 0.0
+        for run in _runs(counts, allowed):
+            covered = 1 - sum(noise[i] for i in run) / len(run)
+            if math.log(sizes[run[-1]] / sizes[run[0]]) * covered > width:
+                best, width = run, math.log(sizes[run[-1]] / sizes[run[0]]) * covered
+        if best:
+            return [sizes[i] for i in best]
+    return []
+
+
+def _runs(counts: Sequence[int], allowed: Sequence[bool]) -> Iterator[range]:
+    """Yield the positions of each run over which the counts change by less than `CHANGE`."""
+    for first in range(len(counts)):
         low = high = counts[first]
-        last = first
-        while low > least:
-            if math.log(sizes[last] / sizes[first]) > width:
-                width = math.log(sizes[last] / sizes[first])
-                best = list(sizes[first : last + 1])
-            last += 1
-            if last == len(sizes):
-                break
+        for last in range(first, len(counts)):
             low, high = min(low, counts[last]), max(high, counts[last])
-            if high - low >= CHANGE * high:
+            if not allowed[last] or high - low >= CHANGE * high:
                 break
-    return best
+            yield range(first, last + 1)

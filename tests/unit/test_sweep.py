@@ -46,7 +46,7 @@ def test_a_row_is_what_a_fit_of_that_size_gives() -> None:
 
 
 def test_the_middle_of_the_widest_plateau_is_recommended() -> None:
-    swept = HDBSCAN(min_samples=4).sweep(nested())
+    swept = HDBSCAN(min_samples=4).sweep(nested(), range(3, 60))
     plateau = [row.min_cluster_size for row in swept.rows if row.is_plateau]
     counts = {row.n_clusters for row in swept.rows if row.is_plateau}
     assert counts == {20}
@@ -54,11 +54,11 @@ def test_the_middle_of_the_widest_plateau_is_recommended() -> None:
     assert plateau[0] < swept.recommended < plateau[-1]
     cliffs = [row.min_cluster_size for row in swept.rows if row.is_cliff]
     assert cliffs
-    assert all(
-        swept.row(size).n_clusters != swept.row(next_size(size)).n_clusters for size in cliffs
-    )
+    for size in cliffs:
+        before, after = swept.row(size).n_clusters, swept.row(next_size(size)).n_clusters
+        assert abs(before - after) > max(before, after) / 3
     with pytest.raises(KeyError):
-        swept.row(4)
+        swept.row(60)
 
 
 def test_min_samples_stays_where_it_is() -> None:
@@ -82,23 +82,35 @@ def test_a_size_near_a_cliff_is_said() -> None:
 def test_sizes_rise_by_a_tenth(n_rows: int) -> None:
     sizes = default_sizes(n_rows)
     assert sizes[0] == 5
-    assert sizes[-1] <= max(5, n_rows // 10)
+    assert sizes[-1] <= max(5, n_rows // 20)
     assert all(a < b <= max(a + 1, 1.1 * a) for a, b in pairwise(sizes))
+
+
+SIZES = [5, 10, 20, 40, 80, 160, 320]
 
 
 @pytest.mark.parametrize(
     ("counts", "plateau"),
     [
         ([40, 30, 21, 20, 20, 12, 8], [20, 40, 80]),  # 20 to 21 is less than 10 %
-        ([40, 30, 12, 8, 2, 2, 2], []),  # two clusters are no plateau while there are more
-        ([2, 2, 2, 1, 1, 0, 0], [5, 10, 20]),  # but they are one where there is nothing else
+        ([40, 30, 12, 8, 7, 6, 5], []),
+        ([40, 30, 12, 12, 2, 2, 2], [20, 40]),  # two clusters are none while there is another
+        ([40, 30, 12, 8, 2, 2, 2], [80, 160, 320]),  # but they are where there is nothing else
+        ([2, 2, 2, 1, 1, 0, 0], [5, 10, 20]),
         ([0, 0, 0, 0, 0, 0, 0], []),
-        ([9, 9, 5, 4, 4, 3, 3], [5, 10]),  # equally wide: the first
-        ([100, 95, 91, 87, 83, 10, 10], [5, 10, 20]),  # the change counts from end to end
+        ([9, 9, 5, 4, 4, 3, 3], [40, 80]),  # 5 is below twice min_samples
+        ([9, 9, 5, 4, 3, 2, 1], [5, 10]),
+        ([99, 50, 50, 4, 3, 3, 3], [80, 160, 320]),
+        ([100, 100, 95, 91, 87, 83, 10], [10, 20, 40]),  # the change counts from end to end
     ],
 )
 def test_plateaus(counts: list[int], plateau: list[int]) -> None:
-    assert _widest_plateau([5, 10, 20, 40, 80, 160, 320], counts) == plateau
+    assert _widest_plateau(SIZES, counts, [0.1] * 7, min_samples=4) == plateau
+
+
+def test_a_plateau_of_noise_is_narrower() -> None:
+    counts, noise = [99, 50, 50, 4, 3, 3, 3], [0.1, 0.1, 0.1, 0.7, 0.7, 0.7, 0.7]
+    assert _widest_plateau(SIZES, counts, noise, min_samples=4) == [10, 20]
 
 
 @pytest.mark.parametrize("sizes", [[], [1], [5, 0]])
@@ -195,4 +207,4 @@ def test_sizes_are_numbers(path: str) -> None:
 
 
 def test_the_constants_are_those_of_the_help() -> None:
-    assert (module.CHANGE, module.FIRST_SIZE, module.LAST_SHARE) == (0.1, 5, 10)
+    assert (module.CHANGE, module.FIRST_SIZE, module.LAST_SHARE) == (0.1, 5, 20)
