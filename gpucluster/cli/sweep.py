@@ -35,7 +35,7 @@ def sweep(voice: Voice, *, sizes: str | None, **options: Any) -> None:
 
     Takes the options of run, and writes no run. A plateau is a range of sizes over which the
     number of clusters stays the same within 10 %; the middle of the widest one is recommended,
-    where width counts the less the more is noise.
+    where width counts less when clusters are faint or much is noise.
     At a cliff the number changes by more than a third within 10 % of the size.
 
     \b

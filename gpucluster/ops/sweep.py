@@ -10,8 +10,7 @@ from gpucluster.ops.tree import Dendrogram, FlatClusters, Rule, flat_clusters
 
 FIRST_SIZE = 5
 LAST_SHARE = 20  # the largest size is the number of rows divided by it
-TRIVIAL_CLUSTERS = 2  # so many, or fewer, are no plateau where there is another
-TRIVIAL_SIZE = 2  # times min_samples: below, hardly any cluster is small enough to be dropped
+TRIVIAL = 2  # so many clusters, or fewer, are no plateau where there is another
 CHANGE = 0.1  # of the number of clusters, below which it counts as the same
 DROP = 1 / 3  # of the number of clusters, above which a step is a cliff
 
@@ -104,10 +103,10 @@ def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) 
     A plateau is a run of two or more neighbouring sizes over which the number of clusters changes
     by less than 10 % of its maximum; where clusters are shaved off at random the number falls
     about as the size rises, and there is none. Its width is the logarithm of the ratio of its
-    ends, times the mean share of rows in clusters: what is stable because all else is noise
-    counts less. Of equally wide ones the first is taken. Two trivial ends are left out, unless
-    there is no other plateau: sizes that give one or two clusters, and those below twice
-    `min_samples`, where the density lets hardly any cluster be that small.
+    ends, times the mean over its sizes of the persistence and of the share of rows in clusters:
+    a number that is stable because clusters are faint, or all else is noise, counts less. Of
+    equally wide ones the first is taken. Sizes that give one or two clusters are left out,
+    unless there is no other plateau.
     """
     sizes = sorted(set(sizes))
     found = {size: flat_clusters(tree, size, rule) for size in sizes}
@@ -119,18 +118,23 @@ def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) 
     noise = [
         float(tree.weights[clusters.labels < 0].sum() / tree.total) for clusters in found.values()
     ]
-    plateau = _widest_plateau(sizes, [counts[size] for size in sizes], noise, min_samples)
+    persistence = [
+        float(clusters.persistence.mean()) if len(clusters.persistence) else None
+        for clusters in found.values()
+    ]
+    clarity = [(p or 0) * (1 - n) for p, n in zip(persistence, noise, strict=True)]
+    plateau = _widest_plateau(sizes, [counts[size] for size in sizes], clarity)
     middle = math.sqrt(plateau[0] * plateau[-1]) if plateau else 0
     rows = tuple(
         SweepRow(
             min_cluster_size=size,
             n_clusters=counts[size],
-            noise_ratio=noise_ratio,
-            persistence=float(clusters.persistence.mean()) if counts[size] else None,
+            noise_ratio=noise[position],
+            persistence=persistence[position],
             is_plateau=size in plateau,
             is_cliff=_falls(counts[size], counts[next_size(size)]),
         )
-        for (size, clusters), noise_ratio in zip(found.items(), noise, strict=True)
+        for position, size in enumerate(sizes)
     )
     recommended = min(plateau, key=lambda size: abs(math.log(size / middle)), default=None)
     return Sweep(rows, recommended, min_samples)
@@ -170,30 +174,26 @@ def _falls(before: int, after: int) -> bool:
 
 
 def _widest_plateau(
-    sizes: Sequence[int], counts: Sequence[int], noise: Sequence[float], min_samples: int
+    sizes: Sequence[int], counts: Sequence[int], clarity: Sequence[float]
 ) -> list[int]:
     """Return the sizes of the widest plateau; none when there is no plateau."""
-    telling = [
-        size >= TRIVIAL_SIZE * min_samples and count > TRIVIAL_CLUSTERS
-        for size, count in zip(sizes, counts, strict=True)
-    ]
-    for allowed in (telling, [count > 0 for count in counts]):
+    for least in (TRIVIAL, 0):
         best, width = range(0), 0.0
-        for run in _runs(counts, allowed):
-            covered = 1 - sum(noise[i] for i in run) / len(run)
-            if math.log(sizes[run[-1]] / sizes[run[0]]) * covered > width:
-                best, width = run, math.log(sizes[run[-1]] / sizes[run[0]]) * covered
+        for run in _runs(counts, least):
+            clear = sum(clarity[i] for i in run) / len(run)
+            if math.log(sizes[run[-1]] / sizes[run[0]]) * clear > width:
+                best, width = run, math.log(sizes[run[-1]] / sizes[run[0]]) * clear
         if best:
             return [sizes[i] for i in best]
     return []
 
 
-def _runs(counts: Sequence[int], allowed: Sequence[bool]) -> Iterator[range]:
-    """Yield the positions of each run over which the counts change by less than `CHANGE`."""
+def _runs(counts: Sequence[int], least: int) -> Iterator[range]:
+    """Yield the positions of each run of counts above `least` that change by less than `CHANGE`."""
     for first in range(len(counts)):
         low = high = counts[first]
         for last in range(first, len(counts)):
             low, high = min(low, counts[last]), max(high, counts[last])
-            if not allowed[last] or high - low >= CHANGE * high:
+            if low <= least or high - low >= CHANGE * high:
                 break
             yield range(first, last + 1)
