@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gpucluster.api import cluster, inspect, open_run, plan
+    from gpucluster.api import cluster, inspect, open_run, plan, sweep
     from gpucluster.artifacts.run import Run
     from gpucluster.definition import ClusterDefinition
     from gpucluster.errors import GpuclusterError
@@ -32,6 +32,7 @@ _HOMES = {
     "inspect": "gpucluster.api",
     "open_run": "gpucluster.api",
     "plan": "gpucluster.api",
+    "sweep": "gpucluster.api",
 }
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "inspect",
     "open_run",
     "plan",
+    "sweep",
 ]
 
 

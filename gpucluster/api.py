@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gpucluster.artifacts.run import Run
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import DeviceRequest
+    from gpucluster.ops.sweep import Sweep
     from gpucluster.planner import Plan
     from gpucluster.sources import Inspection, Source
 
@@ -151,6 +152,91 @@ def plan(
     source = _open(data, parsed, id_column=id_column, vector_column=vector_column)
     info = source.info
     return make_plan(parsed, info.n_rows, info.n_features, decision, info.blocks)
+
+
+def sweep(
+    data: Any,
+    definition: ClusterDefinition | Definition | None = None,
+    *,
+    sizes: Iterable[int] | None = None,
+    device: DeviceRequest = "auto",
+    observer: Observer | None = None,
+    cancel: CancelToken | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    **fields: Any,
+) -> Sweep:
+    """Say what each ``min_cluster_size`` of HDBSCAN would give, from one spanning tree.
+
+    The rows are loaded and prepared as `cluster` does; no run is written.
+
+    Parameters
+    ----------
+    data, definition
+        As for `cluster`.
+    sizes : iterable of int, optional
+        Values of ``min_cluster_size``. Omitted: 5 to a twentieth of the rows, in steps of 10 %.
+    device, observer, cancel, id_column, vector_column, **fields
+        As for `cluster`.
+
+    Returns
+    -------
+    Sweep
+        Number of clusters, share of noise and persistence for each size, with plateaus and
+        cliffs, and the size that is recommended.
+
+    Raises
+    ------
+    ConfigError
+        The algorithm is another one, or a size is below 2.
+    """
+    from gpucluster.algorithms import HDBSCAN
+    from gpucluster.device.select import decide
+    from gpucluster.errors import ConfigError
+    from gpucluster.events import Reporter
+    from gpucluster.execution import fit_step
+    from gpucluster.ledger import Ledger
+    from gpucluster.ops.normalize import unit_rows
+    from gpucluster.planner import make_plan
+    from gpucluster.sources import load
+
+    parsed = _parse(definition, fields)
+    decision = decide(device)
+    source = _open(data, parsed, id_column=id_column, vector_column=vector_column)
+    info = source.info
+    plan = make_plan(parsed, info.n_rows, info.n_features, decision)
+    plan.require_memory()
+    model = plan.definition.vector_config.algorithm
+    if not isinstance(model, HDBSCAN):
+        raise ConfigError(
+            f"got {plan.definition.vector_config.clustering_method}, a sweep is of hdbscan",
+            path="vector_config.clustering_method",
+            hint="name it: hdbscan",
+        )
+    ledger = Ledger(Reporter("", observer or ignore, cancel), plan)
+    with ledger.stage("load", backend="pyarrow") as reporter:
+        samples = load(
+            source,
+            on_bad_rows=parsed.on_bad_rows,
+            max_bad_fraction=parsed.max_bad_fraction,
+            sample_size=parsed.vector_config.sample_size,
+            random_state=parsed.random_state,
+            reporter=reporter,
+        )
+    X = samples.X
+    ledger.plan = make_plan(parsed, len(X), info.n_features, decision)
+    for warned in ledger.plan.warnings:
+        ledger.reporter.repeat(warned)
+    config = ledger.plan.definition.vector_config
+    if config.normalize_features:
+        unit_rows(X, out=X)
+    for position, step in enumerate(config.preprocessing_steps or ()):
+        with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
+            fitted, used = fit_step(step, X, decision, reporter)
+            ledger.note(device=used, backend=fitted.backend, method=fitted.method)
+            X = step.output(X, fitted.arrays)
+    with ledger.stage("sweep", backend="numba") as reporter:
+        return model.sweep(X, sizes, reporter=reporter)
 
 
 def inspect(

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]  # positions in a matrix
     Vector = NDArray[np.float32]  # (n_samples,)
     Vector64 = NDArray[np.float64]
+    Weights = NDArray[np.int64]  # (n_samples,): how many equal rows each row stands for
 else:
-    Matrix = Labels = Rows = Vector = Vector64 = Any
+    Matrix = Labels = Rows = Vector = Vector64 = Weights = Any
 
 NOISE = -1
 

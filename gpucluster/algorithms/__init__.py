@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from gpucluster.algorithms.base import Algorithm, Raw, canonical_labels
+from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
+from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import Cost
 
 __all__ = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -19,6 +19,8 @@ from gpucluster.errors import (
     TooFewSamplesError,
 )
 from gpucluster.events import Reporter
+from gpucluster.ops.duplicates import distinct_rows
+from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import NOISE, Clustering, Cost, Labels, Matrix, Vector
 
 
@@ -48,6 +50,7 @@ class Algorithm(BaseModel, ABC):
     name: ClassVar[str]
     aliases: ClassVar[Mapping[str, str]] = {}
     may_abort: ClassVar[bool] = False  # whether the CPU path needs a process of its own
+    collapses_duplicates: ClassVar[bool] = False  # whether the paths take weights of equal rows
     library_bytes: ClassVar[int] = 0  # resident memory of the libraries that the CPU path loads
 
     @final
@@ -69,6 +72,7 @@ class Algorithm(BaseModel, ABC):
         -------
         Clustering
             Labels by falling cluster size, ties by smallest first row; noise is -1.
+            ``info["duplicates"]`` counts equal rows where they were collapsed.
 
         Raises
         ------
@@ -82,11 +86,15 @@ class Algorithm(BaseModel, ABC):
             The device ran out of memory.
         """
         reporter = reporter or Reporter(self.name)
-        _check_matrix(X)
+        check_matrix(X)
         self.check(len(X), reporter)
         path = self._fit_gpu if device == "gpu" else self._fit_cpu
         with translated(self.name):
-            raw = path(X, reporter)
+            points = self._metric_space(X)
+            if self.collapses_duplicates:
+                raw = _fit_distinct(path, points, reporter)
+            else:
+                raw = path(points, reporter)
         labels = canonical_labels(np.asarray(raw.labels))
         probabilities = None
         if raw.probabilities is not None:
@@ -116,6 +124,10 @@ class Algorithm(BaseModel, ABC):
         """
         return None
 
+    def _metric_space(self, X: Matrix) -> Matrix:
+        """Return the rows as the distance sees them; this is what the paths get."""
+        return X
+
     @abstractmethod
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return what a fit on data of this shape will take."""
@@ -129,28 +141,27 @@ class Algorithm(BaseModel, ABC):
         """Cluster on a GPU; `X` is still on the host."""
 
 
-def canonical_labels(labels: Any) -> Labels:
-    """Renumber clusters by falling size, ties by smallest first row; noise becomes -1.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n_samples,), integer
-        Any numbering; negative is noise.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), int32
-    """
-    kept = labels >= 0
-    found, first, inverse, counts = np.unique(
-        labels[kept], return_index=True, return_inverse=True, return_counts=True
+def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Raw:
+    """Run a path on the distinct rows of `X`, and expand what it found to all."""
+    distinct = distinct_rows(X)
+    if distinct is None:
+        return path(X, reporter)
+    n_samples, n_distinct = len(X), len(distinct.rows)
+    raw = path(X[distinct.rows], reporter, weights=distinct.weights)
+    duplicates = {
+        "n_distinct": n_distinct,
+        "n_duplicate_rows": n_samples - n_distinct,
+        "share": (n_samples - n_distinct) / n_samples,
+    }
+    probabilities = raw.probabilities
+    return replace(
+        raw,
+        labels=np.asarray(raw.labels)[distinct.inverse],
+        probabilities=None
+        if probabilities is None
+        else np.asarray(probabilities)[distinct.inverse],
+        info={**raw.info, "duplicates": duplicates},
     )
-    order = np.lexsort((first, -counts))
-    rank = np.empty(len(found), np.int32)
-    rank[order] = np.arange(len(found), dtype=np.int32)
-    canonical = np.full(len(labels), NOISE, np.int32)
-    canonical[kept] = rank[inverse]
-    return canonical
 
 
 def require_at_most(path: str, got: int, limit: int, what: str) -> None:
@@ -165,7 +176,8 @@ def require_at_most(path: str, got: int, limit: int, what: str) -> None:
         )
 
 
-def _check_matrix(X: Any) -> None:
+def check_matrix(X: Any) -> None:
+    """Raise `InputError` unless `X` is a finite float32 matrix whose squares are finite too."""
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype != np.float32:
         got = f"{type(X).__name__} {getattr(X, 'dtype', '')} {getattr(X, 'shape', '')}"
         raise InputError(f"got {got}, expected a float32 matrix (n_samples, n_features)")

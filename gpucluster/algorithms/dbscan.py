@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
-from gpucluster.types import NOISE, Cost, Matrix
+from gpucluster.types import NOISE, Cost, Matrix, Weights
 
 TREE_DIMENSIONS = 16  # above it a k-d tree looks at everything anyway, and BLAS is faster
 CUML_MAX_ROWS = 4_194_240  # NVIDIA/cuml#7676
@@ -21,7 +21,8 @@ class DBSCAN(Algorithm):
     """Connect rows that lie within `eps` of each other where it is dense; the rest is noise.
 
     Rows on a border belong to their nearest core, ties to the core of the lower row, on
-    every path (the paper leaves it to the order of the search).
+    every path (the paper leaves it to the order of the search). Equal rows are searched once,
+    and each counts: the result is that of all rows.
 
     Notes
     -----
@@ -34,6 +35,7 @@ class DBSCAN(Algorithm):
     """
 
     name: ClassVar[str] = "dbscan"
+    collapses_duplicates: ClassVar[bool] = True
     library_bytes: ClassVar[int] = 150 << 20
 
     eps: Annotated[float, Field(gt=0, lt=1e18)] = Field(
@@ -81,25 +83,30 @@ class DBSCAN(Algorithm):
         The tree search stores every neighbourhood, whose size depends on `eps`: a
         hundred rows each is assumed.
         """
+        # unit rows, and the distinct ones among equal rows
+        copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
         if device == "gpu":
             return Cost(n_samples * (4 * n_features + 64), None)
         if self._searches_tree(n_features):
             seconds = 4e-6 * n_samples * math.log2(n_samples + 2)
-            return Cost(n_samples * (100 * 8 + 16 * n_features), seconds)
-        # a centred copy when the rows lie far from zero, and unit rows
-        copies = 4 * n_samples * n_features * (2 if self.metric == "cosine" else 1)
-        return Cost(40 * n_samples + copies, 4.0 * n_samples**2 * n_features / 120e9)
+            return Cost(copies + n_samples * (100 * 8 + 16 * n_features), seconds)
+        # and a centred copy when the rows lie far from zero
+        extra = copies + n_samples * (4 * n_features + 48)
+        return Cost(extra, 4.0 * n_samples**2 * n_features / 120e9)
 
-    def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
+    def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         from gpucluster.ops.connectivity import radius_components
 
-        X = self._metric_space(X)
         if self._searches_tree(X.shape[1]):
-            return self._fit_tree(X)
-        labels, n_core = radius_components(X, self.radius(), self.min_samples, reporter)
-        return Raw(labels, backend="numba", info={"n_core": n_core})
+            return self._fit_tree(X, weights)
+        labels, is_core = radius_components(
+            X, self.radius(), self.min_samples, reporter, weights=weights
+        )
+        return Raw(
+            labels, backend="numba", info={"n_core": _mass(np.flatnonzero(is_core), weights)}
+        )
 
-    def _fit_tree(self, X: Matrix) -> Raw:
+    def _fit_tree(self, X: Matrix, weights: Weights | None) -> Raw:
         from sklearn.cluster import DBSCAN as SklearnDBSCAN
 
         model = SklearnDBSCAN(
@@ -110,12 +117,12 @@ class DBSCAN(Algorithm):
             leaf_size=self.leaf_size,
             algorithm="kd_tree" if self.algorithm == "auto" else self.algorithm,
             n_jobs=-1,
-        ).fit(X)
+        ).fit(X, sample_weight=weights)
         core = model.core_sample_indices_
         labels: Any = model.labels_.copy()
         border = np.setdiff1d(np.flatnonzero(labels != NOISE), core)
         labels[border] = labels[self._nearest_by_tree(X, border, core)]
-        return Raw(labels, backend="sklearn", info={"n_core": len(core)})
+        return Raw(labels, backend="sklearn", info={"n_core": _mass(core, weights)})
 
     def _nearest_by_tree(self, X: Matrix, border: Any, core: Any) -> Any:
         """Return the nearest core of each border row, ties to the lower row."""
@@ -146,18 +153,17 @@ class DBSCAN(Algorithm):
             return "cuML's DBSCAN has no minkowski metric"
         return None
 
-    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+    def _fit_gpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         from cuml.cluster import DBSCAN as CumlDBSCAN
 
         from gpucluster.ops.connectivity import nearest_cores
 
-        X = self._metric_space(X)
         model = CumlDBSCAN(
             eps=self.radius(),
             min_samples=self.min_samples,
             metric="euclidean",
             output_type="numpy",
-        ).fit(X)
+        ).fit(X, sample_weight=None if weights is None else weights.astype(np.float32))
         core = np.asarray(model.core_sample_indices_)
         labels = np.array(model.labels_)
         # cuML leaves a border row to any of its cores: the host decides, by the same rule
@@ -171,9 +177,14 @@ class DBSCAN(Algorithm):
         # in float32 cuML may have reached a core that lies a rounding outside the radius
         reached = nearest != NOISE
         labels[border[reached]] = labels[nearest[reached]]
-        return Raw(labels, backend="cuml", info={"n_core": len(core)})
+        return Raw(labels, backend="cuml", info={"n_core": _mass(core, weights)})
 
     def _metric_space(self, X: Matrix) -> Matrix:
         from gpucluster.ops.normalize import unit_rows
 
         return unit_rows(X) if self.metric == "cosine" else X
+
+
+def _mass(rows: Any, weights: Weights | None) -> int:
+    """Return how many rows of the input `rows` stand for."""
+    return len(rows) if weights is None else int(weights[rows].sum())

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from gpucluster.algorithms.base import Algorithm, Raw
-from gpucluster.device.memory import rows_per_block
+from gpucluster.algorithms.base import Algorithm, Raw, check_matrix
 from gpucluster.device.select import Device
+from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamplesError
 from gpucluster.events import Reporter
-from gpucluster.types import NOISE, Cost, Matrix
+from gpucluster.ops.duplicates import distinct_rows
+from gpucluster.ops.sweep import Sweep, cliff_near, default_sizes, sweep
+from gpucluster.ops.tree import Dendrogram, Rule, dendrogram, flat_clusters
+from gpucluster.types import NOISE, Cost, Matrix, Weights
 
 CUML_MAX_MIN_SAMPLES = 1023
+EQUAL_ROWS = "rows are equal: cuML's HDBSCAN cannot weigh them, and can abort (NVIDIA/cuml#4474)"
 TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
 
 
@@ -24,6 +29,10 @@ class HDBSCAN(Algorithm):
 
     Up to `TREE_DIMENSIONS` dimensions the spanning tree comes from the k-d tree of the
     hdbscan package, above it, or with `alpha`, from blocked BLAS; both are exact.
+
+    Equal rows are one point. A density is that of distinct points, so that copies of a row make
+    no dense place by themselves, and `min_samples` counts distinct neighbours. The size of a
+    cluster is that of all its rows, but one point alone is no cluster.
 
     Notes
     -----
@@ -38,6 +47,7 @@ class HDBSCAN(Algorithm):
     """
 
     name: ClassVar[str] = "hdbscan"
+    collapses_duplicates: ClassVar[bool] = True
     library_bytes: ClassVar[int] = 150 << 20
 
     min_cluster_size: Annotated[int, Field(ge=2)] = Field(
@@ -91,6 +101,66 @@ class HDBSCAN(Algorithm):
         epsilon = self.cluster_selection_epsilon
         return math.sqrt(2 * epsilon) if self.metric == "cosine" else epsilon
 
+    def sweep(
+        self, X: Matrix, sizes: Iterable[int] | None = None, *, reporter: Reporter | None = None
+    ) -> Sweep:
+        """Say what each value of `min_cluster_size` would give, from one spanning tree.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+            Finite rows on the host. Never written to.
+        sizes : iterable of int, optional
+            Omitted: from 5 to a twentieth of the rows, in steps of 10 %.
+        reporter : Reporter, optional
+            Told of progress; asked for cancellation.
+
+        Returns
+        -------
+        Sweep
+            All parameters but `min_cluster_size` are those of this model. Where `min_samples` is
+            omitted it does not follow the sizes: it stays at `min_cluster_size` of this model.
+
+        Raises
+        ------
+        InputError
+            `X` is not a finite matrix of float32.
+        TooFewSamplesError
+            There are fewer than two distinct rows.
+        ConfigError
+            A size is below 2, or there is none.
+
+        Notes
+        -----
+        Runs on the CPU. After the spanning tree, a size costs one walk over it.
+        """
+        reporter = reporter or Reporter(self.name)
+        check_matrix(X)
+        asked = default_sizes(len(X)) if sizes is None else tuple(sizes)
+        if min(asked, default=0) < 2:
+            raise ConfigError(f"got {asked}, expected sizes of 2 and more", path="sizes")
+        X = self._metric_space(X)
+        distinct = distinct_rows(X)
+        weights = None
+        if distinct is not None:
+            X, weights = X[distinct.rows], distinct.weights
+        if len(X) < 2:
+            raise TooFewSamplesError(
+                f"insufficient documents: a sweep got {len(X)} distinct rows, needs at least 2"
+            )
+        tree, _ = self._dendrogram(X, reporter, weights)
+        return sweep(tree, self.rule(), asked, self.min_samples or self.min_cluster_size)
+
+    def rule(self) -> Rule:
+        """Return how clusters are selected from the hierarchy."""
+        return Rule(
+            method=self.cluster_selection_method,
+            allow_single_cluster=self.allow_single_cluster,
+            epsilon=self.selection_distance(),
+            max_cluster_size=self.max_cluster_size,
+            strict=self.match_reference_implementation,
+        )
+
     def check(self, n_samples: int, reporter: Reporter) -> None:
         """Say when no cluster is possible."""
         super().check(n_samples, reporter)
@@ -109,8 +179,8 @@ class HDBSCAN(Algorithm):
             return "cuML's HDBSCAN has no match_reference_implementation"
         if self.density_neighbors(len(X)) > CUML_MAX_MIN_SAMPLES:
             return f"cuML's HDBSCAN takes min_samples up to {CUML_MAX_MIN_SAMPLES}"
-        if _has_equal_rows(self._metric_space(X)):
-            return "rows are equal, and that can abort cuML's HDBSCAN (NVIDIA/cuml#4474)"
+        if distinct_rows(self._metric_space(X)) is not None:
+            return EQUAL_ROWS
         return None
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
@@ -118,74 +188,77 @@ class HDBSCAN(Algorithm):
         neighbors = self.density_neighbors(n_samples)
         if device == "gpu":  # NVIDIA/cuml#7553
             return Cost(n_samples * (72 + 140 * neighbors + 4 * n_features), None)
-        if self._searches_tree(n_features):
-            extra = n_samples * (16 * n_features + 12 * neighbors + 700)
+        # the distinct rows among equal ones are a copy, and so are unit rows
+        copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
+        if self._searches_tree(n_samples, n_features):
+            extra = copies + n_samples * (16 * n_features + 12 * neighbors + 700)
             return Cost(extra, 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50))
         flop = 2.0 * n_samples**2 * n_features
-        extra = n_samples * (16 * max(neighbors, 15) + 12 * max(neighbors, 15) + 700)
+        extra = copies + n_samples * (16 * max(neighbors, 15) + 12 * max(neighbors, 15) + 700)
         return Cost(extra, 2.5 * flop / 150e9)
 
-    def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        if self.min_cluster_size >= len(X):
+    def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
+        n_rows = len(X) if weights is None else int(weights.sum())
+        if len(X) == 1 or self.min_cluster_size >= n_rows:
             return Raw(np.full(len(X), NOISE), backend="numpy", probabilities=np.zeros(len(X)))
-        X = self._metric_space(X)
-        if self._searches_tree(X.shape[1]):
-            hierarchy, backend = self._tree_by_kdtree(X), "hdbscan"
+        tree, backend = self._dendrogram(X, reporter, weights)
+        rule, size = self.rule(), self.min_cluster_size
+        found = flat_clusters(tree, size, rule)
+        n_clusters = len(found.persistence)
+        cliff = cliff_near(tree, rule, size, n_clusters)
+        if cliff is not None:
+            reporter.warn(
+                "min_cluster_size_near_cliff",
+                f"hdbscan.min_cluster_size {size} gives {n_clusters} clusters, but {cliff[0]} "
+                f"gives {cliff[1]}: gpucluster sweep shows where the number is stable",
+            )
+        return Raw(found.labels, backend=backend, probabilities=found.strengths)
+
+    def _dendrogram(
+        self, X: Matrix, reporter: Reporter, weights: Weights | None
+    ) -> tuple[Dendrogram, str]:
+        """Return the hierarchy of two points or more, and who found its spanning tree."""
+        if self._searches_tree(*X.shape):
+            edges, backend = self._edges_by_kdtree(X), "hdbscan"
         else:
-            hierarchy, backend = self._tree_by_blas(X, reporter), "numba"
-        labels, strengths = self._select(hierarchy)
-        return Raw(labels, backend=backend, probabilities=strengths)
+            edges, backend = self._edges_by_blas(X, reporter), "numba"
+        return dendrogram(edges, weights), backend
 
-    def _searches_tree(self, n_features: int) -> bool:
-        # the Boruvka search of the hdbscan package takes no notice of alpha
-        return n_features <= TREE_DIMENSIONS and self.alpha == 1
+    def _searches_tree(self, n_samples: int, n_features: int) -> bool:
+        # the Boruvka search of the hdbscan package takes no notice of alpha, and a k-d tree of
+        # a few rows is a list
+        few = n_samples <= 3 * n_features
+        return n_features <= TREE_DIMENSIONS and self.alpha == 1 and not few
 
-    def _tree_by_kdtree(self, X: Matrix) -> Any:
+    def _edges_by_kdtree(self, X: Matrix) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # syntax and deprecation notes of its import
-            from hdbscan import HDBSCAN as Contrib
+            from hdbscan._hdbscan_boruvka import KDTreeBoruvkaAlgorithm
+        from sklearn.neighbors import KDTree
 
-            model = Contrib(
-                min_cluster_size=self.min_cluster_size,
-                min_samples=self.density_neighbors(len(X)),
-                algorithm="boruvka_kdtree" if len(X) > 3 * X.shape[1] else "prims_kdtree",
-                approx_min_span_tree=False,
-                core_dist_n_jobs=1,
-                allow_single_cluster=True,
-            ).fit(X)
-        return model._single_linkage_tree  # its public view is a pandas table
+        leaf_size = 40
+        edges = KDTreeBoruvkaAlgorithm(
+            KDTree(X.astype(np.float64), leaf_size=leaf_size, metric="euclidean"),
+            self.density_neighbors(len(X)),
+            leaf_size=leaf_size // 3,
+            approx_min_span_tree=False,
+            n_jobs=1,
+        ).spanning_tree()
+        low, high = edges[:, :2].min(axis=1), edges[:, :2].max(axis=1)
+        return edges[np.lexsort((high, low, edges[:, 2]))]
 
-    def _tree_by_blas(self, X: Matrix, reporter: Reporter) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from hdbscan._hdbscan_linkage import label
-
+    def _edges_by_blas(self, X: Matrix, reporter: Reporter) -> Any:
         from gpucluster.ops.neighbors import nearest_neighbors
         from gpucluster.ops.spanning import mutual_reachability_tree
 
         depth = self.density_neighbors(len(X))
         listed = min(len(X), 1 + max(depth, 15))
         neighbors = nearest_neighbors(X, listed, exact=True, reporter=reporter)
-        edges = mutual_reachability_tree(X, neighbors, depth, alpha=self.alpha, reporter=reporter)
-        return label(edges)
+        return mutual_reachability_tree(X, neighbors, depth, alpha=self.alpha, reporter=reporter)
 
-    def _select(self, hierarchy: Any) -> tuple[Any, Any]:
-        from hdbscan.hdbscan_ import _tree_to_labels
-
-        labels, strengths, *_ = _tree_to_labels(
-            None,
-            hierarchy,
-            min_cluster_size=self.min_cluster_size + self.match_reference_implementation,
-            cluster_selection_method=self.cluster_selection_method,
-            allow_single_cluster=self.allow_single_cluster,
-            match_reference_implementation=self.match_reference_implementation,
-            cluster_selection_epsilon=self.selection_distance(),
-            max_cluster_size=self.max_cluster_size or 0,
-        )
-        # rows at distance zero have infinite density, and inf/inf is their share of it
-        return labels, np.clip(np.nan_to_num(strengths, nan=1.0), 0, 1)
-
-    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+    def _fit_gpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
+        if weights is not None:
+            raise DeviceUnavailableError(f"hdbscan: {EQUAL_ROWS}", hint="use --device auto or cpu")
         from cuml.cluster import HDBSCAN as CumlHDBSCAN
 
         model = CumlHDBSCAN(
@@ -197,7 +270,7 @@ class HDBSCAN(Algorithm):
             cluster_selection_method=self.cluster_selection_method,
             allow_single_cluster=self.allow_single_cluster,
             output_type="numpy",
-        ).fit(self._metric_space(X))
+        ).fit(X)
         return Raw(
             model.labels_,
             backend="cuml",
@@ -208,17 +281,3 @@ class HDBSCAN(Algorithm):
         from gpucluster.ops.normalize import unit_rows
 
         return unit_rows(X) if self.metric == "cosine" else X
-
-
-def _has_equal_rows(X: Matrix) -> bool:
-    """Whether any two rows are equal: those of equal hashes are compared."""
-    from gpucluster.ops.blocks import row_blocks
-
-    weights = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64)
-    hashes = np.empty(len(X), np.uint64)
-    for rows in row_blocks(len(X), rows_per_block(16 * X.shape[1])):
-        bits = (X[rows] + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0: equal, so equal bits
-        hashes[rows] = bits.astype(np.uint64) @ weights
-    order = np.argsort(hashes)
-    alike = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
-    return any(np.array_equal(X[order[i]], X[order[i + 1]]) for i in alike)

@@ -17,6 +17,7 @@ from gpucluster.cli.interrupt import sigterm_raises
 from gpucluster.cli.look import inspect, plan, show
 from gpucluster.cli.machine import completion, config, doctor
 from gpucluster.cli.run import run
+from gpucluster.cli.sweep import sweep
 from gpucluster.cli.voice import leave, report
 
 
@@ -70,6 +71,7 @@ def main(ctx: click.Context) -> None:
     gpucluster run docs.parquet
     gpucluster run docs.parquet --algorithm kmeans --param n_clusters=50
     gpucluster plan docs.parquet
+    gpucluster sweep docs.parquet
     gpucluster show gpucluster-out/RUN
 
     An option can also be set in the environment: GPUCLUSTER_DEVICE=cpu stands for
@@ -80,5 +82,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (run, plan, inspect, show, doctor, config, completion):
+for command in (run, plan, sweep, inspect, show, doctor, config, completion):
     main.add_command(command)

@@ -23,7 +23,7 @@ def _cache_is_writable() -> bool:
 
 
 _CACHE = _cache_is_writable()
-_compile = njit(nogil=True, cache=_CACHE)
+kernel = _compile = njit(nogil=True, cache=_CACHE)  # `kernel` is for the modules beside this one
 
 
 def relative_rounding(n_features: int, dtype: type = np.float32) -> float:
@@ -131,11 +131,11 @@ def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight
 
 
 @_compile
-def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, counts):
-    """Add to ``counts`` (rows,) int64 how many columns lie within the radius of each row.
+def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, weights, counts):
+    """Add to ``counts`` (rows,) int64 the weights of the columns within the radius of each row.
 
     ``slack`` (n_samples,) float32 is the rounding of ``sqnorms``. Rows that have `enough`
-    are not counted further.
+    are not counted further. ``weights`` (n_samples,) is int64.
     """
     for i in range(dots.shape[0]):
         if counts[i] >= enough:
@@ -146,8 +146,8 @@ def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, 
         for j in range(dots.shape[1]):
             key = sqnorms[first_col + j] - np.float32(2) * dots[i, j] - limit
             reach = slack[row] + slack[first_col + j]
-            surely += key <= -reach
-            maybe += key <= reach
+            surely += weights[first_col + j] * (key <= -reach)
+            maybe += weights[first_col + j] * (key <= reach)
         counts[i] += surely
         if surely == maybe:
             continue
@@ -155,7 +155,8 @@ def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, 
             key = sqnorms[first_col + j] - np.float32(2) * dots[i, j] - limit
             reach = slack[row] + slack[first_col + j]
             if key <= reach and not key <= -reach:
-                counts[i] += sqdist_between(X, row, first_col + j) <= sqradius
+                if sqdist_between(X, row, first_col + j) <= sqradius:
+                    counts[i] += weights[first_col + j]
                 if counts[i] >= enough:
                     break
 

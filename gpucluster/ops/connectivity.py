@@ -10,12 +10,17 @@ from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, norms_with_slack
 from gpucluster.ops.normalize import without_offset
-from gpucluster.types import NOISE, Labels, Matrix
+from gpucluster.types import NOISE, Labels, Matrix, Weights
 
 
 def radius_components(
-    X: Matrix, radius: float, min_samples: int, reporter: Reporter | None = None
-) -> tuple[Labels, int]:
+    X: Matrix,
+    radius: float,
+    min_samples: int,
+    reporter: Reporter | None = None,
+    *,
+    weights: Weights | None = None,
+) -> tuple[Labels, Any]:
     """Label the rows that density connects.
 
     A row is core when at least `min_samples` rows, itself included, lie within `radius`.
@@ -30,17 +35,19 @@ def radius_components(
     min_samples : int
     reporter : Reporter, optional
         Told after each block of the first of the two passes.
+    weights : ndarray of shape (n_samples,), int64, optional
+        How many rows each counts for. Omitted: one.
 
     Returns
     -------
     labels : ndarray of shape (n_samples,), int32
         Noise is -1; other labels are rows, one for each component.
-    n_core : int
+    is_core : ndarray of shape (n_samples,), bool
 
     Notes
     -----
     Two passes of blocked BLAS, ``4 * n_samples**2 * n_features`` flop. No neighbourhood is
-    stored, however dense the data: extra memory is 40 bytes a row, a centred copy of `X`
+    stored, however dense the data: extra memory is 48 bytes a row, a centred copy of `X`
     when its rows lie far from zero, and a few megabytes a core. Pairs that float32 products
     cannot tell from the radius are decided by float64 differences.
     """
@@ -50,12 +57,21 @@ def radius_components(
     n_samples = len(X)
     norms = norms_with_slack(centred)
     counts = np.zeros(n_samples, np.int64)
+    weights = np.ones(n_samples, np.int64) if weights is None else weights
 
     def count(rows: slice) -> None:
         for cols in row_blocks(n_samples, TILE_COLS):
             dots = centred[rows] @ centred[cols].T
             scan_count(
-                dots, X, rows.start, cols.start, *norms, radius**2, min_samples, counts[rows]
+                dots,
+                X,
+                rows.start,
+                cols.start,
+                *norms,
+                radius**2,
+                min_samples,
+                weights,
+                counts[rows],
             )
 
     for _ in map_blocks(count, n_samples, TILE_ROWS, reporter):
@@ -63,7 +79,7 @@ def radius_components(
 
     is_core = counts >= min_samples
     parent, nearest = _connect(X, centred, norms, np.arange(n_samples), is_core, radius, reporter)
-    return label_components(parent, is_core, nearest), int(is_core.sum())
+    return label_components(parent, is_core, nearest), is_core
 
 
 def nearest_cores(X: Matrix, rows: Any, is_core: Any, radius: float, reporter: Reporter) -> Any:

@@ -32,6 +32,7 @@ PUBLIC = [
     "inspect",
     "open_run",
     "plan",
+    "sweep",
 ]
 
 HELP_CPU_S = 0.3
