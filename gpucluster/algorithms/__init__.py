@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from gpucluster.algorithms.agglomerative import Agglomerative
 from gpucluster.algorithms.base import Algorithm, Raw, canonical_labels
 from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
@@ -17,6 +18,7 @@ from gpucluster.types import Cost
 __all__ = [
     "DBSCAN",
     "HDBSCAN",
+    "Agglomerative",
     "Algorithm",
     "Cost",
     "KMeans",
@@ -25,7 +27,7 @@ __all__ = [
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, Agglomerative)
 
 
 @cache
