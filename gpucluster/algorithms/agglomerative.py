@@ -210,15 +210,17 @@ class Agglomerative(Algorithm):
         return merges
 
     def _landmark_tree(self, found: Any, X: Any, reporter: Reporter) -> Any:
-        """Merge landmarks as if all their rows were there, as far as means and radii tell."""
+        """Merge landmarks as if all their rows were there, as far as means and radii tell.
+
+        For complete linkage the mean radius came nearer to the exact result than the largest.
+        """
         from gpucluster.device.arrays import is_on_gpu, to_device
         from gpucluster.ops.linkage import chain_tree, distance_matrix, ward_tree
 
         means = to_device(found.means, "gpu" if is_on_gpu(X) else "cpu")
         if self.linkage == "ward":
             return ward_tree(means, found.weights, reporter)
-        sqradii = found.mean_sqdist if self.linkage == "average" else found.max_sqdist
-        D = distance_matrix(means, self._metric(), sqradii, reporter)
+        D = distance_matrix(means, self._metric(), found.mean_sqdist, reporter)
         return chain_tree(D, self.linkage, found.weights, reporter)
 
     def _cut(self, merges: Any, reporter: Reporter) -> tuple[Any, dict[str, Any]]:
