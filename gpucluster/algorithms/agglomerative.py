@@ -157,14 +157,15 @@ class Agglomerative(Algorithm):
 
         if self.connectivity is not None:
             found = neighbor_cost(n_samples, n_features, self.connectivity + 1)
-            extra = n_samples * (24 * n_features + 400 * self.connectivity + 2000)
+            extra = n_samples * (24 * n_features + 400 * self.connectivity + 2000) + (128 << 20)
             merging = n_samples * (1e-4 + 2e-6 * n_features)
             return Cost(found.bytes + extra, 2 * (found.seconds or 0.0) + merging)
         if self.linkage == "ward":
             return ward_cost(n_samples, n_features)
         if self._has_tree():
             found = neighbor_cost(n_samples, n_features, LISTED)
-            return Cost(found.bytes + n_samples * (28 * LISTED + 700), 2.5 * (found.seconds or 0.0))
+            extra = n_samples * (28 * LISTED + 700) + (128 << 20)
+            return Cost(found.bytes + extra, 2.5 * (found.seconds or 0.0))
         return chain_cost(n_samples, n_features, self._metric())
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:

@@ -19,7 +19,7 @@ from gpucluster.ops.neighbors import TILE_COLS, norms_with_slack
 from gpucluster.types import Cost, Labels, Matrix
 
 TILE_ROWS = 128
-SQUARE_TILE = 1024  # of a distance matrix
+SQUARE_TILE = 256  # of a distance matrix: it stays in cache through all operations
 GPU_TILE_BYTES = 1 << 30
 SEARCH_SHARE, SEARCH_ROWS = 1 / 32, 64  # clusters searched at once at the least: BLAS needs some
 MERGES_AT_ONCE = 1024  # between two looks at the cancel token
@@ -303,11 +303,19 @@ def _euclidean_tile(X: Any, metric: str, sqradii: Any) -> Any:
 
     def tile(rows: slice, cols: slice) -> Any:
         scale = sqnorms[rows, None] + sqnorms[cols]
-        sqdist = scale - 2 * (centred[rows] @ centred[cols].T)
-        sqdist[sqdist <= rounding * scale] = 0
+        sqdist = centred[rows] @ (-2 * centred[cols]).T
+        sqdist += scale
+        scale *= rounding
+        sqdist *= sqdist > scale  # else the rows are equal
         if extra is not None:
-            sqdist += extra[rows, None] + extra[cols]
-        return to_host((sqdist / 2 if metric == "cosine" else xp.sqrt(sqdist)).astype(np.float32))
+            sqdist += extra[rows, None]
+            sqdist += extra[cols]
+        distances = sqdist.astype(np.float32)
+        if metric == "cosine":
+            distances /= 2
+        else:
+            xp.sqrt(distances, out=distances)
+        return to_host(distances)
 
     return tile
 

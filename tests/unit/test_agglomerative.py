@@ -28,6 +28,7 @@ SETTINGS = [
     ("ward", "euclidean"),
     ("ward", "l2"),
 ]
+NO_TREE = list(itertools.product(("complete", "average"), ("euclidean", "cosine")))
 SCIPY = {"l2": "euclidean", "l1": "cityblock", "manhattan": "cityblock"}
 
 
@@ -179,13 +180,10 @@ def test_the_bodies_for_a_gpu_give_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(ops.distance_matrix(X, "euclidean"), D)
 
 
-@pytest.mark.parametrize("linkage", ["ward", "complete", "average"])
-@pytest.mark.parametrize("affinity", ["euclidean", "cosine"])
+@pytest.mark.parametrize(("linkage", "affinity"), [*NO_TREE, ("ward", "euclidean")])
 def test_landmarks_find_the_groups_and_are_named(
     linkage: str, affinity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (linkage, affinity) == ("ward", "cosine"):
-        pytest.skip("ward has no cosine")
     monkeypatch.setattr(agglomerative, "MATRIX_ROWS", 300)
     monkeypatch.setattr(agglomerative, "WARD_EXACT_S", 0.0)
     monkeypatch.setattr(agglomerative, "LANDMARKS", 60)
@@ -211,11 +209,11 @@ def test_ward_on_landmarks_is_ward_continued_from_them(monkeypatch: pytest.Monke
     assert found.info["merge_distances"][0] == pytest.approx(height, rel=1e-4)
 
 
-@pytest.mark.parametrize("linkage", ["ward", "complete", "average", "single"])
-@pytest.mark.parametrize("affinity", ["euclidean", "cosine"])
+@pytest.mark.parametrize(
+    ("linkage", "affinity"),
+    [*NO_TREE, ("ward", "euclidean"), ("single", "euclidean"), ("single", "cosine")],
+)
 def test_a_connected_neighbour_graph_merges_as_sklearn(linkage: str, affinity: str) -> None:
-    if (linkage, affinity) == ("ward", "cosine"):
-        pytest.skip("ward has no cosine")
     X = normal(120, 5)
     algorithm = Agglomerative(n_clusters=6, linkage=linkage, affinity=affinity, connectivity=30)
     found = algorithm.fit(X)
