@@ -105,7 +105,7 @@ class Agglomerative(Algorithm):
         return max(LANDMARKS, 2 * (self.n_clusters or 0))
 
     def _method(self, n_samples: int, n_features: int) -> str:
-        from gpucluster.ops.linkage import ward_cost
+        from gpucluster.ops.ward import ward_cost
 
         if self.connectivity is not None:
             return "neighbor_graph"
@@ -152,8 +152,9 @@ class Agglomerative(Algorithm):
         return Cost(extra + merging.bytes, seconds if device == "cpu" else None, method)
 
     def _merging_cost(self, n_samples: int, n_features: int) -> Cost:
-        from gpucluster.ops.linkage import chain_cost, ward_cost
+        from gpucluster.ops.linkage import chain_cost
         from gpucluster.ops.neighbors import neighbor_cost
+        from gpucluster.ops.ward import ward_cost
 
         if self.connectivity is not None:
             found = neighbor_cost(n_samples, n_features, self.connectivity + 1)
@@ -188,7 +189,8 @@ class Agglomerative(Algorithm):
         return Raw(labels, backend=backend, method=method, info=info)
 
     def _tree(self, X: Any, reporter: Reporter) -> Any:
-        from gpucluster.ops.linkage import chain_tree, distance_matrix, ward_tree
+        from gpucluster.ops.linkage import chain_tree, distance_matrix
+        from gpucluster.ops.ward import ward_tree
 
         if self.linkage == "ward":
             return ward_tree(X, reporter=reporter)
@@ -216,7 +218,8 @@ class Agglomerative(Algorithm):
         For complete linkage the mean radius came nearer to the exact result than the largest.
         """
         from gpucluster.device.arrays import is_on_gpu, to_device
-        from gpucluster.ops.linkage import chain_tree, distance_matrix, ward_tree
+        from gpucluster.ops.linkage import chain_tree, distance_matrix
+        from gpucluster.ops.ward import ward_tree
 
         means = to_device(found.means, "gpu" if is_on_gpu(X) else "cpu")
         if self.linkage == "ward":

@@ -19,7 +19,9 @@ from gpucluster.definition import ClusterDefinition
 from gpucluster.errors import ConfigError, GpuclusterWarning, InputError, NotConvergedWarning
 from gpucluster.events import Cancelled, CancelToken, Reporter
 from gpucluster.ops import linkage as ops
+from gpucluster.ops import ward
 from gpucluster.ops.landmarks import landmarks
+from gpucluster.ops.ward import ward_tree
 
 SETTINGS = [
     *itertools.product(
@@ -99,7 +101,7 @@ def test_the_whole_tree_is_that_of_scipy(linkage: str) -> None:
     X = normal(1300, 10)  # enough for matrix and means to be packed more than once
     reference = hierarchy.linkage(X.astype(np.float64), linkage)
     if linkage == "ward":
-        merges = ops.ward_tree(X)
+        merges = ward_tree(X)
     else:
         merges = ops.chain_tree(ops.distance_matrix(X, "euclidean"), linkage)
     np.testing.assert_allclose(np.sort(merges[:, 2]), reference[:, 2], rtol=1e-5)
@@ -136,12 +138,12 @@ def test_weights_stand_for_equal_rows(n: int, d: int, seed: int) -> None:
     X = normal(n, d, seed)
     weights = np.random.default_rng(seed).integers(1, 6, n)
     repeated = np.repeat(X, weights, axis=0).astype(np.float64)
-    ward = np.sort(ops.ward_tree(X, weights)[:, 2])
-    expected = hierarchy.linkage(repeated, "ward")[-len(ward) :, 2]
-    np.testing.assert_allclose(ward, expected, rtol=1e-4, atol=1e-5)
+    heights = np.sort(ward_tree(X, weights)[:, 2])
+    expected = hierarchy.linkage(repeated, "ward")[-len(heights) :, 2]
+    np.testing.assert_allclose(heights, expected, rtol=1e-4, atol=1e-5)
     for linkage in ("complete", "average", "single"):
         merges = ops.chain_tree(ops.distance_matrix(X, "euclidean"), linkage, weights)
-        expected = hierarchy.linkage(repeated, linkage)[-len(ward) :, 2]
+        expected = hierarchy.linkage(repeated, linkage)[-len(heights) :, 2]
         np.testing.assert_allclose(np.sort(merges[:, 2]), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -171,11 +173,12 @@ def test_means_and_radii_give_the_mean_distance_between_landmarks() -> None:
 
 def test_the_bodies_for_a_gpu_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     X = normal(700, 12)
-    ward, D = ops.ward_tree(X), ops.distance_matrix(X, "euclidean")
-    monkeypatch.setattr(ops, "is_on_gpu", lambda array: True)
-    on_gpu = ops.ward_tree(X)
-    np.testing.assert_allclose(np.sort(on_gpu[:, 2]), np.sort(ward[:, 2]), rtol=1e-5)
-    labels = [ops.cut_tree(merges, n_clusters=9) for merges in (ward, on_gpu)]
+    on_host, D = ward_tree(X), ops.distance_matrix(X, "euclidean")
+    for module in (ward, ops):
+        monkeypatch.setattr(module, "is_on_gpu", lambda array: True)
+    on_gpu = ward_tree(X)
+    np.testing.assert_allclose(np.sort(on_gpu[:, 2]), np.sort(on_host[:, 2]), rtol=1e-5)
+    labels = [ops.cut_tree(merges, n_clusters=9) for merges in (on_host, on_gpu)]
     assert adjusted_rand_score(*labels) == 1
     np.testing.assert_array_equal(ops.distance_matrix(X, "euclidean"), D)
 
