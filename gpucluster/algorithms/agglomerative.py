@@ -33,8 +33,8 @@ class Agglomerative(Algorithm):
     References
     ----------
     Ward 1963, doi:10.1080/01621459.1963.10500845. Müllner 2011, arXiv:1109.2378.
-    Landmarks: Wong 1982, doi:10.1080/01621459.1982.10477896; Zhang, Ramakrishnan, Livny
-    1996, doi:10.1145/233269.233324.
+    Landmarks: Wong 1982, *A hybrid clustering method for identifying high-density clusters*;
+    Zhang, Ramakrishnan, Livny 1996, doi:10.1145/233269.233324.
     """
 
     name: ClassVar[str] = "agglomerative"
