@@ -337,7 +337,7 @@ def _afterwards(
     """Yield the stages after clusters were found."""
     config = definition.vector_config
     n_samples, n_features = shape.n_samples, shape.n_features
-    n_clusters = getattr(config.algorithm, "n_clusters", math.isqrt(n_samples))
+    n_clusters = getattr(config.algorithm, "n_clusters", None) or math.isqrt(n_samples)
     division = config.division(n_samples, definition.random_state)
     if division is not None:
         cost = division_cost(n_samples, n_features, n_clusters, division)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from gpucluster.algorithms.agglomerative import Agglomerative
 from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
@@ -18,6 +19,7 @@ from gpucluster.types import Cost
 __all__ = [
     "DBSCAN",
     "HDBSCAN",
+    "Agglomerative",
     "Algorithm",
     "Cost",
     "KMeans",
@@ -26,7 +28,7 @@ __all__ = [
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, Agglomerative)
 
 
 @cache

@@ -35,7 +35,8 @@ def mutual_reachability_tree(
     neighbors : Neighbors
         Exact lists over `X`, longer than `min_samples`.
     min_samples : int
-        Which neighbour sets the core distance; the row itself is not counted.
+        Which neighbour sets the core distance; the row itself is not counted. With 0 core
+        distances are zero: it is the Euclidean minimum spanning tree.
     alpha : float, default 1.0
         Distances are divided by it, core distances are not.
     reporter : Reporter, optional
@@ -125,7 +126,7 @@ def _listed_weights(
 
     def measure(rows: slice) -> None:
         listed_sqdist(X, neighbors.rows[rows, 0], listed[rows], weight[rows])
-        sqcore[rows] = weight[rows, min_samples - 1]
+        sqcore[rows] = weight[rows, min_samples - 1] if min_samples else 0
         weight[rows] *= scale
         np.maximum(weight[rows, -1], sqcore[rows], out=bound[rows])
 

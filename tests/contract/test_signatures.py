@@ -21,6 +21,7 @@ SNAPSHOT = json.loads(Path(__file__).with_name("rapids_26_10_signatures.json").r
 
 # What each file is known to call; a call that vanishes from here is a GPU path that vanished.
 EXPECTED = {
+    "algorithms/agglomerative.py": {"cuml.cluster.AgglomerativeClustering"},
     "algorithms/dbscan.py": {"cuml.cluster.DBSCAN"},
     "algorithms/hdbscan.py": {"cuml.cluster.HDBSCAN"},
     "algorithms/kmeans.py": {"cuml.cluster.KMeans"},
