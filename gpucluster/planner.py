@@ -10,7 +10,7 @@ from typing import Any
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import BLOCK_BYTES, available_bytes
 from gpucluster.device.select import Decision
-from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
+from gpucluster.errors import TooFewSamplesError, WillNotFitError
 from gpucluster.events import Muted, Warned
 from gpucluster.hierarchy import LIBRARY_BYTES, division_cost
 from gpucluster.preprocess import UMAP, check_chain
@@ -150,12 +150,6 @@ def make_plan(
         raise TooFewSamplesError(
             f"insufficient documents: got {n_samples} rows, clustering needs at least 2"
         )
-    if config.hierarchical and config.hierarchy_method == "condensed_tree":
-        raise ConfigError(
-            "this version builds no condensed_tree",
-            path="vector_config.hierarchy_method",
-            hint="use recursive",
-        )
     apart = blocks and config.multi_feature_strategy == "independent"
     widths = [width for _, width in blocks] if apart else [n_features]
     warned: tuple[Warned, ...] = ()
@@ -204,9 +198,13 @@ def _complete(
     config = definition.vector_config
     steps: list[dict[str, str]]
     if config.clustering_method is not None:
+        changes: dict[str, Any] = {}
         if config.preprocessing_steps is None:
-            definition = definition.replace(preprocessing_steps=())
-        return definition, "the definition names it"
+            changes["preprocessing_steps"] = ()
+        if config.reads_tree():
+            levels = {"granularities": config.max_hierarchy_depth}
+            changes["algorithm_params"] = {**levels, **config.algorithm_params}
+        return definition.replace(**changes), "the definition names it"
     if n_samples > DENSITY_ROWS:
         chosen = {"n_clusters": max(2, math.isqrt(n_samples))}
         method, steps = "kmeans", []
@@ -217,7 +215,7 @@ def _complete(
         wide = n_samples >= LAYOUT_ROWS and n_features > UMAP().n_components
         method, steps = "hdbscan", [{"method": "umap"}] if wide else []
         reason = f"up to {DENSITY_ROWS} rows: HDBSCAN finds the number of clusters by itself"
-    changes: dict[str, Any] = {"clustering_method": method, "algorithm_params": chosen}
+    changes = {"clustering_method": method, "algorithm_params": chosen}
     if config.preprocessing_steps is None:
         changes["preprocessing_steps"] = steps
     return definition.replace(**changes), reason

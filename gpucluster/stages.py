@@ -16,7 +16,7 @@ from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.execution import fit_algorithm, fit_step
-from gpucluster.hierarchy import FAILED, Divider, grow
+from gpucluster.hierarchy import FAILED, Divider, grow, nested
 from gpucluster.ledger import Ledger
 from gpucluster.ops.nesting import flat
 from gpucluster.ops.normalize import unit_rows
@@ -102,12 +102,15 @@ def cluster(
                 backend=ledger.facts["backend"],
                 method=ledger.facts["method"],
                 info=info,
+                levels=arrays.get("levels"),
             )
         found, device = fit_algorithm(algorithm, X, decision, reporter)
         ledger.note(device=device, backend=found.backend, method=found.method)
         kept: dict[str, Any] = {"labels": found.labels_}
         if found.probabilities_ is not None:
             kept["probabilities"] = found.probabilities_
+        if found.levels is not None:
+            kept["levels"] = found.levels
         ledger.keep(reporter.stage, key(device), kept, found.info)
         return found
 
@@ -117,6 +120,8 @@ def divide(
 ) -> Hierarchy:
     """Divide the clusters further, when the definition asks for it."""
     config = definition.vector_config
+    if config.reads_tree() and found.levels is not None:
+        return nested(found.labels_, list(found.levels), config.max_hierarchy_depth)
     division = config.division(len(X), definition.random_state)
     if division is None:
         return flat(found.labels_)

@@ -98,6 +98,9 @@ class Clustering:
         ``exact``, or the name of the approximation.
     info : dict
         What else the algorithm learned, as JSON values (``inertia``, ``n_iter`` ...).
+    levels : ndarray of shape (n_levels, n_samples), int32, or None
+        Finer and finer clusterings by the same fit, each nested in the one before and the
+        first in `labels_`; noise is -1.
     """
 
     labels_: Labels
@@ -106,6 +109,7 @@ class Clustering:
     backend: str
     method: str = "exact"
     info: Mapping[str, Any] = field(default_factory=dict)
+    levels: Labels | None = None
 
 
 @dataclass(frozen=True, slots=True)

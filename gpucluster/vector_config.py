@@ -106,8 +106,7 @@ class VectorConfig(BaseModel):
             )
         _ = self.algorithm
         self._check_features()
-        wants_tree = self.hierarchical and self.hierarchy_method == "condensed_tree"
-        if wants_tree and self.clustering_method != HDBSCAN.name:
+        if self.reads_tree() and self.clustering_method != HDBSCAN.name:
             raise ConfigError(
                 f"condensed_tree is a tree of {HDBSCAN.name}, "
                 f"got clustering_method {describe(self.clustering_method)}",
@@ -163,9 +162,13 @@ class VectorConfig(BaseModel):
         wanted: int | None = getattr(self.algorithm, "n_clusters", None)
         return max(2, min(wanted or math.isqrt(n_samples), n_samples // 2))
 
+    def reads_tree(self) -> bool:
+        """Whether the levels come from the tree of the one fit."""
+        return self.hierarchical and self.hierarchy_method == "condensed_tree"
+
     def division(self, n_samples: int, random_state: int) -> Division | None:
         """Return how the clusters of a complete definition are divided; None: not at all."""
-        if not self.hierarchical or self.algorithm is None:
+        if not self.hierarchical or self.algorithm is None or self.reads_tree():
             return None
         return Division.below(
             self.algorithm,

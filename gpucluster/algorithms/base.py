@@ -33,6 +33,7 @@ class Raw:
     probabilities: Any = None
     method: str = "exact"
     info: Mapping[str, Any] = field(default_factory=dict)
+    levels: Any = None
 
 
 class Algorithm(BaseModel, ABC):
@@ -107,6 +108,7 @@ class Algorithm(BaseModel, ABC):
             backend=raw.backend,
             method=raw.method,
             info=raw.info,
+            levels=raw.levels,
         )
 
     def check(self, n_samples: int, reporter: Reporter) -> None:
@@ -161,6 +163,7 @@ def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Ra
         if probabilities is None
         else np.asarray(probabilities)[distinct.inverse],
         info={**raw.info, "duplicates": duplicates},
+        levels=None if raw.levels is None else np.asarray(raw.levels)[:, distinct.inverse],
     )
 
 

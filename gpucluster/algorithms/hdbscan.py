@@ -15,6 +15,7 @@ from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamplesError
 from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
+from gpucluster.ops.granularity import granularities
 from gpucluster.ops.sweep import Sweep, cliff_near, default_sizes, sweep
 from gpucluster.ops.tree import Dendrogram, Rule, dendrogram, flat_clusters
 from gpucluster.types import NOISE, Cost, Matrix, Weights
@@ -87,6 +88,11 @@ class HDBSCAN(Algorithm):
         default=False,
         description="Follow the original Java code where the packages differ: min_samples counts "
         "the row itself, and a cluster needs one row more.",
+    )
+    granularities: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=1,
+        description="Nested clusterings from the one tree, each at half the min_cluster_size of "
+        "the one before; hierarchy_method: condensed_tree makes them the levels of the run.",
     )
 
     def density_neighbors(self, n_samples: int) -> int:
@@ -177,6 +183,8 @@ class HDBSCAN(Algorithm):
             return f"min_cluster_size {self.min_cluster_size} leaves {len(X)} rows all noise"
         if self.match_reference_implementation:
             return "cuML's HDBSCAN has no match_reference_implementation"
+        if self.granularities > 1:
+            return "cuML's HDBSCAN gives one granularity"
         if self.density_neighbors(len(X)) > CUML_MAX_MIN_SAMPLES:
             return f"cuML's HDBSCAN takes min_samples up to {CUML_MAX_MIN_SAMPLES}"
         if distinct_rows(self._metric_space(X)) is not None:
@@ -212,7 +220,11 @@ class HDBSCAN(Algorithm):
                 f"hdbscan.min_cluster_size {size} gives {n_clusters} clusters, but {cliff[0]} "
                 f"gives {cliff[1]}: gpucluster sweep shows where the number is stable",
             )
-        return Raw(found.labels, backend=backend, probabilities=found.strengths)
+        levels = None
+        if self.granularities > 1:
+            halves = {max(2, size >> level) for level in range(self.granularities)}
+            levels = granularities(tree, halves).labels_by_level[1:]
+        return Raw(found.labels, backend=backend, probabilities=found.strengths, levels=levels)
 
     def _dendrogram(
         self, X: Matrix, reporter: Reporter, weights: Weights | None

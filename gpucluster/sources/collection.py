@@ -212,14 +212,16 @@ def _open_plain(
 ) -> Member:
     """Open data that no manifest describes."""
     output = None if uri is None else uri.rsplit("/", maxsplit=1)[-1]
-    if output is not None and asked.vector is None:
-        try:
-            source = open_(data, replace(asked, vector=output), dtype)
-        except (ConfigError, SchemaMismatchError):
-            pass  # no column of that name: found as without a URI, and the run says so
-        else:
-            return Member(source.info.where, source)
-    source = open_(data, asked, dtype)
+    if output is None or asked.vector is not None:
+        source = open_(data, asked, dtype)
+        return Member(source.info.where, source)
+    try:
+        source = open_(data, replace(asked, vector=output), dtype)
+    except (ConfigError, SchemaMismatchError) as missing:
+        try:  # no column of that name: found as without a URI, and the run says so
+            source = open_(data, asked, dtype)
+        except ConfigError:  # several may be meant
+            raise missing from None
     return Member(source.info.where, source)
 
 

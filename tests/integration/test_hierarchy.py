@@ -194,3 +194,27 @@ def test_the_command_line_shows_the_tree(parquet: Path, tmp_path: Path) -> None:
     text = CliRunner().invoke(main, ["show", str(path), "--clusters", "1"]).stdout
     assert "cl_1 " not in text
     assert "of part" in text  # the texts of the medoids of the parts too
+
+
+@pytest.mark.filterwarnings("ignore:hdbscan.min_cluster_size:gpucluster.errors.GpuclusterWarning")
+def test_one_tree_gives_all_levels(parquet: Path, tmp_path: Path) -> None:
+    definition = {
+        "algorithm": "hdbscan",
+        "algorithm_params": {"min_cluster_size": 300, "min_samples": 5},
+        "hierarchical": True,
+        "hierarchy_method": "condensed_tree",
+    }
+    run = gpucluster.cluster(parquet, definition, out=tmp_path / "out", device="cpu")
+    assert not [stage for stage in run.manifest.stages if stage.name == "divide"]
+    flat = gpucluster.cluster(
+        parquet, definition, hierarchical=False, out=tmp_path / "out", device="cpu"
+    )
+    np.testing.assert_array_equal(run.labels_at(0), flat.labels_)
+    assert run.manifest.hierarchy["hierarchy_detected"]
+    assert run.manifest.hierarchy["levels"] >= 2
+    again = gpucluster.cluster(
+        parquet, definition, noise_policy="assign_above:0.99", out=tmp_path / "out", device="cpu"
+    )
+    (stage,) = (stage for stage in again.manifest.stages if stage.name == "cluster")
+    assert stage.reused
+    assert again.manifest.hierarchy == run.manifest.hierarchy
