@@ -12,6 +12,7 @@ from gpucluster.algorithms.base import Algorithm, Raw, canonical_labels
 from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
+from gpucluster.algorithms.mean_shift import MeanShift
 from gpucluster.types import Cost
 
 __all__ = [
@@ -20,12 +21,13 @@ __all__ = [
     "Algorithm",
     "Cost",
     "KMeans",
+    "MeanShift",
     "Raw",
     "canonical_labels",
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, MeanShift)
 
 
 @cache
