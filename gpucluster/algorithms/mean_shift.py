@@ -17,7 +17,7 @@ EXACT_LIMIT_FLOP = 4e11  # of one step of every row: about 3 seconds on two core
 N_LANDMARKS = 8_000
 BANDWIDTH_ROWS = 5_000  # the bandwidth is estimated on so many rows at most
 BANDWIDTH_QUANTILE = 0.3  # scikit-learn's default
-REFINEMENTS = 10  # steps over all rows, for what landmarks found
+COARSE_SHARE = 0.25  # of the rows, in landmarks wider than the bandwidth: then it is said
 
 
 class MeanShift(Algorithm):
@@ -126,7 +126,7 @@ class MeanShift(Algorithm):
         labels, sqdist = (to_host(a) for a in nearest_mode(centred, centers, reporter))
         if not self.cluster_all:
             labels[sqdist > bandwidth**2] = NOISE
-        if len(centers) == 1:
+        if len(centers) == 1 and sqdist.any():
             reporter.warn(
                 "one_cluster",
                 f"mean_shift found one cluster: bandwidth is {bandwidth:g}; "
@@ -153,11 +153,18 @@ class MeanShift(Algorithm):
         from gpucluster.ops.shifting import FlatKernel, climb, separate
 
         found = landmarks(X, min(N_LANDMARKS, len(X)), self.random_state, reporter)
+        wide = found.weights[found.mean_sqdist > bandwidth**2].sum() / len(X)
+        if wide > COARSE_SHARE:
+            reporter.warn(
+                "landmarks_too_coarse",
+                f"mean_shift.bandwidth is {bandwidth:g}, but {wide:.0%} of the rows are in "
+                "landmarks that are wider: use a larger one, fewer dimensions, or a sample",
+            )
         points = namespace(X).asarray(found.means)
         kernel = FlatKernel(points, bandwidth, found.weights, found.mean_sqdist)
         modes = self._climb(kernel, common, found.weights, reporter)
         coarse = separate(modes, bandwidth) if len(modes.centers) else points
-        fine = climb(FlatKernel(X, bandwidth), coarse, REFINEMENTS, reporter)
+        fine = climb(FlatKernel(X, bandwidth), coarse, self.max_iter, reporter)
         centers = separate(fine, bandwidth) if len(fine.centers) else coarse
         found_out = {"n_iter": modes.n_iter, "n_seeds": modes.n_seeds, "n_landmarks": len(points)}
         return centers, found_out
