@@ -69,7 +69,7 @@ def test_labels_are_those_of_scikit_learn(
     min_bin_freq: int,
     cluster_all: bool,
 ) -> None:
-    X, _ = blobs(300, n_features, 5)
+    X, _ = blobs(120, n_features, 4)
     settings = {
         "bandwidth": bandwidth,
         "bin_seeding": bin_seeding,
@@ -91,7 +91,7 @@ def test_labels_are_those_of_scikit_learn(
 
 @pytest.mark.parametrize("bandwidth", [21.3, 26.1])
 def test_labels_on_real_rows_are_those_of_scikit_learn(bandwidth: float) -> None:
-    X = PCA(10, random_state=0).fit_transform(load_digits().data[:300]).astype(np.float32)
+    X = PCA(10, random_state=0).fit_transform(load_digits().data[:150]).astype(np.float32)
     X = np.ascontiguousarray(X)
     theirs = SklearnMeanShift(bandwidth=bandwidth).fit(X)
     found = MeanShift(bandwidth=bandwidth).fit(X)
