@@ -65,28 +65,28 @@ class MeanShift(Algorithm):
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/mean_shift.md.
 
-        How many steps are taken depends on the data and the bandwidth; a typical number is
-        assumed, and few modes.
+        How many steps are taken, and by how many modes of landmarks, depends on the data and
+        the bandwidth; typical numbers are assumed.
         """
         from gpucluster.ops.landmarks import landmark_cost
-        from gpucluster.ops.shifting import climb_cost
+        from gpucluster.ops.shifting import GPU_TILE_BYTES, TYPICAL_STEPS, climb_cost
 
-        centred = 4 * n_samples * n_features  # when the rows lie far from zero
         method = _method(n_samples, n_features)
         if method == "exact":
-            cost = climb_cost(n_samples, n_samples, n_features)
-            parts = [cost]
+            parts = [climb_cost(n_samples, n_samples, n_features)]
         else:
             n_landmarks = min(N_LANDMARKS, n_samples)
             parts = [
                 landmark_cost(n_samples, n_features, n_landmarks),
                 climb_cost(n_landmarks, n_landmarks, n_features),
-                climb_cost(n_landmarks // 8, n_samples, n_features),
+                climb_cost(n_landmarks, n_samples, n_features, TYPICAL_STEPS / 8),
             ]
-        seconds = sum(part.seconds or 0 for part in parts)
+        centred = 4 * n_samples * n_features  # when the rows lie far from zero
         sample = 4 * min(n_samples, BANDWIDTH_ROWS) * n_features
         extra = centred + sample + 12 * n_samples + max(part.bytes for part in parts)
-        return Cost(extra, None if device == "gpu" else seconds, method)
+        if device == "gpu":
+            return Cost(4 * n_samples * n_features + extra + 4 * GPU_TILE_BYTES, None, method)
+        return Cost(extra, sum(part.seconds or 0 for part in parts), method)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
         return self._fit(X, "numpy", reporter)

@@ -15,8 +15,8 @@ from gpucluster.ops.blocks import map_blocks, n_threads, row_blocks
 from gpucluster.types import Cost
 
 TILE_SEEDS, TILE_ROWS = 256, 4096
-GPU_TILE_BYTES = 1 << 30
-TYPICAL_STEPS = 20  # of all seeds together: most arrive sooner
+GPU_TILE_BYTES = 256 << 20
+TYPICAL_STEPS = 12  # of all seeds at once: some take 60, most far fewer
 STOP = 1e-3  # a seed has arrived when it moves less, in bandwidths; as in scikit-learn
 TOLERANCE = 1e-3  # of a squared bandwidth: more rounding than this calls for float64
 
@@ -139,11 +139,14 @@ def step_flop(n_seeds: int, n_points: int, n_features: int) -> float:
     return 4.0 * n_seeds * n_points * (n_features + 25)
 
 
-def climb_cost(n_seeds: int, n_points: int, n_features: int) -> Cost:
-    """Return the cost of `climb` on the host, for a typical number of steps."""
+def climb_cost(
+    n_seeds: int, n_points: int, n_features: int, n_steps: float = TYPICAL_STEPS
+) -> Cost:
+    """Return the cost of `climb` on the host, if all seeds take so many steps."""
     tiles = n_threads() * 8 * (4 * TILE_SEEDS * TILE_ROWS + 2 * TILE_ROWS * n_features)
-    extra = 32 * n_points + 8 * 8 * n_seeds * n_features + 64 * n_seeds + tiles + (32 << 20)
-    return Cost(extra, TYPICAL_STEPS * step_flop(n_seeds, n_points, n_features) / 150e9)
+    seeds = 64 * n_seeds * (n_features + 1)
+    flop = n_steps * step_flop(n_seeds, n_points, n_features)
+    return Cost(32 * n_points + seeds + tiles + (32 << 20), flop / 150e9)
 
 
 def climb(kernel: FlatKernel, seeds: Any, max_iter: int, reporter: Reporter | None = None) -> Modes:
