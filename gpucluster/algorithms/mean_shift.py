@@ -165,6 +165,7 @@ class MeanShift(Algorithm):
         modes = self._climb(kernel, common, found.weights, reporter)
         coarse = separate(modes, bandwidth) if len(modes.centers) else points
         fine = climb(FlatKernel(X, bandwidth), coarse, self.max_iter, reporter)
+        self._require_rest(fine, reporter)
         centers = separate(fine, bandwidth) if len(fine.centers) else coarse
         found_out = {"n_iter": modes.n_iter, "n_seeds": modes.n_seeds, "n_landmarks": len(points)}
         return centers, found_out
@@ -193,6 +194,10 @@ class MeanShift(Algorithm):
                 "of its middle, as happens in many dimensions: every row is a start",
             )
             modes = climb(kernel, kernel.points, self.max_iter, reporter)
+        self._require_rest(modes, reporter)
+        return modes
+
+    def _require_rest(self, modes: Any, reporter: Reporter) -> None:
         if modes.n_moving:
             reporter.warn(
                 "not_converged",
@@ -200,7 +205,6 @@ class MeanShift(Algorithm):
                 f"{modes.n_moving} of {modes.n_seeds} starts still moved",
                 NotConvergedWarning,
             )
-        return modes
 
 
 def _method(n_samples: int, n_features: int) -> str:
