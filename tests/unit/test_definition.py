@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucluster.algorithms import HDBSCAN, KMeans
+from gpucluster.algorithms import HDBSCAN, KMeans, catalogue
 from gpucluster.definition import ClusterDefinition, definition_schema
 from gpucluster.device.select import Decision
 from gpucluster.dialects import read_body
@@ -163,7 +163,7 @@ def test_absurd_nesting_is_refused() -> None:
 def test_schema_names_every_algorithm_and_its_parameters() -> None:
     schema = definition_schema()
     config = schema["$defs"]["VectorConfig"]["properties"]
-    assert config["clustering_method"]["enum"] == ["kmeans", "dbscan", "hdbscan", None]
+    assert config["clustering_method"]["enum"] == [*catalogue(), None]
     kmeans = next(s for s in config["algorithm_params"]["anyOf"] if s["title"] == "kmeans")
     assert kmeans["properties"]["n_clusters"]["default"] == 8
     for algorithm in config["algorithm_params"]["anyOf"]:
