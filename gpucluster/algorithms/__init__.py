@@ -13,6 +13,7 @@ from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
+from gpucluster.algorithms.mean_shift import MeanShift
 from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import Cost
 
@@ -23,12 +24,13 @@ __all__ = [
     "Algorithm",
     "Cost",
     "KMeans",
+    "MeanShift",
     "Raw",
     "canonical_labels",
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, Agglomerative)
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, Agglomerative, MeanShift)
 
 
 @cache

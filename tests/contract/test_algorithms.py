@@ -15,6 +15,7 @@ from gpucluster.algorithms import (
     Agglomerative,
     Algorithm,
     KMeans,
+    MeanShift,
     canonical_labels,
     catalogue,
 )
@@ -38,6 +39,8 @@ EVERY = {
     "agglomerative-average": Agglomerative(n_clusters=3, linkage="average"),
     "agglomerative-single": Agglomerative(n_clusters=3, linkage="single"),
     "agglomerative-graph": Agglomerative(n_clusters=3, connectivity=2),
+    "mean_shift": MeanShift(bandwidth=3),
+    "mean_shift-bins": MeanShift(bandwidth=3, bin_seeding=True, cluster_all=False),
 }
 algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 
@@ -111,6 +114,8 @@ def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
     found = algorithm.fit(X)
     if algorithm.name in {"kmeans", "agglomerative"}:
         assert set(found.labels_) == {0, 1, 2}
+    elif algorithm.name == "mean_shift":  # no two rows lie within the bandwidth
+        np.testing.assert_array_equal(found.labels_, np.arange(n_samples))
     else:
         np.testing.assert_array_equal(found.labels_, np.full(n_samples, -1))
 
