@@ -12,6 +12,7 @@ from gpucluster.algorithms.base import Algorithm, Raw, canonical_labels
 from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
+from gpucluster.algorithms.spectral import Spectral
 from gpucluster.types import Cost
 
 __all__ = [
@@ -21,11 +22,12 @@ __all__ = [
     "Cost",
     "KMeans",
     "Raw",
+    "Spectral",
     "canonical_labels",
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, Spectral)
 
 
 @cache

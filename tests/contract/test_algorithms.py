@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from gpucluster.algorithms import DBSCAN, HDBSCAN, Algorithm, KMeans, canonical_labels, catalogue
+from gpucluster.algorithms import (
+    DBSCAN,
+    HDBSCAN,
+    Algorithm,
+    KMeans,
+    Spectral,
+    canonical_labels,
+    catalogue,
+)
 from gpucluster.errors import (
     ConfigError,
     GpuclusterWarning,
@@ -26,6 +34,8 @@ EVERY = {
     "dbscan": DBSCAN(eps=1.5),
     "dbscan-brute": DBSCAN(eps=1.5, algorithm="brute"),
     "hdbscan": HDBSCAN(min_cluster_size=10),
+    "spectral": Spectral(n_clusters=3),
+    "spectral-neighbors": Spectral(n_clusters=3, affinity="nearest_neighbors"),
 }
 algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 
@@ -99,6 +109,8 @@ def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
     found = algorithm.fit(X)
     if algorithm.name == "kmeans":
         assert set(found.labels_) == {0, 1, 2}
+    elif algorithm.name == "spectral":  # where all are neighbours, there is nothing to cut
+        assert set(found.labels_) <= {0, 1, 2}
     else:
         np.testing.assert_array_equal(found.labels_, np.full(n_samples, -1))
 
