@@ -162,7 +162,8 @@ class Spectral(Algorithm):
 
     def _cluster(self, X: Matrix, on_device: Any, reporter: Reporter, backend: str) -> Raw:
         """Cluster rows on the device where `on_device` lies; `X` are the same on the host."""
-        from gpucluster.ops.laplacian import components, mainland, spectral_embedding
+        from gpucluster.ops.eigenvectors import spectral_embedding
+        from gpucluster.ops.laplacian import components, mainland
 
         if not self._is_exact(len(X)):
             return self._by_landmarks(on_device, reporter, backend)
@@ -170,9 +171,7 @@ class Spectral(Algorithm):
         component = components(graph)
         kept = mainland(component, self.n_clusters)
         self._judge(kept, component, len(X), reporter)
-        embedding = spectral_embedding(
-            graph, kept, self.dimension(), self.random_state, reporter
-        )
+        embedding = spectral_embedding(graph, kept, self.dimension(), self.random_state, reporter)
         del graph
         inside = kept != NOISE
         labels = np.empty(len(X), np.int32)
@@ -187,9 +186,7 @@ class Spectral(Algorithm):
 
         if self.affinity == "nearest_neighbors":
             length = min(self.n_neighbors, len(X))
-            lists = nearest_neighbors(
-                X, length, random_state=self.random_state, reporter=reporter
-            )
+            lists = nearest_neighbors(X, length, random_state=self.random_state, reporter=reporter)
             return neighbor_graph(to_host(lists.rows)), lists.method
         if self.affinity == "rbf":
             return dense_graph(gaussian_affinities(X, self.gamma, reporter=reporter)), "exact"
@@ -197,15 +194,14 @@ class Spectral(Algorithm):
         return dense_graph(X.copy()), "exact"
 
     def _by_landmarks(self, X: Any, reporter: Reporter, backend: str) -> Raw:
+        from gpucluster.ops.eigenvectors import extend, spectral_embedding
+        from gpucluster.ops.landmarks import landmarks
         from gpucluster.ops.laplacian import (
             components,
             dense_graph,
-            extend,
             gaussian_affinities,
             mainland,
-            spectral_embedding,
         )
-        from gpucluster.ops.landmarks import landmarks
 
         device: Device = "gpu" if backend == "cupy" else "cpu"
         chosen = landmarks(X, self.n_landmarks(len(X)), self.random_state, reporter)
@@ -218,9 +214,7 @@ class Spectral(Algorithm):
         component = components(graph)
         kept = mainland(component, self.n_clusters, chosen.weights)
         self._judge(kept[chosen.labels], component, len(X), reporter)
-        embedding = spectral_embedding(
-            graph, kept, self.dimension(), self.random_state, reporter
-        )
+        embedding = spectral_embedding(graph, kept, self.dimension(), self.random_state, reporter)
         reached = to_device(np.where(kept != NOISE, weights, 0), device)
         placed = extend(X, means, self.gamma, reached, embedding, reporter)
         labels = self._partition(to_host(placed), reporter)

@@ -1,8 +1,7 @@
-"""Affinity graphs, and the leading eigenvectors of their random walks.
+"""Affinity graphs and their normalised operators.
 
 The operator ``D^-1/2 A D^-1/2`` is the identity less the normalised Laplacian, so its
-largest eigenvalues belong to the smallest of the Laplacian. The Lanczos method finds them
-with products alone: nothing is factorised.
+largest eigenvalues belong to the smallest of the Laplacian.
 """
 
 from __future__ import annotations
@@ -17,18 +16,13 @@ from scipy.sparse import csgraph
 
 from gpucluster.device.arrays import is_on_gpu, namespace, to_host
 from gpucluster.device.memory import rows_per_block
-from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, one_blas_thread, row_blocks
+from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.normalize import offset
-from gpucluster.types import NOISE, Labels
+from gpucluster.types import NOISE
 
 ISLAND_SHARE = 0.1  # of the mean size of a cluster: smaller components get none of their own
-FULL_ROWS = 500  # up to here all eigenvectors are computed: quicker than any iteration
-TOLERANCE = 1e-5  # of an eigenvalue
-MAX_RESTARTS = 1000
 UNSEEN = 1e-7  # the share of a sum that float32 cannot see
-POSITIVE = 1e-6  # what rounding may make of an eigenvalue 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +39,6 @@ class Graph:
 
     operator: Any
     scale: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """Nodes by the slowest modes of the random walk.
-
-    Attributes
-    ----------
-    eigenvalues : ndarray of shape (n_components,), float64
-        Of the random walk, falling from 1. Those not above 0 are left out: their
-        eigenvectors tell neighbours apart.
-    vectors : array of shape (n_nodes, n_components), float64
-        Eigenvectors of the operator, scaled by ``D^-1/2``; 0 outside of the mainland.
-    """
-
-    eigenvalues: Any
-    vectors: Any
 
 
 def neighbor_graph(rows: Any) -> Graph:
@@ -115,7 +92,7 @@ def dense_graph(affinity: Any, self_affinity: Any = 0) -> Graph:
         affinity[rows] *= scale[rows, None].astype(np.float32)
         affinity[rows] *= scale.astype(np.float32)
 
-    _for_blocks(normalise, len(affinity), affinity, None)
+    for_blocks(normalise, len(affinity), affinity, None)
     return Graph(affinity, scale)
 
 
@@ -139,7 +116,7 @@ def gaussian_affinities(
     array of shape (n_samples, n_samples), float32
     """
     xp = namespace(X)
-    exponents = _Exponents(X, gamma, weights)
+    exponents = Exponents(X, gamma, weights)
     affinity = xp.empty((len(X), len(X)), np.float32)
 
     def work(rows: slice) -> None:
@@ -148,54 +125,20 @@ def gaussian_affinities(
             affinity[rows] += exponents.log_weights[rows, None]
         xp.exp(affinity[rows], out=affinity[rows])
 
-    _for_blocks(work, len(X), X, reporter)
+    for_blocks(work, len(X), X, reporter)
     return affinity
 
 
-def extend(
-    X: Any,
-    landmarks: Any,
-    gamma: float,
-    weights: Any,
-    embedding: Embedding,
-    reporter: Reporter | None = None,
-) -> Any:
-    """Place rows where a step of the random walk to the landmarks leads: Nystrom's formula.
+class Exponents:
+    """``log(weight_j) - gamma |x - y_j|^2`` for fixed rows `y`, in float32.
 
     Parameters
     ----------
-    X : array of shape (n_samples, n_features), float32
-        Its device decides where the work runs.
-    landmarks : array of shape (n_landmarks, n_features), float32
+    Y : array of shape (n_others, n_features), float32
     gamma : float
-    weights : array of shape (n_landmarks,)
-        0 where a landmark is not to be reached.
-    embedding : Embedding
-        Of the landmarks.
-    reporter : Reporter, optional
-        Told after each block of rows.
-
-    Returns
-    -------
-    array of shape (n_samples, n_components), float32
+    weights : array of shape (n_others,), or None
+        None for 1.
     """
-    xp = namespace(X)
-    exponents = _Exponents(landmarks, gamma, weights)
-    modes = (embedding.vectors / xp.asarray(embedding.eigenvalues)).astype(np.float32)
-    placed = xp.empty((len(X), modes.shape[1]), np.float32)
-
-    def work(rows: slice) -> None:
-        step = exponents.of(X[rows])
-        step -= step.max(axis=1, keepdims=True)  # a far row goes to the nearest landmark
-        xp.exp(step, out=step)
-        placed[rows] = step @ modes / step.sum(axis=1, keepdims=True)
-
-    _for_blocks(work, len(X), X, reporter, len(landmarks))
-    return placed
-
-
-class _Exponents:
-    """``log(weight_j) - gamma |x - y_j|^2`` for fixed rows `y`, in float32."""
 
     def __init__(self, Y: Any, gamma: float, weights: Any) -> None:
         xp = namespace(Y)
@@ -203,12 +146,13 @@ class _Exponents:
         self.shift = offset(Y)
         self.Y = Y if self.shift is None else Y - self.shift
         self.sqnorms = xp.einsum("ij,ij->i", self.Y, self.Y)
-        self.log_weights = None
+        self.log_weights: Any = None
         if weights is not None:
             with np.errstate(divide="ignore"):
                 self.log_weights = xp.log(weights).astype(np.float32)
 
     def of(self, block: Any, out: Any = None) -> Any:
+        """Return those of a block of rows, (rows, n_others), written to `out` if given."""
         xp = namespace(block)
         block = block if self.shift is None else block - self.shift
         found = xp.matmul(block, self.Y.T, out=out)
@@ -222,8 +166,8 @@ class _Exponents:
         return found
 
 
-def components(graph: Graph) -> Labels:
-    """Number the connected components of a graph.
+def components(graph: Graph) -> Any:
+    """Return the number of the connected component of each node.
 
     Parameters
     ----------
@@ -255,7 +199,7 @@ def components(graph: Graph) -> Labels:
     return found
 
 
-def mainland(component: Labels, n_clusters: int, weights: Any = None) -> Labels:
+def mainland(component: Any, n_clusters: int, weights: Any = None) -> Any:
     """Leave out the islands: components too small for a cluster of their own.
 
     A component has an eigenvector of its own however small it is, and k-means a cluster
@@ -282,145 +226,12 @@ def mainland(component: Labels, n_clusters: int, weights: Any = None) -> Labels:
     return number[component]
 
 
-def spectral_embedding(
-    graph: Graph,
-    component: Labels,
-    n_components: int,
-    random_state: int,
-    reporter: Reporter | None = None,
-) -> Embedding:
-    """Find the `n_components` largest eigenvalues of a graph, with their eigenvectors.
-
-    Parameters
-    ----------
-    graph : Graph
-    component : ndarray of shape (n_nodes,), int32
-        Connected component of each node, ``0..``; nodes labelled -1 are left out.
-    n_components : int
-    random_state : int
-        Seed of the first vector.
-    reporter : Reporter, optional
-        Told after each product.
-
-    Returns
-    -------
-    Embedding
-
-    Notes
-    -----
-    The eigenvectors of the components are known, and taken out of the operator. The
-    others are found by the Lanczos method (Lehoucq, Sorensen, Yang 1998,
-    doi:10.1137/1.9780898719628), without a factorisation. Extra memory: about
-    ``16 * n_nodes * (3 * n_components + 10)`` bytes.
-    """
-    xp = namespace(graph.scale)
-    component = xp.asarray(component)
-    n_known = int(component.max()) + 1
-    inside = component >= 0
-    roots = xp.where(inside & (graph.scale > 0), 1 / xp.maximum(graph.scale, 1e-300), 0)
-    masses = xp.bincount(component[inside], roots[inside] ** 2, minlength=n_known)
-    roots[inside] /= xp.sqrt(masses)[component[inside]]
-    n_known = min(n_known, n_components)
-    known = roots[:, None] * (component[:, None] == xp.arange(n_known))
-    values = np.ones(n_known)
-    if n_known < n_components:
-        rest, vectors = _lanczos(
-            graph, roots, component, n_components - n_known, random_state, reporter
-        )
-        values = np.concatenate((values, rest))
-        known = xp.concatenate((known, vectors), axis=1)
-    kept = values > POSITIVE
-    return Embedding(values[kept], known[:, kept] * graph.scale[:, None])
-
-
-def _lanczos(
-    graph: Graph,
-    roots: Any,
-    component: Any,
-    wanted: int,
-    random_state: int,
-    reporter: Reporter | None,
-) -> tuple[Any, Any]:
-    """Return eigenvalues, falling, and eigenvectors beside those of the components."""
-    xp, n_nodes = namespace(roots), len(roots)
-    inside, places = (component >= 0).astype(np.float64), component + 1
-    done = 0
-
-    def apply(vector: Any) -> Any:
-        nonlocal done
-        vector = vector.ravel() * inside
-        image = _product(graph.operator, vector) * inside
-        shares = xp.bincount(places, roots * vector)
-        image -= 2 * roots * shares[places]  # the known ones now have eigenvalue -1
-        done += 1
-        if reporter is not None:
-            reporter.progress(done, None, "iterations")
-        return image
-
-    with one_blas_thread:  # with more of them, the last bits depend on how many
-        if n_nodes <= max(FULL_ROWS, 2 * wanted + 2):
-            full = xp.stack([apply(unit) for unit in xp.eye(n_nodes)])
-            values, vectors = xp.linalg.eigh((full + full.T) / 2)
-            values, vectors = values[-wanted:], vectors[:, -wanted:]
-        else:
-            values, vectors = _eigsh(apply, roots, wanted, random_state, reporter)
-    order = np.argsort(-to_host(values), kind="stable")
-    return to_host(values)[order], vectors[:, order]
-
-
-def _eigsh(
-    apply: Callable[[Any], Any],
-    like: Any,
-    wanted: int,
-    random_state: int,
-    reporter: Reporter | None,
-) -> tuple[Any, Any]:
-    if is_on_gpu(like):
-        from cupyx.scipy.sparse.linalg import LinearOperator, eigsh
-    else:
-        from scipy.sparse.linalg import LinearOperator, eigsh
-    from scipy.sparse.linalg import ArpackNoConvergence
-
-    n_nodes = len(like)
-    first = namespace(like).asarray(np.random.default_rng(random_state).standard_normal(n_nodes))
-    operator = LinearOperator((n_nodes, n_nodes), matvec=apply, dtype=np.float64)
-    try:
-        return eigsh(
-            operator,
-            k=wanted,
-            which="LA",
-            v0=apply(first),
-            maxiter=MAX_RESTARTS,
-            tol=TOLERANCE,
-        )
-    except ArpackNoConvergence as stopped:
-        if reporter is not None:
-            reporter.warn(
-                "spectral_not_converged",
-                f"spectral: {len(stopped.eigenvalues)} of {wanted} eigenvectors converged; "
-                "use fewer n_components",
-                NotConvergedWarning,
-            )
-        return stopped.eigenvalues, stopped.eigenvectors
-
-
-def _product(operator: Any, vector: Any) -> Any:
-    """Return the product with a vector in float64; of a dense matrix, on all cores."""
-    if scipy.sparse.issparse(operator) or is_on_gpu(operator):
-        return operator @ vector.astype(operator.dtype)
-    narrow = vector.astype(operator.dtype)
-    parts = map_blocks(
-        lambda rows: operator[rows] @ narrow, len(operator), rows_per_block(4 * len(operator))
-    )
-    return np.concatenate(list(parts)).astype(np.float64)
-
-
 def _inverse_root(degrees: Any) -> Any:
     xp = namespace(degrees)
     return xp.where(degrees > 0, 1 / xp.sqrt(xp.maximum(degrees, 1e-300)), 0)
 
 
-def _for_blocks(
+def for_blocks(
     work: Callable[[slice], None],
     n_rows: int,
     like: Any,

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from gpucluster.ops.blocks import one_blas_thread
-from gpucluster.types import Labels
 
 MAX_ITERATIONS = 100
 UNCHANGED = 1e-10
 
 
-def discretize(vectors: Any, random_state: int) -> Labels:
+def discretize(vectors: Any, random_state: int) -> Any:
     """Return the partition whose indicators lie closest to a rotation of the eigenvectors.
 
     Parameters
@@ -60,7 +59,7 @@ def _spread_rows(points: Any, drawn: np.random.Generator) -> Any:
     return np.stack(chosen, axis=1)
 
 
-def cluster_qr(vectors: Any) -> Labels:
+def cluster_qr(vectors: Any) -> Any:
     """Return clusters by a pivoted QR factorisation: nothing is drawn, nothing iterated.
 
     Parameters
