@@ -86,8 +86,8 @@ def spectral_embedding(
         )
         values = np.concatenate((values, rest))
         known = xp.concatenate((known, vectors), axis=1)
-    kept = values > POSITIVE
-    return Embedding(values[kept], known[:, kept] * graph.scale[:, None])
+    kept = int((values > POSITIVE).sum())
+    return Embedding(values[:kept], known[:, :kept] * graph.scale[:, None])
 
 
 def _lanczos(
@@ -122,7 +122,7 @@ def _lanczos(
         else:
             values, vectors = _eigsh(apply, roots, wanted, random_state, reporter)
     order = np.argsort(-to_host(values), kind="stable")
-    return to_host(values)[order], vectors[:, order]
+    return to_host(values)[order], vectors[:, xp.asarray(order)]
 
 
 def _eigsh(
@@ -148,7 +148,7 @@ def _eigsh(
             k=wanted,
             which="LA",
             v0=apply(first),
-            maxiter=MAX_RESTARTS,
+            maxiter=None if is_on_gpu(like) else MAX_RESTARTS,  # CuPy counts products
             tol=TOLERANCE,
         )
     except ArpackNoConvergence as stopped:
