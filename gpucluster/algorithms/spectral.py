@@ -121,35 +121,38 @@ class Spectral(Algorithm):
         from gpucluster.ops.landmarks import landmark_cost
         from gpucluster.ops.neighbors import neighbor_cost
 
-        dimension = self.dimension()
-        copy = 4 * n_samples * n_features
-        basis = 16 * (3 * dimension + 10)  # bytes of the Lanczos vectors, for each node
-        products = 60 + 4 * dimension
+        dimension, copy = self.dimension(), 4 * n_samples * n_features
         nodes, method, seconds = n_samples, "exact", 0.0
+        products = 60 + 3 * dimension
         if self.affinity == "nearest_neighbors":
             lists = neighbor_cost(n_samples, n_features, self.n_neighbors)
             entries = 2 * n_samples * self.n_neighbors
             graph = max(lists.bytes, 8 * n_samples * self.n_neighbors + 60 * entries)
             graph = max(graph, copy + 24 * entries)  # islands look for their nearest row
             method = lists.method if device == "cpu" else "exact"
-            one = 5e-9 * entries + 2e-8 * n_samples * dimension
-            seconds = (lists.seconds or 0) + 10 * products * one
+            products = 150 + 12 * dimension
+            seconds = (lists.seconds or 0) + products * entries * 3e-9
         elif self._is_exact(n_samples):
-            graph = 4 * n_samples**2 + 8 * BLOCK_BYTES + copy
+            graph = 4 * n_samples**2 + copy
             flop = 2.0 * n_samples**2 * n_features if self.affinity == "rbf" else 0
             seconds = flop / 100e9 + n_samples**2 * (5e-9 + products * 4 / 15e9)
         else:
             nodes = self.n_landmarks(n_samples)
             chosen = landmark_cost(n_samples, n_features, nodes)
-            method, graph = "nystrom", chosen.bytes + 4 * nodes**2 + 8 * BLOCK_BYTES
+            method, graph = "nystrom", chosen.bytes + 4 * nodes**2
             flop = 2.0 * n_samples * nodes * (n_features + dimension)
             seconds = (chosen.seconds or 0) + flop / 100e9 + n_samples * nodes * 4e-9
             seconds += products * nodes**2 * 4 / 15e9
+        vectors = 16 * nodes * (3 * dimension + 10)
+        seconds += products * vectors / 15e9  # each product is made orthogonal to those before
         grouped = self._kmeans(self.n_clusters).cost(n_samples, dimension, "cpu")
-        extra = graph + nodes * basis + 40 * n_samples * (dimension + 2) + grouped.bytes
+        extra = graph + vectors + 40 * n_samples * (dimension + 2) + grouped.bytes
+        extra += 8 * BLOCK_BYTES
         if device == "gpu":
             return Cost(extra + copy, None, method)
-        return Cost(extra, seconds + (grouped.seconds or 0), method)
+        # 30 iterations of each start; few dimensions leave BLAS little to gain
+        seconds += self.n_init * 30 * n_samples * (1e-7 + 1e-9 * self.n_clusters)
+        return Cost(extra, seconds, method)
 
     def _is_exact(self, n_samples: int) -> bool:
         return self.affinity != "rbf" or n_samples <= EXACT_ROWS

@@ -20,7 +20,7 @@ import gpucluster.algorithms.spectral as module
 from gpucluster.algorithms import Spectral
 from gpucluster.errors import ConfigError, GpuclusterWarning, InputError, NotConvergedWarning
 from gpucluster.events import Cancelled, CancelToken, Event, Progress, Reporter
-from gpucluster.ops import eigenvectors
+from gpucluster.ops import blocks, eigenvectors, laplacian
 from gpucluster.ops.eigenvectors import extend, spectral_embedding
 from gpucluster.ops.laplacian import (
     Graph,
@@ -327,3 +327,20 @@ def test_says_when_eigenvectors_do_not_converge(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(eigenvectors, "MAX_RESTARTS", 1)
     with pytest.warns(NotConvergedWarning, match=r"of 9 eigenvectors converged"):
         Spectral(n_clusters=10, affinity="nearest_neighbors", n_init=1).fit(digits())
+
+
+@pytest.mark.parametrize("exact_rows", [1000, 100], ids=["exact", "nystrom"])
+def test_labels_do_not_depend_on_the_number_of_cores(
+    exact_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = digits(700)
+    monkeypatch.setattr(module, "EXACT_ROWS", exact_rows)
+    monkeypatch.setattr(module, "N_LANDMARKS", 600)
+    monkeypatch.setattr(laplacian, "rows_per_block", lambda *_: 100)
+    model = Spectral(n_clusters=6, gamma=GAMMA, n_init=2)
+    found = []
+    for cores in (1, 4):
+        monkeypatch.setattr(blocks, "n_threads", lambda cores=cores: cores)
+        found.append(model.fit(X))
+    np.testing.assert_array_equal(found[0].labels_, found[1].labels_)
+    assert found[0].info == found[1].info
