@@ -14,6 +14,7 @@ from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
 from gpucluster.algorithms.mean_shift import MeanShift
+from gpucluster.algorithms.spectral import Spectral
 from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import Cost
 
@@ -26,11 +27,19 @@ __all__ = [
     "KMeans",
     "MeanShift",
     "Raw",
+    "Spectral",
     "canonical_labels",
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, Agglomerative, MeanShift)
+_OURS: tuple[type[Algorithm], ...] = (
+    KMeans,
+    DBSCAN,
+    HDBSCAN,
+    Agglomerative,
+    Spectral,
+    MeanShift,
+)
 
 
 @cache

@@ -16,6 +16,7 @@ from gpucluster.algorithms import (
     Algorithm,
     KMeans,
     MeanShift,
+    Spectral,
     canonical_labels,
     catalogue,
 )
@@ -41,6 +42,8 @@ EVERY = {
     "agglomerative-graph": Agglomerative(n_clusters=3, connectivity=2),
     "mean_shift": MeanShift(bandwidth=3),
     "mean_shift-bins": MeanShift(bandwidth=3, bin_seeding=True, cluster_all=False),
+    "spectral": Spectral(n_clusters=3),
+    "spectral-neighbors": Spectral(n_clusters=3, affinity="nearest_neighbors"),
 }
 algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 
@@ -116,6 +119,8 @@ def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
         assert set(found.labels_) == {0, 1, 2}
     elif algorithm.name == "mean_shift":  # no two rows lie within the bandwidth
         np.testing.assert_array_equal(found.labels_, np.arange(n_samples))
+    elif algorithm.name == "spectral":  # where all are neighbours, there is nothing to cut
+        assert set(found.labels_) <= {0, 1, 2}
     else:
         np.testing.assert_array_equal(found.labels_, np.full(n_samples, -1))
 
