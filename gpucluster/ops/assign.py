@@ -79,6 +79,92 @@ def lloyd_step(X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> 
     return Step(labels, sqdist, sums, np.bincount(labels, minlength=n_clusters))
 
 
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Where Lloyd's iteration came to rest.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n_samples,), int32
+        Nearest centre.
+    centers : ndarray of shape (n_clusters, n_features), float32
+    inertia : float
+        Sum of squared distances to the centres, up to float32 rounding of the expanded form.
+    n_iter : int
+    converged : bool
+        Whether the centres stopped before `max_iter`.
+    """
+
+    labels: Labels
+    centers: Matrix
+    inertia: float
+    n_iter: int
+    converged: bool
+
+
+def lloyd(
+    X: Matrix,
+    centers: Matrix,
+    *,
+    max_iter: int,
+    tolerance: float,
+    reporter: Reporter,
+    iterations_told: tuple[int, int] | None = None,
+) -> Partition:
+    """Move centres to the means of their rows until they rest.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        Without a large common offset.
+    centers : ndarray of shape (n_clusters, n_features), float32
+        The first ones.
+    max_iter : int
+        Most iterations; at least 1.
+    tolerance : float
+        Rest: the squared shifts of all centres sum to no more.
+    reporter : Reporter
+        Told of progress; asked for cancellation.
+    iterations_told : (int, int), optional
+        Iterations done before, and the most there can be, where this is part of more.
+
+    Returns
+    -------
+    Partition
+    """
+    before, total = iterations_told or (0, max_iter)
+    converged = False
+    for iteration in range(1, max_iter + 1):
+        moved = _means(X, lloyd_step(X, centers, reporter), centers)
+        shift = float(np.square(moved.astype(np.float64) - centers).sum())
+        centers = moved
+        converged = shift <= tolerance
+        if converged:
+            break
+        reporter.progress(before + iteration, total, "iterations")
+    step = lloyd_step(X, centers, reporter)
+    inertia = float(step.sqdist.sum(dtype=np.float64))
+    return Partition(step.labels, centers, inertia, iteration, converged)
+
+
+def _means(X: Matrix, step: Step, centers: Matrix) -> Matrix:
+    """Return the mean of each cluster; an empty one moves to the row farthest from its centre."""
+    sums, counts = step.sums.copy(), step.counts.copy()
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        farthest = np.argsort(-step.sqdist, kind="stable")
+        donors = [row for row in farthest[: len(empty) * 4] if counts[step.labels[row]] > 1]
+        for cluster, row in zip(empty, donors, strict=False):
+            donor = step.labels[row]
+            sums[donor] -= X[row]
+            counts[donor] -= 1
+            sums[cluster], counts[cluster] = X[row], 1
+    filled = counts > 0
+    moved = centers.copy()
+    moved[filled] = sums[filled] / counts[filled, None]
+    return moved
+
+
 def nearest_center(X: Matrix, centers: Matrix) -> Labels:
     """Return the nearest centre of each row by Euclidean distance, ties to the lower one."""
     search = _Search(centers)
