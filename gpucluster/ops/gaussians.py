@@ -1,0 +1,424 @@
+"""Gaussian components: the log densities of a block of rows, and what moves the components.
+
+One class for each form of the covariance. All of it runs where its arrays live. Rows come
+centred and scaled (`gpucluster.ops.mixture.Frame`), so that float32 has digits enough in the
+usual case; each class says in `dtype` when its next pass needs float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+
+from gpucluster.device.arrays import namespace
+from gpucluster.errors import InputError
+from gpucluster.ops.blocks import one_blas_thread
+
+LOG_2PI = float(np.log(2 * np.pi))
+NEGLIGIBLE = 1e-12  # a smaller responsibility changes no digit of a float32 sum
+UNREACHABLE = 45.0  # nats below the best component: e^-45 is less than a rounding of float64
+PANEL = 64  # columns of a factor that are applied before rows are given up
+FLOAT32_SQUARES = 1e4  # float32 when squares that cancel are at most this many variances
+FLOAT32_CONDITION = 1e7  # float32 when the eigenvalues of a covariance span no more
+
+
+class Gaussians(ABC):
+    """Weighted Gaussian components.
+
+    Parameters
+    ----------
+    means : array of shape (n_components, n_features), float64
+    log_weights : array of shape (n_components,), float64
+    reg : float
+        Added to the variances at each move.
+    """
+
+    dtype: type = np.float64  # of the next pass
+
+    def __init__(self, means: Any, log_weights: Any, reg: float) -> None:
+        self.xp = namespace(means)
+        self.means, self.log_weights, self.reg = means, log_weights, reg
+
+    @property
+    @abstractmethod
+    def second_shape(self) -> tuple[int, ...]:
+        """The shape of the second moments, all components together."""
+
+    @property
+    def row_numbers(self) -> int:
+        """How many numbers a row of a block takes while it is worked on."""
+        return 3 * self.means.shape[1] + 4 * len(self.means)
+
+    @abstractmethod
+    def log_joint(self, block: Any, likely: Any) -> Any:
+        """Return the log of weight times density.
+
+        Parameters
+        ----------
+        block : array of shape (rows, n_features), of `dtype`
+        likely : array of shape (rows,), int32
+            The component that each row belonged to before, -1 where none is known.
+
+        Returns
+        -------
+        array of shape (rows, n_components), float64
+        """
+
+    @abstractmethod
+    def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield what a block adds to the second moments, and where.
+
+        Parameters
+        ----------
+        block : array of shape (rows, n_features), of `dtype`
+        shares : array of shape (rows, n_components), of `dtype`
+            Responsibilities.
+        """
+
+    @abstractmethod
+    def _refit(self, counts: Any, means: Any, second: Any) -> Self:
+        """Return components at `means` from second moments; `counts` are above zero."""
+
+    def moved(self, counts: Any, sums: Any, second: Any) -> Self:
+        """Return the components of most likelihood under given responsibilities.
+
+        Parameters
+        ----------
+        counts : array of shape (n_components,), float64
+            Sums of the responsibilities.
+        sums : array of shape (n_components, n_features), float64
+            Rows, weighted with them.
+        second : array of shape `second_shape`, float64
+
+        Raises
+        ------
+        InputError
+            A covariance is not positive definite in spite of `reg`.
+        """
+        counts = counts + 10 * np.finfo(np.float64).eps  # as scikit-learn: none is ever empty
+        alive = (counts > 1e-10)[:, None]
+        means = self.xp.where(alive, sums / counts[:, None], self.means)
+        with one_blas_thread:  # with more of them, the last bits depend on how many
+            moved = self._refit(counts, means, second)
+        moved.log_weights = self.xp.log(counts / counts.sum())
+        return moved
+
+
+class Axes(Gaussians):
+    """Covariances along the axes: of each feature, or one variance for all of a component.
+
+    With squares and rows as matrices, both terms of the density are one product each.
+    """
+
+    def __init__(self, means: Any, log_weights: Any, reg: float, variances: Any) -> None:
+        super().__init__(means, log_weights, reg)
+        self.variances = variances  # (n_components, n_features), or (n_components, 1): spherical
+        squares = (self.means**2 / variances).sum(axis=1)
+        if float(squares.max()) <= FLOAT32_SQUARES:
+            self.dtype = np.float32
+        each = means.shape[1] // variances.shape[1]
+        log_determinant = each * self.xp.log(variances).sum(axis=1)
+        self.constant = -0.5 * (means.shape[1] * LOG_2PI + log_determinant + squares)
+        self.precisions = (-0.5 / variances).T.astype(self.dtype)
+        self.slopes = (means / variances).T.astype(self.dtype)
+
+    @classmethod
+    def start(cls, means: Any, reg: float, *, spherical: bool) -> Self:
+        """Return components that only wait to be moved."""
+        xp = namespace(means)
+        shape = (len(means), 1) if spherical else means.shape
+        start = cls(means, xp.zeros(len(means)), reg, xp.ones(shape))
+        start.dtype = np.float64
+        return start
+
+    @property
+    def second_shape(self) -> tuple[int, ...]:
+        """One for each variance."""
+        return tuple(self.variances.shape)
+
+    def _squares(self, block: Any) -> Any:
+        spherical = self.variances.shape[1] == 1
+        return self.xp.einsum("ij,ij->i", block, block)[:, None] if spherical else block * block
+
+    def log_joint(self, block: Any, likely: Any) -> Any:
+        """Return the log of weight times density."""
+        joint = self._squares(block) @ self.precisions
+        joint += block @ self.slopes
+        return joint + (self.log_weights + self.constant)
+
+    def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the weighted squares."""
+        yield slice(None), shares.T @ self._squares(block)
+
+    def _refit(self, counts: Any, means: Any, second: Any) -> Self:
+        squares = means**2
+        if second.shape[1] == 1:
+            squares = squares.sum(axis=1, keepdims=True)
+        variances = self.xp.maximum(second / counts[:, None] - squares, 0)
+        variances /= means.shape[1] // second.shape[1]
+        return type(self)(means, self.log_weights, self.reg, variances + self.reg)
+
+
+class Tied(Gaussians):
+    """One covariance for all components.
+
+    The square of a row is the same for all, so it cancels in the responsibilities, and its
+    sum over all rows follows from their scatter, which is measured once.
+    """
+
+    def __init__(
+        self, means: Any, log_weights: Any, reg: float, scatter: Any, covariance: Any
+    ) -> None:
+        super().__init__(means, log_weights, reg)
+        self.scatter = scatter  # (n_features, n_features): mean outer product of the rows
+        factor = _precision_factor(covariance)
+        slopes = (means @ factor) @ factor.T
+        squares = (slopes * means).sum(axis=1)
+        if float(squares.max()) <= FLOAT32_SQUARES:
+            self.dtype = np.float32
+        common = float(((factor.T @ scatter) * factor.T).sum())  # the mean of x' P x
+        log_determinant = -2 * float(self.xp.log(self.xp.diag(factor)).sum())
+        self.constant = -0.5 * (means.shape[1] * LOG_2PI + log_determinant + common + squares)
+        self.slopes = slopes.T.astype(self.dtype)
+
+    @classmethod
+    def start(cls, means: Any, reg: float, scatter: Any) -> Self:
+        """Return components that only wait to be moved."""
+        xp = namespace(means)
+        start = cls(means, xp.zeros(len(means)), reg, scatter, xp.eye(means.shape[1]))
+        start.dtype = np.float64
+        return start
+
+    @property
+    def second_shape(self) -> tuple[int, ...]:
+        """None: the scatter is known."""
+        return (0,)
+
+    def log_joint(self, block: Any, likely: Any) -> Any:
+        """Return the log of weight times density, with the mean square for that of each row."""
+        return block @ self.slopes + (self.log_weights + self.constant)
+
+    def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield nothing."""
+        return iter(())
+
+    def _refit(self, counts: Any, means: Any, second: Any) -> Self:
+        covariance = self.scatter - (means * (counts / counts.sum())[:, None]).T @ means
+        covariance[self.xp.diag_indices(len(covariance))] += self.reg
+        return type(self)(means, self.log_weights, self.reg, self.scatter, covariance)
+
+
+class Full(Gaussians):
+    """A covariance for each component.
+
+    A row is multiplied with the inverse Cholesky factor panel by panel. Squares only add up,
+    so a component is given up for a row as soon as it lies `UNREACHABLE` below another: what
+    is left out is below the rounding of float64.
+    """
+
+    def __init__(self, means: Any, log_weights: Any, reg: float, factors: Any) -> None:
+        super().__init__(means, log_weights, reg)
+        xp, d = self.xp, means.shape[1]
+        log_determinants = xp.log(xp.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+        self.constant = log_determinants - 0.5 * d * LOG_2PI
+        self.factors = factors  # (n_components, n_features, n_features), upper triangles
+
+    @classmethod
+    def start(cls, means: Any, reg: float) -> Self:
+        """Return components that only wait to be moved."""
+        xp = namespace(means)
+        identity = xp.broadcast_to(xp.eye(means.shape[1]), (len(means), *2 * means.shape[1:]))
+        return cls(means, xp.zeros(len(means)), reg, identity)
+
+    @property
+    def second_shape(self) -> tuple[int, ...]:
+        """The covariances."""
+        return tuple(self.factors.shape)
+
+    def log_joint(self, block: Any, likely: Any) -> Any:
+        """Return the log of weight times density; -inf where that is out of reach."""
+        xp = self.xp
+        joint = xp.full((len(block), len(self.means)), -np.inf)
+        best = xp.full(len(block), -np.inf)
+        for own in (True, False):  # the likely component first: it is the one to be beaten
+            for k in range(len(self.means)):
+                rows = xp.flatnonzero((likely == k) == own)
+                rows, log_density = self._reachable(block, rows, k, best)
+                joint[rows, k] = log_density
+                best[rows] = xp.maximum(best[rows], log_density)
+        return joint
+
+    def _reachable(self, block: Any, rows: Any, k: int, best: Any) -> tuple[Any, Any]:
+        """Return those of `rows` that component `k` can claim, and its log joint density."""
+        mean, factor = self.means[k].astype(self.dtype), self.factors[k]
+        d = len(mean)
+        log_joint = self.xp.full(len(rows), float(self.log_weights[k] + self.constant[k]))
+        floor = best[rows] - UNREACHABLE
+        for start in range(0, d, PANEL):
+            if not len(rows):
+                break
+            stop = min(start + PANEL, d)
+            known = block[:, :stop]
+            if len(rows) < len(block):
+                known = known.take(rows, axis=0)
+            panel = (known - mean[:stop]) @ factor[:stop, start:stop]
+            log_joint -= 0.5 * self.xp.einsum("ij,ij->i", panel, panel)
+            reached = log_joint > floor
+            if not reached.all():
+                rows, floor, log_joint = rows[reached], floor[reached], log_joint[reached]
+        return rows, log_joint
+
+    def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield the weighted scatter around the mean that each component has now."""
+        for k, mean in enumerate(self.means.astype(self.dtype)):
+            rows, share = _claimed(shares[:, k])
+            if len(rows):
+                members = (block if len(rows) == len(block) else block[rows]) - mean
+                members *= self.xp.sqrt(share)[:, None]
+                yield k, members.T @ members
+
+    def _refit(self, counts: Any, means: Any, second: Any) -> Self:
+        xp = self.xp
+        dtype: type = np.float32
+        factors = xp.empty(second.shape, np.float64)
+        for k in range(len(means)):
+            step = means[k] - self.means[k]
+            covariance = second[k] / counts[k] - xp.outer(step, step)
+            trace = float(xp.trace(covariance))
+            covariance[xp.diag_indices(len(covariance))] += self.reg
+            factors[k] = _precision_factor(covariance)
+            if trace * float((factors[k] ** 2).sum(axis=0).max()) > FLOAT32_CONDITION:
+                dtype = np.float64
+        moved = type(self)(means, self.log_weights, self.reg, factors)
+        moved.factors, moved.dtype = factors.astype(dtype, copy=False), dtype
+        return moved
+
+
+class LowRank(Gaussians):
+    """Covariances ``W W' + s^2 I``: probabilistic principal components of each component.
+
+    Every form of a row is a product with all components at once, and nothing has the size
+    of a covariance.
+
+    References
+    ----------
+    Tipping, Bishop 1999, doi:10.1162/089976699300016728.
+    """
+
+    def __init__(
+        self, means: Any, log_weights: Any, reg: float, loadings: Any, noise: Any, warming: int = 0
+    ) -> None:
+        super().__init__(means, log_weights, reg)
+        xp, (n_components, d, rank) = self.xp, loadings.shape
+        self.loadings, self.noise, self.warming = loadings, noise, warming  # W and s^2
+        inner = loadings.transpose(0, 2, 1) @ loadings + noise[:, None, None] * xp.eye(rank)
+        factors = xp.linalg.cholesky(inner)
+        bases = xp.linalg.solve(factors, loadings.transpose(0, 2, 1))  # (k, rank, d)
+        log_determinant = (d - rank) * xp.log(noise)
+        log_determinant += 2 * xp.log(xp.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+        sqnorms = (means**2).sum(axis=1)
+        self.constant = -0.5 * (d * LOG_2PI + log_determinant + sqnorms / noise)
+        largest = float(((sqnorms + (loadings**2).sum(axis=(1, 2))) / noise).max())
+        if not warming and largest <= FLOAT32_SQUARES:
+            self.dtype = np.float32
+        wide = xp.concatenate([bases.reshape(-1, d), means])
+        self.wide = xp.ascontiguousarray(wide.T.astype(self.dtype))
+        self.origins = (bases @ means[:, :, None])[:, :, 0].astype(self.dtype)
+
+    @classmethod
+    def start(cls, means: Any, reg: float, rank: int, seed: int, warming: int = 4) -> Self:
+        """Return random directions; `warming` moves turn them into principal ones."""
+        xp, shape = namespace(means), (*means.shape, rank)
+        drawn = xp.asarray(np.random.default_rng(seed).standard_normal(shape))
+        return cls(means, xp.zeros(len(means)), reg, _orthonormal(drawn), xp.ones(len(means)), warming)
+
+    @property
+    def second_shape(self) -> tuple[int, ...]:
+        """Products with the loadings, and the diagonals."""
+        k, d, rank = self.loadings.shape
+        return (k, d, rank + 1)
+
+    @property
+    def row_numbers(self) -> int:
+        """Of a block; its products with the loadings count too."""
+        return super().row_numbers + 2 * self.loadings.shape[0] * self.loadings.shape[2]
+
+    def log_joint(self, block: Any, likely: Any) -> Any:
+        """Return the log of weight times density."""
+        k, _, rank = self.loadings.shape
+        products = block @ self.wide
+        explained = products[:, : k * rank].reshape(-1, k, rank) - self.origins
+        square = self.xp.einsum("ijk,ijk->ij", explained, explained)
+        square += 2 * products[:, k * rank :]
+        square -= self.xp.einsum("ij,ij->i", block, block)[:, None]
+        return square * (0.5 / self.noise) + (self.log_weights + self.constant)
+
+    def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield scatter times loadings, and the weighted squares, around the present means."""
+        for k, mean in enumerate(self.means.astype(self.dtype)):
+            rows, share = _claimed(shares[:, k])
+            if len(rows):
+                members = (block if len(rows) == len(block) else block[rows]) - mean
+                scores = (members @ self.loadings[k].astype(self.dtype)) * share[:, None]
+                squares = share @ (members * members)
+                yield k, self.xp.concatenate([members.T @ scores, squares[:, None]], axis=1)
+
+    def _refit(self, counts: Any, means: Any, second: Any) -> Self:
+        xp, (_, d, rank) = self.xp, self.loadings.shape
+        step = (means - self.means)[:, :, None]
+        moments = second / counts[:, None, None]
+        turned = self.loadings.transpose(0, 2, 1)
+        product = moments[:, :, :rank] - step @ (turned @ step).transpose(0, 2, 1)
+        trace = xp.maximum((moments[:, :, rank] - step[:, :, 0] ** 2).sum(axis=1), 0)
+        inner = turned @ product
+        if self.warming > 1:  # subspace iteration
+            return self._with(means, _orthonormal(product), self.noise, self.warming - 1)
+        if self.warming:  # the loadings are orthonormal: take the principal axes among them
+            values, axes = xp.linalg.eigh((inner + inner.transpose(0, 2, 1)) / 2)
+            values = xp.maximum(values, 0)
+            noise = xp.maximum(trace - values.sum(axis=1), 0) / max(1, d - rank) + self.reg
+            scale = xp.sqrt(xp.maximum(values + self.reg - noise[:, None], 0))
+            return self._with(means, (self.loadings @ axes) * scale[:, None, :], noise)
+        identity = xp.eye(rank)
+        noise = self.noise[:, None, None]
+        gram = turned @ self.loadings + noise * identity
+        solved = xp.linalg.solve(gram, inner)
+        loadings = xp.linalg.solve(
+            (noise * identity + solved).transpose(0, 2, 1), product.transpose(0, 2, 1)
+        ).transpose(0, 2, 1)
+        explained = (product * xp.linalg.solve(gram, loadings.transpose(0, 2, 1)).transpose(0, 2, 1))
+        left = xp.maximum(trace - explained.sum(axis=(1, 2)), 0) / d
+        return self._with(means, loadings, left + self.reg)
+
+    def _with(self, means: Any, loadings: Any, noise: Any, warming: int = 0) -> Self:
+        return type(self)(means, self.log_weights, self.reg, loadings, noise, warming)
+
+
+def _claimed(share: Any) -> tuple[Any, Any]:
+    """Return the rows that a component has a share in, and the shares."""
+    rows = namespace(share).flatnonzero(share > NEGLIGIBLE)
+    return rows, share[rows]
+
+
+def _orthonormal(matrices: Any) -> Any:
+    """Return an orthonormal basis of the columns of each matrix."""
+    return namespace(matrices).linalg.qr(matrices)[0]
+
+
+def _precision_factor(covariance: Any) -> Any:
+    """Return the upper triangle ``F`` with ``F F'`` the inverse of a covariance."""
+    xp = namespace(covariance)
+    try:
+        lower = xp.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        lower = xp.full_like(covariance, np.nan)
+    if not bool(xp.isfinite(lower).all()):  # CuPy says it so
+        raise InputError(
+            "gaussian_mixture: the covariance of a component is not positive definite: "
+            "it has too few rows, or they lie in a plane",
+            hint="raise reg_covar, use fewer components, or covariance_type diag",
+        )
+    return xp.triu(xp.linalg.inv(lower).T)
