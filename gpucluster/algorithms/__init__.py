@@ -10,6 +10,7 @@ from functools import cache
 
 from gpucluster.algorithms.base import Algorithm, Raw, canonical_labels
 from gpucluster.algorithms.dbscan import DBSCAN
+from gpucluster.algorithms.gaussian_mixture import GaussianMixture
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
 from gpucluster.types import Cost
@@ -19,13 +20,14 @@ __all__ = [
     "HDBSCAN",
     "Algorithm",
     "Cost",
+    "GaussianMixture",
     "KMeans",
     "Raw",
     "canonical_labels",
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, GaussianMixture)
 
 
 @cache

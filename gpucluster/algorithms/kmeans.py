@@ -76,33 +76,41 @@ class KMeans(Algorithm):
         return Cost(extra, restarts * one_start)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        from gpucluster.ops.assign import Partition, lloyd
+        from gpucluster.ops.assign import lloyd_step
         from gpucluster.ops.normalize import spread, without_offset
 
         X = without_offset(X)
         tolerance = self.tol * spread(X)[1] / X.shape[1]
         restarts = self.restarts(len(X))
         streams = np.random.default_rng(self.random_state).spawn(restarts)
-        best: Partition | None = None
+        best: tuple[float, Any, int, bool, Matrix] | None = None
         for start, stream in enumerate(streams):
-            found = lloyd(
-                X,
-                first_centers(X, self.n_clusters, self.init, stream, reporter),
-                max_iter=self.max_iter,
-                tolerance=tolerance,
-                reporter=reporter,
-                iterations_told=(start * self.max_iter, restarts * self.max_iter),
-            )
-            if best is None or found.inertia < best.inertia:
-                best = found
+            centers = first_centers(X, self.n_clusters, self.init, stream, reporter)
+            converged = False
+            for iteration in range(1, self.max_iter + 1):
+                step = lloyd_step(X, centers, reporter)
+                moved = _means(X, step, centers)
+                shift = float(np.square(moved.astype(np.float64) - centers).sum())
+                centers = moved
+                converged = shift <= tolerance
+                if converged:
+                    break
+                reporter.progress(
+                    start * self.max_iter + iteration, restarts * self.max_iter, "iterations"
+                )
+            step = lloyd_step(X, centers, reporter)
+            inertia = float(step.sqdist.sum(dtype=np.float64))
+            if best is None or inertia < best[0]:
+                best = (inertia, step.labels, iteration, converged, centers)
         assert best is not None  # noqa: S101 - there is at least one start
-        self._judge(best.labels, reporter, converged=best.converged)
+        _, labels, iteration, converged, centers = best
+        self._judge(labels, reporter, converged=converged)
         return Raw(
-            best.labels,
+            labels,
             backend="numpy",
             info={
-                "inertia": _inertia(X, best.labels, best.centers),
-                "n_iter": best.n_iter,
+                "inertia": _inertia(X, labels, centers),
+                "n_iter": iteration,
                 "n_init": restarts,
             },
         )
@@ -146,6 +154,24 @@ class KMeans(Algorithm):
                 "are there fewer distinct rows?",
                 NotConvergedWarning,
             )
+
+
+def _means(X: Matrix, step: Any, centers: Matrix) -> Matrix:
+    """Return the mean of each cluster; an empty one moves to the row farthest from its centre."""
+    sums, counts = step.sums.copy(), step.counts.copy()
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        farthest = np.argsort(-step.sqdist, kind="stable")
+        donors = [row for row in farthest[: len(empty) * 4] if counts[step.labels[row]] > 1]
+        for cluster, row in zip(empty, donors, strict=False):
+            donor = step.labels[row]
+            sums[donor] -= X[row]
+            counts[donor] -= 1
+            sums[cluster], counts[cluster] = X[row], 1
+    filled = counts > 0
+    moved = centers.copy()
+    moved[filled] = sums[filled] / counts[filled, None]
+    return moved
 
 
 def _inertia(X: Matrix, labels: Any, centers: Matrix) -> float:

@@ -21,6 +21,7 @@ LOG_2PI = float(np.log(2 * np.pi))
 NEGLIGIBLE = 1e-12  # a smaller responsibility changes no digit of a float32 sum
 UNREACHABLE = 45.0  # nats below the best component: e^-45 is less than a rounding of float64
 PANEL = 64  # columns of a factor that are applied before rows are given up
+WARMING = 4  # steps towards the principal directions of the first components
 FLOAT32_SQUARES = 1e4  # float32 when squares that cancel are at most this many variances
 FLOAT32_CONDITION = 1e7  # float32 when the eigenvalues of a covariance span no more
 
@@ -37,6 +38,7 @@ class Gaussians(ABC):
     """
 
     dtype: type = np.float64  # of the next pass
+    warming: int = 1  # moves by the first responsibilities, before anything else is asked
 
     def __init__(self, means: Any, log_weights: Any, reg: float) -> None:
         self.xp = namespace(means)
@@ -50,7 +52,8 @@ class Gaussians(ABC):
     @property
     def row_numbers(self) -> int:
         """How many numbers a row of a block takes while it is worked on."""
-        return 3 * self.means.shape[1] + 4 * len(self.means)
+        n_components, n_features = self.means.shape
+        return int(3 * n_features + 4 * n_components)
 
     @abstractmethod
     def log_joint(self, block: Any, likely: Any) -> Any:
@@ -312,7 +315,7 @@ class LowRank(Gaussians):
         self, means: Any, log_weights: Any, reg: float, loadings: Any, noise: Any, warming: int = 0
     ) -> None:
         super().__init__(means, log_weights, reg)
-        xp, (n_components, d, rank) = self.xp, loadings.shape
+        xp, (_, d, rank) = self.xp, loadings.shape
         self.loadings, self.noise, self.warming = loadings, noise, warming  # W and s^2
         inner = loadings.transpose(0, 2, 1) @ loadings + noise[:, None, None] * xp.eye(rank)
         factors = xp.linalg.cholesky(inner)
@@ -329,11 +332,12 @@ class LowRank(Gaussians):
         self.origins = (bases @ means[:, :, None])[:, :, 0].astype(self.dtype)
 
     @classmethod
-    def start(cls, means: Any, reg: float, rank: int, seed: int, warming: int = 4) -> Self:
-        """Return random directions; `warming` moves turn them into principal ones."""
-        xp, shape = namespace(means), (*means.shape, rank)
-        drawn = xp.asarray(np.random.default_rng(seed).standard_normal(shape))
-        return cls(means, xp.zeros(len(means)), reg, _orthonormal(drawn), xp.ones(len(means)), warming)
+    def start(cls, means: Any, reg: float, rank: int, stream: np.random.Generator) -> Self:
+        """Return random directions; the first moves turn them into principal ones."""
+        xp, (k, d) = namespace(means), means.shape
+        drawn = _orthonormal(xp.asarray(stream.standard_normal((d, rank))))
+        loadings = xp.broadcast_to(drawn, (k, d, rank))
+        return cls(means, xp.zeros(k), reg, loadings, xp.ones(k), WARMING)
 
     @property
     def second_shape(self) -> tuple[int, ...]:
@@ -344,7 +348,8 @@ class LowRank(Gaussians):
     @property
     def row_numbers(self) -> int:
         """Of a block; its products with the loadings count too."""
-        return super().row_numbers + 2 * self.loadings.shape[0] * self.loadings.shape[2]
+        n_components, _, rank = self.loadings.shape
+        return super().row_numbers + int(2 * n_components * rank)
 
     def log_joint(self, block: Any, likely: Any) -> Any:
         """Return the log of weight times density."""
@@ -389,7 +394,7 @@ class LowRank(Gaussians):
         loadings = xp.linalg.solve(
             (noise * identity + solved).transpose(0, 2, 1), product.transpose(0, 2, 1)
         ).transpose(0, 2, 1)
-        explained = (product * xp.linalg.solve(gram, loadings.transpose(0, 2, 1)).transpose(0, 2, 1))
+        explained = product * xp.linalg.solve(gram, loadings.transpose(0, 2, 1)).transpose(0, 2, 1)
         left = xp.maximum(trace - explained.sum(axis=(1, 2)), 0) / d
         return self._with(means, loadings, left + self.reg)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
-from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
+from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, n_threads, row_blocks
 from gpucluster.ops.gaussians import Gaussians
 from gpucluster.ops.normalize import spread
+
+T = TypeVar("T")
 
 PARTS, PART_ROWS = 16, 1024  # that many parts or more, where that leaves that many rows
 PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at least four
@@ -80,7 +82,6 @@ def expectation_maximization(
     start: Gaussians,
     responsibilities: Callable[[slice], Any],
     *,
-    warmups: int = 1,
     tol: float,
     max_iter: int,
     reporter: Reporter,
@@ -94,10 +95,9 @@ def expectation_maximization(
         Its device decides where the work runs.
     frame : Frame
     start : Gaussians
-        Moved `warmups` times by the first responsibilities before anything is asked of it.
+        Moved by the first responsibilities before anything else is asked of it.
     responsibilities : callable
         Returns the first ones of a slice of rows, (rows, n_components).
-    warmups : int
     tol : float
         Rest: the mean log likelihood changes by less.
     max_iter : int
@@ -118,7 +118,7 @@ def expectation_maximization(
     before, total = iterations_told or (0, max_iter)
     sweep = _Sweep(X, frame, reporter)
     gaussians = start
-    for _ in range(warmups):
+    for _ in range(start.warming):
         gaussians = sweep.maximized(gaussians, responsibilities)
     found, converged = -math.inf, False
     for iteration in range(1, max_iter + 1):
@@ -131,6 +131,56 @@ def expectation_maximization(
     log_likelihood = sweep.expected(gaussians)  # labels belong to the last components
     log_likelihood += X.shape[1] * math.log(frame.scale)
     return Fit(gaussians, sweep.labels, sweep.shares, log_likelihood, iteration, converged)
+
+
+def scatter(X: Any, frame: Frame) -> Any:
+    """Return the mean outer product of the rows in a frame, in float64.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features), float32
+    frame : Frame
+
+    Returns
+    -------
+    array of shape (n_features, n_features), float64
+    """
+    n_samples, n_features = X.shape
+    total = namespace(X).zeros((n_features, n_features))
+
+    def work(rows: slice) -> Any:
+        block = frame.view(X[rows], np.float64)
+        return block.T @ block
+
+    for part in _parts(X, work, 3 * n_features, n_features**2):
+        total += part
+    return total / n_samples
+
+
+def working_bytes(n_samples: int, row_numbers: int, second_numbers: int) -> int:
+    """Return the bytes of a fit beside its rows: blocks, moments in parts, and the components.
+
+    Parameters
+    ----------
+    n_samples : int
+    row_numbers : int
+        How many numbers a row of a block takes while it is worked on.
+    second_numbers : int
+        How many numbers the moments of all components have.
+    """
+    block = 8 * row_numbers * _part_rows(n_samples, row_numbers)
+    # the sum of the parts, the present components, the next ones, and what makes them
+    return block * n_threads() + 8 * second_numbers * (_in_flight(second_numbers) + 5)
+
+
+def _parts(
+    X: Any, work: Callable[[slice], T], row_numbers: int, second_numbers: int
+) -> Iterator[T]:
+    """Yield ``work(block)`` for each row block, in order."""
+    block_rows = _part_rows(len(X), row_numbers)
+    if is_on_gpu(X):
+        return map(work, row_blocks(len(X), block_rows))
+    return map_blocks(work, len(X), block_rows, in_flight=_in_flight(second_numbers))
 
 
 def _part_rows(n_samples: int, row_numbers: int) -> int:
@@ -214,14 +264,8 @@ class _Sweep:
             log_likelihood += part
         return counts, sums, second, log_likelihood / len(self.X)
 
-    def _parts(self, work: Callable[[slice], Any], gaussians: Gaussians) -> Iterator[Any]:
-        n_samples = len(self.X)
-        block_rows = _part_rows(n_samples, gaussians.row_numbers)
-        if is_on_gpu(self.X):
-            parts: Iterator[Any] = map(work, row_blocks(n_samples, block_rows))
-        else:
-            in_flight = _in_flight(math.prod(gaussians.second_shape))
-            parts = map_blocks(work, n_samples, block_rows, in_flight=in_flight)
-        for part in parts:
+    def _parts(self, work: Callable[[slice], T], gaussians: Gaussians) -> Iterator[T]:
+        second_numbers = math.prod(gaussians.second_shape)
+        for part in _parts(self.X, work, gaussians.row_numbers, second_numbers):
             self.reporter.cancel.raise_if_cancelled()
             yield part

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from gpucluster.algorithms import DBSCAN, HDBSCAN, Algorithm, KMeans, canonical_labels, catalogue
+from gpucluster.algorithms import (
+    DBSCAN,
+    HDBSCAN,
+    Algorithm,
+    GaussianMixture,
+    KMeans,
+    canonical_labels,
+    catalogue,
+)
 from gpucluster.errors import (
     ConfigError,
     GpuclusterWarning,
@@ -26,6 +34,10 @@ EVERY = {
     "dbscan": DBSCAN(eps=1.5),
     "dbscan-brute": DBSCAN(eps=1.5, algorithm="brute"),
     "hdbscan": HDBSCAN(min_cluster_size=10),
+    **{
+        f"gaussian_mixture-{form}": GaussianMixture(n_components=3, covariance_type=form)
+        for form in ("full", "tied", "diag", "spherical")
+    },
 }
 algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 
@@ -97,7 +109,7 @@ def test_all_rows_equal(algorithm: Algorithm, n_features: int) -> None:
 def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
     X = np.arange(n_samples * 4, dtype=np.float32).reshape(n_samples, 4)
     found = algorithm.fit(X)
-    if algorithm.name == "kmeans":
+    if algorithm.name in {"kmeans", "gaussian_mixture"}:
         assert set(found.labels_) == {0, 1, 2}
     else:
         np.testing.assert_array_equal(found.labels_, np.full(n_samples, -1))

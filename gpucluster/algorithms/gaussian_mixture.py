@@ -1,0 +1,269 @@
+"""Gaussian mixture: clusters are the components of a density, with soft borders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
+from gpucluster.algorithms.kmeans import KMeans
+from gpucluster.device.arrays import is_on_gpu, namespace, to_device, to_host
+from gpucluster.device.select import Device
+from gpucluster.errors import NotConvergedWarning, QualityWarning
+from gpucluster.events import Muted, Reporter
+from gpucluster.ops.seeding import Seeding, first_centers
+from gpucluster.types import Cost, Labels, Matrix
+
+if TYPE_CHECKING:
+    from gpucluster.ops.gaussians import Gaussians
+    from gpucluster.ops.mixture import Fit, Frame
+
+LOW_RANK = "low_rank"
+RANK = 16  # principal directions of each component where covariances are of low rank
+EXACT_PRODUCTS = 5e12  # rows * components * features^2: about a quarter of an hour on two cores
+EXACT_NUMBERS = 125_000_000  # components * features^2: covariances of 1 GB
+ITERATIONS = 40  # that a fit takes, about
+
+
+class GaussianMixture(Algorithm):
+    """Fit a mixture of Gaussians by expectation-maximisation; a row joins its likeliest one.
+
+    The parameters, the bound, and when it rests are those of scikit-learn. With
+    ``covariance_type="full"`` and more work or memory than `EXACT_PRODUCTS` or
+    `EXACT_NUMBERS`, covariances have the form ``W W' + s^2 I`` with `RANK` directions, and
+    the method is called ``low_rank``; everything else is exact.
+
+    References
+    ----------
+    Dempster, Laird, Rubin 1977, doi:10.1111/j.2517-6161.1977.tb01600.x.
+    Tipping, Bishop 1999, doi:10.1162/089976699300016728 (low rank).
+    """
+
+    name: ClassVar[str] = "gaussian_mixture"
+    aliases: ClassVar[Mapping[str, str]] = {
+        "n_components_gmm": "n_components",
+        "n_clusters": "n_components",
+        "num_clusters": "n_components",
+    }
+
+    n_components: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=1, description="Number of Gaussians."
+    )
+    covariance_type: Literal["full", "tied", "diag", "spherical"] = Field(
+        default="full",
+        description="full: each its own; tied: one for all; diag: a variance for each feature; "
+        "spherical: one variance for each.",
+    )
+    tol: Annotated[float, Field(ge=0)] = Field(
+        default=1e-3, description="Stop when the mean log likelihood changes by less; in nats."
+    )
+    reg_covar: Annotated[float, Field(ge=0)] = Field(
+        default=1e-6, description="Added to the variances, so that covariances can be inverted."
+    )
+    max_iter: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=100, description="Most iterations of one start."
+    )
+    n_init: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=1, description="Starts, the one of most likelihood is kept."
+    )
+    init_params: Literal["kmeans", "k-means++", "random", "random_from_data"] = Field(
+        default="kmeans",
+        description="The first responsibilities: a k-means partition; the nearest of the rows that "
+        "k-means++ chooses, or of any rows; random ones.",
+    )
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
+
+    @property
+    def n_clusters(self) -> int:
+        """The most clusters there can be."""
+        return self.n_components
+
+    def check(self, n_samples: int, reporter: Reporter) -> None:
+        """Refuse more components than rows."""
+        super().check(n_samples, reporter)
+        require_at_most(
+            "gaussian_mixture.n_components", self.n_components, n_samples, f"{n_samples} rows"
+        )
+
+    def method(self, n_samples: int, n_features: int) -> str:
+        """Return ``exact`` or ``low_rank``, for data of this shape."""
+        numbers = float(self.n_components) * n_features**2
+        too_much = numbers > EXACT_NUMBERS or n_samples * numbers > EXACT_PRODUCTS
+        return LOW_RANK if self.covariance_type == "full" and too_much else "exact"
+
+    def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
+        """Return bytes beside `X`, and seconds at the rates in its page in docs/algorithms."""
+        from gpucluster.ops.mixture import working_bytes
+
+        n, d, k = n_samples, n_features, self.n_components
+        method = self.method(n, d)
+        form = self.covariance_type if method == "exact" else method
+        second = {
+            "full": k * d * d,
+            "tied": d * d,
+            "diag": k * d,
+            "spherical": k,
+            LOW_RANK: k * d * (RANK + 1),
+        }[form]
+        row_numbers = 3 * d + 4 * k + (2 * k * RANK if form == LOW_RANK else 0)
+        extra = 16 * n + working_bytes(n, row_numbers, second + k * d)
+        kmeans = self._kmeans(self.random_state).cost(n, d, device)
+        if self.init_params != "random" and k > 1:
+            extra += kmeans.bytes
+        if device == "gpu":
+            return Cost(extra + 4 * n * d, None, method)
+        flop = {
+            "full": 1.2 * n * d * d * (1 + 0.2 * k) + 4.0 * k * d**3,
+            "tied": 4.0 * n * d * k + 6.0 * d**3,
+            "diag": 8.0 * n * d * k,
+            "spherical": 4.0 * n * d * k,
+            LOW_RANK: 2.0 * n * d * (RANK + 1) * (k + 2),
+        }[form]
+        iterations = min(self.max_iter, ITERATIONS)
+        seconds = iterations * (flop / 60e9 + 8.0 * n * d / 4e9 + 2e-8 * n * k)
+        started = (kmeans.seconds or 0.0) if self.init_params == "kmeans" and k > 1 else 0.0
+        return Cost(extra, self.n_init * (seconds + started), method)
+
+    def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        return self._fit(X, X, reporter)
+
+    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        return self._fit(to_device(X, "gpu"), X, reporter)
+
+    def _fit(self, X: Any, host: Matrix, reporter: Reporter) -> Raw:
+        """Fit `X`, which is `host` wherever the work runs."""
+        from gpucluster.ops.mixture import Frame, expectation_maximization
+
+        method = self.method(*X.shape)
+        self._judge_shape(X.shape, method, reporter)
+        frame = Frame.of(X)
+        best: Fit | None = None
+        for start, stream in enumerate(np.random.default_rng(self.random_state).spawn(self.n_init)):
+            found = expectation_maximization(
+                X,
+                frame,
+                self._start(X, frame, method, stream),
+                self._responsibilities(X, host, stream, reporter),
+                tol=self.tol,
+                max_iter=self.max_iter,
+                reporter=reporter,
+                iterations_told=(start * self.max_iter, self.n_init * self.max_iter),
+            )
+            if best is None or found.log_likelihood > best.log_likelihood:
+                best = found
+        assert best is not None  # noqa: S101 - there is at least one start
+        labels = to_host(best.labels)
+        self._judge(labels, best, reporter)
+        return Raw(
+            labels,
+            backend="cupy" if is_on_gpu(X) else "numpy",
+            probabilities=to_host(best.shares),
+            method=method,
+            info={
+                "log_likelihood": best.log_likelihood,
+                "n_iter": best.n_iter,
+                "n_init": self.n_init,
+                **self._criteria(X.shape, method, best.log_likelihood),
+            },
+        )
+
+    def _start(self, X: Any, frame: Frame, method: str, stream: np.random.Generator) -> Gaussians:
+        from gpucluster.ops.gaussians import Axes, Full, LowRank, Tied
+        from gpucluster.ops.mixture import scatter
+
+        means = namespace(X).zeros((self.n_components, X.shape[1]))
+        reg = self.reg_covar * frame.scale**2
+        if method == LOW_RANK:
+            return LowRank.start(means, reg, RANK, stream)
+        if self.covariance_type == "full":
+            return Full.start(means, reg)
+        if self.covariance_type == "tied":
+            return Tied.start(means, reg, scatter(X, frame))
+        return Axes.start(means, reg, spherical=self.covariance_type == "spherical")
+
+    def _responsibilities(
+        self, X: Any, host: Matrix, stream: np.random.Generator, reporter: Reporter
+    ) -> Callable[[slice], Any]:
+        """Return what gives the first responsibilities of a slice of rows."""
+        xp, k = namespace(X), self.n_components
+        if self.init_params == "random":
+            seed = int(stream.integers(2**32))
+
+            def drawn(rows: slice) -> Any:
+                shape = (rows.stop - rows.start, k)
+                shares = np.random.default_rng([seed, rows.start]).random(shape)
+                return xp.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+            return drawn
+        labels = xp.asarray(self._partition(host, stream, reporter, on_gpu=is_on_gpu(X)))
+        return lambda rows: (labels[rows, None] == xp.arange(k)).astype(np.float64)
+
+    def _partition(
+        self, X: Matrix, stream: np.random.Generator, reporter: Reporter, *, on_gpu: bool
+    ) -> Labels:
+        from gpucluster.ops.assign import nearest_center
+
+        k = self.n_components
+        if k == 1:
+            return np.zeros(len(X), np.int32)
+        if self.init_params == "kmeans":
+            # k-means need not rest, nor find all clusters, to be a start
+            quiet = Muted(reporter.stage, cancel=reporter.cancel)
+            kmeans = self._kmeans(int(stream.integers(2**32)))
+            fitted = kmeans._fit_gpu(X, quiet) if on_gpu else kmeans._fit_cpu(X, quiet)
+            return np.asarray(fitted.labels, np.int32)
+        how: Seeding = "k-means++" if self.init_params == "k-means++" else "random"
+        return nearest_center(X, first_centers(X, k, how, stream, reporter))
+
+    def _kmeans(self, random_state: int) -> KMeans:
+        return KMeans(n_clusters=max(2, self.n_components), n_init=1, random_state=random_state)
+
+    def _criteria(
+        self, shape: tuple[int, int], method: str, log_likelihood: float
+    ) -> dict[str, float]:
+        """Return the information criteria of Schwarz and of Akaike; less is better."""
+        (n, d), k = shape, self.n_components
+        form = self.covariance_type if method == "exact" else method
+        covariances = {
+            "full": k * d * (d + 1) // 2,
+            "tied": d * (d + 1) // 2,
+            "diag": k * d,
+            "spherical": k,
+            LOW_RANK: k * (d * RANK - RANK * (RANK - 1) // 2 + 1),
+        }[form]
+        parameters = covariances + k * d + k - 1
+        deviance = -2 * n * log_likelihood
+        return {"bic": deviance + parameters * math.log(n), "aic": deviance + 2 * parameters}
+
+    def _judge_shape(self, shape: tuple[int, int], method: str, reporter: Reporter) -> None:
+        n_samples, n_features = shape
+        singular = n_samples <= self.n_components * n_features
+        if singular and self.covariance_type == "full" and method == "exact":
+            reporter.warn(
+                "gaussian_mixture_few_rows",
+                f"gaussian_mixture has {n_samples} rows for {self.n_components} full covariances "
+                f"of {n_features} features: fewer than a feature each, so that they are singular "
+                "but for reg_covar; use fewer dimensions, or covariance_type tied or diag",
+                QualityWarning,
+            )
+
+    def _judge(self, labels: Labels, fit: Fit, reporter: Reporter) -> None:
+        if not fit.converged:
+            reporter.warn(
+                "gaussian_mixture_not_converged",
+                f"gaussian_mixture stopped at max_iter {self.max_iter} while its likelihood still "
+                "changed; raise max_iter or tol",
+                NotConvergedWarning,
+            )
+        n_found = len(np.unique(labels))
+        if n_found < self.n_components:
+            reporter.warn(
+                "gaussian_mixture_fewer_clusters",
+                f"gaussian_mixture has rows in {n_found} of the {self.n_components} components "
+                "asked for",
+                NotConvergedWarning,
+            )
