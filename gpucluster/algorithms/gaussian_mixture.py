@@ -112,8 +112,8 @@ class GaussianMixture(Algorithm):
         row_numbers = 3 * d + 4 * k + (2 * k * RANK if form == LOW_RANK else 0)
         extra = 16 * n + working_bytes(n, row_numbers, second + k * d)
         kmeans = self._kmeans(self.random_state).cost(n, d, device)
-        if self.init_params != "random" and k > 1:
-            extra += kmeans.bytes
+        if self.init_params != "random" and k > 1:  # k-means may centre a copy
+            extra = max(extra, kmeans.bytes + 4 * n * d) + 16 * n
         if device == "gpu":
             return Cost(extra + 4 * n * d, None, method)
         flop = {
@@ -172,7 +172,8 @@ class GaussianMixture(Algorithm):
         )
 
     def _start(self, X: Any, frame: Frame, method: str, stream: np.random.Generator) -> Gaussians:
-        from gpucluster.ops.gaussians import Axes, Full, LowRank, Tied
+        from gpucluster.ops.gaussians import Axes, Full, Tied
+        from gpucluster.ops.low_rank import LowRank
         from gpucluster.ops.mixture import scatter
 
         means = namespace(X).zeros((self.n_components, X.shape[1]))

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
+from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
@@ -66,6 +67,7 @@ class KMeans(Algorithm):
             return Cost(extra + 4 * n_samples * n_features, None)
         restarts = self.restarts(n_samples)
         extra += 4 * n_features * seeding_rows(n_samples, self.n_clusters)
+        extra += min(12 * n_features * n_samples, 2 * BLOCK_BYTES)  # of the inertia
         seeding = 0.0
         if self.init == "k-means++":
             seeding = seeding_seconds(n_samples, n_features, self.n_clusters)

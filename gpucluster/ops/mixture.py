@@ -12,7 +12,7 @@ import numpy as np
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, n_threads, row_blocks
+from gpucluster.ops.blocks import map_blocks, n_threads, one_blas_thread, row_blocks
 from gpucluster.ops.gaussians import Gaussians
 from gpucluster.ops.normalize import spread
 
@@ -118,17 +118,18 @@ def expectation_maximization(
     before, total = iterations_told or (0, max_iter)
     sweep = _Sweep(X, frame, reporter)
     gaussians = start
-    for _ in range(start.warming):
-        gaussians = sweep.maximized(gaussians, responsibilities)
-    found, converged = -math.inf, False
-    for iteration in range(1, max_iter + 1):
-        gaussians, log_likelihood = sweep.step(gaussians)
-        converged = abs(log_likelihood - found) < tol
-        found = log_likelihood
-        reporter.progress(before + iteration, total, "iterations")
-        if converged:
-            break
-    log_likelihood = sweep.expected(gaussians)  # labels belong to the last components
+    with one_blas_thread:  # with more of them, the last bits depend on how many
+        for _ in range(start.warming):
+            gaussians = sweep.maximized(gaussians, responsibilities)
+        found, converged = -math.inf, False
+        for iteration in range(1, max_iter + 1):
+            gaussians, log_likelihood = sweep.step(gaussians)
+            converged = abs(log_likelihood - found) < tol
+            found = log_likelihood
+            reporter.progress(before + iteration, total, "iterations")
+            if converged:
+                break
+        log_likelihood = sweep.expected(gaussians)  # labels belong to the last components
     log_likelihood += X.shape[1] * math.log(frame.scale)
     return Fit(gaussians, sweep.labels, sweep.shares, log_likelihood, iteration, converged)
 
