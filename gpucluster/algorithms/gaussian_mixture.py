@@ -141,6 +141,8 @@ class GaussianMixture(Algorithm):
         method = self.method(*X.shape)
         self._judge_shape(X.shape, method, reporter)
         frame = Frame.of(X)
+        if self.covariance_type == "full" and method == "exact":
+            frame = frame.turned(X)
         best: Fit | None = None
         for start, stream in enumerate(np.random.default_rng(self.random_state).spawn(self.n_init)):
             found = expectation_maximization(

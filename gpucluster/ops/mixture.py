@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,17 +24,20 @@ PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where the rows are seen from: centred, and of size one.
+    """Where the rows are seen from: centred, of size one, and perhaps turned.
 
     Attributes
     ----------
     shift : array of shape (n_features,), float32
     scale : float
         A power of two, so that nothing is rounded.
+    basis : array of shape (n_features, n_features), float64, or None
+        Orthonormal columns: the directions that the rows are turned to.
     """
 
     shift: Any
     scale: float
+    basis: Any = None
 
     @classmethod
     def of(cls, X: Any) -> Frame:
@@ -43,11 +46,17 @@ class Frame:
         size = math.sqrt(variance / X.shape[1])
         return cls(mean.astype(np.float32), 2.0 ** -round(math.log2(size)) if size else 1.0)
 
+    def turned(self, X: Any) -> Frame:
+        """Return a frame whose first axes are those along which the rows of `X` differ most."""
+        with one_blas_thread:  # with more of them, the last bits depend on how many
+            vectors = namespace(X).linalg.eigh(scatter(X, self))[1]
+        return replace(self, basis=vectors[:, ::-1])
+
     def view(self, rows: Any, dtype: type) -> Any:
         """Return rows (rows, n_features) in the frame."""
         block = rows.astype(dtype) - self.shift.astype(dtype)
         block *= dtype(self.scale)
-        return block
+        return block if self.basis is None else block @ self.basis.astype(dtype)
 
 
 @dataclass(frozen=True, slots=True)
