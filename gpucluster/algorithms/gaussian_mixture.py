@@ -97,7 +97,8 @@ class GaussianMixture(Algorithm):
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in its page in docs/algorithms."""
-        from gpucluster.ops.mixture import working_bytes
+        from gpucluster.ops.gaussians import WIDE_BLOCK_BYTES, Gaussians
+        from gpucluster.ops.mixture import GPU_BLOCK_BYTES, working_bytes
 
         n, d, k = n_samples, n_features, self.n_components
         method = self.method(n, d)
@@ -110,12 +111,14 @@ class GaussianMixture(Algorithm):
             LOW_RANK: k * d * (RANK + 1),
         }[form]
         row_numbers = 3 * d + 4 * k + (2 * k * RANK if form == LOW_RANK else 0)
-        extra = 16 * n + working_bytes(n, row_numbers, second + k * d)
+        wide = form in ("full", LOW_RANK)
+        block_bytes = WIDE_BLOCK_BYTES if wide else Gaussians.block_bytes
+        extra = 16 * n + working_bytes(n, row_numbers, second + k * d, block_bytes=block_bytes)
         kmeans = self._kmeans(self.random_state).cost(n, d, device)
         if self.init_params != "random" and k > 1:  # k-means may centre a copy
             extra = max(extra, kmeans.bytes + 4 * n * d) + 16 * n
         if device == "gpu":
-            return Cost(extra + 4 * n * d, None, method)
+            return Cost(extra + 4 * n * d + GPU_BLOCK_BYTES, None, method)
         flop = {
             "full": 1.2 * n * d * d * (1 + 0.2 * k) + 4.0 * k * d**3,
             "tied": 4.0 * n * d * k + 6.0 * d**3,
@@ -124,7 +127,9 @@ class GaussianMixture(Algorithm):
             LOW_RANK: 2.0 * n * d * (RANK + 1) * (k + 2),
         }[form]
         iterations = min(self.max_iter, ITERATIONS)
-        seconds = iterations * (flop / 60e9 + 8.0 * n * d / 4e9 + 2e-8 * n * k)
+        # blocks of a thousand rows or more, of which each component makes a few small products
+        overhead = 1e-3 + 1e-4 * k * min(16, 1 + n // 1000)
+        seconds = iterations * (flop / 60e9 + 4e-9 * n * d + 2e-8 * n * k + overhead)
         started = (kmeans.seconds or 0.0) if self.init_params == "kmeans" and k > 1 else 0.0
         return Cost(extra, self.n_init * (seconds + started), method)
 

@@ -20,6 +20,7 @@ from gpucluster.errors import InputError
 LOG_2PI = float(np.log(2 * np.pi))
 NEGLIGIBLE = 1e-12  # a smaller responsibility changes no digit of a float32 sum
 UNREACHABLE = 45.0  # nats below the best component: e^-45 is less than a rounding of float64
+WIDE_BLOCK_BYTES = 64 << 20  # where the moments of each block are large
 PANEL = 64  # columns of a factor that are applied before rows are given up
 FLOAT32_SQUARES = 1e4  # float32 when squares that cancel are at most this many variances
 FLOAT32_CONDITION = 1e7  # float32 when the eigenvalues of a covariance span no more
@@ -37,6 +38,7 @@ class Gaussians(ABC):
     """
 
     dtype: type = np.float64  # of the next pass
+    block_bytes: int = 2 << 20  # of a block of rows: a few products and many passes, in cache
     warming: int = 1  # moves by the first responsibilities, before anything else is asked
 
     def __init__(self, means: Any, log_weights: Any, reg: float) -> None:
@@ -222,6 +224,8 @@ class Full(Gaussians):
     is left out is below the rounding of float64. The sooner the features differ, the less
     there is to do: hence `Frame.turned`.
     """
+
+    block_bytes = WIDE_BLOCK_BYTES
 
     def __init__(self, means: Any, log_weights: Any, reg: float, factors: Any) -> None:
         super().__init__(means, log_weights, reg)

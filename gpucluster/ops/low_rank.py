@@ -8,7 +8,14 @@ from typing import Any, Self
 import numpy as np
 
 from gpucluster.device.arrays import namespace
-from gpucluster.ops.gaussians import FLOAT32_SQUARES, LOG_2PI, Gaussians, claimed, not_positive
+from gpucluster.ops.gaussians import (
+    FLOAT32_SQUARES,
+    LOG_2PI,
+    WIDE_BLOCK_BYTES,
+    Gaussians,
+    claimed,
+    not_positive,
+)
 
 WARMING = 4  # steps towards the principal directions of the first components
 
@@ -23,6 +30,8 @@ class LowRank(Gaussians):
     ----------
     Ghahramani, Hinton 1996, *The EM algorithm for mixtures of factor analyzers*.
     """
+
+    block_bytes = WIDE_BLOCK_BYTES
 
     def __init__(
         self,

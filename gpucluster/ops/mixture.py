@@ -13,12 +13,14 @@ from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, n_threads, one_blas_thread, row_blocks
-from gpucluster.ops.gaussians import Gaussians
+from gpucluster.ops.gaussians import WIDE_BLOCK_BYTES, Gaussians
 from gpucluster.ops.normalize import spread
 
 T = TypeVar("T")
 
 PARTS, PART_ROWS = 16, 1024  # that many parts or more, where that leaves that many rows
+LEAST_ROWS = 256  # of a part, however wide they are: its sums have to be worth adding
+GPU_BLOCK_BYTES = 512 << 20  # of a part on a GPU, which starts a kernel for each step
 PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at least four
 
 
@@ -162,12 +164,15 @@ def scatter(X: Any, frame: Frame) -> Any:
         block = frame.view(X[rows], np.float64)
         return block.T @ block
 
-    for part in _parts(X, work, 3 * n_features, n_features**2):
+    numbers = (3 * n_features, n_features**2)
+    for part in _parts(X, work, *numbers, block_bytes=WIDE_BLOCK_BYTES):
         total += part
     return total / n_samples
 
 
-def working_bytes(n_samples: int, row_numbers: int, second_numbers: int) -> int:
+def working_bytes(
+    n_samples: int, row_numbers: int, second_numbers: int, *, block_bytes: int
+) -> int:
     """Return the bytes of a fit beside its rows: blocks, moments in parts, and the components.
 
     Parameters
@@ -177,24 +182,33 @@ def working_bytes(n_samples: int, row_numbers: int, second_numbers: int) -> int:
         How many numbers a row of a block takes while it is worked on.
     second_numbers : int
         How many numbers the moments of all components have.
+    block_bytes : int
+        Of the form of the covariance.
     """
-    block = 8 * row_numbers * _part_rows(n_samples, row_numbers)
+    block = 8 * row_numbers * _part_rows(n_samples, row_numbers, block_bytes)
     # the sum of the parts, the present components, the next ones, and what makes them
     return block * n_threads() + 8 * second_numbers * (_in_flight(second_numbers) + 5)
 
 
 def _parts(
-    X: Any, work: Callable[[slice], T], row_numbers: int, second_numbers: int
+    X: Any,
+    work: Callable[[slice], T],
+    row_numbers: int,
+    second_numbers: int,
+    *,
+    block_bytes: int,
 ) -> Iterator[T]:
     """Yield ``work(block)`` for each row block, in order."""
-    block_rows = _part_rows(len(X), row_numbers)
     if is_on_gpu(X):
+        block_rows = rows_per_block(8 * row_numbers, GPU_BLOCK_BYTES)
         return map(work, row_blocks(len(X), block_rows))
+    block_rows = _part_rows(len(X), row_numbers, block_bytes)
     return map_blocks(work, len(X), block_rows, in_flight=_in_flight(second_numbers))
 
 
-def _part_rows(n_samples: int, row_numbers: int) -> int:
-    return min(rows_per_block(8 * row_numbers), max(PART_ROWS, n_samples // PARTS))
+def _part_rows(n_samples: int, row_numbers: int, block_bytes: int) -> int:
+    fitting = max(LEAST_ROWS, rows_per_block(8 * row_numbers, block_bytes))
+    return min(fitting, max(PART_ROWS, n_samples // PARTS))
 
 
 def _in_flight(second_numbers: int) -> int:
@@ -276,6 +290,7 @@ class _Sweep:
 
     def _parts(self, work: Callable[[slice], T], gaussians: Gaussians) -> Iterator[T]:
         second_numbers = math.prod(gaussians.second_shape)
-        for part in _parts(self.X, work, gaussians.row_numbers, second_numbers):
+        numbers = (gaussians.row_numbers, second_numbers)
+        for part in _parts(self.X, work, *numbers, block_bytes=gaussians.block_bytes):
             self.reporter.cancel.raise_if_cancelled()
             yield part
