@@ -21,7 +21,7 @@ LOG_2PI = float(np.log(2 * np.pi))
 NEGLIGIBLE = 1e-12  # a smaller responsibility changes no digit of a float32 sum
 UNREACHABLE = 45.0  # nats below the best component: e^-45 is less than a rounding of float64
 WIDE_BLOCK_BYTES = 64 << 20  # where the moments of each block are large
-PANEL = 64  # columns of a factor that are applied before rows are given up
+PANEL = 32  # columns of a factor that are applied before rows are given up; then twice as many
 FLOAT32_SQUARES = 1e4  # float32 when squares that cancel are at most this many variances
 FLOAT32_CONDITION = 1e7  # float32 when the eigenvalues of a covariance span no more
 
@@ -220,9 +220,9 @@ class Full(Gaussians):
     """A covariance for each component.
 
     A row is multiplied with the inverse Cholesky factor panel by panel. Squares only add up,
-    so a component is given up for a row as soon as it lies `UNREACHABLE` below another: what
-    is left out is below the rounding of float64. The sooner the features differ, the less
-    there is to do: hence `Frame.turned`.
+    so a component is given up for a row as soon as it is seen to lie `UNREACHABLE` below
+    another: what is left out is below the rounding of float64. The sooner the features
+    differ, the less there is to do: hence `Frame.turned`.
     """
 
     block_bytes = WIDE_BLOCK_BYTES
@@ -248,36 +248,38 @@ class Full(Gaussians):
 
     def log_joint(self, block: Any, likely: Any) -> Any:
         """Return the log of weight times density; -inf where that is out of reach."""
-        xp = self.xp
-        joint = xp.full((len(block), len(self.means)), -np.inf)
+        xp, d = self.xp, block.shape[1]
+        width = d if d <= 2 * PANEL else PANEL
+        lead = xp.ascontiguousarray(block[:, :width])
+        joint = xp.empty((len(self.means), len(block))).T
+        for k, mean in enumerate(self.means.astype(self.dtype)):
+            panel = (lead - mean[:width]) @ self.factors[k, :width, :width]
+            joint[:, k] = self.log_weights[k] + self.constant[k]
+            joint[:, k] -= 0.5 * xp.einsum("ij,ij->i", panel, panel)
+        if width == d:
+            return joint
         best = xp.full(len(block), -np.inf)
         for own in (True, False):  # the likely component first: it is the one to be beaten
             for k in range(len(self.means)):
-                rows = xp.flatnonzero((likely == k) == own)
-                rows, log_density = self._reachable(block, rows, k, best)
-                joint[rows, k] = log_density
-                best[rows] = xp.maximum(best[rows], log_density)
+                self._complete(block, xp.flatnonzero((likely == k) == own), k, width, joint, best)
         return joint
 
-    def _reachable(self, block: Any, rows: Any, k: int, best: Any) -> tuple[Any, Any]:
-        """Return those of `rows` that component `k` can claim, and its log joint density."""
-        mean, factor = self.means[k].astype(self.dtype), self.factors[k]
-        d = len(mean)
-        log_joint = self.xp.full(len(rows), float(self.log_weights[k] + self.constant[k]))
-        floor = best[rows] - UNREACHABLE
-        for start in range(0, d, PANEL):
-            if not len(rows):
-                break
-            stop = min(start + PANEL, d)
-            known = block[:, :stop]
-            if len(rows) < len(block):
-                known = known.take(rows, axis=0)
-            panel = (known - mean[:stop]) @ factor[:stop, start:stop]
-            log_joint -= 0.5 * self.xp.einsum("ij,ij->i", panel, panel)
+    def _complete(self, block: Any, rows: Any, k: int, start: int, joint: Any, best: Any) -> None:
+        """Apply the columns from `start` on of one factor, to those of `rows` it can claim."""
+        mean = self.means[k].astype(self.dtype)
+        log_joint, floor = joint[rows, k], best[rows] - UNREACHABLE
+        joint[rows, k] = -np.inf
+        while True:
             reached = log_joint > floor
-            if not reached.all():
-                rows, floor, log_joint = rows[reached], floor[reached], log_joint[reached]
-        return rows, log_joint
+            rows, floor, log_joint = rows[reached], floor[reached], log_joint[reached]
+            if start == len(mean) or not len(rows):
+                break
+            stop = min(2 * start, len(mean))
+            panel = (block[rows, :stop] - mean[:stop]) @ self.factors[k, :stop, start:stop]
+            log_joint -= 0.5 * self.xp.einsum("ij,ij->i", panel, panel)
+            start = stop
+        joint[rows, k] = log_joint
+        best[rows] = self.xp.maximum(best[rows], log_joint)
 
     def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
         """Yield the weighted scatter around the mean that each component has now."""
