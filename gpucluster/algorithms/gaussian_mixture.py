@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gpucluster.ops.mixture import Fit, Frame
 
 LOW_RANK = "low_rank"
-RANK = 16  # principal directions of each component where covariances are of low rank
-EXACT_PRODUCTS = 5e12  # rows * components * features^2: about a quarter of an hour on two cores
+LEAST_RANK = 16  # principal axes that each covariance has in full, whatever it costs
+EXACT_PRODUCTS = 8e12  # rows * components * features^2: about a quarter of an hour on two cores
 EXACT_NUMBERS = 125_000_000  # components * features^2: covariances of 1 GB
 ITERATIONS = 40  # that a fit takes, about
 
@@ -32,15 +32,15 @@ ITERATIONS = 40  # that a fit takes, about
 class GaussianMixture(Algorithm):
     """Fit a mixture of Gaussians by expectation-maximisation; a row joins its likeliest one.
 
-    The parameters, the bound, and when it rests are those of scikit-learn. With
-    ``covariance_type="full"`` and more work or memory than `EXACT_PRODUCTS` or
-    `EXACT_NUMBERS`, covariances have the form ``W W' + s^2 I`` with `RANK` directions, and
-    the method is called ``low_rank``; everything else is exact.
+    The parameters, the bound, and when it rests are those of scikit-learn. Above
+    `EXACT_PRODUCTS` or `EXACT_NUMBERS`, a full covariance is kept for as many principal axes
+    of the data as are affordable, and each other axis is a regression on those with a
+    variance of its own; the method is then called ``low_rank``. Everything else is exact.
 
     References
     ----------
     Dempster, Laird, Rubin 1977, doi:10.1111/j.2517-6161.1977.tb01600.x.
-    Tipping, Bishop 1999, doi:10.1162/089976699300016728 (low rank).
+    Pourahmadi 1999, doi:10.1093/biomet/86.3.677 (covariances as regressions).
     """
 
     name: ClassVar[str] = "gaussian_mixture"
@@ -89,11 +89,16 @@ class GaussianMixture(Algorithm):
             "gaussian_mixture.n_components", self.n_components, n_samples, f"{n_samples} rows"
         )
 
+    def rank(self, n_samples: int, n_features: int) -> int:
+        """Return how many principal axes a covariance of its own has in full; all, if exact."""
+        each = float(self.n_components) * n_features
+        affordable = min(EXACT_PRODUCTS / (n_samples * each), EXACT_NUMBERS / each)
+        return min(n_features, max(LEAST_RANK, int(affordable)))
+
     def method(self, n_samples: int, n_features: int) -> str:
         """Return ``exact`` or ``low_rank``, for data of this shape."""
-        numbers = float(self.n_components) * n_features**2
-        too_much = numbers > EXACT_NUMBERS or n_samples * numbers > EXACT_PRODUCTS
-        return LOW_RANK if self.covariance_type == "full" and too_much else "exact"
+        whole = self.rank(n_samples, n_features) == n_features
+        return "exact" if whole or self.covariance_type != "full" else LOW_RANK
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in its page in docs/algorithms."""
@@ -101,31 +106,28 @@ class GaussianMixture(Algorithm):
         from gpucluster.ops.mixture import GPU_BLOCK_BYTES, working_bytes
 
         n, d, k = n_samples, n_features, self.n_components
-        method = self.method(n, d)
-        form = self.covariance_type if method == "exact" else method
-        second = {
-            "full": k * d * d,
-            "tied": d * d,
-            "diag": k * d,
-            "spherical": k,
-            LOW_RANK: k * d * (RANK + 1),
-        }[form]
-        row_numbers = 3 * d + 4 * k + (2 * k * RANK if form == LOW_RANK else 0)
-        wide = form in ("full", LOW_RANK)
-        block_bytes = WIDE_BLOCK_BYTES if wide else Gaussians.block_bytes
-        extra = 16 * n + working_bytes(n, row_numbers, second + k * d, block_bytes=block_bytes)
+        rank, method = self.rank(n, d), self.method(n, d)
+        second = {"full": k * d * (rank + 1), "tied": 2 * d * d, "diag": k * d, "spherical": k}
+        extra = 16 * n + working_bytes(
+            n,
+            3 * d + 4 * k,
+            second[self.covariance_type] + k * d + d * d,
+            block_bytes=WIDE_BLOCK_BYTES
+            if self.covariance_type == "full"
+            else Gaussians.block_bytes,
+        )
         kmeans = self._kmeans(self.random_state).cost(n, d, device)
         if self.init_params != "random" and k > 1:  # k-means may centre a copy
             extra = max(extra, kmeans.bytes + 4 * n * d) + 16 * n
         if device == "gpu":
             return Cost(extra + 4 * n * d + GPU_BLOCK_BYTES, None, method)
         flop = {
-            "full": 1.2 * n * d * d * (1 + 0.2 * k) + 4.0 * k * d**3,
+            # turned rows, members, and the rows that a component is not given up for
+            "full": n * d * (2.0 * d + 2.0 * rank + 0.12 * k * rank) + 4.0 * k * rank**2 * d,
             "tied": 4.0 * n * d * k + 6.0 * d**3,
             "diag": 8.0 * n * d * k,
             "spherical": 4.0 * n * d * k,
-            LOW_RANK: 2.0 * n * d * (RANK + 1) * (k + 2),
-        }[form]
+        }[self.covariance_type]
         iterations = min(self.max_iter, ITERATIONS)
         # blocks of a thousand rows or more, of which each component makes a few small products
         overhead = 1e-3 + 1e-4 * k * min(16, 1 + n // 1000)
@@ -146,14 +148,14 @@ class GaussianMixture(Algorithm):
         method = self.method(*X.shape)
         self._judge_shape(X.shape, method, reporter)
         frame = Frame.of(X)
-        if self.covariance_type == "full" and method == "exact":
+        if self.covariance_type == "full":
             frame = frame.turned(X)
         best: Fit | None = None
         for start, stream in enumerate(np.random.default_rng(self.random_state).spawn(self.n_init)):
             found = expectation_maximization(
                 X,
                 frame,
-                self._start(X, frame, method, stream),
+                self._start(X, frame),
                 self._responsibilities(X, host, stream, reporter),
                 tol=self.tol,
                 max_iter=self.max_iter,
@@ -174,21 +176,18 @@ class GaussianMixture(Algorithm):
                 "log_likelihood": best.log_likelihood,
                 "n_iter": best.n_iter,
                 "n_init": self.n_init,
-                **self._criteria(X.shape, method, best.log_likelihood),
+                **self._criteria(X.shape, best.log_likelihood),
             },
         )
 
-    def _start(self, X: Any, frame: Frame, method: str, stream: np.random.Generator) -> Gaussians:
+    def _start(self, X: Any, frame: Frame) -> Gaussians:
         from gpucluster.ops.gaussians import Axes, Full, Tied
-        from gpucluster.ops.low_rank import LowRank
         from gpucluster.ops.mixture import scatter
 
         means = namespace(X).zeros((self.n_components, X.shape[1]))
         reg = self.reg_covar * frame.scale**2
-        if method == LOW_RANK:
-            return LowRank.start(means, reg, RANK, stream)
         if self.covariance_type == "full":
-            return Full.start(means, reg)
+            return Full.start(means, reg, self.rank(*X.shape))
         if self.covariance_type == "tied":
             return Tied.start(means, reg, scatter(X, frame))
         return Axes.start(means, reg, spherical=self.covariance_type == "spherical")
@@ -230,19 +229,16 @@ class GaussianMixture(Algorithm):
     def _kmeans(self, random_state: int) -> KMeans:
         return KMeans(n_clusters=max(2, self.n_components), n_init=1, random_state=random_state)
 
-    def _criteria(
-        self, shape: tuple[int, int], method: str, log_likelihood: float
-    ) -> dict[str, float]:
+    def _criteria(self, shape: tuple[int, int], log_likelihood: float) -> dict[str, float]:
         """Return the information criteria of Schwarz and of Akaike; less is better."""
         (n, d), k = shape, self.n_components
-        form = self.covariance_type if method == "exact" else method
+        rank = self.rank(n, d)
         covariances = {
-            "full": k * d * (d + 1) // 2,
+            "full": k * (rank * (rank + 1) // 2 + (d - rank) * (rank + 1)),
             "tied": d * (d + 1) // 2,
             "diag": k * d,
             "spherical": k,
-            LOW_RANK: k * (d * RANK - RANK * (RANK - 1) // 2 + 1),
-        }[form]
+        }[self.covariance_type]
         parameters = covariances + k * d + k - 1
         deviance = -2 * n * log_likelihood
         return {"bic": deviance + parameters * math.log(n), "aic": deviance + 2 * parameters}

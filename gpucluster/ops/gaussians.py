@@ -39,7 +39,6 @@ class Gaussians(ABC):
 
     dtype: type = np.float64  # of the next pass
     block_bytes: int = 2 << 20  # of a block of rows: a few products and many passes, in cache
-    warming: int = 1  # moves by the first responsibilities, before anything else is asked
 
     def __init__(self, means: Any, log_weights: Any, reg: float) -> None:
         self.xp = namespace(means)
@@ -163,7 +162,7 @@ class Axes(Gaussians):
         variances = self.xp.maximum(second / counts[:, None] - squares, 0)
         variances = variances / (means.shape[1] // second.shape[1]) + self.reg
         if not bool((variances > 0).all()):
-            raise not_positive()
+            raise _not_positive()
         return type(self)(means, self.log_weights, self.reg, variances)
 
 
@@ -217,46 +216,66 @@ class Tied(Gaussians):
 
 
 class Full(Gaussians):
-    """A covariance for each component.
+    """A covariance for each component; of all features, or of the first ones and a diagonal.
 
     A row is multiplied with the inverse Cholesky factor panel by panel. Squares only add up,
     so a component is given up for a row as soon as it is seen to lie `UNREACHABLE` below
     another: what is left out is below the rounding of float64. The sooner the features
     differ, the less there is to do: hence `Frame.turned`.
+
+    With fewer than all features in `factors`, each of the others is a regression on the
+    first ones with a variance of its own. That is a covariance of low rank and a diagonal,
+    and nothing has the size of a covariance.
+
+    Parameters
+    ----------
+    means, log_weights, reg
+        As of every form.
+    factors : array of shape (n_components, rank, n_features), float64
+        Columns that make independent numbers of variance 1 of the first `rank` features
+        (an upper triangle), and what the others take from them.
+    scales : array of shape (n_components, n_features - rank), float64
+        Inverse standard deviations of the others, given the first ones.
+
+    References
+    ----------
+    Pourahmadi 1999, doi:10.1093/biomet/86.3.677 (covariances as regressions); Vecchia 1988,
+    doi:10.1111/j.2517-6161.1988.tb01729.x (on a part of what comes before).
     """
 
     block_bytes = WIDE_BLOCK_BYTES
 
-    def __init__(self, means: Any, log_weights: Any, reg: float, factors: Any) -> None:
+    def __init__(self, means: Any, log_weights: Any, reg: float, factors: Any, scales: Any) -> None:
         super().__init__(means, log_weights, reg)
         xp, d = self.xp, means.shape[1]
         log_determinants = xp.log(xp.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+        log_determinants += xp.log(scales).sum(axis=1)
         self.constant = log_determinants - 0.5 * d * LOG_2PI
-        self.factors = factors  # (n_components, n_features, n_features), upper triangles
+        self.factors, self.scales, self.rank = factors, scales, factors.shape[1]
 
     @classmethod
-    def start(cls, means: Any, reg: float) -> Self:
+    def start(cls, means: Any, reg: float, rank: int) -> Self:
         """Return components that only wait to be moved."""
-        xp = namespace(means)
-        identity = xp.broadcast_to(xp.eye(means.shape[1]), (len(means), *2 * means.shape[1:]))
-        return cls(means, xp.zeros(len(means)), reg, identity)
+        xp, (k, d) = namespace(means), means.shape
+        factors = xp.broadcast_to(xp.eye(rank, d), (k, rank, d))
+        return cls(means, xp.zeros(k), reg, factors, xp.ones((k, d - rank)))
 
     @property
     def second_shape(self) -> tuple[int, ...]:
-        """The covariances."""
-        return tuple(self.factors.shape)
+        """Covariances with the first features; and the variances, unless these are all."""
+        k, rank, d = self.factors.shape
+        return (k, rank + (rank < d), d)
 
     def log_joint(self, block: Any, likely: Any) -> Any:
         """Return the log of weight times density; -inf where that is out of reach."""
-        xp, d = self.xp, block.shape[1]
-        width = d if d <= 2 * PANEL else PANEL
+        xp, width = self.xp, self.rank if self.rank <= 2 * PANEL else PANEL
         lead = xp.ascontiguousarray(block[:, :width])
         joint = xp.empty((len(self.means), len(block))).T
         for k, mean in enumerate(self.means.astype(self.dtype)):
             panel = (lead - mean[:width]) @ self.factors[k, :width, :width]
             joint[:, k] = self.log_weights[k] + self.constant[k]
             joint[:, k] -= 0.5 * xp.einsum("ij,ij->i", panel, panel)
-        if width == d:
+        if width == block.shape[1]:
             return joint
         best = xp.full(len(block), -np.inf)
         for own in (True, False):  # the likely component first: it is the one to be beaten
@@ -266,7 +285,7 @@ class Full(Gaussians):
 
     def _complete(self, block: Any, rows: Any, k: int, start: int, joint: Any, best: Any) -> None:
         """Apply the columns from `start` on of one factor, to those of `rows` it can claim."""
-        mean = self.means[k].astype(self.dtype)
+        mean, factor, rank = self.means[k].astype(self.dtype), self.factors[k], self.rank
         log_joint, floor = joint[rows, k], best[rows] - UNREACHABLE
         joint[rows, k] = -np.inf
         while True:
@@ -274,8 +293,12 @@ class Full(Gaussians):
             rows, floor, log_joint = rows[reached], floor[reached], log_joint[reached]
             if start == len(mean) or not len(rows):
                 break
-            stop = min(2 * start, len(mean))
-            panel = (block[rows, :stop] - mean[:stop]) @ self.factors[k, :stop, start:stop]
+            stop = min(2 * start, rank if start < rank else len(mean))
+            first = min(stop, rank)
+            panel = (block[rows, :first] - mean[:first]) @ factor[:first, start:stop]
+            if start >= rank:
+                others = block[rows, start:stop] - mean[start:stop]
+                panel += others * self.scales[k, start - rank : stop - rank]
             log_joint -= 0.5 * self.xp.einsum("ij,ij->i", panel, panel)
             start = stop
         joint[rows, k] = log_joint
@@ -283,31 +306,51 @@ class Full(Gaussians):
 
     def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
         """Yield the weighted scatter around the mean that each component has now."""
+        rank, d = self.factors.shape[1:]
         for k, mean in enumerate(self.means.astype(self.dtype)):
-            rows, share = claimed(shares[:, k])
+            rows, share = _claimed(shares[:, k])
             if len(rows):
                 members = (block if len(rows) == len(block) else block[rows]) - mean
                 members *= self.xp.sqrt(share)[:, None]
-                yield k, members.T @ members
+                if rank == d:
+                    yield k, members.T @ members
+                else:
+                    yield (k, slice(rank)), members[:, :rank].T @ members
+                    yield (k, rank), self.xp.einsum("ij,ij->j", members, members)
 
     def _refit(self, counts: Any, means: Any, second: Any) -> Self:
-        xp = self.xp
+        xp, (_, rank, d) = self.xp, self.factors.shape
+        first = xp.arange(rank)
         dtype: type = np.float32
-        factors = xp.empty(second.shape, np.float64)
+        factors = xp.empty(self.factors.shape, np.float64)
+        scales = xp.empty(self.scales.shape, np.float64)
         for k in range(len(means)):
             step = means[k] - self.means[k]
-            covariance = second[k] / counts[k] - xp.outer(step, step)
+            covariance = second[k, :rank] / counts[k] - xp.outer(step[:rank], step)
+            covariance[first, first] += self.reg
+            factors[k, :, :rank] = factor = _precision_factor(covariance[:, :rank])
             trace = float(xp.trace(covariance))
-            covariance[xp.diag_indices(len(covariance))] += self.reg
-            factors[k] = _precision_factor(covariance)
-            if trace * float((factors[k] ** 2).sum(axis=0).max()) > FLOAT32_CONDITION:
+            if rank < d:
+                shared = factor.T @ covariance[:, rank:]
+                variances = (second[k, rank] / counts[k] - step**2)[rank:]
+                trace += float(variances.sum())
+                left = xp.maximum(variances - (shared**2).sum(axis=0), 0) + self.reg
+                if not bool((left > 0).all()):
+                    raise _not_positive()
+                scales[k] = 1 / xp.sqrt(left)
+                factors[k, :, rank:] = -(factor @ shared) * scales[k]
+            steepest = (factors[k] ** 2).sum(axis=0)
+            steepest[rank:] += scales[k] ** 2
+            if trace * float(steepest.max()) > FLOAT32_CONDITION:
                 dtype = np.float64
-        moved = type(self)(means, self.log_weights, self.reg, factors)
-        moved.factors, moved.dtype = factors.astype(dtype, copy=False), dtype
+        moved = type(self)(means, self.log_weights, self.reg, factors, scales)
+        moved.dtype = dtype
+        moved.factors = factors.astype(dtype, copy=False)
+        moved.scales = scales.astype(dtype, copy=False)
         return moved
 
 
-def claimed(share: Any) -> tuple[Any, Any]:
+def _claimed(share: Any) -> tuple[Any, Any]:
     """Return the rows that a component has a share in, and the shares."""
     rows = namespace(share).flatnonzero(share > NEGLIGIBLE)
     return rows, share[rows]
@@ -321,12 +364,12 @@ def _precision_factor(covariance: Any) -> Any:
     except np.linalg.LinAlgError:
         lower = xp.full_like(covariance, np.nan)
     if not bool(xp.isfinite(lower).all()):  # CuPy says it so
-        raise not_positive()
+        raise _not_positive()
     inverse = xp.linalg.inv(lower) if is_on_gpu(lower) else dtrtri(lower, lower=1)[0]
     return xp.triu(inverse.T)
 
 
-def not_positive() -> InputError:
+def _not_positive() -> InputError:
     """Return the error of a covariance that cannot be inverted."""
     return InputError(
         "gaussian_mixture: the covariance of a component is not positive definite: "

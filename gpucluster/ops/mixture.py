@@ -128,10 +128,8 @@ def expectation_maximization(
     """
     before, total = iterations_told or (0, max_iter)
     sweep = _Sweep(X, frame, reporter)
-    gaussians = start
     with one_blas_thread:  # with more of them, the last bits depend on how many
-        for _ in range(start.warming):
-            gaussians = sweep.maximized(gaussians, responsibilities)
+        gaussians = sweep.maximized(start, responsibilities)
         found, converged = -math.inf, False
         for iteration in range(1, max_iter + 1):
             gaussians, log_likelihood = sweep.step(gaussians)
