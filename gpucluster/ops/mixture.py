@@ -56,8 +56,9 @@ class Frame:
 
     def view(self, rows: Any, dtype: type) -> Any:
         """Return rows (rows, n_features) in the frame."""
-        block = rows.astype(dtype) - self.shift.astype(dtype)
-        block *= dtype(self.scale)
+        block = rows - self.shift  # rounded as the rows themselves are
+        block *= np.float32(self.scale)
+        block = block.astype(dtype, copy=False)
         return block if self.basis is None else block @ self.basis.astype(dtype)
 
 
