@@ -11,6 +11,7 @@ from functools import cache
 from gpucluster.algorithms.agglomerative import Agglomerative
 from gpucluster.algorithms.base import Algorithm, Raw
 from gpucluster.algorithms.dbscan import DBSCAN
+from gpucluster.algorithms.gaussian_mixture import GaussianMixture
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
 from gpucluster.algorithms.mean_shift import MeanShift
@@ -24,6 +25,7 @@ __all__ = [
     "Agglomerative",
     "Algorithm",
     "Cost",
+    "GaussianMixture",
     "KMeans",
     "MeanShift",
     "Raw",
@@ -38,6 +40,7 @@ _OURS: tuple[type[Algorithm], ...] = (
     HDBSCAN,
     Agglomerative,
     Spectral,
+    GaussianMixture,
     MeanShift,
 )
 

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Field
 
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
+from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
+from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding_seconds
 from gpucluster.types import Cost, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
-SEEDING_ROWS = 10_000  # the first centres come from this many rows, or 50 for each cluster
-SEEDING_FLOP_S = 20e9  # a few candidates at a time: products as fast as memory is read
 
 
 class KMeans(Algorithm):
@@ -46,9 +46,7 @@ class KMeans(Algorithm):
     tol: Annotated[float, Field(ge=0)] = Field(
         default=1e-4, description="Stop when centres move less, relative to the mean variance."
     )
-    init: Literal["k-means++", "random"] = Field(
-        default="k-means++", description="How the first centres are chosen."
-    )
+    init: Seeding = Field(default="k-means++", description="How the first centres are chosen.")
     algorithm: Literal["lloyd", "elkan", "auto"] = Field(
         default="auto", description="Accepted for compatibility: all give the result of lloyd."
     )
@@ -56,10 +54,6 @@ class KMeans(Algorithm):
     def restarts(self, n_samples: int) -> int:
         """Return how many starts are made on `n_samples` rows."""
         return self.n_init or (10 if n_samples < RESTARTS_LIMIT else 1)
-
-    def seeding_rows(self, n_samples: int) -> int:
-        """Return how many rows the first centres are drawn from."""
-        return min(n_samples, max(SEEDING_ROWS, 50 * self.n_clusters))
 
     def check(self, n_samples: int, reporter: Reporter) -> None:
         """Refuse more clusters than rows."""
@@ -71,16 +65,16 @@ class KMeans(Algorithm):
         extra = 9 * 4 * self.n_clusters * n_features + 16 * n_samples
         if device == "gpu":
             return Cost(extra + 4 * n_samples * n_features, None)
-        n_seeding, restarts = self.seeding_rows(n_samples), self.restarts(n_samples)
-        extra += 4 * n_features * n_seeding
-        seeding_flop = 0.0
+        restarts = self.restarts(n_samples)
+        extra += 4 * n_features * seeding_rows(n_samples, self.n_clusters)
+        extra += min(12 * n_features * n_samples, 2 * BLOCK_BYTES)  # of the inertia
+        seeding = 0.0
         if self.init == "k-means++":
-            candidates = _n_candidates(self.n_clusters)
-            seeding_flop = 2.0 * n_seeding * self.n_clusters * candidates * n_features
+            seeding = seeding_seconds(n_samples, n_features, self.n_clusters)
         iterations = min(self.max_iter, 60)
         flop = 2.0 * n_samples * n_features * self.n_clusters
         bytes_read = 8.0 * n_samples * n_features
-        one_start = iterations * (flop / 150e9 + bytes_read / 20e9) + seeding_flop / SEEDING_FLOP_S
+        one_start = iterations * (flop / 150e9 + bytes_read / 20e9) + seeding
         return Cost(extra, restarts * one_start)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
@@ -93,7 +87,7 @@ class KMeans(Algorithm):
         streams = np.random.default_rng(self.random_state).spawn(restarts)
         best: tuple[float, Any, int, bool, Matrix] | None = None
         for start, stream in enumerate(streams):
-            centers = self._seed(X, stream, reporter)
+            centers = first_centers(X, self.n_clusters, self.init, stream, reporter)
             converged = False
             for iteration in range(1, self.max_iter + 1):
                 step = lloyd_step(X, centers, reporter)
@@ -162,51 +156,6 @@ class KMeans(Algorithm):
                 "are there fewer distinct rows?",
                 NotConvergedWarning,
             )
-
-    def _seed(self, X: Matrix, stream: np.random.Generator, reporter: Reporter) -> Matrix:
-        """Return the first centres: rows of a uniform sample of `X`."""
-        n_seeding = self.seeding_rows(len(X))
-        pool = X
-        if n_seeding < len(X):
-            pool = X[np.sort(stream.choice(len(X), n_seeding, replace=False))]
-        if self.init == "random":
-            return pool[stream.choice(len(pool), self.n_clusters, replace=False)].copy()
-        from gpucluster.ops.blocks import one_blas_thread
-
-        # many small products: sharing them costs more than it gains, and changes their last bits
-        with one_blas_thread:
-            return _kmeans_plusplus(pool, self.n_clusters, stream, reporter)
-
-
-def _n_candidates(n_clusters: int) -> int:
-    return 2 + int(np.log(n_clusters))
-
-
-def _kmeans_plusplus(
-    X: Matrix, n_clusters: int, stream: np.random.Generator, reporter: Reporter
-) -> Matrix:
-    """Draw rows far from each other; of a few candidates each time, keep the most useful."""
-    n_candidates = _n_candidates(n_clusters)
-    sqnorms = np.einsum("ij,ij->i", X, X)
-    chosen = np.empty(n_clusters, np.int64)
-    chosen[0] = stream.integers(len(X))
-    closest = np.maximum(sqnorms + sqnorms[chosen[0]] - 2 * (X @ X[chosen[0]]), 0)
-    closest[chosen[0]] = 0
-    for i in range(1, n_clusters):
-        mass = closest.cumsum(dtype=np.float64)
-        if mass[-1] == 0:  # fewer distinct rows than clusters: any rows will do
-            free = np.setdiff1d(np.arange(len(X)), chosen[:i])
-            chosen[i:] = free[: n_clusters - i]
-            break
-        drawn = np.searchsorted(mass, stream.random(n_candidates) * mass[-1], side="right")
-        drawn = np.minimum(drawn, len(X) - 1)
-        sqdist = np.maximum(sqnorms + sqnorms[drawn, None] - 2 * (X[drawn] @ X.T), 0)
-        sqdist[np.arange(n_candidates), drawn] = 0
-        np.minimum(sqdist, closest, out=sqdist)
-        winner = int(sqdist.sum(axis=1, dtype=np.float64).argmin())
-        chosen[i], closest = drawn[winner], sqdist[winner]
-        reporter.progress(i + 1, n_clusters, "centres")
-    return X[chosen].copy()
 
 
 def _means(X: Matrix, step: Any, centers: Matrix) -> Matrix:

@@ -8,13 +8,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from gpucluster.algorithms.base import Algorithm, Raw, canonical_labels, require_at_most
+from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
 from gpucluster.algorithms.kmeans import KMeans
 from gpucluster.device.arrays import to_device, to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError, InputError, NotConvergedWarning
 from gpucluster.events import Reporter
+from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import NOISE, Cost, Matrix
 
 EXACT_ROWS = 12_000  # of the rbf affinity: above them, its matrix takes more than 0.6 GB

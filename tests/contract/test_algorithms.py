@@ -14,6 +14,7 @@ from gpucluster.algorithms import (
     HDBSCAN,
     Agglomerative,
     Algorithm,
+    GaussianMixture,
     KMeans,
     MeanShift,
     Spectral,
@@ -44,6 +45,10 @@ EVERY = {
     "mean_shift-bins": MeanShift(bandwidth=3, bin_seeding=True, cluster_all=False),
     "spectral": Spectral(n_clusters=3),
     "spectral-neighbors": Spectral(n_clusters=3, affinity="nearest_neighbors"),
+    **{
+        f"gaussian_mixture-{form}": GaussianMixture(n_components=3, covariance_type=form)
+        for form in ("full", "tied", "diag", "spherical")
+    },
 }
 algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 
@@ -115,7 +120,7 @@ def test_all_rows_equal(algorithm: Algorithm, n_features: int) -> None:
 def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
     X = np.arange(n_samples * 4, dtype=np.float32).reshape(n_samples, 4)
     found = algorithm.fit(X)
-    if algorithm.name in {"kmeans", "agglomerative"}:
+    if algorithm.name in {"kmeans", "agglomerative", "gaussian_mixture"}:
         assert set(found.labels_) == {0, 1, 2}
     elif algorithm.name == "mean_shift":  # no two rows lie within the bandwidth
         np.testing.assert_array_equal(found.labels_, np.arange(n_samples))
