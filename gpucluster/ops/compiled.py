@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 
-def _cache_is_writable() -> bool:
+def cache_is_writable() -> bool:
     """Return whether numba finds a directory for compiled code; containers may have none."""
     try:
         njit(cache=True)(lambda: None)
@@ -22,7 +22,7 @@ def _cache_is_writable() -> bool:
     return True
 
 
-_CACHE = _cache_is_writable()
+_CACHE = cache_is_writable()
 _compile = njit(nogil=True, cache=_CACHE)
 
 
