@@ -12,11 +12,13 @@ from gpucluster.algorithms.base import Algorithm, Raw, canonical_labels
 from gpucluster.algorithms.dbscan import DBSCAN
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
+from gpucluster.algorithms.optics import OPTICS
 from gpucluster.types import Cost
 
 __all__ = [
     "DBSCAN",
     "HDBSCAN",
+    "OPTICS",
     "Algorithm",
     "Cost",
     "KMeans",
@@ -25,7 +27,7 @@ __all__ = [
     "catalogue",
 ]
 
-_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN)
+_OURS: tuple[type[Algorithm], ...] = (KMeans, DBSCAN, HDBSCAN, OPTICS)
 
 
 @cache

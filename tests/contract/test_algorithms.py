@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from gpucluster.algorithms import DBSCAN, HDBSCAN, Algorithm, KMeans, canonical_labels, catalogue
+from gpucluster.algorithms import (
+    DBSCAN,
+    HDBSCAN,
+    OPTICS,
+    Algorithm,
+    KMeans,
+    canonical_labels,
+    catalogue,
+)
 from gpucluster.errors import (
     ConfigError,
     GpuclusterWarning,
@@ -26,6 +34,8 @@ EVERY = {
     "dbscan": DBSCAN(eps=1.5),
     "dbscan-brute": DBSCAN(eps=1.5, algorithm="brute"),
     "hdbscan": HDBSCAN(min_cluster_size=10),
+    "optics": OPTICS(min_samples=10, xi=0.5, min_cluster_size=0.1),
+    "optics-dbscan": OPTICS(cluster_method="dbscan", eps=1.5),
 }
 algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 
