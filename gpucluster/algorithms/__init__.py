@@ -15,6 +15,7 @@ from gpucluster.algorithms.gaussian_mixture import GaussianMixture
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.algorithms.kmeans import KMeans
 from gpucluster.algorithms.mean_shift import MeanShift
+from gpucluster.algorithms.optics import OPTICS
 from gpucluster.algorithms.spectral import Spectral
 from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import Cost
@@ -22,6 +23,7 @@ from gpucluster.types import Cost
 __all__ = [
     "DBSCAN",
     "HDBSCAN",
+    "OPTICS",
     "Agglomerative",
     "Algorithm",
     "Cost",
@@ -42,6 +44,7 @@ _OURS: tuple[type[Algorithm], ...] = (
     Spectral,
     GaussianMixture,
     MeanShift,
+    OPTICS,
 )
 
 

@@ -22,8 +22,8 @@ def _cache_is_writable() -> bool:
     return True
 
 
-_CACHE = _cache_is_writable()
-kernel = _compile = njit(nogil=True, cache=_CACHE)  # `kernel` is for the modules beside this one
+CACHE = _cache_is_writable()
+kernel = njit(nogil=True, cache=CACHE)
 
 
 def relative_rounding(n_features: int, dtype: type = np.float32) -> float:
@@ -35,7 +35,7 @@ def relative_rounding(n_features: int, dtype: type = np.float32) -> float:
     return (n_features + 20) * float(np.finfo(dtype).eps) / 2
 
 
-@njit(nogil=True, cache=_CACHE, fastmath={"reassoc"})
+@njit(nogil=True, cache=CACHE, fastmath={"reassoc"})
 def sqdist_between(X, i, j):
     """Return the squared distance of two rows, from differences in float64."""
     total = 0.0
@@ -45,7 +45,7 @@ def sqdist_between(X, i, j):
     return total
 
 
-@_compile
+@kernel
 def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):
     """Merge a tile into the lists of nearest columns.
 
@@ -71,7 +71,7 @@ def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):
                 worst = keys[i, k - 1]
 
 
-@_compile
+@kernel
 def scan_nearest_exact(dots, X, rows, first_col, low, low_cols, sqdist, neighbors):
     """Merge a tile into the lists of nearest columns, by their exact distances.
 
@@ -98,7 +98,7 @@ def scan_nearest_exact(dots, X, rows, first_col, low, low_cols, sqdist, neighbor
                 worst = sqdist[i, k - 1]
 
 
-@_compile
+@kernel
 def listed_sqdist(X, rows, listed, sqdist):
     """Write into ``sqdist`` the squared distance of each of `rows` to the rows listed for it."""
     for i in range(listed.shape[0]):
@@ -106,7 +106,7 @@ def listed_sqdist(X, rows, listed, sqdist):
             sqdist[i, slot] = sqdist_between(X, rows[i], listed[i, slot])
 
 
-@_compile
+@kernel
 def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight, target):
     """Merge a tile into the lightest edge that leaves the component of each row.
 
@@ -130,7 +130,7 @@ def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight
         weight[i], target[i] = best, where
 
 
-@_compile
+@kernel
 def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, weights, counts):
     """Add to ``counts`` (rows,) int64 the weights of the columns within the radius of each row.
 
@@ -161,7 +161,7 @@ def scan_count(dots, X, first_row, first_col, sqnorms, slack, sqradius, enough, 
                     break
 
 
-@_compile
+@kernel
 def find(parent, row):
     """Return the root of `row` in a union-find forest, halving paths on the way."""
     while parent[row] != row:
@@ -170,7 +170,7 @@ def find(parent, row):
     return row
 
 
-@_compile
+@kernel
 def scan_connect(
     dots, X, rows, first_col, sqnorms, slack, sqradius, is_core, parent, nearest, weight
 ):
@@ -199,7 +199,7 @@ def scan_connect(
                     parent[max(a, b)] = min(a, b)
 
 
-@_compile
+@kernel
 def merge_edges(edges, parent, keep):
     """Accept edges (n, 2) in order, as Kruskal does; ``keep`` (n,) bool says which joined."""
     for e in range(edges.shape[0]):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from gpucluster.ops.compiled import _CACHE, sqdist_between
+from gpucluster.ops.compiled import CACHE, kernel, sqdist_between
 
 CHUNK = 64
 
 
 # no flag that forbids infinity: it marks what is merged away
-@njit(nogil=True, cache=_CACHE, fastmath={"reassoc", "nnan", "nsz", "contract"})
+@njit(nogil=True, cache=CACHE, fastmath={"reassoc", "nnan", "nsz", "contract"})
 def _least(dots, low, share, start, stop, first_col, own_low, own_share):
     least = np.float32(np.inf)
     for j in range(start, stop):
@@ -21,7 +21,7 @@ def _least(dots, low, share, start, stop, first_col, own_low, own_share):
     return least
 
 
-@njit(nogil=True, cache=_CACHE)
+@kernel
 def scan_ward(dots, means, rows, first_col, low, share, height, target):
     """Merge a tile into the cheapest partner of each of `rows`.
 
@@ -56,7 +56,7 @@ def scan_ward(dots, means, rows, first_col, low, share, height, target):
         height[i] = best
 
 
-@njit(nogil=True, cache=_CACHE, fastmath={"reassoc", "nnan", "nsz"})
+@njit(nogil=True, cache=CACHE, fastmath={"reassoc", "nnan", "nsz"})
 def _nearest_slot(distances, gone):
     """Return the lowest of the nearest slots that are not gone, with its distance."""
     best, slot = np.float32(np.inf), -1
@@ -74,7 +74,7 @@ def _nearest_slot(distances, gone):
     return slot, best
 
 
-@njit(nogil=True, cache=_CACHE)
+@kernel
 def grow_chain(D, gone, weights, linkage, chain, length, n_merges, pairs, heights):
     """Merge reciprocal nearest neighbours `n_merges` times; return the length of the chain.
 
@@ -125,7 +125,7 @@ def grow_chain(D, gone, weights, linkage, chain, length, n_merges, pairs, height
     return length
 
 
-@njit(nogil=True, cache=_CACHE)
+@kernel
 def pack(flat, width, kept):
     """Move the rows and columns `kept`, rising, of a square matrix to the front of its memory.
 

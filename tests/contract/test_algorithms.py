@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from gpucluster.algorithms import (
     DBSCAN,
     HDBSCAN,
+    OPTICS,
     Agglomerative,
     Algorithm,
     GaussianMixture,
@@ -49,6 +50,8 @@ EVERY = {
         f"gaussian_mixture-{form}": GaussianMixture(n_components=3, covariance_type=form)
         for form in ("full", "tied", "diag", "spherical")
     },
+    "optics": OPTICS(min_samples=10, xi=0.5, min_cluster_size=0.1),
+    "optics-dbscan": OPTICS(cluster_method="dbscan", eps=1.5),
 }
 algorithms = pytest.mark.parametrize("algorithm", EVERY.values(), ids=EVERY.keys())
 
