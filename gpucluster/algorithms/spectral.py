@@ -211,7 +211,8 @@ class Spectral(Algorithm):
         chosen = landmarks(X, self.n_landmarks(len(X)), self.random_state, reporter)
         means = to_device(chosen.means, device)
         # rows lie farther apart than their means, by how far they lie from those
-        weights = chosen.weights * np.exp(-self.gamma * chosen.mean_sqdist)
+        exponents = np.log(chosen.weights) - self.gamma * chosen.mean_sqdist
+        weights = np.exp(exponents - exponents.max())
         own = weights**2 * (1 - 1 / chosen.weights)  # no row has affinity to itself
         affinity = gaussian_affinities(means, self.gamma, to_device(weights, device))
         graph = dense_graph(affinity, to_device(own.astype(np.float32), device))

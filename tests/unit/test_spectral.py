@@ -240,6 +240,16 @@ def test_a_far_row_takes_the_nearest_landmark(monkeypatch: pytest.MonkeyPatch) -
     assert adjusted_rand_score(np.repeat([0, 1], 300), found.labels_[:600]) > 0.95
 
 
+def test_rows_may_lie_far_from_their_landmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EXACT_ROWS", 100)
+    monkeypatch.setattr(module, "N_LANDMARKS", 6)
+    monkeypatch.setattr(module, "LANDMARKS_PER_CLUSTER", 1)
+    X = np.random.default_rng(0).normal(size=(2000, 200)).astype(np.float32)
+    X[1200:, 0] += 50
+    found = Spectral(n_clusters=2, gamma=0.3, n_init=1).fit(X)  # affinities of exp(-120)
+    np.testing.assert_array_equal(found.labels_, np.repeat([0, 1], [1200, 800]))
+
+
 def test_isolated_rows_are_an_error_that_helps() -> None:
     X = np.eye(30, dtype=np.float32) * 1000
     with pytest.raises(ConfigError, match=r"spectral.gamma: no component .* lower gamma"):
