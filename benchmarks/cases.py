@@ -22,7 +22,10 @@ SPREAD = 1.0  # of a cluster: its rows have a cosine of about 0.7 to their centr
 
 @dataclass(frozen=True)
 class Case:
-    """A workload; `seed` is None for a real set, `text_bytes` counts over all rows."""
+    """A workload; `seed` is None for a real set, `text_bytes` counts over all rows.
+
+    `part_of` names the real set that a smaller one is drawn from, with `seed`.
+    """
 
     name: str
     n_samples: int
@@ -30,6 +33,7 @@ class Case:
     n_classes: int
     seed: int | None = None
     text_bytes: int = 0
+    part_of: str | None = None
 
 
 CASES = {
@@ -38,6 +42,9 @@ CASES = {
         Case("banking77", 13_083, 384, 77),
         Case("clinc150", 23_700, 384, 151),
         Case("fashion_mnist", 70_000, 784, 10),
+        Case("fashion_5k", 5_000, 784, 10, seed=0, part_of="fashion_mnist"),
+        Case("fashion_20k", 20_000, 784, 10, seed=0, part_of="fashion_mnist"),
+        Case("tail_200k", 200_000, 384, 100, seed=3),
         Case("smoke", 3_000, 64, 12, seed=0),
         Case("heavy_tail_100k", 100_000, 768, 300, seed=1),
         Case("text_500k", 500_000, 768, 300, seed=2, text_bytes=400_000_000),
@@ -61,10 +68,17 @@ def real_path(case: Case) -> Path:
 
 
 def write_synthetic(out: Path, name: str) -> None:
-    """Write a synthetic case below `out`, piece by piece."""
+    """Write a case that a seed determines below `out`, piece by piece."""
+    import numpy as np
     import pyarrow.parquet as pq
 
-    pieces = _pieces(CASES[name])
+    case = CASES[name]
+    if case.part_of is not None:
+        table = pq.read_table(real_path(CASES[case.part_of]))
+        drawn = np.random.default_rng(case.seed).choice(len(table), case.n_samples, replace=False)
+        pq.write_table(table.take(np.sort(drawn)), out / f"{name}.parquet")
+        return
+    pieces = _pieces(case)
     first = next(pieces)
     with pq.ParquetWriter(out / f"{name}.parquet", first.schema, compression="zstd") as writer:
         writer.write_table(first)

@@ -33,13 +33,19 @@ COLUMNS = {
     "first_s": ("first call s, with imports", ".2f"),
     "again_s": ("next call s", ".2f"),
     "first_cpu_s": ("first call CPU s", ".2f"),
+    "method": ("method", "s"),
+    "fit_s": ("s", ".1f"),
+    "fit_cpu_s": ("CPU s", ".1f"),
+    "planned_s": ("planned s", ".0f"),
+    "added_mb": ("added MB", ".0f"),
+    "planned_mb": ("planned MB", ".0f"),
     "inertia": ("inertia", ".6g"),
     "n_iter": ("iterations", ".0f"),
     "n_core": ("core rows", ".0f"),
     "silhouette": ("silhouette", ".5f"),
     "blas": ("BLAS", "s"),
 }
-MEASURED = {"seconds", "first_s", "again_s"}
+MEASURED = {"seconds", "first_s", "again_s", "fit_s"}
 DISTURBED = "others had more than 15 % of the machine: the times are not to be trusted"
 
 

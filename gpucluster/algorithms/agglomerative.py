@@ -179,7 +179,6 @@ class Agglomerative(Algorithm):
         from gpucluster.ops.landmarks import landmarks
 
         method = self._method(*X.shape)
-        X = self._metric_space(X)
         if method == "exact":
             labels, info = self._cut(self._tree(X, reporter), reporter)
         else:
@@ -249,7 +248,6 @@ class Agglomerative(Algorithm):
         """Merge along the neighbour graph, made connected where it is not."""
         from sklearn.cluster import AgglomerativeClustering
 
-        X = self._metric_space(X)
         graph, n_components = self._connected_graph(X, reporter)
         model = AgglomerativeClustering(
             n_clusters=self.n_clusters,
@@ -321,7 +319,7 @@ class Agglomerative(Algorithm):
             connectivity="pairwise",  # the other choice, knn, is not exact
             linkage="single",
             output_type="numpy",
-        ).fit(self._metric_space(X))
+        ).fit(X)
         return Raw(model.labels_, backend="cuml")
 
     def _metric_space(self, X: Any) -> Any:

@@ -13,11 +13,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from gpucluster.events import Reporter
+from gpucluster.ops.assign import lloyd_step
 from gpucluster.ops.blocks import one_blas_thread
-from gpucluster.types import Matrix
+from gpucluster.ops.seeding import first_centers
+from gpucluster.types import Labels, Matrix
 
 Block = tuple[str, int]  # feature URI and dimension
 FIRST_POINTS = 5  # of the bayesian search, before there is anything to model
+ITERATIONS = 20  # of the k-means behind each trial
 CANDIDATES = 2000  # weights among which the next ones are chosen
 
 
@@ -50,7 +53,7 @@ class Learned:
     weights : tuple of float
         One for each block, the largest 1.
     score : float
-        Of the metric; larger is better, so a Davies-Bouldin index is negated.
+        Of the metric; larger is better, so a Davies-Bouldin index ``x`` is ``1 / (1 + x)``.
     equal_score : float
         What equal weights reach.
     n_tried : int
@@ -145,17 +148,27 @@ def _score(
     n_clusters: int,
 ) -> float:
     """Return how clear the groups are that `weights` lead to; larger is better."""
-    from sklearn.cluster import KMeans
-
     weighted = X.copy()
     weigh(weighted, blocks, weights)
-    with one_blas_thread, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer distinct rows than groups: the score says it
-        model = KMeans(min(n_clusters, len(X) - 1), n_init=2, random_state=settings.random_state)
-        labels = model.fit_predict(weighted)
-        if len(np.unique(labels)) < 2:
-            return -math.inf
+    labels = _groups(weighted, min(n_clusters, len(X) - 1), settings.random_state)
+    if len(np.unique(labels)) < 2:
+        return -math.inf
+    with one_blas_thread:
         return float(np.mean([_clear(X[:, cols], labels, settings) for cols in columns(blocks)]))
+
+
+def _groups(X: Matrix, n_clusters: int, random_state: int) -> Labels:
+    """Return the partition of a short k-means."""
+    stream = np.random.default_rng(random_state)
+    centers = first_centers(X, n_clusters, "k-means++", stream, Reporter())
+    step = lloyd_step(X, centers)
+    for _ in range(ITERATIONS):
+        filled = step.counts > 0
+        centers = (step.sums[filled] / step.counts[filled, None]).astype(np.float32)
+        previous, step = step, lloyd_step(X, centers)
+        if filled.all() and np.array_equal(step.labels, previous.labels):
+            break
+    return step.labels
 
 
 def _clear(block: Matrix, labels: Any, settings: WeightLearning) -> float:
@@ -165,7 +178,8 @@ def _clear(block: Matrix, labels: Any, settings: WeightLearning) -> float:
     if settings.metric == "silhouette":
         return float(metrics.silhouette_score(block, labels, metric="sqeuclidean"))
     if settings.metric == "davies_bouldin":
-        return -float(metrics.davies_bouldin_score(block, labels))
+        # between 0 and 1, or a feature without groups would decide the mean
+        return 1 / (1 + float(metrics.davies_bouldin_score(block, labels)))
     return float(metrics.calinski_harabasz_score(block, labels))
 
 
@@ -196,23 +210,26 @@ def _bayesian(
     from sklearn.gaussian_process.kernels import Matern, WhiteKernel
 
     yield (1.0,) * n_blocks
-    for _ in range(min(FIRST_POINTS, limit) - 1):
-        yield _scaled(drawn.random(n_blocks))
-    while len(trials) < limit:
+    for trial in range(1, limit):
+        fresh = [p for p in map(_scaled, drawn.random((CANDIDATES, n_blocks))) if p not in trials]
+        if not fresh:
+            return
+        if trial < FIRST_POINTS:
+            yield fresh[0]
+            continue
         seen = np.array(list(trials))
         scores = np.nan_to_num(np.array(list(trials.values())), neginf=-1)
         spread = scores.std() or 1.0
-        with warnings.catch_warnings():
+        with one_blas_thread, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a kernel at its bounds is as good as any
             model = GaussianProcessRegressor(
                 Matern(nu=2.5) + WhiteKernel(1e-3), normalize_y=True, random_state=0
             ).fit(seen, scores / spread)
-        candidates = np.array([_scaled(point) for point in drawn.random((CANDIDATES, n_blocks))])
-        mean, deviation = model.predict(candidates, return_std=True)
+            mean, deviation = model.predict(np.array(fresh), return_std=True)
         gain = mean - scores.max() / spread
         sigma = np.maximum(deviation, 1e-9)
         improvement = gain * norm.cdf(gain / sigma) + sigma * norm.pdf(gain / sigma)
-        yield tuple(candidates[improvement.argmax()].tolist())
+        yield fresh[int(improvement.argmax())]
 
 
 def _scaled(point: Any) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 PARTS, PART_ROWS = 16, 1024  # that many parts or more, where that leaves that many rows
 LEAST_ROWS = 256  # of a part, however wide they are: its sums have to be worth adding
 GPU_BLOCK_BYTES = 512 << 20  # of a part on a GPU, which starts a kernel for each step
-PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at least four
+PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at least two
 
 
 @dataclass(frozen=True, slots=True)
