@@ -155,7 +155,7 @@ def common_format(paths: Sequence[str]) -> str:
         first.setdefault(known[0], path)
     if len(first) > 1:
         raise SchemaMismatchError(
-            f"{' and '.join(first.values())} are of different formats",
+            f"{' and '.join(list(first.values())[:2])} are of different formats",
             hint="give files of one format",
         )
     return next(iter(first))

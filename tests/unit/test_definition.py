@@ -98,7 +98,8 @@ def test_the_seed_reaches_every_stage_that_names_none() -> None:
         ({"vector_config": 3}, "vector_config: got 3"),
         ({"llm_labeling": {"enabeld": True}}, "did you mean enabled"),
         ({"max_bad_fraction": 2}, "max_bad_fraction: got 2"),
-        ({"cluster_type": "attribute"}, "cluster_type: got 'attribute'"),
+        ({"cluster_type": "attribute"}, "attribute_config: missing"),
+        ({"cluster_type": "colour"}, "cluster_type: got 'colour'"),
         ({"metadata": {"a": {"b": float("nan")}}}, "metadata.a.b: got nan"),
     ],
 )
@@ -201,8 +202,25 @@ def test_plan_grows_with_the_data_and_refuses_what_will_not_fit() -> None:
     assert caught.value.needed_bytes > caught.value.available_bytes
 
 
-def test_plan_needs_two_rows_and_one_feature() -> None:
+def test_plan_needs_two_rows() -> None:
     with pytest.raises(TooFewSamplesError, match="insufficient documents"):
         make_plan(parse(), 1, 8, CPU)
-    with pytest.raises(ConfigError, match="got 2 features"):
-        make_plan(parse({"feature_uris": ["gpucluster://b@1/c", "gpucluster://b@1/d"]}), 10, 8, CPU)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        ("concatenate", ["cluster"]),
+        ("weighted", ["weigh", "cluster"]),
+        ("independent", ["feature.0.cluster", "feature.1.cluster"]),
+    ],
+)
+def test_the_plan_names_the_stages_of_several_features(strategy: str, expected: list[str]) -> None:
+    uris = ["gpucluster://b@1/c", "gpucluster://b@1/d"]
+    definition = parse(
+        {"feature_uris": uris, "multi_feature_strategy": strategy, "algorithm": "kmeans"}
+    )
+    made = make_plan(definition, 500, 24, CPU, ((uris[0], 8), (uris[1], 16)))
+    names = [stage.name for stage in made.stages]
+    assert names == ["load", *expected, "measure", "write"]
+    assert all(stage.bytes > 0 for stage in made.stages)

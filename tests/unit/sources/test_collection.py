@@ -195,7 +195,7 @@ def test_manifests_that_are_not_there(tmp_path):
 def test_a_uri_names_the_column():
     data = products().rename_columns(["id", "other", "t", "p", "text_embedding", "label"])
     assert open_and_load(data, TEXT).X.tolist() == (-vectors()).tolist()
-    with pytest.raises(ConfigError, match="several columns that may hold the vectors"):
+    with pytest.raises(SchemaMismatchError, match="'text_embedding' is not among"):
         open_feature(products().rename_columns(["id", "a", "t", "p", "b", "label"]), TEXT)
 
 
