@@ -29,6 +29,7 @@ from gpucluster.errors import (
     NotConvergedWarning,
     TooFewSamplesError,
 )
+from gpucluster.estimator import Clusterer
 from gpucluster.events import Cancelled, CancelToken, Event, Progress, Reporter
 
 pytestmark = pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
@@ -133,6 +134,77 @@ def test_a_handful_of_rows(algorithm: Algorithm, n_samples: int) -> None:
         np.testing.assert_array_equal(found.labels_, np.full(n_samples, -1))
 
 
+COUNTS = {  # the parameter that says how many clusters there are
+    "kmeans": "n_clusters",
+    "agglomerative": "n_clusters",
+    "spectral": "n_clusters",
+    "gaussian_mixture": "n_components",
+}
+counting = pytest.mark.parametrize(
+    "algorithm",
+    [algorithm for algorithm in EVERY.values() if algorithm.name in COUNTS],
+    ids=[name for name, algorithm in EVERY.items() if algorithm.name in COUNTS],
+)
+
+
+@counting
+def test_as_many_clusters_as_rows(algorithm: Algorithm) -> None:
+    X = np.eye(6, dtype=np.float32) * 10
+    found = algorithm.model_copy(update={COUNTS[algorithm.name]: 6}).fit(X)
+    if algorithm.name == "spectral":  # rows without affinity to each other are no graph to cut
+        assert found.n_clusters_ <= 6
+    else:
+        np.testing.assert_array_equal(found.labels_, np.arange(6))
+
+
+@counting
+def test_more_clusters_than_rows_are_refused(algorithm: Algorithm) -> None:
+    name = COUNTS[algorithm.name]
+    model = algorithm.model_copy(update={name: 9})
+    with pytest.raises(ConfigError, match=rf"{algorithm.name}.{name}: got 9, but there are 5 rows"):
+        model.fit(np.eye(5, dtype=np.float32))
+
+
+@algorithms
+def test_half_precision_is_refused_here_and_taken_at_the_door(algorithm: Algorithm) -> None:
+    X, _ = blobs()
+    half = X.astype(np.float16)
+    with pytest.raises(InputError, match="got ndarray float16"):
+        algorithm.fit(half)
+    params = algorithm.model_dump(exclude_unset=True, exclude={"algorithm"})
+    single = half.astype(np.float32)
+    labels = [Clusterer(algorithm.name, **params).fit_predict(rows) for rows in (half, single)]
+    np.testing.assert_array_equal(*labels)
+
+
+@algorithms
+def test_another_seed_is_another_start_and_no_other_meaning(algorithm: Algorithm) -> None:
+    if "random_state" not in type(algorithm).model_fields:
+        pytest.skip("it has no seed")
+    X, y = blobs()
+    for seed in (0, 1):
+        found = algorithm.model_copy(update={"random_state": seed}).fit(X)
+        assert adjusted_rand_score(y, found.labels_) > 0.95
+
+
+@algorithms
+def test_a_fit_can_be_cancelled(algorithm: Algorithm) -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    X, _ = blobs()
+    with pytest.raises(Cancelled):
+        algorithm.fit(X, reporter=Reporter("cluster", cancel=cancel))
+
+
+@algorithms
+def test_the_plan_names_the_method_that_runs(algorithm: Algorithm) -> None:
+    X, _ = blobs()
+    cost = algorithm.cost(*X.shape, "cpu")
+    assert algorithm.fit(X).method == cost.method
+    assert cost.bytes > 0
+    assert cost.seconds > 0
+
+
 @algorithms
 def test_one_row_is_too_few(algorithm: Algorithm) -> None:
     with pytest.raises(TooFewSamplesError, match="insufficient documents.*n_samples=1"):
@@ -156,25 +228,12 @@ def test_refuses_what_is_no_matrix(algorithm: Algorithm, X: np.ndarray, message:
         algorithm.fit(X)
 
 
-def test_more_clusters_than_rows_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"kmeans.n_clusters: got 9, but there are 5 rows"):
-        KMeans(n_clusters=9).fit(np.eye(5, dtype=np.float32))
-
-
 @pytest.mark.parametrize("min_cluster_size", [6, 50])
 def test_min_cluster_size_not_below_rows_is_all_noise_and_said(min_cluster_size: int) -> None:
     with pytest.warns(GpuclusterWarning, match=r"there are 6 rows: everything is noise"):
         found = HDBSCAN(min_cluster_size=min_cluster_size).fit(np.eye(6, dtype=np.float32))
     assert (found.labels_ == -1).all()
     assert found.n_clusters_ == 0
-
-
-def test_cancel_stops_a_fit() -> None:
-    cancel = CancelToken()
-    cancel.cancel()
-    X, _ = blobs()
-    with pytest.raises(Cancelled):
-        KMeans(n_clusters=3).fit(X, reporter=Reporter("cluster", cancel=cancel))
 
 
 def test_kmeans_says_when_it_stops_early() -> None:
