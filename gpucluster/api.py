@@ -96,8 +96,11 @@ def cluster(
 
     parsed = _parse(definition, fields)
     decision = decide(device)
+    each = parsed.each_feature()
+    if len(each) > 1:  # what is wrong with any of them is said before the first one runs
+        _open(data, parsed, id_column=id_column, vector_column=vector_column)
     runs: list[Run] = []
-    for one in reversed(parsed.each_feature()):  # the first one knows all others
+    for one in reversed(each):  # the first one knows all others
         source = _open(
             data,
             one,
@@ -142,16 +145,22 @@ def plan(
     -------
     Plan
         Bytes and seconds of each stage. ``plan.require_memory()`` raises
-        `WillNotFitError` where it exceeds the memory.
+        `WillNotFitError` where it exceeds the memory. With ``output_strategy: per_feature``, of
+        the run that needs most memory.
     """
     from gpucluster.device.select import decide
     from gpucluster.planner import make_plan
 
     parsed = _parse(definition, fields)
     decision = decide(device)
-    source = _open(data, parsed, id_column=id_column, vector_column=vector_column)
-    info = source.info
-    return make_plan(parsed, info.n_rows, info.n_features, decision, info.blocks)
+    each = parsed.each_feature()
+    if len(each) > 1:
+        _open(data, parsed, id_column=id_column, vector_column=vector_column)
+    made = []
+    for one in each:
+        info = _open(data, one, id_column=id_column, vector_column=vector_column).info
+        made.append(make_plan(one, info.n_rows, info.n_features, decision, info.blocks))
+    return max(made, key=lambda plan: plan.peak_bytes)
 
 
 def sweep(
@@ -192,20 +201,24 @@ def sweep(
     """
     from gpucluster.algorithms import HDBSCAN
     from gpucluster.device.select import decide
-    from gpucluster.errors import ConfigError
     from gpucluster.events import Reporter
     from gpucluster.execution import fit_step
     from gpucluster.ledger import Ledger
-    from gpucluster.ops.normalize import unit_rows
     from gpucluster.planner import make_plan
+    from gpucluster.routes import one_space
     from gpucluster.sources import load
 
     parsed = _parse(definition, fields)
     decision = decide(device)
     source = _open(data, parsed, id_column=id_column, vector_column=vector_column)
     info = source.info
-    plan = make_plan(parsed, info.n_rows, info.n_features, decision)
-    plan.require_memory()
+    if info.blocks and parsed.vector_config.multi_feature_strategy == "independent":
+        raise ConfigError(
+            "a sweep is of one matrix, got independent",
+            path="vector_config.multi_feature_strategy",
+            hint="name one feature",
+        )
+    plan = make_plan(parsed, info.n_rows, info.n_features, decision, info.blocks)
     model = plan.definition.vector_config.algorithm
     if not isinstance(model, HDBSCAN):
         raise ConfigError(
@@ -221,15 +234,18 @@ def sweep(
             max_bad_fraction=parsed.max_bad_fraction,
             sample_size=parsed.vector_config.sample_size,
             random_state=parsed.random_state,
+            filters=parsed.filters,
             reporter=reporter,
         )
     X = samples.X
-    ledger.plan = make_plan(parsed, len(X), info.n_features, decision)
+    ledger.plan = make_plan(
+        *(parsed, info.n_rows, info.n_features, decision, info.blocks), n_samples=len(X)
+    )
+    ledger.plan.require_memory()
     for warned in ledger.plan.warnings:
         ledger.reporter.repeat(warned)
     config = ledger.plan.definition.vector_config
-    if config.normalize_features:
-        unit_rows(X, out=X)
+    one_space(ledger, ledger.plan.definition, X, info.blocks, "")
     for position, step in enumerate(config.preprocessing_steps or ()):
         with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
             fitted, used = fit_step(step, X, decision, reporter)
@@ -323,6 +339,12 @@ def _open(
             f"got one column for {len(config.feature_uris)} features",
             path="vector_column",
             hint="leave it out: each feature URI names its column",
+        )
+    if hasattr(data, "read_next_batch"):
+        raise ConfigError(
+            "a stream is read once, and several features are read one after the other",
+            path="vector_config.feature_uris",
+            hint="give a table, a data set or files",
         )
     sources = {uri: open_(uri) for uri in config.feature_uris}
     return FeaturesSource(sources, normalize=config.normalize_features)

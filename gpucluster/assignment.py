@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import AfterValidator
 
-from gpucluster.ops.assign import nearest_center
+from gpucluster.ops.assign import most_similar
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.types import NOISE, Labels, Matrix, Vector
 
@@ -137,9 +137,7 @@ class Centroids:
         if not len(self.clusters):
             nothing = np.full(len(X), NOISE, np.int32)
             return nothing, nothing, np.full(len(X), np.nan, np.float32)
-        unit = unit_rows(X)
-        found = nearest_center(unit, self.directions)
-        similarity = np.clip(np.einsum("ij,ij->i", unit, self.directions[found]), -1, 1)
+        found, similarity = most_similar(X, self.directions)
         nearest = self.clusters[found]
         labels = np.where(similarity >= self.thresholds[found], nearest, NOISE)
         return labels.astype(np.int32), nearest, similarity

@@ -84,6 +84,10 @@ class ClusterDefinition(_Settings):
             "clustering_method": config.clustering_method,
             "preprocessing_steps": config.preprocessing_steps,
             "hierarchical": config.hierarchical,
+            "feature_weights": config.feature_weights,
+            "multi_feature_strategy": config.multi_feature_strategy != "concatenate",
+            "sample_mode": config.sample_mode != "sample_only",
+            "noise_policy": config.noise_policy != "keep",
         }
         for name, value in unused.items():
             if value:
@@ -156,6 +160,8 @@ class ClusterDefinition(_Settings):
                 else step
                 for step in config.preprocessing_steps
             )
+        if config.multi_feature_strategy == "weighted" and config.feature_weights is None:
+            changes["weight_learning_config"] = config.weight_learning(self.random_state)
         return self.replace(**changes)
 
     def replace(self, **vector_config: Any) -> ClusterDefinition:
@@ -170,10 +176,7 @@ class ClusterDefinition(_Settings):
         if config.output_strategy == "single" or len(config.feature_uris) < 2:
             return [self]
         alone = {"multi_feature_strategy": "concatenate", "output_strategy": "single"}
-        return [
-            self.replace(feature_uris=(uri,), feature_weights=None, **alone)
-            for uri in config.feature_uris
-        ]
+        return [self.replace(feature_uris=(uri,), **alone) for uri in config.feature_uris]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the definition as JSON values in its canonical form, defaults filled in."""

@@ -98,7 +98,9 @@ def _one_each(column: pa.ChunkedArray, name: str, method: str) -> pa.Array:
     inner = kind.value_type if is_list else kind
     if pa.types.is_dictionary(inner):
         inner = inner.value_type
-    if pa.types.is_nested(inner) or pa.types.is_floating(inner):
+    binary = pa.types.is_binary(inner) or pa.types.is_large_binary(inner)
+    binary |= pa.types.is_fixed_size_binary(inner) or pa.types.is_binary_view(inner)
+    if binary or pa.types.is_nested(inner) or pa.types.is_floating(inner):
         raise ConfigError(
             f"{name} is {kind}, which makes no groups",
             path="attribute_config.attributes",

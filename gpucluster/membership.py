@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.assignment import BY_NOISE_POLICY, BY_SAMPLE, Centroids, NoisePolicy
+from gpucluster.assignment import BY_FIT, BY_NOISE_POLICY, BY_SAMPLE, Centroids, NoisePolicy
 from gpucluster.definition import ClusterDefinition
 from gpucluster.events import Reporter
 from gpucluster.features import weigh
@@ -134,13 +134,16 @@ def join_rest(
     Notes
     -----
     Where the fit left noise, a row must be as similar to its centroid as all but 1 % of the
-    cluster's own rows are; else it is noise too. Extra memory: 21 bytes a row and its id.
+    cluster's own rows are; else it is noise too, unless the noise policy places it. Extra
+    memory: 26 bytes a row and its id, and all of that twice while the parts are joined.
     """
     weights = grouped.block_weights
+    policy = NoisePolicy.parse(definition.vector_config.noise_policy)
+    fitted = members.assigned_by == BY_FIT  # noise that a policy moved sets no threshold
     centroids = Centroids.of(
         measured.centroids,
-        members.labels,
-        members.cosine,
+        members.labels[fitted],
+        members.cosine[fitted],
         has_noise=bool((grouped.nodes.labels == NOISE).any()),
     )
     parts, rejected = [members], [samples.rejected]
@@ -155,6 +158,7 @@ def join_rest(
         if weights is not None:
             weigh(rest.X, source.info.blocks, weights)
         labels, nearest, similarity = centroids.assign(rest.X)
+        labels, by = policy.apply(labels, nearest, similarity)
         part = Members(
             ids=rest.ids,
             rows=rest.rows,
@@ -162,7 +166,7 @@ def join_rest(
             cosine=np.where(labels == NOISE, np.nan, np.clip(similarity, 0, 1)),
             nearest=nearest,
             nearest_similarity=similarity,
-            assigned_by=np.full(len(labels), BY_SAMPLE, np.int8),
+            assigned_by=np.where(by == BY_FIT, BY_SAMPLE, by).astype(np.int8),
             truth=rest.payload.get("truth"),
         )
         parts.append(part)

@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from gpucluster.artifacts import Checkpoints, LocalStore, Run
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
@@ -28,8 +30,17 @@ from gpucluster.ops.nesting import labels_at
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.routes import group_rows
-from gpucluster.sources import Source, SourceInfo, content_key, input_key, load
+from gpucluster.sources import (
+    Source,
+    SourceInfo,
+    content_key,
+    input_key,
+    load,
+    read_attributes,
+    table_key,
+)
 from gpucluster.stages import digest, display
+from gpucluster.types import Samples
 
 
 def run_pipeline(
@@ -69,37 +80,28 @@ def run_pipeline(
     """
     info = source.info
     plan = make_plan(definition, info.n_rows, info.n_features, decision, info.blocks)
-    plan.require_memory()
+    if definition.filters is None:  # how many rows match is known when they are read
+        plan.require_memory()
     ledger = Ledger(Reporter("", observer, cancel), plan)
     reporter = ledger.reporter
     _say_what_differs(definition, info, reporter)
 
-    with ledger.stage("load", backend="pyarrow") as stage_reporter:
-        samples = load(
-            source,
-            on_bad_rows=definition.on_bad_rows,
-            max_bad_fraction=definition.max_bad_fraction,
-            sample_size=definition.vector_config.sample_size,
-            random_state=definition.random_state,
-            filters=definition.filters,
-            reporter=stage_reporter,
-        )
-        data_key = content_key(samples)
-        everything_key = input_key(samples, data_key)
+    samples, attributes, data_key, facts = _read(ledger, source, definition)
     ledger.plan = make_plan(
         *(definition, info.n_rows, info.n_features, decision, info.blocks),
         n_samples=len(samples.X),
     )
+    ledger.plan.require_memory()
     for warned in ledger.plan.warnings:
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    facts: dict[str, Any] = {"used": complete.to_dict(), "device": decision.device}
+    facts |= {"used": complete.to_dict(), "device": decision.device}
     if related:
         facts["related"] = [run.run_id for run in related]
     if fresh:
         facts["salt"] = time.time_ns()
-    run_id = "run_" + digest(everything_key, **facts)[:16]
+    run_id = "run_" + digest(data_key, **facts)[:16]
     observer(RunOpened(run_id, str(out / run_id)))
     finished = _finished(out / run_id)
     if finished is not None:
@@ -110,7 +112,7 @@ def run_pipeline(
         if finished is not None:
             return finished
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
-        grouped = group_rows(ledger, complete, source, samples, data_key)
+        grouped = group_rows(ledger, complete, source, samples, data_key, attributes)
         coordinates = display(ledger, complete, samples.X, grouped.key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
             members, measured = place_samples(complete, samples, grouped, stage_reporter)
@@ -144,6 +146,34 @@ def run_pipeline(
         )
         publish_result(store, ledger, result)
     return Run.open(out / run_id)
+
+
+def _read(
+    ledger: Ledger, source: Source, definition: ClusterDefinition
+) -> tuple[Samples, pa.Table | None, str, dict[str, Any]]:
+    """Load the samples, and the attributes they are grouped by.
+
+    Returns besides a digest of ids and vectors, and what else of the input tells runs apart.
+    """
+    with ledger.stage("load", backend="pyarrow") as reporter:
+        samples = load(
+            source,
+            on_bad_rows=definition.on_bad_rows,
+            max_bad_fraction=definition.max_bad_fraction,
+            sample_size=definition.vector_config.sample_size,
+            random_state=definition.random_state,
+            filters=definition.filters,
+            digest_all=definition.vector_config.sample_mode == "fit_then_assign",
+            reporter=reporter,
+        )
+        data_key = content_key(samples)
+        facts: dict[str, Any] = {"input": input_key(samples, data_key)}
+        if definition.attribute_config is None:
+            return samples, None, data_key, facts
+        table = read_attributes(source, definition.attribute_config.attributes)
+        attributes = table.take(pa.array(samples.rows))
+        facts["attributes"] = table_key(attributes)
+        return samples, attributes, data_key, facts
 
 
 def _finished(path: Path) -> Run | None:

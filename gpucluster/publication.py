@@ -192,13 +192,11 @@ def _overlaps(other: Run, result: Result) -> dict[str, Any]:
     """Return how the clusters of the run of another feature and of this one lie in each other."""
     config, members = result.definition.vector_config, result.members
     own = labels_at(members.labels, result.grouped.nodes.parents, 0)
-    theirs = other.members.select(["row", "cluster_path"])
-    names = [path[0] if path else None for path in theirs["cluster_path"].to_pylist()]
-    index = {f"cl_{i}": i for i in range(other.num_clusters)}
-    n_rows = 1 + max(int(members.rows.max(initial=0)), int(max(theirs["row"].to_pylist())))
+    their_rows = np.sort(other.members["row"].to_numpy())
+    n_rows = 1 + max(int(members.rows.max(initial=0)), int(their_rows.max(initial=0)))
     ours, others = np.full((2, n_rows), NOISE, np.int32)
     ours[members.rows] = own
-    others[theirs["row"].to_numpy()] = [NOISE if name is None else index[name] for name in names]
+    others[their_rows] = other.labels_at(0)
 
     def found(first: Labels, second: Labels) -> list[dict[str, Any]]:
         pairs = overlaps(first, second, config.overlap_threshold)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from gpucluster.algorithms import canonical_labels
 from gpucluster.definition import ClusterDefinition
-from gpucluster.features import Overlap, columns, learn_weights, nested, weigh
+from gpucluster.features import Overlap, columns, learn_weights, nested_levels, weigh
 from gpucluster.grouping import group
-from gpucluster.hierarchy import nested as nested_nodes
+from gpucluster.hierarchy import nested
 from gpucluster.ledger import Ledger
-from gpucluster.ops.nesting import labels_at, node_levels
+from gpucluster.ops.nesting import flat, labels_at, node_levels
 from gpucluster.ops.normalize import unit_rows
-from gpucluster.sources import Source, read_attributes
+from gpucluster.sources import Source
 from gpucluster.stages import Preparation, cluster, digest, divide, prepare, stage_key
 from gpucluster.types import NOISE, Clustering, Hierarchy, Labels, Matrix, Samples
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Blocks = Sequence[tuple[str, int]]
 
@@ -55,7 +57,12 @@ class Grouped:
 
 
 def group_rows(
-    ledger: Ledger, definition: ClusterDefinition, source: Source, samples: Samples, data_key: str
+    ledger: Ledger,
+    definition: ClusterDefinition,
+    source: Source,
+    samples: Samples,
+    data_key: str,
+    attributes: pa.Table | None = None,
 ) -> Grouped:
     """Find the clusters of the samples, in the way that the definition asks for.
 
@@ -65,31 +72,23 @@ def group_rows(
     definition : ClusterDefinition
         Complete.
     source : Source
-        Where the samples come from: attributes are read from it.
+        Where the samples come from.
     samples : Samples
         The matrix is weighted and scaled in place, and is not to be written afterwards.
     data_key : str
         Digest of the samples as they were loaded.
+    attributes : pyarrow.Table of n_samples rows, optional
+        The columns that attribute clustering groups by.
 
     Returns
     -------
     Grouped
     """
-    config = definition.vector_config
-    blocks = source.info.blocks
-    weights = _weights(ledger, definition, samples.X, blocks, data_key)
-    if weights is not None:
-        weigh(samples.X, blocks, weights["weights"])
-    if config.normalize_features:
-        unit_rows(samples.X, out=samples.X)  # `load` made this matrix for us
+    config, blocks = definition.vector_config, source.info.blocks
+    key, weights = one_space(ledger, definition, samples.X, blocks, data_key)
     samples.X.setflags(write=False)
-    key = digest(
-        data_key,
-        normalized=config.normalize_features,
-        weights=None if weights is None else weights["weights"],
-    )
-    if definition.cluster_type == "attribute":
-        return _by_attributes(ledger, definition, source, samples, key)
+    if attributes is not None:
+        return _by_attributes(ledger, definition, attributes, key)
     if blocks and config.multi_feature_strategy == "independent":
         return _each_feature(ledger, definition, samples.X, blocks, key)
     X, preparation = prepare(ledger, definition, samples.X, key)
@@ -102,6 +101,40 @@ def group_rows(
         features=weights and {"strategy": config.multi_feature_strategy, **_named(blocks, weights)},
         block_weights=None if weights is None else tuple(weights["weights"]),
     )
+
+
+def one_space(
+    ledger: Ledger, definition: ClusterDefinition, X: Matrix, blocks: Blocks, data_key: str
+) -> tuple[str, dict[str, Any] | None]:
+    """Weigh and scale the loaded matrix, in place.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    definition : ClusterDefinition
+        Complete.
+    X : ndarray of shape (n_samples, n_features), float32
+        As `load` made it, for us.
+    blocks : sequence of (str, int)
+        Features that lie side by side; none for one feature.
+    data_key : str
+        Digest of the matrix as it was loaded.
+
+    Returns
+    -------
+    key : str
+        Digest of the matrix as it is now.
+    weights : dict or None
+        ``weights`` of the blocks and how they came to be; None where nothing is weighted.
+    """
+    normalized = definition.vector_config.normalize_features
+    weights = _weights(ledger, definition, X, blocks, data_key)
+    if weights is not None:
+        weigh(X, blocks, weights["weights"])
+    if normalized:
+        unit_rows(X, out=X)
+    used = None if weights is None else weights["weights"]
+    return digest(data_key, normalized=normalized, weights=used), weights
 
 
 def _weights(
@@ -148,13 +181,16 @@ def _each_feature(
     learned: list[Mapping[str, Any]] = []
     for position, ((uri, _), cols) in enumerate(zip(blocks, columns(blocks), strict=True)):
         block = np.ascontiguousarray(X[:, cols])
+        if config.normalize_features:
+            unit_rows(block, out=block)  # the whole row was scaled, not its parts
+        block.setflags(write=False)
         prefix = f"feature.{position}."
         prepared, fitted = prepare(ledger, definition, block, digest(key, feature=uri), prefix)
         found.append(cluster(ledger, definition, prepared, fitted.key, prefix))
         model |= {f"{prefix}{step}": value for step, value in fitted.model.items()}
         learned += [{"feature_uri": uri, **info} for info in fitted.learned]
-    levels, detected = nested([one.labels_ for one in found], config.overlap_threshold)
-    nodes = nested_nodes(levels[0], list(levels[1:]), len(blocks))
+    levels, detected = nested_levels([one.labels_ for one in found], config.overlap_threshold)
+    nodes = nested(levels[0], list(levels[1:]), len(blocks), least_parts=1, max_noise=1)
     return Grouped(
         key=key,
         found=found[0],
@@ -181,20 +217,18 @@ def _as_json(pair: Overlap, blocks: Blocks, position: int) -> dict[str, Any]:
 
 
 def _by_attributes(
-    ledger: Ledger,
-    definition: ClusterDefinition,
-    source: Source,
-    samples: Samples,
-    key: str,
+    ledger: Ledger, definition: ClusterDefinition, attributes: pa.Table, key: str
 ) -> Grouped:
     """Group by the values of columns."""
     config = definition.attribute_config
     assert config is not None  # noqa: S101 - the definition was checked
     with ledger.stage("cluster", backend="pyarrow"):
-        table = read_attributes(source, config.attributes).take(pa.array(samples.rows))
-        grouping = group(table, config)
+        grouping = group(attributes, config)
         roots = canonical_labels(grouping.levels[0])
-        nodes = nested_nodes(roots, list(grouping.levels[1:]), len(grouping.levels))
+        nodes = flat(roots)
+        if len(grouping.levels) > 1:
+            finer = list(grouping.levels[1:])
+            nodes = nested(roots, finer, len(grouping.levels), max_noise=1)
         found = Clustering(
             labels_=roots,
             probabilities_=None,
@@ -215,14 +249,15 @@ def _common_names(
     nodes: Hierarchy, levels: Labels, names: Sequence[Sequence[str]]
 ) -> tuple[str, ...]:
     """Return the name of each node: of the deepest group that holds all of its rows."""
-    own = node_levels(nodes.parents)
-    found = []
-    for node in range(len(nodes.parents)):
-        rows = np.flatnonzero(labels_at(nodes.labels, nodes.parents, int(own[node])) == node)
-        shared = [
-            known[level[rows[0]]]
-            for level, known in zip(levels, names, strict=True)
-            if (level[rows] == level[rows[0]]).all()
-        ]
-        found.append(shared[-1])
+    n_nodes, own = len(nodes.parents), node_levels(nodes.parents)
+    found = [""] * n_nodes
+    for level in range(int(own.max(initial=-1)) + 1):
+        holder = labels_at(nodes.labels, nodes.parents, level)
+        for groups, known in zip(levels, names, strict=True):
+            least = np.full(n_nodes, len(known))
+            largest = np.full(n_nodes, -1)
+            np.minimum.at(least, holder, groups)
+            np.maximum.at(largest, holder, groups)
+            for node in np.flatnonzero((own == level) & (least == largest)):
+                found[node] = known[least[node]]
     return tuple(found)

@@ -26,6 +26,7 @@ from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix
 
 LIBRARIES = (
     *("numpy", "scipy", "scikit-learn", "pyarrow", "numba", "umap-learn", "pynndescent", "hdbscan"),
+    "openTSNE",
     *("cupy-cuda12x", "cupy-cuda13x", "cuml-cu12", "cuml-cu13"),
 )
 
@@ -132,16 +133,18 @@ def divide(
         labels=hashlib.sha256(found.labels_.tobytes()).hexdigest(),
         division=asdict(division),
     )
-    with ledger.stage("divide", backend="umap-learn, hdbscan") as reporter:
+    with ledger.stage("divide") as reporter:
         done = ledger.recall("divide", key)
         if done is not None:
             arrays, info = done
             return Hierarchy(arrays["labels"], arrays["parents"], tuple(info["reasons"]))
         with Divider(X, division, decision, reporter) as divider:
             grown = grow(found.labels_, division.levels, division.min_split_size, divider)
-        ledger.note(device=decision.device, method=divider.method)
+        backend = "cuml" if divider.device == "gpu" else "umap-learn, hdbscan"
+        ledger.note(device=divider.device, backend=backend, method=divider.method)
         reasons = grown.reasons or ()
-        if not any((reason or "").startswith(FAILED) for reason in reasons):
+        failed = any((reason or "").startswith(FAILED) for reason in reasons)
+        if not failed and divider.device == decision.device:  # what the key speaks of
             arrays = {"labels": grown.labels, "parents": grown.parents}
             ledger.keep("divide", key, arrays, {"reasons": reasons})
         return grown

@@ -49,6 +49,8 @@ class Samples:
         Rows of the input that the filters leave out: neither samples nor rejected.
     source : dict
         What was read: paths, format, columns, dtype, bytes. Goes into the manifest.
+    everything : str or None
+        Digest of all rows that match, where it was asked for: rows beside a sample count too.
     """
 
     ids: pa.Array
@@ -59,6 +61,7 @@ class Samples:
     n_rows: int
     source: Mapping[str, Any]
     num_filtered: int = 0
+    everything: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

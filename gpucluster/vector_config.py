@@ -115,7 +115,36 @@ class VectorConfig(BaseModel):
                 expected=HDBSCAN.name,
                 hint=f"set clustering_method: {HDBSCAN.name}, or hierarchy_method: recursive",
             )
+        if self.reads_tree():
+            self._check_tree()
         return self
+
+    def _check_tree(self) -> None:
+        """Raise where a setting has no meaning for the levels of the condensed tree."""
+        if self.min_split_size is not None:
+            raise ConfigError(
+                "condensed_tree does not use it: levels follow min_cluster_size",
+                path="vector_config.min_split_size",
+            )
+        defaults: dict[str, Any] = {
+            "cluster_selection_method": "eom",
+            "cluster_selection_epsilon": 0.0,
+            "max_cluster_size": None,
+        }
+        for name, value in defaults.items():
+            got = getattr(self.algorithm, name)
+            if got != value:
+                raise ConfigError(
+                    f"got {describe(got)}, the levels of condensed_tree are selected with {value}",
+                    path=f"vector_config.algorithm_params.{name}",
+                    hint="leave it out, or set hierarchy_method: recursive",
+                )
+        if self.algorithm_params.get("granularities", 2) < 2:
+            raise ConfigError(
+                "got 1, which leaves condensed_tree no levels",
+                path="vector_config.algorithm_params.granularities",
+                hint="leave it out: max_hierarchy_depth says how many",
+            )
 
     def _check_features(self) -> None:
         """Raise where the settings of several features contradict each other."""
@@ -142,6 +171,10 @@ class VectorConfig(BaseModel):
             raise ConfigError(
                 f"it needs multi_feature_strategy: weighted, got {self.multi_feature_strategy}",
                 path="vector_config.weight_learning_config",
+            )
+        if independent and self.feature_weights is not None:
+            raise ConfigError(
+                "independent features are not weighted", path="vector_config.feature_weights"
             )
         if independent and self.hierarchical and self.output_strategy == "single":
             raise ConfigError(

@@ -99,9 +99,9 @@ class MeanShift(Algorithm):
     def _fit(self, X: Any, backend: str, reporter: Reporter) -> Raw:
         """Cluster on the device of `X`."""
         from gpucluster.device.arrays import to_host
+        from gpucluster.ops.duplicates import equal_groups
         from gpucluster.ops.normalize import offset
         from gpucluster.ops.shifting import (
-            distinct_rows,
             estimated_bandwidth,
             nearest_mode,
             resolves,
@@ -119,7 +119,7 @@ class MeanShift(Algorithm):
             info["bandwidth_rows"] = min(len(X), BANDWIDTH_ROWS)
         info["bandwidth"] = bandwidth
         if not resolves(centred, bandwidth):  # then only equal rows are near each other
-            _, labels = distinct_rows(to_host(X))
+            _, labels = equal_groups(to_host(X))
             return Raw(labels, backend="numpy", method=method, info=info | {"n_iter": 0})
         search = self._by_rows if method == "exact" else self._by_landmarks
         centers, found = search(centred, common, bandwidth, reporter)

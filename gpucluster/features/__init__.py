@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucluster.features.overlap import Overlap, nested, overlaps
+from gpucluster.features.overlap import Overlap, nested_levels, overlaps
 from gpucluster.features.weights import WeightLearning, columns, learn_weights, weigh
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "WeightLearning",
     "columns",
     "learn_weights",
-    "nested",
+    "nested_levels",
     "overlaps",
     "weigh",
 ]

@@ -66,7 +66,7 @@ def overlaps(first: Labels, second: Labels, threshold: float) -> list[Overlap]:
     return found
 
 
-def nested(labelings: Sequence[Labels], threshold: float) -> tuple[Any, list[list[Overlap]]]:
+def nested_levels(labelings: Sequence[Labels], threshold: float) -> tuple[Any, list[list[Overlap]]]:
     """Return levels: the clusters of the first labelling, divided by those of the next ones.
 
     A cluster of a later labelling divides the cluster that holds at least `threshold` of it;

@@ -128,7 +128,7 @@ def learn_weights(
         X = X[np.sort(drawn.choice(len(X), settings.sample_size, replace=False))]
     trials: dict[tuple[float, ...], float] = {}
     search = (
-        _grid(len(blocks), settings.max_iterations)
+        _grid(len(blocks), settings.max_iterations, drawn)
         if settings.method == "grid_search"
         else _bayesian(len(blocks), settings.max_iterations, drawn, trials)
     )
@@ -183,22 +183,28 @@ def _clear(block: Matrix, labels: Any, settings: WeightLearning) -> float:
     return float(metrics.calinski_harabasz_score(block, labels))
 
 
-def _grid(n_blocks: int, limit: int) -> Iterator[tuple[float, ...]]:
-    """Yield equal weights, and then the finest grid that has at most `limit` points."""
+def _grid(n_blocks: int, limit: int, drawn: np.random.Generator) -> Iterator[tuple[float, ...]]:
+    """Yield equal weights, and the finest grid of weights whose largest is 1, `limit` in all.
+
+    Only ratios count, so the largest is 1. Of a grid that is too large with one step already,
+    features used or not, points are drawn.
+    """
     equal = (1.0,) * n_blocks
     yield equal
     steps = 1
-    while len(_grid_points(n_blocks, steps + 1)) <= limit:
+    while (steps + 2) ** n_blocks - (steps + 1) ** n_blocks <= limit:
         steps += 1
-    for point in _grid_points(n_blocks, steps)[:limit]:
-        if point != equal:
+    if (steps + 1) ** n_blocks - steps**n_blocks <= limit:
+        values = [i / steps for i in range(steps + 1)]
+        points = itertools.product(values, repeat=n_blocks)
+        yield from (point for point in points if max(point) == 1 and point != equal)
+        return
+    seen = {equal}
+    while len(seen) < limit:
+        point = tuple(drawn.integers(0, 2, n_blocks).astype(float).tolist())
+        if max(point) == 1 and point not in seen:
+            seen.add(point)
             yield point
-
-
-def _grid_points(n_blocks: int, steps: int) -> list[tuple[float, ...]]:
-    """Return all weights in steps whose largest is 1: only their ratios count."""
-    values = [i / steps for i in range(steps + 1)]
-    return [point for point in itertools.product(values, repeat=n_blocks) if max(point) == 1]
 
 
 def _bayesian(

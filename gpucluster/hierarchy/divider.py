@@ -64,6 +64,7 @@ class Divider:
         self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._done = self._known = 0
         self._methods: set[str] = set()
+        self._devices: set[Device] = set()
 
     def __enter__(self) -> Self:
         self._folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="gpucluster-"))
@@ -89,6 +90,11 @@ class Divider:
     def method(self) -> str:
         """``exact``, or the approximations of the nodes so far."""
         return ", ".join(sorted(self._methods - {"exact"})) or "exact"
+
+    @property
+    def device(self) -> Device:
+        """Where all nodes so far were divided; the CPU where any was."""
+        return "gpu" if self._devices == {"gpu"} else "cpu"
 
     def _answers(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, Labels | str]]:
         if not self._start_workers(nodes):
@@ -123,12 +129,13 @@ class Divider:
         """Return the parts of a node, or how its fit failed."""
         fit = partial(self._fit, node)
         try:
-            (labels, method), _ = with_fallback(fit, self._decision, self._reporter)
+            (labels, method), device = with_fallback(fit, self._decision, self._reporter)
         except (Cancelled, InternalError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the other nodes are not hurt
             return f"{FAILED}: {' '.join(str(error).split())}"
         self._methods.add(method)
+        self._devices.add(device)
         return labels
 
     def _fit(self, node: Node, device: Device) -> tuple[Labels, str]:

@@ -34,7 +34,15 @@ class Node:
 Split = Callable[[Sequence[Node]], Sequence[Labels | str]]
 
 
-def grow(flat: Labels, levels: int, min_split_size: int, split: Split) -> Hierarchy:
+def grow(
+    flat: Labels,
+    levels: int,
+    min_split_size: int,
+    split: Split,
+    *,
+    least_parts: int = 2,
+    max_noise: float = MAX_NOISE,
+) -> Hierarchy:
     """Divide clusters, and what comes of them, until nothing is worth it.
 
     Parameters
@@ -47,12 +55,14 @@ def grow(flat: Labels, levels: int, min_split_size: int, split: Split) -> Hierar
         Smaller nodes are leaves.
     split : Split
         Given all nodes of a level that may be divided.
+    least_parts : int, default 2
+        A division has that many parts or more.
+    max_noise : float, default `MAX_NOISE`
+        At most this share of the rows of a node may be in no part; they stay with the node.
 
     Returns
     -------
     Hierarchy
-        A division is kept when it has two parts or more and at most `MAX_NOISE` of the rows
-        are in none; those rows stay with the node.
     """
     labels = flat.copy()
     parents = [NOISE] * (int(flat.max(initial=NOISE)) + 1)
@@ -68,7 +78,7 @@ def grow(flat: Labels, levels: int, min_split_size: int, split: Split) -> Hierar
         if level + 1 == levels or not large:
             break
         for node, found in zip(large, split(large), strict=True):
-            reasons[node.index] = _why_not(found)
+            reasons[node.index] = _why_not(found, least_parts, max_noise)
             if isinstance(found, str) or reasons[node.index] is not None:
                 continue
             for part in range(int(found.max()) + 1):
@@ -79,16 +89,23 @@ def grow(flat: Labels, levels: int, min_split_size: int, split: Split) -> Hierar
     return Hierarchy(labels, np.array(parents, np.int32), tuple(reasons))
 
 
-def _why_not(found: Labels | str) -> str | None:
+def _why_not(found: Labels | str, least_parts: int, max_noise: float) -> str | None:
     """Return why a division is not kept, or None."""
     if isinstance(found, str):
         return found
-    if found.max(initial=NOISE) < 1:
+    if int(found.max(initial=NOISE)) + 1 < least_parts:
         return NO_SPLIT
-    return TOO_NOISY if (found == NOISE).mean() > MAX_NOISE else None
+    return TOO_NOISY if (found == NOISE).mean() > max_noise else None
 
 
-def nested(flat: Labels, finer: Sequence[Labels], levels: int) -> Hierarchy:
+def nested(
+    flat: Labels,
+    finer: Sequence[Labels],
+    levels: int,
+    *,
+    least_parts: int = 2,
+    max_noise: float = MAX_NOISE,
+) -> Hierarchy:
     """Return the hierarchy of labels that are nested already.
 
     Parameters
@@ -101,12 +118,15 @@ def nested(flat: Labels, finer: Sequence[Labels], levels: int) -> Hierarchy:
         left out.
     levels : int
         Levels of the hierarchy, at most.
+    least_parts, max_noise : int, float
+        As for `grow`.
 
     Returns
     -------
     Hierarchy
-        A node is divided at the next granularity that parts it in two or more: one smaller
-        cluster is no division, so there may be fewer levels than granularities.
+        A node is divided at the next granularity that parts it in `least_parts` or more. One
+        cluster that is all of it is never a division, so there may be fewer levels than
+        granularities.
     """
 
     def parts(node: Node) -> Labels | str:
@@ -114,7 +134,8 @@ def nested(flat: Labels, finer: Sequence[Labels], levels: int) -> Hierarchy:
         for labels in finer:
             found = labels[node.rows[rows]]
             clusters = np.unique(found[found >= 0])
-            if len(clusters) > 1:
+            whole_node = len(clusters) == 1 and bool((found == clusters[0]).all())
+            if len(clusters) >= least_parts and not whole_node:
                 whole = np.full(len(node.rows), NOISE, np.int32)
                 whole[rows] = found
                 return canonical_labels(whole)
@@ -125,4 +146,4 @@ def nested(flat: Labels, finer: Sequence[Labels], levels: int) -> Hierarchy:
     def split(nodes: Sequence[Node]) -> list[Labels | str]:
         return [parts(node) for node in nodes]
 
-    return grow(flat, levels, 2, split)
+    return grow(flat, levels, 2, split, least_parts=least_parts, max_noise=max_noise)

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.metrics.quality import Center, Measured, measure
-from gpucluster.ops.assign import nearest_center
-from gpucluster.ops.blocks import row_blocks
+from gpucluster.ops.assign import most_similar
 from gpucluster.ops.nesting import labels_at, node_levels
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Vector
@@ -85,12 +83,5 @@ def measure_nodes(
 def _nearest(X: Matrix, hierarchy: Hierarchy, centroids: Matrix) -> tuple[Labels, Vector]:
     """Return the most similar of the nodes that hold rows of their own, and its similarity."""
     holders = np.unique(hierarchy.labels[hierarchy.labels >= 0])
-    centers = unit_rows(centroids[holders])
-    nearest = np.empty(len(X), np.int32)
-    similarity = np.empty(len(X), np.float32)
-    for rows in row_blocks(len(X), rows_per_block(4 * X.shape[1])):
-        unit = unit_rows(X[rows])
-        found = nearest_center(unit, centers)
-        nearest[rows] = holders[found]
-        similarity[rows] = np.clip(np.einsum("ij,ij->i", unit, centers[found]), -1, 1)
-    return nearest, similarity
+    found, similarity = most_similar(X, unit_rows(centroids[holders]))
+    return holders[found], similarity

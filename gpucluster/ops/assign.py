@@ -12,7 +12,7 @@ from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.normalize import offset
+from gpucluster.ops.normalize import offset, unit_rows
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
@@ -117,6 +117,32 @@ def nearest_center(X: Matrix, centers: Matrix) -> Labels:
     for _ in map_blocks(work, len(X), TILE_ROWS):
         pass
     return labels
+
+
+def most_similar(X: Matrix, directions: Matrix) -> tuple[Labels, Vector]:
+    """Return the direction with the largest cosine to each row, and that cosine.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        Of any length; no zero row.
+    directions : ndarray of shape (n_directions, n_features), float32
+        Of unit length.
+
+    Returns
+    -------
+    nearest : ndarray of shape (n_samples,), int32
+        Ties to the lower one.
+    similarity : ndarray of shape (n_samples,), float32
+        In [-1, 1].
+    """
+    nearest = np.empty(len(X), np.int32)
+    similarity = np.empty(len(X), np.float32)
+    for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
+        unit = unit_rows(X[rows])
+        nearest[rows] = found = nearest_center(unit, directions)
+        similarity[rows] = np.clip(np.einsum("ij,ij->i", unit, directions[found]), -1, 1)
+    return nearest, similarity
 
 
 def cluster_sums(X: Matrix, labels: Labels, n_clusters: int) -> Vector64:

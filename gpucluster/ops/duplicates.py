@@ -36,7 +36,7 @@ def distinct_rows(X: Matrix) -> DistinctRows | None:
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features), float32
+    X : ndarray of shape (n_samples, n_features), float32 or float64
         Finite.
 
     Returns
@@ -70,12 +70,21 @@ def distinct_rows(X: Matrix) -> DistinctRows | None:
     return DistinctRows(first[rank], inverse, np.bincount(inverse))
 
 
+def equal_groups(X: Matrix) -> tuple[Rows, Rows]:
+    """Return the first row of each group of equal rows, rising, and the group of every row."""
+    found = distinct_rows(X)
+    if found is None:
+        return np.arange(len(X)), np.arange(len(X))
+    return found.rows, found.inverse
+
+
 def _hashes(X: Matrix) -> Any:
     """Return 64 bits for each row, the same for equal rows."""
-    factors = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64)
+    words = np.uint32 if X.dtype == np.float32 else np.uint64
+    factors = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64) | 1
     hashes = np.empty(len(X), np.uint64)
     for rows in row_blocks(len(X), rows_per_block(16 * X.shape[1])):
-        bits = (X[rows] + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0: equal, so equal bits
+        bits = (X[rows] + X.dtype.type(0)).view(words)  # -0.0 + 0.0 is 0.0: equal, so equal bits
         hashes[rows] = bits.astype(np.uint64) @ factors
     return hashes
 

@@ -12,6 +12,7 @@ from gpucluster.device.arrays import is_on_gpu, namespace, to_host
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, n_threads, row_blocks
+from gpucluster.ops.duplicates import equal_groups
 from gpucluster.types import Cost
 
 TILE_SEEDS, TILE_ROWS = 256, 4096
@@ -284,36 +285,8 @@ def _each(work: Any, count: int, array: Any, reporter: Reporter | None = None) -
 
 
 def _merged(seeds: Any) -> Any:
-    first, _ = distinct_rows(to_host(seeds))
-    return seeds if len(first) == len(seeds) else seeds[namespace(seeds).asarray(np.sort(first))]
-
-
-def distinct_rows(X: Any) -> tuple[Any, Any]:
-    """Return the first of each group of equal rows, and the group of every row.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), float32 or float64
-        On the host.
-
-    Returns
-    -------
-    first : ndarray of shape (n_groups,), int64
-        In no particular order.
-    group : ndarray of shape (n_samples,), int64
-    """
-    words = np.uint32 if X.dtype == np.float32 else np.uint64
-    factors = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64) | 1
-    hashes = np.empty(len(X), np.uint64)
-    for rows in row_blocks(len(X), rows_per_block(16 * X.shape[1])):
-        bits = (X[rows] + X.dtype.type(0)).view(words)  # -0.0 + 0.0 is 0.0: equal, so equal bits
-        hashes[rows] = bits.astype(np.uint64) @ factors
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    for rows in row_blocks(len(X), rows_per_block(16 * X.shape[1])):
-        if not np.array_equal(X[first[group[rows]]], X[rows]):  # as good as impossible
-            _, first, group = np.unique(X, axis=0, return_index=True, return_inverse=True)
-            break
-    return first, group
+    first, _ = equal_groups(to_host(seeds))
+    return seeds if len(first) == len(seeds) else seeds[namespace(seeds).asarray(first)]
 
 
 def bin_seeds(points: Any, origin: Any, bandwidth: float, min_bin_freq: int, weights: Any) -> Any:
@@ -337,11 +310,11 @@ def bin_seeds(points: Any, origin: Any, bandwidth: float, min_bin_freq: int, wei
     """
     shift = 0.0 if origin is None else to_host(origin).astype(np.float64)
     cells = np.round((to_host(points) + shift) / bandwidth)
-    first, group = distinct_rows(cells)
+    first, group = equal_groups(cells)
     kept = first[np.bincount(group, weights, minlength=len(first)) >= min_bin_freq]
     if len(kept) == len(points):
         return points
-    return (cells[np.sort(kept)] * bandwidth - shift).astype(np.float32)
+    return (cells[kept] * bandwidth - shift).astype(np.float32)
 
 
 def estimated_bandwidth(

@@ -10,11 +10,12 @@ from gpucluster.sources.attributes import read_attributes
 from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
 from gpucluster.sources.collection import FeatureUri, is_manifest, open_feature
 from gpucluster.sources.detect import check_names
+from gpucluster.sources.digests import content_key, input_key, table_key
 from gpucluster.sources.features import FeaturesSource
 from gpucluster.sources.filters import Filters
 from gpucluster.sources.inspection import Inspection, inspect
 from gpucluster.sources.joined import JoinedSource, collection_names
-from gpucluster.sources.loading import content_key, input_key, load
+from gpucluster.sources.loading import load
 from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
 from gpucluster.sources.remainder import Remainder, remaining
@@ -42,4 +43,5 @@ __all__ = [
     "open_source",
     "read_attributes",
     "remaining",
+    "table_key",
 ]

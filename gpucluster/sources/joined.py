@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,7 +71,10 @@ class JoinedSource:
                 raise ConfigError(
                     f"the collection {member.name} is given twice", path="collection_ids"
                 )
-        for one, other in pairwise([m for m in members if m.source.info.n_features]):
+        filled = [m for m in members if m.source.info.n_features]
+        # each with the one before, and with the first that says what computed its vectors
+        named_first = [m for m in filled if m.model is not None][:1]
+        for one, other in (*pairwise(filled), *product(named_first, filled)):
             _check_alike(one, other, uri or one.resolved or "the vectors")
         if len(members) > 1 and any(m.source.info.kind == "sparse" for m in members):
             raise SchemaMismatchError(

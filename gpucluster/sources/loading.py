@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +18,8 @@ from gpucluster.errors import (
 )
 from gpucluster.events import Reporter
 from gpucluster.sources.base import BATCH_BYTES, Source, SourceInfo
-from gpucluster.sources.columns import concatenate, text_buffers
+from gpucluster.sources.columns import concatenate
+from gpucluster.sources.digests import WholeDigest
 from gpucluster.sources.filters import Filters
 from gpucluster.sources.joined import collection_names
 from gpucluster.sources.matching import matching
@@ -44,6 +44,7 @@ def load(
     sample_size: int | None = None,
     random_state: int = 42,
     filters: Filters | None = None,
+    digest_all: bool = False,
     batch_bytes: int = BATCH_BYTES,
 ) -> Samples:
     """Read all rows of a source, or a sample of them, into memory.
@@ -68,6 +69,8 @@ def load(
     filters : Filters, optional
         Which rows are meant. The others are neither samples nor rejected, nobody looks at
         their ids, and a sample is drawn from those that match.
+    digest_all : bool
+        Whether `Samples.everything` is a digest of all rows that match, drawn or not.
     batch_bytes : int
         Vectors read at a time; unit: bytes. The result does not depend on it.
 
@@ -110,10 +113,13 @@ def load(
     why: list[NDArray[np.int8]] = []
     payload: dict[str, list[pa.Array]] = {}
     filled = stop = 0
+    everything = WholeDigest(ids, matches) if digest_all else None
     for batch in source.batches(batch_bytes):
         start, stop = stop, stop + len(batch.vectors)
         if stop > n_rows:
             break
+        if everything is not None:
+            everything.add(batch)
         rows = np.arange(stop - start) if drawn is None else np.flatnonzero(drawn[start:stop])
         target = X[filled : filled + len(rows)]
         with np.errstate(all="ignore"):  # what overflows becomes inf, and is judged as such
@@ -154,6 +160,7 @@ def load(
         | {"sample": None if sampled is None else drawing}
         | ({} if filters is None else {"filters": filters.to_dict()}),
         num_filtered=num_filtered,
+        everything=None if everything is None else everything.hexdigest(),
     )
 
 
@@ -180,66 +187,6 @@ def judge(X: Matrix, null: NDArray[np.bool_]) -> NDArray[np.int8]:
     return np.select([tests[reason] for reason in REASONS], range(len(REASONS)), CLEAN).astype(
         np.int8
     )
-
-
-def content_key(samples: Samples) -> str:
-    """Return a key of the ids and vectors, the same wherever and however they are stored.
-
-    Parameters
-    ----------
-    samples : Samples
-
-    Returns
-    -------
-    str
-        SHA-256 as 64 hexadecimal digits; about a second per gigabyte.
-    """
-    digest = hashlib.sha256(f"{samples.ids.type} {samples.X.shape}".encode())
-    _add(digest, samples.ids)
-    digest.update(np.ascontiguousarray(samples.X).data)
-    return digest.hexdigest()
-
-
-def input_key(samples: Samples, content: str) -> str:
-    """Return a key of all that a run reads: the content, and what lies around it.
-
-    Equal vectors with equal ids are computed once, but two inputs that differ in rejected
-    rows, positions or truth are two runs.
-
-    Parameters
-    ----------
-    samples : Samples
-    content : str
-        Their `content_key`.
-
-    Returns
-    -------
-    str
-        SHA-256 as 64 hexadecimal digits.
-    """
-    digest = hashlib.sha256(f"{content} {samples.n_rows}".encode())
-    digest.update(np.ascontiguousarray(samples.rows, np.int64).data)
-    around = {
-        **samples.payload,
-        **dict(zip(samples.rejected.column_names, samples.rejected.columns, strict=True)),
-    }
-    for name, column in sorted(around.items()):
-        digest.update(f"{name} {column.type} {len(column)}".encode())
-        _add(digest, column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)
-    return digest.hexdigest()
-
-
-def _add(digest: hashlib._Hash, column: pa.Array) -> None:
-    """Add integers or texts, and which of them are null."""
-    if column.null_count:
-        digest.update(np.packbits(np.asarray(column.is_null())).data)
-        column = column.fill_null(0 if pa.types.is_integer(column.type) else "")
-    if pa.types.is_integer(column.type):
-        digest.update(np.ascontiguousarray(column).data)
-    else:
-        lengths, data = text_buffers(column)
-        digest.update(lengths.data)
-        digest.update(data.data)
 
 
 def _within(

@@ -283,3 +283,142 @@ def test_filters_choose_rows_and_an_empty_result_writes_nothing(shop: Path, tmp_
     with pytest.raises(TooFewSamplesError, match="no row matches the filter"):
         gpucluster.cluster(shop, KMEANS, filters={"category": "cellar"}, **given)
     assert set((tmp_path / "out").glob("run_*")) == runs
+
+
+def test_a_changed_attribute_is_another_run(shop: Path, tmp_path: Path) -> None:
+    given = {
+        "vector_column": "text_emb",
+        "cluster_type": "attribute",
+        "attribute_config": {"attributes": ["category"]},
+        "out": tmp_path / "out",
+    }
+    first = gpucluster.cluster(shop, **given)
+    table = pq.read_table(shop)
+    place = table.column_names.index("category")
+    changed = pa.array(["attic"] * 100 + table["category"].to_pylist()[100:])
+    pq.write_table(table.set_column(place, "category", changed), shop)
+    second = gpucluster.cluster(shop, **given)
+    assert second.run_id != first.run_id
+    assert "attic" in second.centroids["label"].to_pylist()
+
+
+def test_changed_rows_beside_the_sample_are_another_run(shop: Path, tmp_path: Path) -> None:
+    given = {"vector_column": "text_emb", "sample_size": 120, "truth_column": "label"}
+    assigned = {"sample_mode": "fit_then_assign", "out": tmp_path / "out", **given}
+    first = gpucluster.cluster(shop, KMEANS, **assigned)
+    table = pq.read_table(shop)
+    sampled = {m["row"] for m in first.members.to_pylist() if m["assigned_by"] == "fit"}
+    X = np.array(table["text_emb"].to_pylist(), np.float32)
+    free = np.setdiff1d(np.arange(len(X)), sorted(sampled))[:50]
+    X[free] = X[free[::-1]]
+    place = table.column_names.index("text_emb")
+    pq.write_table(table.set_column(place, "text_emb", vectors(X)), shop, row_group_size=31)
+    second = gpucluster.cluster(shop, KMEANS, **assigned)
+    assert second.run_id != first.run_id
+    pq.write_table(table, shop, row_group_size=400)  # the cut of the file is not the data
+    assert gpucluster.cluster(shop, KMEANS, **assigned).run_id == first.run_id
+
+
+def test_independent_features_are_of_unit_length_each(shop: Path, tmp_path: Path) -> None:
+    density = {"algorithm": "dbscan", "algorithm_params": {"eps": 0.4, "min_samples": 5}}
+    single = gpucluster.cluster(
+        shop,
+        density,
+        feature_uris=[IMAGE, TEXT],
+        multi_feature_strategy="independent",
+        out=tmp_path / "out",
+    )
+    alone = gpucluster.cluster(shop, density, feature_uris=[IMAGE], out=tmp_path / "out")
+    np.testing.assert_array_equal(single.labels_at(0), alone.labels_)
+
+
+def test_a_child_that_leaves_much_over_is_still_a_child(tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    wide = np.eye(2, 4)[np.arange(400) % 2] + stream.normal(size=(400, 4)) * 0.05
+    narrow = stream.normal(size=(400, 4))
+    narrow[:100:2] = np.array([9, 0, 0, 0]) + stream.normal(size=(50, 4)) * 0.05
+    table = pa.table(
+        {"id": np.arange(400), "image_emb": vectors(wide), "text_emb": vectors(narrow)}
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    run = gpucluster.cluster(
+        tmp_path / "x.parquet",
+        {"algorithm": "dbscan", "algorithm_params": {"eps": 0.2, "min_samples": 20}},
+        feature_uris=[IMAGE, TEXT],
+        multi_feature_strategy="independent",
+        out=tmp_path / "out",
+    )
+    (overlap,) = run.manifest.features["overlaps"]
+    assert run.centroids["cluster_id"].to_pylist()[2:] == [f"cl_{overlap['parent']}_sub_0"]
+
+
+def test_the_noise_policy_holds_for_the_rest_of_a_sample(shop: Path, tmp_path: Path) -> None:
+    density = {"algorithm": "dbscan", "algorithm_params": {"eps": 0.3, "min_samples": 5}}
+    given = {"vector_column": "text_emb", "sample_size": 200, "out": tmp_path / "out"}
+    run = gpucluster.cluster(
+        shop, density, sample_mode="fit_then_assign", noise_policy="assign_above:-1", **given
+    )
+    assert run.manifest.counts.num_noise == 0
+    assert run.manifest.counts.num_noise_assigned > 0
+    kept = gpucluster.cluster(shop, density, sample_mode="fit_then_assign", **given)
+    by_id = {m["document_id"]: m for m in run.members.to_pylist()}
+    for member in kept.members.to_pylist():
+        expected = "noise" if member["cluster_id"] == "-1" else member["assigned_by"]
+        assert by_id[member["document_id"]]["assigned_by"] == expected
+
+
+def test_a_sweep_is_of_the_rows_that_match(shop: Path) -> None:
+    given = {"vector_column": "text_emb", "algorithm": "hdbscan", "preprocessing_steps": []}
+    given |= {"algorithm_params": {"min_samples": 5}, "device": "cpu"}
+    whole = gpucluster.sweep(shop, sizes=[20], **given)
+    half = gpucluster.sweep(shop, sizes=[20], filters={"category": "garden"}, **given)
+    assert (whole.rows[0].n_clusters, half.rows[0].n_clusters) == (4, 2)
+    both = gpucluster.sweep(
+        shop, sizes=[20], feature_uris=[TEXT, IMAGE], **{**given, "vector_column": None}
+    )
+    assert both.rows[0].n_clusters == 4
+
+
+@pytest.mark.parametrize("strategy", ["single", "per_feature"])
+def test_a_feature_without_a_column_stops_before_any_run(
+    strategy: str, shop: Path, tmp_path: Path
+) -> None:
+    given = {"multi_feature_strategy": "independent", "output_strategy": strategy}
+    uris = [TEXT, "mixpeek://video@v1/video_emb"]
+    with pytest.raises(SchemaMismatchError, match="'video_emb' is not among"):
+        gpucluster.cluster(shop, KMEANS, feature_uris=uris, **given, out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="got one column for 2 features"):
+        gpucluster.cluster(
+            shop, KMEANS, **BOTH, **given, vector_column="text_emb", out=tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sample_size": 10, "sample_mode": "fit_then_assign"},
+        {"noise_policy": "assign_above:0"},
+        {"multi_feature_strategy": "weighted"},
+        {"algorithm": "kmeans"},
+    ],
+)
+def test_attribute_clustering_refuses_what_it_does_not_use(settings: dict[str, object]) -> None:
+    attributes = {"cluster_type": "attribute", "attribute_config": {"attributes": ["a"]}}
+    with pytest.raises(ConfigError, match="attribute clustering does not use it"):
+        gpucluster.ClusterDefinition.parse(attributes, **settings)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"cluster_selection_method": "leaf"},
+        {"max_cluster_size": 9},
+        {"cluster_selection_epsilon": 0.1},
+        {"granularities": 1},
+    ],
+)
+def test_the_levels_of_one_tree_have_one_selection(params: dict[str, object]) -> None:
+    tree = {"algorithm": "hdbscan", "hierarchical": True, "hierarchy_method": "condensed_tree"}
+    with pytest.raises(ConfigError, match=f"algorithm_params.{next(iter(params))}: got"):
+        gpucluster.ClusterDefinition.parse(tree, algorithm_params=params)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gpucluster.errors import SchemaMismatchError
 from gpucluster.events import Reporter
-from gpucluster.features import WeightLearning, learn_weights, nested, overlaps, weigh
+from gpucluster.features import WeightLearning, learn_weights, nested_levels, overlaps, weigh
+from gpucluster.features.weights import _grid
 from gpucluster.sources import load, open_feature
 from gpucluster.sources.features import FeaturesSource
 
@@ -130,10 +131,21 @@ def test_nested_levels_are_laminar(
     if not clean:
         swapped = stream.random(n_samples) < 0.3
         first[swapped] = stream.integers(-1, n_first, swapped.sum())
-    levels, (found,) = nested((first, second), 0.7)
+    levels, (found,) = nested_levels((first, second), 0.7)
     np.testing.assert_array_equal(levels[0], first)
     children = {pair.child: pair.parent for pair in found}
     for child in np.unique(levels[1][levels[1] >= 0]):
         rows = levels[1] == child
         assert set(first[rows]) == {children[child]}
         assert (second[rows] == child).all()
+
+
+@pytest.mark.parametrize(("n_blocks", "limit"), [(2, 5), (2, 20), (3, 20), (5, 20), (16, 12)])
+def test_a_grid_tries_as_many_weights_as_it_may_and_each_once(n_blocks: int, limit: int) -> None:
+    tried = list(_grid(n_blocks, limit, np.random.default_rng(0)))
+    assert len(tried) <= limit
+    assert len(set(tried)) == len(tried)
+    assert tried[0] == (1.0,) * n_blocks
+    assert all(max(point) == 1 for point in tried)
+    for block in range(n_blocks):
+        assert {point[block] for point in tried} != {1.0}

@@ -20,7 +20,8 @@ from gpucluster.device import arrays
 from gpucluster.errors import ConfigError, GpuclusterWarning, NotConvergedWarning
 from gpucluster.events import Cancelled, CancelToken, Reporter
 from gpucluster.ops import blocks, shifting
-from gpucluster.ops.shifting import FlatKernel, Modes, bin_seeds, distinct_rows, separate
+from gpucluster.ops.duplicates import equal_groups
+from gpucluster.ops.shifting import FlatKernel, Modes, bin_seeds, separate
 
 
 def blobs(n_samples: int, n_features: int, centers: int, seed: int = 0, std: float = 1.0):
@@ -311,7 +312,7 @@ def test_a_centre_stays_when_no_denser_one_is_near(
 def test_equal_rows_share_a_group(rows: list[list[float]]) -> None:
     X = np.array(rows, np.float32).reshape(-1, 3)
     for dtype in (np.float32, np.float64):
-        first, group = distinct_rows(X.astype(dtype))
+        first, group = equal_groups(X.astype(dtype))
         np.testing.assert_array_equal(X[first[group]], X)
         np.testing.assert_array_equal(
             canonical_labels(group),
