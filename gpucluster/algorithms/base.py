@@ -89,6 +89,7 @@ class Algorithm(BaseModel, ABC):
         reporter = reporter or Reporter(self.name)
         check_matrix(X)
         self.check(len(X), reporter)
+        reporter.cancel.raise_if_cancelled()
         path = self._fit_gpu if device == "gpu" else self._fit_cpu
         with translated(self.name):
             points = self._metric_space(X)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw
+from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.types import NOISE, Cost, Matrix, Weights
@@ -83,6 +84,8 @@ class DBSCAN(Algorithm):
         The tree search stores every neighbourhood, whose size depends on `eps`: a
         hundred rows each is assumed.
         """
+        from gpucluster.ops.neighbors import TILE_COLS
+
         # unit rows, and the distinct ones among equal rows
         copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
         if device == "gpu":
@@ -92,7 +95,8 @@ class DBSCAN(Algorithm):
             return Cost(copies + n_samples * (100 * 8 + 16 * n_features), seconds)
         # and a centred copy when the rows lie far from zero
         extra = copies + n_samples * (4 * n_features + 48)
-        return Cost(extra, 4.0 * n_samples**2 * n_features / 120e9)
+        tiles = 4 * TILE_COLS * (TILE_COLS + 2 * n_features) + 4 * BLOCK_BYTES
+        return Cost(extra + tiles, 3.0 * n_samples**2 * n_features / 140e9)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         from gpucluster.ops.connectivity import radius_components

@@ -171,31 +171,29 @@ def find(parent, row):
 
 
 @kernel
-def scan_connect(
-    dots, X, rows, first_col, sqnorms, slack, sqradius, is_core, parent, nearest, weight
-):
+def scan_connect(dots, X, rows, cores, sqnorms, slack, sqradius, is_core, parent, nearest, weight):
     """Unite core rows within the radius; give every other row its nearest core.
 
-    ``parent`` (n_samples,) int32 is a union-find forest over all rows; ``nearest``
-    (n_samples,) int32 and ``weight`` (n_samples,) float64 are written for rows that
-    are not core.
+    ``cores`` (cols,) are the core rows of the tile's columns, rising; ``parent`` (n_samples,)
+    int32 is a union-find forest over all rows; ``nearest`` (n_samples,) int32 and ``weight``
+    (n_samples,) float64 are written for rows that are not core.
     """
     for i in range(dots.shape[0]):
         row = rows[i]
         limit = np.float32(sqradius) - sqnorms[row]
         for j in range(dots.shape[1]):
-            col = first_col + j
-            key = sqnorms[col] - np.float32(2) * dots[i, j] - limit
-            reach = slack[row] + slack[col]
-            if key > reach or not is_core[col]:
+            core = cores[j]
+            key = sqnorms[core] - np.float32(2) * dots[i, j] - limit
+            reach = slack[row] + slack[core]
+            if key > reach:
                 continue
             if not is_core[row]:
-                exact = sqdist_between(X, row, col)
+                exact = sqdist_between(X, row, core)
                 if exact <= sqradius and exact < weight[row]:
-                    weight[row], nearest[row] = exact, col
-            elif col < row:
-                a, b = find(parent, row), find(parent, col)
-                if a != b and (key <= -reach or sqdist_between(X, row, col) <= sqradius):
+                    weight[row], nearest[row] = exact, core
+            elif core < row:
+                a, b = find(parent, row), find(parent, core)
+                if a != b and (key <= -reach or sqdist_between(X, row, core) <= sqradius):
                     parent[max(a, b)] = min(a, b)
 
 

@@ -46,10 +46,11 @@ def radius_components(
 
     Notes
     -----
-    Two passes of blocked BLAS, ``4 * n_samples**2 * n_features`` flop. No neighbourhood is
-    stored, however dense the data: extra memory is 48 bytes a row, a centred copy of `X`
-    when its rows lie far from zero, and a few megabytes a core. Pairs that float32 products
-    cannot tell from the radius are decided by float64 differences.
+    Two passes of blocked BLAS, ``2 * n_samples**2 * n_features`` flop to find the cores, and
+    at most as many to connect them: only cores are looked at. No neighbourhood is stored,
+    however dense the data: extra memory is 48 bytes a row, a centred copy of `X` when its rows
+    lie far from zero, a tile of 64 MiB with its rows, and a few megabytes a core. Pairs that
+    float32 products cannot tell from the radius are decided by float64 differences.
     """
     from gpucluster.ops.compiled import scan_count
 
@@ -121,25 +122,29 @@ def _connect(
     parent = np.arange(n_samples, dtype=np.int32)
     nearest = np.full(n_samples, NOISE, np.int32)
     weight = np.full(n_samples, np.inf)
+    cores = np.flatnonzero(is_core)
     # one thread unites, BLAS uses the others: a shared forest would need locks
-    for part in row_blocks(len(rows), TILE_COLS):
-        block = centred[rows[part]]
-        for cols in row_blocks(n_samples, TILE_COLS):
-            dots = block @ centred[cols].T
-            scan_connect(
-                dots,
-                X,
-                rows[part],
-                cols.start,
-                *norms,
-                radius**2,
-                is_core,
-                parent,
-                nearest,
-                weight,
-            )
-        if reporter is not None:
-            reporter.cancel.raise_if_cancelled()
+    for kind in (rows[is_core[rows]], rows[~is_core[rows]]):
+        for part in row_blocks(len(kind), TILE_COLS):
+            block = centred[kind[part]]
+            # of two cores the higher one looks for the lower; any other row looks at all cores
+            last = kind[part][-1] if is_core[kind[part][0]] else n_samples
+            wanted = cores[: np.searchsorted(cores, last)]
+            for cols in row_blocks(len(wanted), TILE_COLS):
+                scan_connect(
+                    block @ centred[wanted[cols]].T,
+                    X,
+                    kind[part],
+                    wanted[cols],
+                    *norms,
+                    radius**2,
+                    is_core,
+                    parent,
+                    nearest,
+                    weight,
+                )
+            if reporter is not None:
+                reporter.cancel.raise_if_cancelled()
     return parent, nearest
 
 

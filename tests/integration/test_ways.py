@@ -361,10 +361,11 @@ def test_the_noise_policy_holds_for_the_rest_of_a_sample(shop: Path, tmp_path: P
     assert run.manifest.counts.num_noise == 0
     assert run.manifest.counts.num_noise_assigned > 0
     kept = gpucluster.cluster(shop, density, sample_mode="fit_then_assign", **given)
-    by_id = {m["document_id"]: m for m in run.members.to_pylist()}
-    for member in kept.members.to_pylist():
-        expected = "noise" if member["cluster_id"] == "-1" else member["assigned_by"]
-        assert by_id[member["document_id"]]["assigned_by"] == expected
+    assert kept.manifest.counts.num_noise > 0
+    sampled = set(gpucluster.cluster(shop, density, **given).members["row"].to_pylist())
+    moved = {m["row"] for m in run.members.to_pylist() if m["assigned_by"] == "noise"}
+    assert moved & sampled
+    assert moved - sampled
 
 
 def test_a_sweep_is_of_the_rows_that_match(shop: Path) -> None:
