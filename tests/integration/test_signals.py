@@ -28,6 +28,7 @@ import sys, time
 from gpucluster.algorithms import KMeans
 fit = KMeans._fit_cpu
 def deaf(*args):
+    print("deaf ...", file=sys.stderr, flush=True)
     time.sleep({seconds})
     return fit(*args)
 KMeans._fit_cpu = deaf
@@ -99,9 +100,7 @@ def test_the_printed_command_resumes(
 
 def test_the_second_signal_does_not_wait(sample_path: Path, tmp_path: Path) -> None:
     command = (sys.executable, "-c", DEAF.format(seconds=60), "run", str(sample_path), *LONG)
-    with started(
-        (*command, "--steps", "pca", "--out", str(tmp_path / "out")), "cluster"
-    ) as process:
+    with started((*command, "--steps", "pca", "--out", str(tmp_path / "out")), "deaf") as process:
         process.send_signal(signal.SIGINT)
         time.sleep(DOUBLED_S + 0.5)
         assert process.poll() is None
@@ -116,7 +115,7 @@ def test_the_second_signal_does_not_wait(sample_path: Path, tmp_path: Path) -> N
 
 def test_a_doubled_signal_is_one(sample_path: Path, tmp_path: Path) -> None:
     command = (sys.executable, "-c", DEAF.format(seconds=3), "run", str(sample_path), *LONG)
-    with started((*command, "--out", str(tmp_path / "out"), "--json"), "cluster") as process:
+    with started((*command, "--out", str(tmp_path / "out"), "--json"), "deaf") as process:
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         time.sleep(DOUBLED_S / 10)
