@@ -66,6 +66,7 @@ class KMeans(Algorithm):
         if device == "gpu":
             return Cost(extra + 4 * n_samples * n_features, None)
         restarts = self.restarts(n_samples)
+        extra += 4 * n_samples * n_features  # a centred copy, when the rows lie far from zero
         extra += 4 * n_features * seeding_rows(n_samples, self.n_clusters)
         extra += min(12 * n_features * n_samples, 2 * BLOCK_BYTES)  # of the inertia
         seeding = 0.0
