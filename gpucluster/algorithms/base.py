@@ -149,13 +149,7 @@ def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Ra
     distinct = distinct_rows(X)
     if distinct is None:
         return path(X, reporter)
-    n_samples, n_distinct = len(X), len(distinct.rows)
     raw = path(X[distinct.rows], reporter, weights=distinct.weights)
-    duplicates = {
-        "n_distinct": n_distinct,
-        "n_duplicate_rows": n_samples - n_distinct,
-        "share": (n_samples - n_distinct) / n_samples,
-    }
     probabilities = raw.probabilities
     return replace(
         raw,
@@ -163,7 +157,7 @@ def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Ra
         probabilities=None
         if probabilities is None
         else np.asarray(probabilities)[distinct.inverse],
-        info={**raw.info, "duplicates": duplicates},
+        info={**raw.info, "duplicates": distinct.summary()},
         levels=None if raw.levels is None else np.asarray(raw.levels)[:, distinct.inverse],
     )
 

@@ -138,11 +138,18 @@ class MeanShift(Algorithm):
         self, X: Any, common: Any, bandwidth: float, reporter: Reporter
     ) -> tuple[Any, dict[str, Any]]:
         """Return where rows, or cells of the grid, arrive in the density of all rows."""
+        from gpucluster.device.arrays import namespace, to_host
+        from gpucluster.ops.duplicates import distinct_rows
         from gpucluster.ops.shifting import FlatKernel, separate
 
-        kernel = FlatKernel(X, bandwidth)
-        modes = self._climb(kernel, common, np.ones(len(X), np.int64), reporter)
-        return separate(modes, bandwidth), {"n_iter": modes.n_iter, "n_seeds": modes.n_seeds}
+        points, weights, info = X, np.ones(len(X), np.int64), {}
+        distinct = distinct_rows(to_host(X))
+        if distinct is not None:  # equal rows climb as one, and pull as many
+            points, weights = X[namespace(X).asarray(distinct.rows)], distinct.weights
+            info = {"duplicates": distinct.summary()}
+        modes = self._climb(FlatKernel(points, bandwidth, weights), common, weights, reporter)
+        info |= {"n_iter": modes.n_iter, "n_seeds": modes.n_seeds}
+        return separate(modes, bandwidth), info
 
     def _by_landmarks(
         self, X: Any, common: Any, bandwidth: float, reporter: Reporter

@@ -13,7 +13,7 @@ from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
-from gpucluster.types import NOISE, Cost, Matrix
+from gpucluster.types import NOISE, Cost, Matrix, Weights
 
 LISTED = 60  # nearest rows that are listed for each row, beside those of min_samples
 POWER_MAX_ROWS = 10_000  # with p other than 2 all distances are held: 0.8 GB
@@ -36,6 +36,7 @@ class OPTICS(Algorithm):
     """
 
     name: ClassVar[str] = "optics"
+    collapses_duplicates: ClassVar[bool] = True
     library_bytes: ClassVar[int] = 150 << 20
 
     min_samples: Annotated[int, Field(ge=2)] = Field(
@@ -156,28 +157,30 @@ class OPTICS(Algorithm):
     def _listed(self, n_samples: int) -> int:
         return min(n_samples, self.min_samples + LISTED)
 
-    def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        if self._is_hopeless(len(X)):
+    def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
+        if self._is_hopeless(len(X) if weights is None else int(weights.sum())):
             return Raw(np.full(len(X), NOISE), backend="numpy")
         if self._needs_power():
-            return self._extracted(self._order_by_power(X, reporter), "scipy")
-        return self._extracted(self._order(X, reporter), "numba")
+            return self._extracted(self._order_by_power(X, weights, reporter), weights, "scipy")
+        return self._extracted(self._order(X, weights, reporter), weights, "numba")
 
-    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+    def _fit_gpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         from gpucluster.device.arrays import to_device
 
         X = to_device(X, "gpu")
-        return self._extracted(self._order(X, reporter), "cupy")
+        return self._extracted(self._order(X, weights, reporter), weights, "cupy")
 
-    def _order(self, X: Any, reporter: Reporter) -> Any:
+    def _order(self, X: Any, weights: Weights | None, reporter: Reporter) -> Any:
         from gpucluster.ops.neighbors import nearest_neighbors
         from gpucluster.ops.ordering import density_ordering
 
         neighbors = nearest_neighbors(X, self._listed(len(X)), exact=True, reporter=reporter)
         limit = self.distance(self.max_eps)
-        return density_ordering(X, neighbors, self.min_samples, limit=limit, reporter=reporter)
+        return density_ordering(
+            X, neighbors, self.min_samples, weights=weights, limit=limit, reporter=reporter
+        )
 
-    def _order_by_power(self, X: Matrix, reporter: Reporter) -> Any:
+    def _order_by_power(self, X: Matrix, weights: Weights | None, reporter: Reporter) -> Any:
         from scipy.spatial.distance import cdist
 
         from gpucluster.ops.ordering import ordering_of_distances
@@ -185,12 +188,17 @@ class OPTICS(Algorithm):
         wide = X.astype(np.float64)
         distances = cdist(wide, wide, "minkowski", p=self.p)
         limit = self.distance(self.max_eps)
-        return ordering_of_distances(distances, self.min_samples, limit=limit, reporter=reporter)
+        return ordering_of_distances(
+            distances, self.min_samples, weights=weights, limit=limit, reporter=reporter
+        )
 
-    def _extracted(self, ordering: Any, backend: str) -> Raw:
-        """Read the clusters off the plot."""
+    def _extracted(self, ordering: Any, weights: Weights | None, backend: str) -> Raw:
+        """Read the clusters off the plot of all rows; return those of the distinct ones."""
         from sklearn.cluster import cluster_optics_dbscan, cluster_optics_xi
 
+        first: Any = slice(None)
+        if weights is not None:
+            ordering, first = ordering.repeated(weights), np.cumsum(weights) - weights
         if self.cluster_method == "xi":
             with np.errstate(divide="ignore"):  # equal rows are at distance zero
                 labels, _ = cluster_optics_xi(
@@ -213,7 +221,7 @@ class OPTICS(Algorithm):
             "n_core": int(np.isfinite(ordering.core_distances).sum()),
             "n_reached": int(np.isfinite(ordering.reachability).sum()),
         }
-        return Raw(labels, backend=backend, info=info)
+        return Raw(labels[first], backend=backend, info=info)
 
     def _metric_space(self, X: Matrix) -> Matrix:
         from gpucluster.ops.normalize import unit_rows

@@ -30,6 +30,15 @@ class DistinctRows:
     inverse: Rows
     weights: Weights
 
+    def summary(self) -> dict[str, Any]:
+        """Return how many rows there are, and how much of the data repeats one before it."""
+        n_samples, n_distinct = len(self.inverse), len(self.rows)
+        return {
+            "n_distinct": n_distinct,
+            "n_duplicate_rows": n_samples - n_distinct,
+            "share": (n_samples - n_distinct) / n_samples,
+        }
+
 
 def distinct_rows(X: Matrix) -> DistinctRows | None:
     """Find the rows that are equal; -0.0 equals 0.0.

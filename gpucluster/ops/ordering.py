@@ -13,7 +13,7 @@ from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, Neighbors, norms_with_slack
 from gpucluster.ops.normalize import without_offset
-from gpucluster.types import NOISE, Labels, Vector64
+from gpucluster.types import NOISE, Labels, Vector64, Weights
 
 COMPARED_ROWS = 128  # walked rows that are compared with all others at once, at least
 STEPS = 4096  # of the walk, between two reports
@@ -43,12 +43,39 @@ class Ordering:
     core_distances: Vector64
     predecessor: Labels
 
+    def repeated(self, weights: Weights) -> Ordering:
+        """Return the plot in which each row stands as often as its weight says.
+
+        Copies are numbered, and walked, one after another. All but the first are reached
+        from it, at its core distance, unless it was itself reached from nearer.
+        """
+        first = np.cumsum(weights) - weights
+        copies = np.repeat(np.arange(len(weights)), weights)
+        is_first = np.zeros(len(copies), np.bool_)
+        is_first[first] = True
+        reachability = self.reachability[copies]
+        predecessor = np.where(self.predecessor < 0, NOISE, first[self.predecessor])[copies]
+        nearer = ~is_first & (self.core_distances[copies] < reachability)
+        reachability[nearer] = self.core_distances[copies][nearer]
+        predecessor[nearer] = first[copies][nearer]
+        order = np.argsort(self.position[copies], kind="stable")
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        return Ordering(
+            order.astype(np.int32),
+            position.astype(np.int32),
+            reachability,
+            self.core_distances[copies],
+            predecessor.astype(np.int32),
+        )
+
 
 def density_ordering(
     X: Any,
     neighbors: Neighbors,
     min_samples: int,
     *,
+    weights: Weights | None = None,
     limit: float = np.inf,
     reporter: Reporter | None = None,
 ) -> Ordering:
@@ -65,9 +92,11 @@ def density_ordering(
     X : array of shape (n_samples, n_features), float32
         Its device decides where rows are compared; the walk is on the host.
     neighbors : Neighbors
-        Exact lists over `X`, of `min_samples` or more.
+        Exact lists over `X`, of `min_samples` or more where there are so many rows.
     min_samples : int
         Which neighbour sets the core distance; the row itself is counted.
+    weights : ndarray of shape (n_samples,), integer, optional
+        How often `min_samples` counts each row. Omitted: once.
     limit : float, default infinite
         No distance beyond it counts; inclusive.
     reporter : Reporter, optional
@@ -96,7 +125,7 @@ def density_ordering(
     from gpucluster.ops.compiled_ordering import make_heap, walk
 
     n_samples = len(X)
-    state = _State(X, to_host(neighbors.rows), min_samples, float(limit) ** 2)
+    state = _State(X, to_host(neighbors.rows), min_samples, weights, float(limit) ** 2)
     compare = state.compare_on_gpu if is_on_gpu(X) else state.compare_on_cpu
     order = np.empty(n_samples, np.int32)
     heap = np.empty(n_samples, np.int32)
@@ -136,12 +165,14 @@ def density_ordering(
 class _State:
     """What the walk has reached so far; distances are squared, in float64."""
 
-    def __init__(self, X: Any, listed: Any, min_samples: int, sqlimit: float) -> None:
+    def __init__(
+        self, X: Any, listed: Any, min_samples: int, weights: Weights | None, sqlimit: float
+    ) -> None:
         self.X, self.listed, self.sqlimit = to_host(X), listed, sqlimit
         self.centred = without_offset(X)
         norms, slack = norms_with_slack(to_host(self.centred))
         self.low = norms - slack
-        self.sqcore, self.sqradius = _measured(self.X, listed, min_samples)
+        self.sqcore, self.sqradius = _measured(self.X, listed, min_samples, weights)
         if is_on_gpu(X):  # its lists are those of float32 products
             self.sqradius = np.maximum(self.sqradius - slack - slack.max(), 0)
         self.sqcore[self.sqcore > sqlimit] = np.inf
@@ -214,7 +245,7 @@ class _State:
         self.sqradius[rows] = np.inf
 
 
-def _measured(X: Any, listed: Any, min_samples: int) -> tuple[Any, Any]:
+def _measured(X: Any, listed: Any, min_samples: int, weights: Weights | None) -> tuple[Any, Any]:
     """Return squared core distances and radii of the lists, in float64, from differences."""
     from gpucluster.ops.compiled import listed_sqdist
 
@@ -224,16 +255,33 @@ def _measured(X: Any, listed: Any, min_samples: int) -> tuple[Any, Any]:
     def measure(rows: slice) -> None:
         sqdist = np.empty(listed[rows].shape)
         listed_sqdist(X, own[rows], listed[rows], sqdist)
-        sqdist.sort(axis=1)
-        sqcore[rows], sqradius[rows] = sqdist[:, min_samples - 1], sqdist[:, -1]
+        own_weights = None if weights is None else weights[listed[rows]]
+        sqcore[rows] = _core(sqdist, min_samples, own_weights)
+        sqradius[rows] = sqdist.max(axis=1)
 
     for _ in map_blocks(measure, len(X), TILE_COLS):
         pass
     return sqcore, sqradius
 
 
+def _core(distances: Any, min_samples: int, weights: Any) -> Any:
+    """Return within which of its `distances` each row has `min_samples`; infinite: none."""
+    if weights is None:
+        return np.partition(distances, min_samples - 1, axis=1)[:, min_samples - 1]
+    nearest = np.argsort(distances, axis=1, kind="stable")
+    enough = np.take_along_axis(weights, nearest, axis=1).cumsum(axis=1) >= min_samples
+    at = np.take_along_axis(nearest, enough.argmax(axis=1)[:, None], axis=1)
+    core = np.take_along_axis(distances, at, axis=1)[:, 0]
+    return np.where(enough[:, -1], core, np.inf)
+
+
 def ordering_of_distances(
-    distances: Any, min_samples: int, *, limit: float = np.inf, reporter: Reporter | None = None
+    distances: Any,
+    min_samples: int,
+    *,
+    weights: Weights | None = None,
+    limit: float = np.inf,
+    reporter: Reporter | None = None,
 ) -> Ordering:
     """Order rows as `density_ordering` does, by a matrix of any distances.
 
@@ -242,6 +290,8 @@ def ordering_of_distances(
     distances : ndarray of shape (n_samples, n_samples), float64
     min_samples : int
         Which neighbour sets the core distance; the row itself is counted.
+    weights : ndarray of shape (n_samples,), integer, optional
+        How often `min_samples` counts each row. Omitted: once.
     limit : float, default infinite
         No distance beyond it counts; inclusive.
     reporter : Reporter, optional
@@ -253,7 +303,8 @@ def ordering_of_distances(
         Ties go to the lower row.
     """
     n_samples = len(distances)
-    core = np.array([np.partition(row, min_samples - 1)[min_samples - 1] for row in distances])
+    own_weights = None if weights is None else weights[None, :]
+    core = np.concatenate([_core(row[None, :], min_samples, own_weights) for row in distances])
     core[core > limit] = np.inf
     reach = np.full(n_samples, np.inf)
     predecessor = np.full(n_samples, NOISE, np.int32)

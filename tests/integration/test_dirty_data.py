@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 import gpucluster
+from gpucluster.algorithms import catalogue
 from gpucluster.errors import (
     BadRowsError,
     ConfigError,
@@ -24,7 +25,16 @@ ALGORITHMS = {
     "kmeans": {"n_clusters": 3, "n_init": 1},
     "dbscan": {"eps": 0.3},
     "hdbscan": {"min_cluster_size": 8},
+    "agglomerative": {"n_clusters": 3},
+    "spectral": {"n_clusters": 3, "affinity": "nearest_neighbors"},
+    "gaussian_mixture": {"n_components": 3, "covariance_type": "diag"},
+    "mean_shift": {"bandwidth": 0.5},
+    "optics": {"cluster_method": "dbscan", "eps": 0.3},
 }
+
+
+def test_every_algorithm_is_here() -> None:
+    assert set(ALGORITHMS) == set(catalogue())
 
 
 def rows(n_rows: int = 300, n_features: int = 8) -> np.ndarray:

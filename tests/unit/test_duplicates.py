@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN as SklearnDBSCAN
 
-from gpucluster.algorithms import DBSCAN, HDBSCAN, KMeans
+from gpucluster.algorithms import DBSCAN, HDBSCAN, OPTICS, KMeans, MeanShift
 from gpucluster.errors import DeviceUnavailableError
 from gpucluster.ops import duplicates
 from gpucluster.ops.duplicates import distinct_rows
@@ -96,7 +96,7 @@ def test_border_rows_count_with_their_copies() -> None:
 
 def test_duplicates_are_reported_where_there_are_any() -> None:
     X = groups()
-    for model in (HDBSCAN(), DBSCAN(eps=2)):
+    for model in (HDBSCAN(), DBSCAN(eps=2), OPTICS(), MeanShift(bandwidth=4)):
         assert "duplicates" not in model.fit(X).info
         mass = model.fit(np.concatenate([X, X[:30], X[:30]])).info["duplicates"]
         assert mass == {"n_distinct": 120, "n_duplicate_rows": 60, "share": 60 / 180}

@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from gpucluster.algorithms import HDBSCAN
 from gpucluster.algorithms.hdbscan import TREE_DIMENSIONS
+from gpucluster.errors import GpuclusterWarning
 from gpucluster.events import Reporter
 
 # on so few rows any size may stand at a cliff
@@ -158,3 +159,11 @@ def test_equal_rows_are_no_work_for_a_gpu() -> None:
     assert "rows are equal" in HDBSCAN(metric="cosine").gpu_obstacle(X)
     zeros = np.array([[0.0, 1], [-0.0, 1], *np.eye(2) * 5, *np.eye(2) * 6], np.float32)
     assert "rows are equal" in HDBSCAN().gpu_obstacle(zeros)
+
+
+@pytest.mark.parametrize("min_cluster_size", [6, 50])
+def test_min_cluster_size_not_below_rows_is_all_noise_and_said(min_cluster_size: int) -> None:
+    with pytest.warns(GpuclusterWarning, match=r"there are 6 rows: everything is noise"):
+        found = HDBSCAN(min_cluster_size=min_cluster_size).fit(np.eye(6, dtype=np.float32))
+    assert (found.labels_ == -1).all()
+    assert found.n_clusters_ == 0

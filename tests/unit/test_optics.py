@@ -230,6 +230,41 @@ def test_the_gpu_path_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize("limit", [np.inf, 1.2])
+@pytest.mark.parametrize("min_samples", [2, 5, 40])
+def test_the_plot_of_distinct_rows_repeated_is_that_of_all(min_samples: int, limit: float) -> None:
+    X = digits(150)
+    weights = np.random.default_rng(0).integers(1, 9, len(X))
+    all_rows = distances_of(np.repeat(X, weights, axis=0))
+    expected = ordering_of_distances(all_rows, min_samples, limit=limit)
+    by_lists = ordering_of(X, min_samples, 60, weights=weights, limit=limit)
+    by_matrix = ordering_of_distances(distances_of(X), min_samples, weights=weights, limit=limit)
+    assert_same(by_lists, by_matrix)
+    found = by_lists.repeated(weights)
+    np.testing.assert_array_equal(np.argsort(found.order), found.position)
+    np.testing.assert_allclose(found.core_distances, expected.core_distances, rtol=1e-5)
+    first = np.cumsum(weights) - weights
+    np.testing.assert_allclose(found.reachability[first], expected.reachability[first], rtol=1e-5)
+    # a copy is tied with others at the core distance; walked later, it can be reached from nearer
+    assert (found.reachability >= expected.reachability * (1 - 1e-5)).all()
+    assert np.mean(np.isclose(found.reachability, expected.reachability, rtol=1e-5)) > 0.8
+
+
+@pytest.mark.parametrize("params", [{}, {"xi": 0.02}, {"cluster_method": "dbscan", "eps": 1.2}])
+def test_copies_are_walked_once_and_counted_all(params: dict[str, Any]) -> None:
+    X = digits(300)
+    copies = np.random.default_rng(0).integers(0, 300, 400)
+    repeated = np.concatenate([X, X[copies]])
+    found = OPTICS(min_samples=8, **params).fit(repeated)
+    np.testing.assert_array_equal(found.labels_[300:], found.labels_[copies])
+    assert found.info["duplicates"]["n_duplicate_rows"] == 400
+    theirs = sklearn_model(repeated, min_samples=8, **params)
+    assert found.info["n_reached"] == np.isfinite(theirs.reachability_).sum()
+    # where a valley of xi begins among ties, scikit-learn may part a row from its copies
+    least = 0.999 if "eps" in params else 0.8
+    assert adjusted_rand_score(theirs.labels_, found.labels_) > least
+
+
 def test_equal_rows_are_at_distance_zero() -> None:
     X = np.repeat(unit_rows(digits(60, 40)), 6, axis=0)
     found = ordering_of(X, 5, 16)
