@@ -21,6 +21,8 @@ from gpucluster.types import NOISE, Cost, Matrix
 EXACT_ROWS = 12_000  # of the rbf affinity: above them, its matrix takes more than 0.6 GB
 N_LANDMARKS = 3000
 LANDMARKS_PER_CLUSTER = 20
+NARROW = 3.0  # gamma times a landmark's mean squared distance: its rows are strangers, e^-3
+NARROW_SHARE = 0.25  # of the rows, in such landmarks: then it is said
 
 
 class Spectral(Algorithm):
@@ -210,6 +212,14 @@ class Spectral(Algorithm):
         device: Device = "gpu" if backend == "cupy" else "cpu"
         chosen = landmarks(X, self.n_landmarks(len(X)), self.random_state, reporter)
         means = to_device(chosen.means, device)
+        narrow = chosen.weights[self.gamma * chosen.mean_sqdist > NARROW].sum() / len(X)
+        if narrow > NARROW_SHARE:
+            reporter.warn(
+                "landmarks_too_coarse",
+                f"spectral.gamma is {self.gamma:g}, but {narrow:.0%} of the rows are in landmarks "
+                "wider than that kernel: use a smaller one, affinity: nearest_neighbors, or a "
+                "sample",
+            )
         # rows lie farther apart than their means, by how far they lie from those
         exponents = np.log(chosen.weights) - self.gamma * chosen.mean_sqdist
         weights = np.exp(exponents - exponents.max())
@@ -219,8 +229,18 @@ class Spectral(Algorithm):
         component = components(graph)
         kept = mainland(component, self.n_clusters, chosen.weights)
         self._judge(kept[chosen.labels], component, len(X), reporter)
+        inside = kept != NOISE
+        if not np.bincount(kept[inside], to_host(graph.scale)[inside]).all():
+            raise ConfigError(
+                f"got {self.gamma:g}, a kernel so narrow that float32 sees no affinity between rows "
+                "of one landmark",
+                path="spectral.gamma",
+                got=self.gamma,
+                expected=f"about {1 / max(float(np.median(chosen.mean_sqdist)), 1e-18):.2g} or less",
+                hint="lower gamma, or use affinity: nearest_neighbors",
+            )
         embedding = spectral_embedding(graph, kept, self.dimension(), self.random_state, reporter)
-        reached = to_device(np.where(kept != NOISE, weights, 0), device)
+        reached = to_device(np.where(inside, weights, 0), device)
         placed = extend(X, means, self.gamma, reached, embedding, reporter)
         labels = self._partition(to_host(placed), reporter)
         info = {"n_landmarks": len(means), **_info(component, embedding)}

@@ -208,6 +208,22 @@ def test_landmarks_find_what_the_exact_path_finds(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(model.fit(X).labels_, found.labels_)
 
 
+def test_a_kernel_narrower_than_the_landmarks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EXACT_ROWS", 1000)
+    monkeypatch.setattr(module, "N_LANDMARKS", 40)
+    X = digits()
+    with pytest.warns(GpuclusterWarning, match="of the rows are in landmarks wider"):
+        Spectral(n_clusters=4, gamma=4 * GAMMA).fit(X)
+
+
+@pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
+def test_a_kernel_beyond_float32_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EXACT_ROWS", 1000)
+    monkeypatch.setattr(module, "N_LANDMARKS", 40)
+    with pytest.raises(ConfigError, match=r"spectral.gamma: got 800, a kernel so narrow"):
+        Spectral(n_clusters=4, gamma=40 * GAMMA).fit(digits())
+
+
 def test_extension_agrees_with_the_embedding_it_extends() -> None:
     X = digits(400)
     weights = np.ones(len(X))
@@ -240,6 +256,7 @@ def test_a_far_row_takes_the_nearest_landmark(monkeypatch: pytest.MonkeyPatch) -
     assert adjusted_rand_score(np.repeat([0, 1], 300), found.labels_[:600]) > 0.95
 
 
+@pytest.mark.filterwarnings("ignore:.*are in landmarks wider")
 def test_rows_may_lie_far_from_their_landmark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EXACT_ROWS", 100)
     monkeypatch.setattr(module, "N_LANDMARKS", 6)
