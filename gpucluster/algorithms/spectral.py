@@ -231,12 +231,13 @@ class Spectral(Algorithm):
         self._judge(kept[chosen.labels], component, len(X), reporter)
         inside = kept != NOISE
         if not np.bincount(kept[inside], to_host(graph.scale)[inside]).all():
+            widest = 1 / max(float(np.median(chosen.mean_sqdist)), 1e-18)
             raise ConfigError(
-                f"got {self.gamma:g}, a kernel so narrow that float32 sees no affinity between rows "
-                "of one landmark",
+                f"got {self.gamma:g}, a kernel so narrow that float32 sees no affinity between "
+                "rows of one landmark",
                 path="spectral.gamma",
                 got=self.gamma,
-                expected=f"about {1 / max(float(np.median(chosen.mean_sqdist)), 1e-18):.2g} or less",
+                expected=f"about {widest:.2g} or less",
                 hint="lower gamma, or use affinity: nearest_neighbors",
             )
         embedding = spectral_embedding(graph, kept, self.dimension(), self.random_state, reporter)
