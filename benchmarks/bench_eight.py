@@ -33,8 +33,11 @@ SKLEARN_ROWS = {  # above them scikit-learn takes hours, or more memory than the
 PROBE_ROWS = 1000
 
 
-def probe(out: Path, data: str) -> dict[str, Any]:  # noqa: ARG001 - each call gets a folder
-    """Return a radius and a bandwidth that suit the data, from a sample."""
+def probe(out: Path, data: str, n_classes: int) -> dict[str, Any]:  # noqa: ARG001 - see harness
+    """Return a radius and a bandwidth that suit the data, from a sample.
+
+    Within the bandwidth lies half a cluster of mean size, or 2 % of the rows.
+    """
     import numpy as np
     from sklearn.cluster import estimate_bandwidth
     from sklearn.neighbors import NearestNeighbors
@@ -45,7 +48,7 @@ def probe(out: Path, data: str) -> dict[str, Any]:  # noqa: ARG001 - each call g
     distances, _ = NearestNeighbors(n_neighbors=11).fit(X).kneighbors(sample)
     return {
         "eps": float(np.quantile(distances[:, 10], 0.3)),
-        "bandwidth": float(estimate_bandwidth(sample, quantile=0.02)),
+        "bandwidth": float(estimate_bandwidth(sample, quantile=min(0.02, 0.5 / n_classes))),
     }
 
 
@@ -155,7 +158,7 @@ def main() -> None:
             folder = session.scratch / f"probe-{case.name}"
             folder.mkdir()
             data = str(session.data(case))
-            probed = session.aside(probe, folder, data=data)
+            probed = session.aside(probe, folder, data=data, n_classes=case.n_classes)
             for name, subject, peer in subjects(case, data, probed):
                 labels = folder / f"{name}.npy"
                 session.measure(case, subject, keep_labels=labels)

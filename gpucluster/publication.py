@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -230,7 +231,8 @@ def _in_numbers(hierarchy: Hierarchy) -> dict[str, Any] | None:
 
 def _described(result: Result) -> dict[str, Any]:
     """Return the description of the source, with the text column that was named."""
-    described = dict(result.samples.source)
+    described = deepcopy(dict(result.samples.source))
     if result.text_column is not None:
-        described["columns"] = {**described["columns"], "text": result.text_column}
+        for part in (described, *described["collections"]):
+            part["columns"] = {**part["columns"], "text": result.text_column}
     return described

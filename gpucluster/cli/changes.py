@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,6 +38,7 @@ class Changes:
         self._change(options, "hierarchical", "vector_config.hierarchical")
         self._change(options, "sample_size", "vector_config.sample_size")
         self._change(options, "random_state", "random_state")
+        self._change_features(options["feature"])
         self._change_filters(options["filter"])
         self._change_algorithm(written, options["algorithm"], options["param"])
         self._change_steps(written, options["steps"], options["step_param"])
@@ -62,6 +63,14 @@ class Changes:
         if options[name] is not None:
             self.fields[name] = options[name]
             self.origins[path] = origin(name)
+
+    def _change_features(self, uris: Sequence[str]) -> None:
+        if uris:
+            self._replaced.append("vector_config.feature_uris")
+            self.fields["feature_uris"] = list(uris)
+            self.origins |= {
+                f"vector_config.feature_uris.{i}": origin("feature") for i in range(len(uris))
+            }
 
     def _change_filters(self, texts: Iterable[str]) -> None:
         conditions: list[Any] = []

@@ -40,6 +40,12 @@ _options: tuple[_Option, ...] = (
         "--config", metavar="FILE", help="Definition in JSON, YAML or TOML; - reads stdin."
     ),
     click.option(
+        "--feature",
+        multiple=True,
+        metavar="URI",
+        help="Feature of the collections, instead of the definition's; several are joined.",
+    ),
+    click.option(
         "--algorithm", metavar="NAME", help="kmeans, hdbscan, dbscan ... Default: by the data."
     ),
     click.option(

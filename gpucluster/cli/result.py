@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 N_CHILDREN = 3  # of each cluster that was divided, the largest
 INDENT = "  "
-TEXT_ROWS = 2048  # decoded at a time
 READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
 
 _IN_WORDS = {"<": "is below", ">": "is above", "<=": "is not above"}
@@ -121,42 +120,13 @@ def _tree(nodes: Mapping[str, Any], ids: list[str]) -> Iterator[Any]:
 
 
 def _medoid_texts(run: Run, medoids: list[str]) -> Mapping[str, str]:
-    """Return the texts of the documents `medoids` by document id.
+    """Return the texts of the documents `medoids` by id, as far as they can be read quickly."""
+    from gpucluster.sources import read_texts
 
-    They are read from the input of the run, when it is still there, has a text column and is no
-    larger than `READ_BYTES`.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from gpucluster.sources import open_source
-
-    read: Mapping[str, Any] = run.manifest.source
-    columns, paths = read.get("columns", {}), read.get("paths")
-    if not columns.get("text") or not paths:
-        return {}
-    wanted = pa.array(medoids, pa.string())
-    found: dict[str, str] = {}
     try:
-        source = open_source(
-            paths,
-            id_column=columns["id"],
-            vector_column=columns["vector"],
-            text_column=columns["text"],
-        )
-        if source.info.vector_bytes > READ_BYTES:
-            return {}
-        # few rows at a time: the texts beside narrow vectors may be long
-        row_bytes = max(1, source.info.vector_bytes // max(1, source.info.n_rows))
-        for batch in source.batches(TEXT_ROWS * row_bytes):
-            rows = range(batch.row, batch.row + len(batch.vectors))
-            ids = (pa.array(rows) if batch.ids is None else batch.ids).cast(pa.string())
-            here = pc.is_in(ids, value_set=wanted)
-            texts = batch.payload["text"].filter(here).to_pylist()
-            found |= {i: t for i, t in zip(ids.filter(here).to_pylist(), texts, strict=True) if t}
+        return read_texts(run.manifest.source, medoids, READ_BYTES)
     except GpuclusterError:  # the input is gone, or another one by now: the ids are shown
         return {}
-    return found
 
 
 def _stages(run: Run) -> str:

@@ -19,6 +19,7 @@ from gpucluster.sources.loading import load
 from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
 from gpucluster.sources.remainder import Remainder, remaining
+from gpucluster.sources.texts import read_texts
 
 __all__ = [
     "Batch",
@@ -42,6 +43,7 @@ __all__ = [
     "open_feature",
     "open_source",
     "read_attributes",
+    "read_texts",
     "remaining",
     "table_key",
 ]

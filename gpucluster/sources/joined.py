@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +120,8 @@ class JoinedSource:
             kind=infos[0].kind,
             feature=(uri or members[0].resolved) if all(explained) else None,
             collections=tuple(
-                (member.name, member.source.info.n_rows, dict(member.described))
-                for member in members
+                (member.name, member.source.info.n_rows, _described(member, columns))
+                for member, columns in zip(members, named, strict=True)
             ),
         )
 
@@ -180,6 +180,12 @@ def _columns(member: Member) -> Columns:
     """Return what plays which role; a text column may be noted without being read."""
     columns = member.source.info.columns
     return columns if member.text is None else replace(columns, text=member.text)
+
+
+def _described(member: Member, columns: Columns) -> dict[str, Any]:
+    """Return what is to be read, and what its manifest says of the feature."""
+    paths = list(member.source.info.paths)
+    return {"paths": paths, "columns": asdict(columns), **member.described}
 
 
 def _check_alike(one: Member, other: Member, feature: str) -> None:

@@ -494,6 +494,18 @@ def test_flag_before_environment_before_file_before_default(invoke: Callable[...
     assert (config["clustering_method"], config["preprocessing_steps"]) == ("hdbscan", [])
 
 
+def test_features_on_the_command_line(invoke: Callable[..., Result]) -> None:
+    Path("topics.json").write_text('{"algorithm": "kmeans", "feature_uris": ["mixpeek://a@v1/a"]}')
+    done = invoke(
+        *("config", "show", "topics.json", "--origin", "--json"),
+        *("--feature", "mixpeek://text@v1/text", "--feature", "mixpeek://image@v1/image"),
+    )
+    values = json.loads(done.stdout)
+    for i, uri in enumerate(("mixpeek://text@v1/text", "mixpeek://image@v1/image")):
+        expected = {"value": uri, "origin": "--feature"}
+        assert values[f"vector_config.feature_uris.{i}"] == expected
+
+
 def test_filters_on_the_command_line(invoke: Callable[..., Result]) -> None:
     Path("topics.json").write_text('{"algorithm": "kmeans", "filters": {"old": 1}}')
     show = ("config", "show", "topics.json", "--origin", "--json")

@@ -99,6 +99,8 @@ def test_a_manifest_leads_to_the_column(manifest):
         {
             "collection_id": "products",
             "n_rows": N_ROWS,
+            "paths": text.source["paths"],
+            "columns": text.source["columns"],
             "column": "emb",
             "kind": "dense",
             "dim": N_FEATURES,
