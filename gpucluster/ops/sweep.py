@@ -103,9 +103,10 @@ def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) 
     A plateau is a run of two or more neighbouring sizes over which the number of clusters changes
     by less than 10 % of its maximum; where clusters are shaved off at random the number falls
     about as the size rises, and there is none. Its width is the logarithm of the ratio of its
-    ends, times the mean over its sizes of the persistence and of the share of rows in clusters:
-    a number that is stable because clusters are faint, or all else is noise, counts less. Of
-    equally wide ones the first is taken. Sizes that give one or two clusters are left out,
+    ends, times the mean over its sizes of the persistence, of the share of rows in clusters, and
+    of the root of the number of clusters: a number that is stable because clusters are faint,
+    or all else is noise, counts less, and that of a few clusters is more easily stable by chance
+    (of k events about the root of k). Of equally wide ones the first is taken. Sizes that give one or two clusters are left out,
     unless there is no other plateau.
     """
     sizes = sorted(set(sizes))
@@ -122,7 +123,10 @@ def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) 
         float(clusters.persistence.mean()) if len(clusters.persistence) else None
         for clusters in found.values()
     ]
-    clarity = [(p or 0) * (1 - n) for p, n in zip(persistence, noise, strict=True)]
+    clarity = [
+        (p or 0) * (1 - n) * math.sqrt(counts[size])
+        for size, p, n in zip(sizes, persistence, noise, strict=True)
+    ]
     plateau = _widest_plateau(sizes, [counts[size] for size in sizes], clarity)
     middle = math.sqrt(plateau[0] * plateau[-1]) if plateau else 0
     rows = tuple(
