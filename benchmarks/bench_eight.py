@@ -33,22 +33,24 @@ SKLEARN_ROWS = {  # above them scikit-learn takes hours, or more memory than the
 PROBE_ROWS = 1000
 
 
-def probe(out: Path, data: str, n_classes: int) -> dict[str, Any]:  # noqa: ARG001 - see harness
+def probe(out: Path, data: str, n_classes: int) -> dict[str, Any]:  # noqa: ARG001 - each call gets a folder
     """Return a radius and a bandwidth that suit the data, from a sample.
 
-    Within the bandwidth lies half a cluster of mean size, or 2 % of the rows.
+    The radius holds ten rows around the denser three tenths of them; the bandwidth holds half a
+    cluster of mean size around the densest twentieth, because noise lies much farther apart.
     """
     import numpy as np
-    from sklearn.cluster import estimate_bandwidth
     from sklearn.neighbors import NearestNeighbors
 
     X = read_unit_vectors(data)
     drawn = np.random.default_rng(0).choice(len(X), min(PROBE_ROWS, len(X)), replace=False)
     sample = X[np.sort(drawn)]
-    distances, _ = NearestNeighbors(n_neighbors=11).fit(X).kneighbors(sample)
+    near, _ = NearestNeighbors(n_neighbors=11).fit(X).kneighbors(sample)
+    half = len(sample) // (2 * n_classes)
+    among, _ = NearestNeighbors(n_neighbors=half + 1).fit(sample).kneighbors(sample)
     return {
-        "eps": float(np.quantile(distances[:, 10], 0.3)),
-        "bandwidth": float(estimate_bandwidth(sample, quantile=min(0.02, 0.5 / n_classes))),
+        "eps": float(np.quantile(near[:, 10], 0.3)),
+        "bandwidth": float(np.quantile(among[:, half], 0.05)),
     }
 
 
