@@ -41,7 +41,8 @@ def test_quality_equals_scikit_learn(
     if not 2 <= k < kept.sum():
         return
     silhouette = reference.silhouette_score(unit, found, metric="cosine")
-    assert metrics["silhouette_score"] == pytest.approx(silhouette, abs=2e-5)
+    # cosines are of float32: a row whose neighbours lie at 1e-3 rad is off by up to 1e-3 / n
+    assert metrics["silhouette_score"] == pytest.approx(silhouette, abs=2e-5 + 1e-3 / kept.sum())
     davies_bouldin = reference.davies_bouldin_score(unit, found)
     assert metrics["davies_bouldin_index"] == pytest.approx(davies_bouldin, rel=2e-3)
     calinski = reference.calinski_harabasz_score(unit, found)
