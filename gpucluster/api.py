@@ -204,10 +204,13 @@ def sweep(
     from gpucluster.events import Reporter
     from gpucluster.execution import fit_step
     from gpucluster.ledger import Ledger
+    from gpucluster.ops.sweep import check_sizes
     from gpucluster.planner import make_plan
     from gpucluster.routes import one_space
     from gpucluster.sources import load
 
+    if sizes is not None:
+        sizes = check_sizes(sizes)
     parsed = _parse(definition, fields)
     decision = decide(device)
     source = _open(data, parsed, id_column=id_column, vector_column=vector_column)

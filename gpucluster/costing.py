@@ -76,7 +76,8 @@ def planned_stages(
     n_rows, n_samples, n_features = shape.n_rows, shape.n_samples, shape.n_features
     original = 4 * n_samples * n_features  # the unit rows stay: metrics are measured on them
     room = _Room(PROCESS_BYTES + original + 64 * n_rows)
-    sampled = f"sample of {n_samples:,} rows" if n_samples < n_rows else "exact"
+    most = "" if definition.filters is None else "at most "  # as many as match
+    sampled = f"sample of {most}{n_samples:,} rows" if n_samples < n_rows else "exact"
     reading = n_rows * n_features * 4 / 100e6
     yield PlannedStage("load", "cpu", sampled, room.live + 4 * BLOCK_BYTES, reading, ON_HOST)
     if (

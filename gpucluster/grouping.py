@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from gpucluster.errors import ConfigError
 from gpucluster.types import Labels
@@ -35,6 +36,13 @@ class AttributeConfig(BaseModel):
         "documents, its first, or its last.",
     )
 
+    @field_validator("attributes")
+    @classmethod
+    def _each_once(cls, attributes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(attributes)) < len(attributes):
+            raise ValueError("each attribute once")
+        return attributes
+
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
@@ -45,7 +53,8 @@ class Grouping:
     levels : ndarray of shape (n_levels, n_samples), int32
         Group of each document at each level; every group lies in one of the level above.
     names : tuple of tuple of str
-        Of the groups of each level, such as ``Electronics_Apple``.
+        Of the groups of each level, such as ``Electronics_Apple``; values are quoted where
+        two groups would have one name.
     num_null : dict of str to int
         Documents without a value, by attribute.
     """
@@ -107,14 +116,14 @@ def _one_each(column: pa.ChunkedArray, name: str, method: str) -> pa.Array:
             hint="use columns of texts, integers, booleans or dates, or lists of them",
         )
     if not is_list:
-        return column.combine_chunks().cast(inner).cast(pa.string())
+        return column.cast(inner).cast(pa.large_string()).combine_chunks()
     rows = [
         None if row is None else [value for value in row if value is not None]
         for row in column.to_pylist()
     ]
     counts = Counter(value for row in rows if row for value in set(row))
     picked = [_pick(row, method, counts) if row else None for row in rows]
-    return pa.array(picked, inner).cast(pa.string())
+    return pa.array(picked, inner).cast(pa.large_string())
 
 
 def _pick(row: Sequence[Any], method: str, counts: Counter[Any]) -> Any:
@@ -134,6 +143,10 @@ def _combined(columns: Sequence[pa.Array]) -> tuple[Labels, tuple[str, ...]]:
     _, first = np.unique(codes, return_index=True)
     rank = np.argsort(np.argsort(first))
     rows = pa.array(np.sort(first))
-    values = [column.take(rows).fill_null(NULL).to_pylist() for column in columns]
-    names = tuple(JOINT.join(parts) for parts in zip(*values, strict=True))
-    return rank[codes].astype(np.int32), names
+    values = [*zip(*(column.take(rows).to_pylist() for column in columns), strict=True)]
+    names = [JOINT.join(NULL if part is None else part for part in parts) for parts in values]
+    taken = Counter(names)
+    for i, parts in enumerate(values):  # a text "null", or one with the joint in it
+        if taken[names[i]] > 1:
+            names[i] = JOINT.join(map(json.dumps, parts))
+    return rank[codes].astype(np.int32), tuple(names)

@@ -102,7 +102,8 @@ def setting_error(
     ConfigError
     """
     first = error.errors(include_url=False)[0]
-    steps = [str(step) for step in first["loc"]]
+    # without the branch of a union that was tried
+    steps = [str(step) for step in first["loc"] if not str(step).startswith("constrained-")]
     path = dotted([prefix, *steps] if prefix else steps)
     if first["type"] == "extra_forbidden":
         return ConfigError(
@@ -114,8 +115,9 @@ def setting_error(
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return cause
-    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    expected = shown(message, 110)
+    if cause is not None and isinstance(first["input"], Mapping):  # of several settings together
+        return ConfigError(str(cause), path=path, got=first["input"])
+    expected = _expected(first)
     if first["type"] == "missing":
         return ConfigError("missing", path=path, expected=expected)
     return ConfigError(
@@ -124,6 +126,13 @@ def setting_error(
         got=first["input"],
         expected=expected,
     )
+
+
+def _expected(found: Mapping[str, Any]) -> str:
+    """Return in words what would have been right."""
+    if found["type"] == "too_short":
+        return f"{found['ctx']['min_length']} or more"
+    return shown(found["msg"].removeprefix("Input should be ").removeprefix("Value error, "), 110)
 
 
 def read_object(path: Path) -> dict[str, Any]:

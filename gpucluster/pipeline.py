@@ -87,8 +87,9 @@ def run_pipeline(
     _say_what_differs(definition, info, reporter)
 
     samples, attributes, data_key, facts = _read(ledger, source, definition)
+    matching = info.n_rows - samples.num_filtered
     ledger.plan = make_plan(
-        *(definition, info.n_rows, info.n_features, decision, info.blocks),
+        *(definition, matching, info.n_features, decision, info.blocks),
         n_samples=len(samples.X),
     )
     ledger.plan.require_memory()
@@ -117,7 +118,7 @@ def run_pipeline(
         with ledger.stage("measure", backend="numpy") as stage_reporter:
             members, measured = place_samples(complete, samples, grouped, stage_reporter)
         rejected = samples.rejected
-        if complete.vector_config.sample_mode == "fit_then_assign":
+        if complete.vector_config.sample_mode == "fit_then_assign" and samples.is_sample:
             with ledger.stage("assign", backend="numpy") as stage_reporter:
                 members, rejected = join_rest(
                     complete, source, samples, grouped, members, measured, stage_reporter
@@ -166,6 +167,8 @@ def _read(
             digest_all=definition.vector_config.sample_mode == "fit_then_assign",
             reporter=reporter,
         )
+        if not samples.is_sample:  # no more rows match than a sample would have
+            ledger.note(method="exact")
         data_key = content_key(samples)
         facts: dict[str, Any] = {"input": input_key(samples, data_key)}
         if definition.attribute_config is None:

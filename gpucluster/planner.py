@@ -11,7 +11,7 @@ from gpucluster.costing import PlannedStage, Shape, planned_stages
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import available_bytes
 from gpucluster.device.select import Decision
-from gpucluster.errors import TooFewSamplesError, WillNotFitError
+from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
 from gpucluster.events import Muted, Warned
 from gpucluster.preprocess import UMAP, check_chain
 
@@ -166,6 +166,13 @@ def _checked(
     for width in widths:
         steps = check_chain(config.preprocessing_steps or (), n_samples, width, muted)
     assert config.algorithm is not None  # noqa: S101 - `_complete` has chosen one
+    if not config.algorithm.reads_rows():
+        raise ConfigError(
+            "got precomputed, which is for the Python classes: a run reads vectors",
+            path="vector_config.algorithm_params.affinity",
+            got="precomputed",
+            hint=f"gpucluster.algorithms has the class of {config.clustering_method}",
+        )
     config.algorithm.check(n_samples, muted)
     warned = (*muted.warnings, *_checked_display(definition, n_samples, n_features))
     return definition.replace(preprocessing_steps=tuple(steps)), warned

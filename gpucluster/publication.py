@@ -106,7 +106,7 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             definition=used,
             **origin,
             source=_described(result),
-            sampled=samples.source["sample"] is not None,
+            sampled=samples.is_sample,
             counts=Counts(
                 num_rows=samples.n_rows,
                 num_points=len(members.rows),

@@ -63,6 +63,11 @@ class Samples:
     num_filtered: int = 0
     everything: str | None = None
 
+    @property
+    def is_sample(self) -> bool:
+        """Whether rows that match were left out by drawing."""
+        return self.source["sample"] is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:

@@ -26,7 +26,7 @@ class VectorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     feature_uris: tuple[FeatureUri, ...] = Field(
-        default=(), description="Features to cluster on, as scheme://extractor@version/output."
+        default=(), description="Features to cluster on, as mixpeek://extractor@version/output."
     )
     clustering_method: str | None = Field(
         default=None, description="Algorithm. Omitted: chosen by the plan, with its preparation."

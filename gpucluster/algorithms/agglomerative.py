@@ -133,6 +133,10 @@ class Agglomerative(Algorithm):
             limit = MATRIX_ROWS // 2
             require_at_most("agglomerative.n_clusters", self.n_clusters or 1, limit, what)
 
+    def reads_rows(self) -> bool:
+        """Whether `X` holds vectors."""
+        return self.affinity != "precomputed"
+
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/agglomerative.md."""
         from gpucluster.ops.landmarks import landmark_cost

@@ -23,6 +23,8 @@ from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import NOISE, Clustering, Cost, Labels, Matrix, Vector
 
+SMALLEST_SQUARES = 1e-44  # of a row on average; below 1e-45 float32 has no number but 0
+
 
 @dataclass(frozen=True, slots=True)
 class Raw:
@@ -119,6 +121,10 @@ class Algorithm(BaseModel, ABC):
                 f"insufficient documents: {self.name} got n_samples={n_samples}, needs at least 2"
             )
 
+    def reads_rows(self) -> bool:
+        """Whether `X` holds vectors; otherwise it is a square matrix of distances or affinities."""
+        return True
+
     def gpu_obstacle(self, X: Matrix) -> str | None:
         """Return why the GPU path cannot do this fit, or None when it can.
 
@@ -175,14 +181,20 @@ def require_at_most(path: str, got: int, limit: int, what: str) -> None:
 
 
 def check_matrix(X: Any) -> None:
-    """Raise `InputError` unless `X` is a finite float32 matrix whose squares are finite too."""
+    """Raise `InputError` unless `X` is a float32 matrix whose squares float32 can hold."""
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype != np.float32:
         got = f"{type(X).__name__} {getattr(X, 'dtype', '')} {getattr(X, 'shape', '')}"
         raise InputError(f"got {got}, expected a float32 matrix (n_samples, n_features)")
     if X.shape[1] == 0:
         raise InputError(f"got rows of 0 dimensions (shape={X.shape}), expected at least 1")
     # a sum is finite only if all its terms are, unless it overflows: then look closely
-    if not np.isfinite(X.sum(dtype=np.float64)) or not np.isfinite(np.einsum("ij,ij->", X, X)):
+    squares = float(np.einsum("ij,ij->", X, X))
+    if squares < SMALLEST_SQUARES * len(X) and X.any():
+        raise InputError(
+            "the values are too small: their squares vanish in float32",
+            hint="scale them up, or use the l2_normalize step",
+        )
+    if not np.isfinite(X.sum(dtype=np.float64)) or not np.isfinite(squares):
         if not np.isfinite(X).all():
             raise InputError("the matrix has NaN or infinite values")
         raise InputError(

@@ -67,6 +67,22 @@ class DBSCAN(Algorithm):
             )
         return self
 
+    @model_validator(mode="after")
+    def _radius_leaves_rows_out(self) -> DBSCAN:
+        if self.metric == "cosine" and self.eps > 2:
+            raise ValueError(f"eps is {self.eps:g}, but no cosine distance is above 2")
+        return self
+
+    def check(self, n_samples: int, reporter: Reporter) -> None:
+        """Say when no row can be core."""
+        super().check(n_samples, reporter)
+        if self.min_samples > n_samples:
+            reporter.warn(
+                "min_samples_above_rows",
+                f"dbscan.min_samples is {self.min_samples}, but there are {n_samples} rows: "
+                "everything is noise",
+            )
+
     def radius(self) -> float:
         """Return `eps` as a Euclidean distance; on unit rows for cosine, ``sqrt(2 eps)``."""
         return float(np.sqrt(2 * self.eps)) if self.metric == "cosine" else self.eps

@@ -16,7 +16,7 @@ from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamples
 from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.granularity import granularities
-from gpucluster.ops.sweep import Sweep, cliff_near, default_sizes, sweep
+from gpucluster.ops.sweep import Sweep, check_sizes, cliff_near, default_sizes, sweep
 from gpucluster.ops.tree import Dendrogram, Rule, dendrogram, flat_clusters
 from gpucluster.types import NOISE, Cost, Matrix, Weights
 
@@ -142,9 +142,15 @@ class HDBSCAN(Algorithm):
         """
         reporter = reporter or Reporter(self.name)
         check_matrix(X)
-        asked = default_sizes(len(X)) if sizes is None else tuple(sizes)
-        if min(asked, default=0) < 2:
-            raise ConfigError(f"got {asked}, expected sizes of 2 and more", path="sizes")
+        asked = default_sizes(len(X)) if sizes is None else check_sizes(sizes)
+        if max(asked) >= len(X):
+            raise ConfigError(
+                f"got {max(asked)}, but there are {len(X)} rows",
+                path="sizes",
+                got=max(asked),
+                expected=f"at most {len(X) - 1}",
+                hint="leave larger ones out",
+            )
         X = self._metric_space(X)
         distinct = distinct_rows(X)
         weights = None
@@ -175,6 +181,12 @@ class HDBSCAN(Algorithm):
                 "min_cluster_size_above_rows",
                 f"hdbscan.min_cluster_size is {self.min_cluster_size}, "
                 f"but there are {n_samples} rows: everything is noise",
+            )
+        elif (self.min_samples or 0) >= n_samples:
+            reporter.warn(
+                "min_samples_above_rows",
+                f"hdbscan.min_samples is {self.min_samples}, but there are {n_samples} rows: "
+                "the density of each is that of all",
             )
 
     def gpu_obstacle(self, X: Matrix) -> str | None:

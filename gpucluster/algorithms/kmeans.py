@@ -19,6 +19,9 @@ from gpucluster.types import Cost, Matrix
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
 
 
+FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
+
+
 class KMeans(Algorithm):
     """Partition rows so that the sum of squared distances to the cluster means is small.
 
@@ -152,7 +155,7 @@ class KMeans(Algorithm):
         n_found = len(np.unique(labels))
         if n_found < self.n_clusters:
             reporter.warn(
-                "kmeans_fewer_clusters",
+                FEWER_CLUSTERS,
                 f"kmeans found {n_found} clusters of the {self.n_clusters} asked for; "
                 "are there fewer distinct rows?",
                 NotConvergedWarning,

@@ -87,6 +87,11 @@ class OPTICS(Algorithm):
     def _plot_can_be_cut(self) -> OPTICS:
         if self.cluster_method == "dbscan" and self.eps is None and self.max_eps is None:
             raise ValueError("cluster_method is 'dbscan', and neither eps nor max_eps is given")
+        if self.cluster_method == "xi" and self.eps is not None:
+            raise ValueError(
+                f"eps is {self.eps:g}, but only cluster_method: dbscan cuts the plot there: "
+                "name that, or leave eps out"
+            )
         if self.eps is not None and self.max_eps is not None and self.eps > self.max_eps:
             raise ValueError(
                 f"eps is {self.eps:g}, above max_eps {self.max_eps:g}: nothing is known there"

@@ -9,12 +9,12 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
-from gpucluster.algorithms.kmeans import KMeans
+from gpucluster.algorithms.kmeans import FEWER_CLUSTERS, KMeans
 from gpucluster.device.arrays import to_device, to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError, InputError, NotConvergedWarning
-from gpucluster.events import Reporter
+from gpucluster.events import Muted, Reporter
 from gpucluster.ops.labels import canonical_labels
 from gpucluster.types import NOISE, Cost, Matrix
 
@@ -83,7 +83,7 @@ class Spectral(Algorithm):
     def _no_multigrid(cls, value: object) -> object:
         if value == "amg":
             raise ValueError(
-                "amg needs a multigrid library and changes nothing but speed: leave it out"
+                "arpack or lobpcg: amg needs a multigrid library and changes nothing but speed"
             )
         return value
 
@@ -118,6 +118,10 @@ class Spectral(Algorithm):
                 f"spectral.n_neighbors is {self.n_neighbors}, but there are {rows}: "
                 f"{n_samples} are used",
             )
+
+    def reads_rows(self) -> bool:
+        """Whether `X` holds vectors."""
+        return self.affinity != "precomputed"
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/spectral.md."""
@@ -277,8 +281,12 @@ class Spectral(Algorithm):
         if self.assign_labels == "kmeans":
             scaled = vectors / (np.sqrt(np.square(vectors).mean()) or 1)
             scaled = np.ascontiguousarray(scaled, np.float32)
-            return self._kmeans(n_clusters).fit(scaled, reporter=reporter).labels_
-        if self.assign_labels == "discretize":
+            muted = Muted(reporter.stage, reporter.observer, reporter.cancel)
+            labels = self._kmeans(n_clusters).fit(scaled, reporter=muted).labels_
+            for warned in muted.warnings:
+                if warned.code != FEWER_CLUSTERS:  # what that means here is said below
+                    reporter.repeat(warned)
+        elif self.assign_labels == "discretize":
             labels = discretize(vectors, self.random_state)
         else:
             labels = cluster_qr(vectors)
@@ -286,10 +294,21 @@ class Spectral(Algorithm):
         if n_found < self.n_clusters:
             reporter.warn(
                 "spectral_fewer_clusters",
-                f"spectral found {n_found} clusters of the {self.n_clusters} asked for",
+                f"spectral found {n_found} clusters of the {self.n_clusters} asked for"
+                + self._why_fewer(vectors),
                 NotConvergedWarning,
             )
         return labels
+
+    def _why_fewer(self, vectors: Any) -> str:
+        n_found = vectors.shape[1]
+        if n_found >= self.dimension():
+            return ": are there fewer distinct rows?"
+        lower = {"nearest_neighbors": "lower n_neighbors", "rbf": "raise gamma"}
+        return (
+            f": only {n_found} eigenvectors of {self.dimension()} tell rows apart; "
+            f"{lower.get(self.affinity, 'ask for fewer')}"
+        )
 
     def _kmeans(self, n_clusters: int) -> KMeans:
         return KMeans(n_clusters=n_clusters, n_init=self.n_init, random_state=self.random_state)

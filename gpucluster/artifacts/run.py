@@ -16,6 +16,7 @@ from gpucluster.artifacts.files import read_npy, write_npy
 from gpucluster.artifacts.manifest import FILE_NAME, FileEntry, Manifest
 from gpucluster.errors import (
     ArtifactError,
+    ConfigError,
     CorruptArtifactError,
     InternalError,
     RunNotFoundError,
@@ -139,11 +140,18 @@ class Run:
         ndarray of shape (n_samples,), int32
             Indices into `centroids`, in input order; a row whose deepest node lies above
             `level` keeps that node. Noise is -1.
+
+        Raises
+        ------
+        ConfigError
+            `level` is negative.
         """
         import numpy as np
 
         from gpucluster.ops.nesting import labels_at
 
+        if level < 0:
+            raise ConfigError(f"got {level}, expected 0 or more", path="level", got=level)
         nodes = self.centroids.select(["cluster_id", "parent_cluster_id"]).to_pylist()
         index = {node["cluster_id"]: i for i, node in enumerate(nodes)}
         parents = [index.get(node["parent_cluster_id"], -1) for node in nodes]

@@ -219,8 +219,7 @@ class LocalStore:
         folder = self._path(key)
         lock = folder / ".lock"
         with _refusals(folder):
-            self._make_folder(folder)
-            fd = _lock(lock)
+            fd = self._locked(folder, lock)
         try:
             with _refusals(folder):
                 for temp in folder.rglob(".*.tmp"):
@@ -229,7 +228,14 @@ class LocalStore:
         finally:
             with contextlib.suppress(OSError):  # a lock file left behind does no harm
                 lock.unlink()
+                folder.rmdir()  # only when nothing was written to it
             os.close(fd)
+
+    def _locked(self, folder: Path, lock: Path) -> int:
+        while True:
+            self._make_folder(folder)
+            with contextlib.suppress(FileNotFoundError):  # its last holder removed it
+                return _lock(lock)
 
     def _path(self, key: str) -> Path:
         path = self.root / key

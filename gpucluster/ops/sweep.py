@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gpucluster.errors import ConfigError
 from gpucluster.ops.tree import Dendrogram, FlatClusters, Rule, flat_clusters
 
 FIRST_SIZE = 5
@@ -81,6 +82,14 @@ def default_sizes(n_rows: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def check_sizes(sizes: Iterable[int]) -> tuple[int, ...]:
+    """Return sizes that were asked for, or raise `ConfigError` when they are none."""
+    sizes = tuple(sizes)
+    if min(sizes, default=0) < 2:
+        raise ConfigError(f"got {list(sizes)}, expected sizes of 2 and more", path="sizes")
+    return sizes
+
+
 def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) -> Sweep:
     """Select clusters for each size, and find the widest plateau.
 
@@ -106,8 +115,8 @@ def sweep(tree: Dendrogram, rule: Rule, sizes: Iterable[int], min_samples: int) 
     ends, times the mean over its sizes of the persistence, of the share of rows in clusters, and
     of the root of the number of clusters: a number that is stable because clusters are faint,
     or all else is noise, counts less, and that of a few clusters is more easily stable by chance
-    (of k events about the root of k). Of equally wide ones the first is taken. Sizes that give one or two clusters are left out,
-    unless there is no other plateau.
+    (of k events about the root of k). Of equally wide ones the first is taken. Sizes that give
+    one or two clusters are left out, unless there is no other plateau.
     """
     sizes = sorted(set(sizes))
     found = {size: flat_clusters(tree, size, rule) for size in sizes}

@@ -83,8 +83,9 @@ def read_attributes(source: Source, names: Sequence[str]) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        A column for each name, of the source's own type (lists stay lists), in the order of
-        the input, so aligned with its ids. Null in the files that lack the column.
+        A column for each name, of the source's own type (lists stay lists; views do not stay
+        views), in the order of the input, so aligned with its ids. Null in the files that lack
+        the column.
 
     Raises
     ------
@@ -106,7 +107,7 @@ def read_attributes(source: Source, names: Sequence[str]) -> pa.Table:
             if place is not None:
                 (column, *inner), _ = place
                 values = batch.column(column)
-                columns[name] = pc.struct_field(values, inner) if inner else values
+                columns[name] = _without_views(pc.struct_field(values, inner) if inner else values)
             elif is_elsewhere(name, batch.schema, info.fields):
                 columns[name] = pa.nulls(batch.num_rows)
             else:
@@ -124,6 +125,18 @@ def read_attributes(source: Source, names: Sequence[str]) -> pa.Table:
         ) from error
     check_rows(source, table.num_rows)
     return table
+
+
+def _without_views(column: pa.Array) -> pa.Array:
+    """Return a column of views as one that everything can be done with."""
+    kind = column.type
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        column = column.cast(pa.large_list(kind.value_type))
+    elif pa.types.is_string_view(kind):
+        column = column.cast(pa.large_string())
+    elif pa.types.is_binary_view(kind):
+        column = column.cast(pa.large_binary())
+    return column
 
 
 def check_rows(source: Source, n_rows: int) -> None:

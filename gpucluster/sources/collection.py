@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gpucluster.device.child import Child
 from gpucluster.errors import ConfigError, SchemaMismatchError, ShapeError
@@ -34,9 +35,16 @@ from gpucluster.sources.opening import common_format, expand, open_source
 
 MANIFEST_SUFFIXES = (".collection.json", ".collection.yaml", ".collection.yml")
 
-FeatureUri = Annotated[
-    str, Field(pattern=r"^(mixpeek|gpucluster)://[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")
-]
+URI_PATTERN = r"^(mixpeek|gpucluster)://[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$"
+
+
+def _is_uri(value: Any) -> Any:
+    if isinstance(value, str) and not re.match(URI_PATTERN, value):
+        raise ValueError("a feature URI: mixpeek://extractor@version/output")
+    return value
+
+
+FeatureUri = Annotated[str, BeforeValidator(_is_uri), Field(pattern=URI_PATTERN)]
 
 
 class _Settings(BaseModel):

@@ -80,7 +80,7 @@ class Condition(_Settings):
             if isinstance(value, str) and len(value) > MAX_TEXT:
                 fits, expected = False, f"at most {MAX_TEXT:,} characters"
         if not fits:
-            raise ValueError(f"{expected}, for {self.operator}")
+            raise ValueError(f"expected {expected}, for {self.operator}")
         if self.operator == "regex":
             _check_pattern(str(self.value))
         return self
@@ -125,7 +125,7 @@ class Filters(_Settings):
     def _groups_hold_something(self) -> Filters:
         for name in self.model_fields_set & set(GROUPS):
             if not getattr(self, name):
-                raise ValueError(f"at least one condition in {name}")
+                raise ValueError(f"expected at least one condition in {name}")
         return self
 
     @model_serializer
@@ -200,4 +200,4 @@ def _check_pattern(pattern: str) -> None:
         pc.match_substring_regex(pa.array([""]), pattern)
     except (pa.ArrowInvalid, UnicodeEncodeError) as error:
         why = str(error).removeprefix("Invalid regular expression: ").splitlines()[0]
-        raise ValueError(f"a regular expression of RE2 ({why[:60]})") from error
+        raise ValueError(f"expected a regular expression of RE2 ({why[:60]})") from error

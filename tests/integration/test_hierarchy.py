@@ -96,6 +96,8 @@ def test_three_levels_on_disk(parquet: Path, tmp_path: Path) -> None:
 
     assert set(run.labels_at(0).tolist()) == {0, 1, 2}
     np.testing.assert_array_equal(run.labels_at(9), run.labels_)
+    with pytest.raises(ConfigError, match="level: got -1, expected 0 or more"):
+        run.labels_at(-1)
     flat = gpucluster.cluster(
         parquet, {**KMEANS, "hierarchical": False}, out=tmp_path / "out", device="cpu"
     )

@@ -226,6 +226,48 @@ def test_attributes_flat_and_their_errors(shop: Path, tmp_path: Path) -> None:
         gpucluster.ClusterDefinition.parse(attribute_config={"attributes": ["brand"]})
 
 
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.list_view(pa.string())])
+def test_attributes_may_be_views(kind: pa.DataType, shop: Path, tmp_path: Path) -> None:
+    table = pq.read_table(shop)
+    values = table["category"].to_pylist()
+    values = [[value] for value in values] if pa.types.is_list_view(kind) else values
+    viewed = table.append_column("viewed", pa.array(values, kind))
+    given = {"vector_column": "text_emb", "out": tmp_path / "out", "cluster_type": "attribute"}
+    run = gpucluster.cluster(viewed, attribute_config={"attributes": ["viewed"]}, **given)
+    assert set(run.centroids["label"].to_pylist()) == {"garden", "kitchen"}
+
+
+def test_a_sample_larger_than_what_matches_is_none(shop: Path, tmp_path: Path) -> None:
+    given = {"vector_column": "text_emb", "filters": {"category": "garden"}}
+    given |= {"sample_size": 300, "sample_mode": "fit_then_assign"}
+    run = gpucluster.cluster(shop, KMEANS, out=tmp_path / "out", **given)
+    assert run.manifest.sampled is False
+    methods = {stage.name: stage.method for stage in run.manifest.stages}
+    assert methods["load"] == "exact"
+    assert "assign" not in methods
+    assert set(run.members["assigned_by"].to_pylist()) == {"fit"}
+    plan = gpucluster.plan(shop, KMEANS, **given)
+    assert plan.stage("load").method == "sample of at most 300 rows"
+
+
+def test_a_fit_that_is_refused_leaves_no_folder(shop: Path, tmp_path: Path) -> None:
+    given = {"vector_column": "text_emb", "out": tmp_path / "out"}
+    bins = {"bandwidth": 1, "bin_seeding": True, "min_bin_freq": 900}
+    with pytest.raises(ConfigError, match="min_bin_freq"):
+        gpucluster.cluster(shop, algorithm="mean_shift", algorithm_params=bins, **given)
+    attributes = {"cluster_type": "attribute", "attribute_config": {"attributes": ["text_emb"]}}
+    with pytest.raises(ConfigError, match="makes no groups"):
+        gpucluster.cluster(shop, **attributes, **given)
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(ConfigError, match=r"affinity: got precomputed.*a run reads vectors"):
+        gpucluster.plan(
+            shop,
+            algorithm="spectral",
+            algorithm_params={"affinity": "precomputed"},
+            vector_column="text_emb",
+        )
+
+
 def test_the_rest_of_a_sample_joins_its_clusters(shop: Path, tmp_path: Path) -> None:
     run = gpucluster.cluster(
         shop,

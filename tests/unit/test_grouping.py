@@ -47,6 +47,28 @@ def test_one_value_of_a_list_groups_a_document(method: str, names: tuple[str, ..
     assert found.num_null == {"tags": 2}
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.string_view(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())]
+)
+def test_texts_of_any_type_make_the_same_groups(kind: pa.DataType) -> None:
+    goods = pa.table({"brand": GOODS["brand"].cast(kind)})
+    assert group(goods, AttributeConfig(attributes=("brand",))).names == (
+        ("Apple", "Lego", "Sony"),
+    )
+
+
+def test_groups_that_would_be_called_the_same_are_quoted() -> None:
+    goods = pa.table({"a": ["null", None, "x_y", "x"], "b": ["1", "1", "z", "y_z"]})
+    assert group(goods, AttributeConfig(attributes=("a",))).names == (
+        ('"null"', "null", "x_y", "x"),
+    )
+    assert group(goods, AttributeConfig(attributes=("a", "b"))).names == (
+        ('"null"_"1"', 'null_"1"', '"x_y"_"z"', '"x"_"y_z"'),
+    )
+    with pytest.raises(ValueError, match="each attribute once"):
+        AttributeConfig(attributes=("a", "a"))
+
+
 def test_floating_point_makes_no_groups() -> None:
     with pytest.raises(ConfigError, match="price is double, which makes no groups"):
         group(GOODS, AttributeConfig(attributes=("price",)))

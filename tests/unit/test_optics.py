@@ -276,6 +276,7 @@ def test_equal_rows_are_at_distance_zero() -> None:
     ("params", "message"),
     [
         ({"min_samples": 1}, "greater than or equal to 2"),
+        ({"eps": 3}, "only cluster_method: dbscan cuts the plot there"),
         ({"xi": 0}, "greater than 0"),
         ({"xi": 1}, "less than 1"),
         ({"max_eps": 0}, "greater than 0"),

@@ -224,6 +224,15 @@ def test_a_kernel_beyond_float32_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         Spectral(n_clusters=4, gamma=40 * GAMMA).fit(digits())
 
 
+def test_rows_that_are_all_neighbours_are_said() -> None:
+    X = digits(300)
+    with pytest.warns(
+        GpuclusterWarning, match="only 1 eigenvectors of 5 tell rows apart; lower n_neighbors"
+    ) as said:
+        Spectral(n_clusters=5, affinity="nearest_neighbors", n_neighbors=300).fit(X)
+    assert not any("kmeans" in str(warning.message) for warning in said)
+
+
 def test_extension_agrees_with_the_embedding_it_extends() -> None:
     X = digits(400)
     weights = np.ones(len(X))
@@ -304,7 +313,7 @@ def test_refuses_settings(params: dict[str, Any], message: str) -> None:
         Spectral(**params)
 
 
-@pytest.mark.filterwarnings("ignore:kmeans found 1:gpucluster.errors.NotConvergedWarning")
+@pytest.mark.filterwarnings("ignore:spectral found 1:gpucluster.errors.NotConvergedWarning")
 def test_counts_are_held_to_the_rows() -> None:
     X = digits(20)
     with pytest.raises(ConfigError, match=r"spectral.n_clusters: got 21, but there are 20 rows"):
@@ -349,7 +358,7 @@ def test_cancel_stops_the_iteration(affinity: str) -> None:
     assert seen == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.filterwarnings("ignore:kmeans found:gpucluster.errors.NotConvergedWarning")
+@pytest.mark.filterwarnings("ignore:spectral found:gpucluster.errors.NotConvergedWarning")
 def test_says_when_eigenvectors_do_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eigenvectors, "MAX_RESTARTS", 1)
     with pytest.warns(NotConvergedWarning, match=r"of 9 eigenvectors converged"):

@@ -32,6 +32,13 @@ def nested(per_group: int = 16, n_features: int = 3) -> np.ndarray:
     ).astype(np.float32)
 
 
+def test_sizes_are_judged_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sizes: got \[1\], expected sizes of 2 and more"):
+        gpucluster.sweep(tmp_path / "not-even-there.parquet", sizes=[1])
+    with pytest.raises(ConfigError, match="sizes: got 320, but there are 320 rows"):
+        HDBSCAN().sweep(nested(), sizes=[5, 320])
+
+
 @pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
 def test_a_row_is_what_a_fit_of_that_size_gives() -> None:
     X = nested()
