@@ -141,11 +141,11 @@ def _save(out: Path, labels: Any) -> None:
 
 
 def subjects(
-    case: Case, data: str, probed: Mapping[str, float]
+    case: Case, probed: Mapping[str, float]
 ) -> Iterator[tuple[str, Subject, Subject | None]]:
     """Yield ours and, where it can be asked, scikit-learn's."""
     for name, params in settings(case, probed).items():
-        given = {"data": data, "algorithm": name, "params": params}
+        given = {"data": "{data}", "algorithm": name, "params": params}
         peer = None
         if case.n_samples <= SKLEARN_ROWS[name]:
             peer = call(f"{name}: scikit-learn", sklearn, **given)
@@ -161,7 +161,7 @@ def main() -> None:
             folder.mkdir()
             data = str(session.data(case))
             probed = session.aside(probe, folder, data=data, n_classes=case.n_classes)
-            for name, subject, peer in subjects(case, data, probed):
+            for name, subject, peer in subjects(case, probed):
                 labels = folder / f"{name}.npy"
                 session.measure(case, subject, keep_labels=labels)
                 if peer is not None:
