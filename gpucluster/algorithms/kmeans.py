@@ -17,8 +17,6 @@ from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding
 from gpucluster.types import Cost, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
-
-
 FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
 
 

@@ -83,7 +83,8 @@ class MeanShift(Algorithm):
             ]
         centred = 4 * n_samples * n_features  # when the rows lie far from zero
         sample = 4 * min(n_samples, BANDWIDTH_ROWS) * n_features
-        extra = centred + sample + 12 * n_samples + max(part.bytes for part in parts)
+        distinct = (4 * n_features + 48) * n_samples if method == "exact" else 0
+        extra = centred + distinct + sample + 12 * n_samples + max(part.bytes for part in parts)
         if device == "gpu":
             return Cost(4 * n_samples * n_features + extra + 4 * GPU_TILE_BYTES, None, method)
         return Cost(extra, sum(part.seconds or 0 for part in parts), method)

@@ -145,9 +145,9 @@ class OPTICS(Algorithm):
         if self._needs_power():
             seconds = 20e-9 * n_samples**2 * (n_features + 1)
             return Cost(8 * n_samples * (n_samples + n_features + 8), seconds)
-        # a centred copy when the rows lie far from zero, and unit rows
-        copies = 4 * n_samples * n_features * (2 if self.metric == "cosine" else 1)
-        extra = n_samples * (8 * self._listed(n_samples) + 120) + copies + 4 * BLOCK_BYTES
+        # the distinct ones among equal rows, unit rows, a centred copy when they lie far from zero
+        copies = 4 * n_samples * n_features * (3 if self.metric == "cosine" else 2)
+        extra = n_samples * (8 * self._listed(n_samples) + 240) + copies + 4 * BLOCK_BYTES
         if device == "gpu":  # the rows, and blocks of distances
             on_device = 4 * n_samples * n_features + min(12 * n_samples**2, 4 << 30)
             return Cost(extra + on_device, None)

@@ -304,10 +304,10 @@ class Spectral(Algorithm):
         n_found = vectors.shape[1]
         if n_found >= self.dimension():
             return ": are there fewer distinct rows?"
-        lower = {"nearest_neighbors": "lower n_neighbors", "rbf": "raise gamma"}
+        remedy = {"nearest_neighbors": "lower n_neighbors", "rbf": "raise gamma"}
         return (
             f": only {n_found} eigenvectors of {self.dimension()} tell rows apart; "
-            f"{lower.get(self.affinity, 'ask for fewer')}"
+            f"{remedy.get(self.affinity, 'ask for fewer')}"
         )
 
     def _kmeans(self, n_clusters: int) -> KMeans:
