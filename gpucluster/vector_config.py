@@ -126,13 +126,8 @@ class VectorConfig(BaseModel):
                 "condensed_tree does not use it: levels follow min_cluster_size",
                 path="vector_config.min_split_size",
             )
-        defaults: dict[str, Any] = {
-            "cluster_selection_method": "eom",
-            "cluster_selection_epsilon": 0.0,
-            "max_cluster_size": None,
-        }
-        for name, value in defaults.items():
-            got = getattr(self.algorithm, name)
+        for name in ("cluster_selection_method", "cluster_selection_epsilon", "max_cluster_size"):
+            got, value = getattr(self.algorithm, name), HDBSCAN.model_fields[name].default
             if got != value:
                 raise ConfigError(
                     f"got {describe(got)}, the levels of condensed_tree are selected with {value}",
