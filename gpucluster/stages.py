@@ -140,7 +140,7 @@ def divide(
             return Hierarchy(arrays["labels"], arrays["parents"], tuple(info["reasons"]))
         with Divider(X, division, decision, reporter) as divider:
             grown = grow(found.labels_, division.levels, division.min_split_size, divider)
-        backend = "cuml" if divider.device == "gpu" else "umap-learn, hdbscan"
+        backend = "cuml" if divider.device == "gpu" else "numba, hdbscan"
         ledger.note(device=divider.device, backend=backend, method=divider.method)
         reasons = grown.reasons or ()
         failed = any((reason or "").startswith(FAILED) for reason in reasons)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,15 +13,19 @@ from gpucluster.events import Reporter
 from gpucluster.preprocess.base import Fitted, Step
 from gpucluster.types import Cost, Matrix
 
+if TYPE_CHECKING:
+    from gpucluster.ops.neighbors import Neighbors
+
+FEW_ROWS = 10_000  # up to here more epochs cost little
 LANDMARKS = 20_000  # rows kept to place new ones; a layout cannot be written as a formula
 
 
 class UMAP(Step):
     """Lay rows out in few dimensions so that neighbours stay neighbours.
 
-    The neighbour graph is our own and exact where that is affordable; with it and a PCA
-    start, umap-learn spares its slowest part, the compilation of its own search. A seed
-    makes the layout reproducible and keeps the optimiser on one core.
+    On the CPU all of it is our own: the neighbour graph, the start by PCA, and an optimiser in
+    which no two threads write one vertex, so that a seed gives the same layout on any number of
+    cores.
 
     References
     ----------
@@ -31,8 +34,6 @@ class UMAP(Step):
 
     applied: ClassVar[tuple[str, ...]] = ("landmarks", "landmark_layout")
     trained: ClassVar[str | None] = "layout"
-    library_bytes: ClassVar[int] = 280 << 20
-
     method: Literal["umap"] = "umap"
     n_components: Annotated[int, Field(ge=1, le=256)] = Field(
         default=50, description="Dimensions of the layout."
@@ -48,7 +49,8 @@ class UMAP(Step):
     )
     n_epochs: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Passes of the optimiser. Omitted: 500 up to 10,000 rows, then 200.",
+        description="Times that each row moves. Omitted: 200 up to 10,000 rows, then 100; more on a "
+        "GPU, as cuML has it.",
     )
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
 
@@ -83,18 +85,22 @@ class UMAP(Step):
             return self.model_copy(update={"n_neighbors": n_samples - 1})
         return self
 
+    def epochs(self, n_samples: int) -> int:
+        """Return how often each of `n_samples` rows moves."""
+        return self.n_epochs or (200 if n_samples <= FEW_ROWS else 100)
+
     def cost(self, n_samples: int, n_features: int) -> Cost:
         """Return the cost of graph and layout, at the rates in docs/algorithms/umap.md."""
         from gpucluster.ops.neighbors import neighbor_cost
 
         graph = neighbor_cost(n_samples, n_features, self.n_neighbors)
         edges = n_samples * self.n_neighbors
-        epochs = self.n_epochs or (500 if n_samples <= 10_000 else 200)
-        layout = edges * epochs * (65 + 0.7 * self.n_components) * 1e-9
+        width = -(-self.n_components // 16)
+        layout = edges * self.epochs(n_samples) * (8 + 12 * width) * 1e-9
         return Cost(
-            # unit rows and a centred copy, umap-learn's graph, and the layout while it moves
-            2 * 4 * n_samples * n_features + 250 * edges + 12 * n_samples * self.n_components,
-            8 + (graph.seconds or 0) + layout,
+            # unit rows and a centred copy, the graph while it is united, two padded layouts
+            2 * 4 * n_samples * n_features + 80 * edges + 160 * width * n_samples,
+            (graph.seconds or 0) + 4e-8 * n_samples * n_features + layout,
             graph.method,
         )
 
@@ -103,7 +109,7 @@ class UMAP(Step):
         import numpy as np
 
         from gpucluster.device.arrays import to_device, to_host
-        from gpucluster.ops.neighbors import nearest_neighbors
+        from gpucluster.ops.neighbors import Neighbors, nearest_neighbors
         from gpucluster.ops.normalize import unit_rows
 
         data = unit_rows(X) if self.metric == "cosine" else X
@@ -113,11 +119,10 @@ class UMAP(Step):
             random_state=self.random_state,
             reporter=reporter,
         )
-        sqdist = to_host(graph.sqdist)
-        distances = sqdist / 2 if self.metric == "cosine" else np.sqrt(sqdist)
+        graph = Neighbors(to_host(graph.rows), to_host(graph.sqdist), graph.method)
         fit = self._fit_gpu if device == "gpu" else self._fit_cpu
         reporter.cancel.raise_if_cancelled()
-        layout = fit(data, to_host(graph.rows), distances)
+        layout = fit(data, graph, reporter)
         landmarks = self._landmark_rows(len(X))
         return Fitted(
             arrays={
@@ -125,7 +130,7 @@ class UMAP(Step):
                 "landmarks": np.ascontiguousarray(data[landmarks]),
                 "landmark_layout": np.ascontiguousarray(layout[landmarks]),
             },
-            backend="umap-learn" if device == "cpu" else "cuml",
+            backend="numba" if device == "cpu" else "cuml",
             method="exact" if graph.method == "exact" else f"{graph.method} graph",
             info={"graph": graph.method, "n_landmarks": len(landmarks)},
         )
@@ -138,30 +143,26 @@ class UMAP(Step):
         drawn = np.random.default_rng(self.random_state)
         return np.sort(drawn.choice(n_samples, LANDMARKS, replace=False))
 
-    def _fit_cpu(self, data: Matrix, neighbors: Any, distances: Any) -> Matrix:
-        import numpy as np
+    def _fit_cpu(self, data: Matrix, graph: Neighbors, reporter: Reporter) -> Matrix:
+        from gpucluster.ops.fuzzy import fuzzy_graph
+        from gpucluster.ops.layout import optimise_layout
 
-        with warnings.catch_warnings():
-            # its advice on transform() and on n_jobs does not concern this use
-            warnings.simplefilter("ignore")
-            from umap import UMAP as UmapLearn
+        epochs = self.epochs(len(data))
+        return optimise_layout(
+            # an edge that acts in no epoch is none
+            fuzzy_graph(graph, cosine=self.metric == "cosine", least=1 / epochs),
+            self._start(data),
+            n_epochs=epochs,
+            min_dist=self.min_dist,
+            random_state=self.random_state,
+            reporter=reporter,
+        )
 
-            model = UmapLearn(
-                n_components=self.n_components,
-                n_neighbors=self.n_neighbors,
-                min_dist=self.min_dist,
-                metric=self.metric,
-                n_epochs=self.n_epochs,
-                random_state=self.random_state,
-                n_jobs=1,
-                init=self._start(data),
-                precomputed_knn=(neighbors.astype(np.int64), distances.astype(np.float32)),
-            )
-            return np.ascontiguousarray(model.fit_transform(data), np.float32)
-
-    def _fit_gpu(self, data: Matrix, neighbors: Any, distances: Any) -> Matrix:
+    def _fit_gpu(self, data: Matrix, graph: Neighbors, reporter: Reporter) -> Matrix:
         import numpy as np
         from cuml.manifold import UMAP as CumlUMAP
+
+        distances = graph.sqdist / 2 if self.metric == "cosine" else np.sqrt(graph.sqdist)
 
         model = CumlUMAP(
             n_components=self.n_components,
@@ -171,7 +172,7 @@ class UMAP(Step):
             n_epochs=self.n_epochs,
             random_state=self.random_state,
             init=self._start(data),
-            precomputed_knn=(neighbors.astype(np.int64), distances.astype(np.float32)),
+            precomputed_knn=(graph.rows.astype(np.int64), distances.astype(np.float32)),
             output_type="numpy",
         )
         return np.ascontiguousarray(model.fit_transform(data), np.float32)

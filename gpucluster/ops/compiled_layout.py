@@ -1,0 +1,129 @@
+"""Loops of the layout, compiled once and cached on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from gpucluster.ops.compiled import CACHE, kernel
+
+LANES = 16  # float32 numbers of a cache line; layouts are padded to whole ones
+CELL_BITS = 16  # of a float32 that forces do not look at: exponent and 7 bits are left
+N_CELLS = 1 << (31 - CELL_BITS)
+
+_fast = njit(nogil=True, cache=CACHE, fastmath={"reassoc", "nsz", "contract", "arcp"})
+
+
+@intrinsic
+def _bits(typing_context, number):  # type: ignore[no-untyped-def]
+    """Return the bits of a float32 as an int32."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@kernel
+def membership(sqdist, scale, root, radius, weights):
+    """Write the fuzzy membership of each listed neighbour.
+
+    ``sqdist`` (rows, k) float32 are rising squared distances of the neighbours without the row
+    itself; the distance that counts is ``scale * sqdist``, or its root. ``radius`` is the sum
+    of memberships that each row is given, ``weights`` (rows, k) float32 is written.
+    """
+    k = sqdist.shape[1]
+    distance = np.empty(k)
+    for i in range(sqdist.shape[0]):
+        mean = 0.0
+        for j in range(k):
+            distance[j] = scale * sqdist[i, j]
+            if root:
+                distance[j] = np.sqrt(distance[j])
+            mean += distance[j]
+        nearest = 0.0
+        for j in range(k):
+            if distance[j] > 0:
+                nearest = distance[j]
+                break
+        low, high, width = 0.0, np.inf, 1.0
+        for _ in range(64):
+            total = 0.0
+            for j in range(k):
+                beyond = distance[j] - nearest
+                total += np.exp(-beyond / width) if beyond > 0 else 1.0
+            if abs(total - radius) < 1e-5:
+                break
+            if total > radius:
+                high = width
+                width = (low + high) / 2
+            else:
+                low = width
+                width = 2 * width if high == np.inf else (low + high) / 2
+        width = max(width, 1e-3 * mean / (k + 1))
+        for j in range(k):
+            beyond = distance[j] - nearest
+            weights[i, j] = np.exp(-beyond / width) if beyond > 0 else 1.0
+
+
+@_fast
+def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed, scratch):
+    """Move the vertices of ``rows`` once; all others stand still meanwhile.
+
+    ``layout`` and ``moved`` are (n, d) float32, d a multiple of `LANES`. ``graph`` is starts
+    (n + 1,), targets and weights: an edge of weight w acts in a share w of the epochs, as the
+    numbers of both its ends say, so that both see it in the same ones. ``forces`` are pull and
+    push (`N_CELLS`,) over distance, by the bits of the squared distance, ``steps`` the lengths of
+    both. ``n_drawn`` rows push for each edge that acts. ``scratch`` is (2, d) float32.
+    """
+    n, d = layout.shape
+    starts, targets, weights = graph
+    pull, push = forces
+    pull_step, push_step = steps
+    gap, change = scratch[0], scratch[1]
+    for i in range(rows[0], rows[1]):
+        change[:] = 0
+        n_acting = 0
+        for e in range(starts[i], starts[i + 1]):
+            j = targets[e]
+            pair = np.uint32(min(i, j)) * np.uint32(2654435761)
+            pair += np.uint32(max(i, j)) * np.uint32(2246822519)
+            pair ^= pair >> np.uint32(15)
+            phase = np.float32(pair >> np.uint32(8)) * np.float32(2.0**-24)
+            before = np.float32(epoch) * weights[e] + phase
+            if np.int32(before + weights[e]) == np.int32(before):
+                continue
+            n_acting += 1
+            sqdist = np.float32(0)
+            for f in range(0, d, LANES):
+                for lane in range(LANES):
+                    difference = layout[j, f + lane] - layout[i, f + lane]
+                    gap[f + lane] = difference
+                    sqdist += difference * difference
+            force = pull_step * pull[_bits(sqdist) >> CELL_BITS]
+            for f in range(0, d, LANES):
+                for lane in range(LANES):
+                    change[f + lane] += force * gap[f + lane]
+        state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        state += np.uint64(i) * np.uint64(0xBF58476D1CE4E5B9)
+        state += np.uint64(epoch + 1) * np.uint64(0x94D049BB133111EB)
+        for _ in range(n_acting * n_drawn):
+            state += np.uint64(0x9E3779B97F4A7C15)
+            draw = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            draw ^= draw >> np.uint64(29)
+            j = np.int64(((draw >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
+            sqdist = np.float32(0)
+            for f in range(0, d, LANES):
+                for lane in range(LANES):
+                    difference = layout[i, f + lane] - layout[j, f + lane]
+                    gap[f + lane] = difference
+                    sqdist += difference * difference
+            force = push_step * push[_bits(sqdist) >> CELL_BITS]
+            if j != i:
+                for f in range(0, d, LANES):
+                    for lane in range(LANES):
+                        change[f + lane] += force * gap[f + lane]
+        for f in range(d):
+            moved[i, f] = layout[i, f] + change[f]
