@@ -9,6 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+import gpucluster.api
+from gpucluster.cli import main
+from gpucluster.definition import ClusterDefinition
+from gpucluster.errors import ConfigError
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 
@@ -126,8 +132,25 @@ def test_recall_forgives_what_is_equally_near():
     assert float(done.stdout) == 0.5, done.stderr
 
 
+def test_a_run_without_options_is_the_call_without_arguments(monkeypatch, sample_path, tmp_path):
+    """The first one is timed cold, the other one warm."""
+    asked = {}
+
+    def cluster(data, definition, **options):
+        asked.update(options, definition=definition)
+        raise ConfigError("that is enough")
+
+    monkeypatch.setattr(gpucluster.api, "cluster", cluster)
+    CliRunner().invoke(main, ["run", str(sample_path), "--out", str(tmp_path)])
+    del asked["out"], asked["observer"], asked["cancel"]
+    assert asked.pop("definition") == ClusterDefinition.parse(None)
+    assert asked.pop("device") == "auto"
+    assert asked.pop("fresh") is False
+    assert set(asked.values()) == {None}
+
+
 @pytest.mark.slow
-def test_ours_cold_and_warm_are_one_run_and_a_result_goes_on(tmp_path):
+def test_ours_is_measured_and_a_result_goes_on(tmp_path):
     options = ("--sets", "digits", "--tables", "sets", "--only", "^gpucluster", "--repeats", "1")
     done = peers(tmp_path, *options)
     assert done.returncode == 0, done.stderr
