@@ -7,11 +7,13 @@ others an ``.npy`` of labels; all read the vectors from the same Parquet file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cases import Case, read_unit_vectors, read_vectors
 from harness import Session, Subject, call, cli, options
+from pipelines import chain, evoc, ours, sklearn_kmeans
+
+if TYPE_CHECKING:
+    from cases import Case
 
 COLUMNS = (
     "clusters",
@@ -37,53 +39,6 @@ CHAINS = {
 }
 FIRST_EVER = {"NUMBA_CACHE_DIR": "{out}/compiled"}
 FIRST_EVER_ROWS = 20_000  # compiling takes as long on larger sets
-
-
-def ours(out: Path, data: str, seed: str, umap: dict[str, Any], hdbscan: dict[str, Any]) -> None:
-    """Cluster with the settings of a chain, through the Python door."""
-    import gpucluster
-
-    run = gpucluster.cluster(
-        data,
-        algorithm="hdbscan",
-        algorithm_params=hdbscan,
-        preprocessing_steps=[{"method": "umap", **umap}],
-        random_state=int(seed),
-        out=out,
-    )
-    assert run.labels_.ndim == 1
-
-
-def chain(out: Path, data: str, seed: str, umap: dict[str, Any], hdbscan: dict[str, Any]) -> None:
-    """Cluster as BERTopic does: umap-learn, then the hdbscan package."""
-    import numpy as np
-    from hdbscan import HDBSCAN
-    from umap import UMAP
-
-    X = read_vectors(data)
-    reducer = UMAP(min_dist=0.0, metric="cosine", random_state=int(seed), **umap)
-    layout = reducer.fit_transform(X)
-    model = HDBSCAN(
-        metric="euclidean", cluster_selection_method="eom", prediction_data=True, **hdbscan
-    )
-    np.save(out / "labels.npy", model.fit_predict(layout))
-
-
-def evoc(out: Path, data: str, seed: str) -> None:
-    """Cluster with EVoC as it comes, seeded."""
-    import numpy as np
-    from evoc import EVoC
-
-    np.save(out / "labels.npy", EVoC(random_state=int(seed)).fit_predict(read_vectors(data)))
-
-
-def sklearn_kmeans(out: Path, data: str, seed: str, n_clusters: int, n_init: int) -> None:
-    """Cluster the unit vectors with scikit-learn's k-means."""
-    import numpy as np
-    from sklearn.cluster import KMeans
-
-    model = KMeans(n_clusters=n_clusters, n_init=n_init, random_state=int(seed))
-    np.save(out / "labels.npy", model.fit(read_unit_vectors(data)).labels_)
 
 
 def subjects(case: Case) -> Iterator[Subject]:

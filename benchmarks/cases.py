@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 PIECE_ROWS = 8192  # also the row groups of the real sets
 NOISE_SHARE = 0.1
 SPREAD = 1.0  # of a cluster: its rows have a cosine of about 0.7 to their centre
+TAILS = {
+    "tail_5k": 5_000,
+    "tail_20k": 20_000,
+    "tail_50k": 50_000,
+    "tail_200k": 200_000,
+    "tail_1m": 1_000_000,
+}
 
 
 @dataclass(frozen=True)
 class Case:
     """A workload; `seed` is None for a real set, `text_bytes` counts over all rows.
 
-    `part_of` names the real set that a smaller one is drawn from, with `seed`.
+    `part_of` names the real set that a smaller one is drawn from, with `seed`. `spread` is that
+    of the synthetic clusters. A `bundled` set comes with scikit-learn.
     """
 
     name: str
@@ -34,6 +42,13 @@ class Case:
     seed: int | None = None
     text_bytes: int = 0
     part_of: str | None = None
+    spread: float = SPREAD
+    bundled: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it lies on disk already."""
+        return self.seed is None and not self.bundled
 
 
 CASES = {
@@ -44,7 +59,9 @@ CASES = {
         Case("fashion_mnist", 70_000, 784, 10),
         Case("fashion_5k", 5_000, 784, 10, seed=0, part_of="fashion_mnist"),
         Case("fashion_20k", 20_000, 784, 10, seed=0, part_of="fashion_mnist"),
-        Case("tail_200k", 200_000, 384, 100, seed=3),
+        Case("digits", 1_797, 64, 10, bundled=True),
+        *(Case(name, n_samples, 384, 100, seed=3) for name, n_samples in TAILS.items()),
+        Case("loose_20k", 20_000, 384, 300, seed=4, spread=2.5),
         Case("smoke", 3_000, 64, 12, seed=0),
         Case("heavy_tail_100k", 100_000, 768, 300, seed=1),
         Case("text_500k", 500_000, 768, 300, seed=2, text_bytes=400_000_000),
@@ -69,14 +86,15 @@ def real_path(case: Case) -> Path:
 
 def write_synthetic(out: Path, name: str) -> None:
     """Write a case that a seed determines below `out`, piece by piece."""
-    import numpy as np
     import pyarrow.parquet as pq
 
     case = CASES[name]
+    if case.bundled:
+        pq.write_table(_bundled(name), out / f"{name}.parquet")
+        return
     if case.part_of is not None:
-        table = pq.read_table(real_path(CASES[case.part_of]))
-        drawn = np.random.default_rng(case.seed).choice(len(table), case.n_samples, replace=False)
-        pq.write_table(table.take(np.sort(drawn)), out / f"{name}.parquet")
+        source = real_path(CASES[case.part_of])
+        write_part(out, str(source), case.n_samples, f"{name}.parquet", case.seed)
         return
     pieces = _pieces(case)
     first = next(pieces)
@@ -84,6 +102,34 @@ def write_synthetic(out: Path, name: str) -> None:
         writer.write_table(first)
         for piece in pieces:
             writer.write_table(piece)
+
+
+def write_part(out: Path, data: str, n_samples: int, name: str, seed: int | None = 0) -> None:
+    """Write rows of a file, drawn with `seed`, in their order; all where there are not more."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(data)
+    n_samples = min(n_samples, len(table))
+    drawn = np.random.default_rng(seed).choice(len(table), n_samples, replace=False)
+    pq.write_table(table.take(np.sort(drawn)), out / name)
+
+
+def _bundled(name: str) -> pa.Table:
+    """Return a set that comes with scikit-learn."""
+    import numpy as np
+    import pyarrow as pa
+    from sklearn import datasets
+
+    X, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
+    vectors = pa.array(X.astype(np.float16).ravel())
+    return pa.table(
+        {
+            "document_id": pa.array([f"doc-{row}" for row in range(len(X))]),
+            "label": pa.array(labels.astype(str)),
+            "embedding": pa.FixedSizeListArray.from_arrays(vectors, X.shape[1]),
+        }
+    )
 
 
 def _pieces(case: Case) -> Iterator[pa.Table]:
@@ -100,7 +146,7 @@ def _pieces(case: Case) -> Iterator[pa.Table]:
         drawn = np.random.default_rng([seed, 1, start])
         labels = drawn.choice(case.n_classes, count, p=shares / shares.sum())
         X = drawn.standard_normal((count, case.n_features), np.float32)
-        X *= SPREAD / np.sqrt(case.n_features)
+        X *= case.spread / np.sqrt(case.n_features)
         noise = drawn.random(count) < NOISE_SHARE
         X[~noise] += centers[labels[~noise]]
         vectors = pa.array(X.astype(np.float16).ravel())

@@ -10,8 +10,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -34,12 +34,15 @@ class Subject:
     """One measured thing: a command that reads ``{data}`` and leaves its answer in ``{out}``.
 
     ``{seed}`` is another one in each repeat, and the same for all subjects: what one seed finds
-    says little about a method.
+    says little about a method. `warm` is a command that does the same in a process that has
+    done a smaller one before, and leaves facts, ``warm_s`` among them, but no answer. It goes
+    first: what libraries keep on disk is there when `command` is measured.
     """
 
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str | None] = field(default_factory=dict)
+    warm: tuple[str, ...] = ()
 
 
 def call(
@@ -65,20 +68,31 @@ def options(
     description: str | None, *, cases: Iterable[str] = REAL, repeats: int = 3
 ) -> argparse.Namespace:
     """Parse the command line that all benchmarks have."""
-    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser = option_parser(description, repeats=repeats)
     parser.add_argument(
         "cases", nargs="*", default=list(cases), metavar="CASE", help=", ".join(CASES)
     )
+    parsed = parser.parse_args()
+    check_cases(parser, parsed.cases)
+    return parsed
+
+
+def option_parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
+    """Return a parser of the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument(
         "--repeats", type=int, default=repeats, help="of each; medians are reported"
     )
     parser.add_argument("--only", default="", metavar="REGEX", help="measure subjects of this name")
     parser.add_argument("--limit-s", type=float, default=1800, help="longest time of one process")
     parser.add_argument("--results", type=Path, default=HERE / "results", metavar="DIR")
-    parsed = parser.parse_args()
-    if unknown := set(parsed.cases) - set(CASES):
+    return parser
+
+
+def check_cases(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """End with a message when there is no case of a name."""
+    if unknown := set(names) - set(CASES):
         parser.error(f"unknown case {', '.join(unknown)}; known are {', '.join(CASES)}")
-    return parsed
 
 
 class Session:
@@ -88,13 +102,19 @@ class Session:
     ----------
     name : str
         Of the benchmark, and of its result file.
-    columns : iterable of str
-        Values that the table shows.
+    columns : sequence of str, or mapping of str to sequence of str
+        Values that the table shows, or those of each table.
     chosen : argparse.Namespace
-        What `options` returned.
+        What `options` returned. With ``resume``, the newest result of that name goes on: rows
+        that were measured are kept, those that failed or were disturbed are measured again.
     """
 
-    def __init__(self, name: str, columns: Iterable[str], chosen: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        name: str,
+        columns: Sequence[str] | Mapping[str, Sequence[str]],
+        chosen: argparse.Namespace,
+    ) -> None:
         now = datetime.now(UTC)
         self.cases = [CASES[case] for case in chosen.cases]
         self.chosen = chosen
@@ -105,9 +125,11 @@ class Session:
             "started_at": now.isoformat(timespec="seconds"),
             "machine": None,
             "repeats": chosen.repeats,
-            "columns": list(columns),
+            "columns": columns,
             "rows": [],
         }
+        if getattr(chosen, "resume", False):
+            self._resume(name)
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="gpucluster-bench-")
@@ -115,7 +137,9 @@ class Session:
         described = subprocess.run(
             [sys.executable, HERE / "machine.py"], capture_output=True, text=True, check=True
         )
-        self.result["machine"] = json.loads(described.stdout)
+        machine = json.loads(described.stdout)
+        self._require_same(machine)
+        self.result["machine"] = self.result["machine"] or machine
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,9 +147,26 @@ class Session:
         self.save()
         print(render.report(self.result))
 
+    def _resume(self, name: str) -> None:
+        found = sorted(self.path.parent.glob(f"{name}-????-??-??.json"))
+        if found:
+            self.path = found[-1]
+            written = json.loads(self.path.read_text(encoding="utf-8"))
+            self.result = {**written, "columns": self.result["columns"]}
+
+    def _require_same(self, machine: Mapping[str, Any]) -> None:
+        """End with a message when rows of two machines or versions would be in one table."""
+        before = self.result["machine"] or machine
+        facts = (set(before) | set(machine)) - {"load_average"}
+        changed = sorted(fact for fact in facts if before.get(fact) != machine.get(fact))
+        if self.result["repeats"] != self.chosen.repeats:
+            changed.append("repeats")
+        if changed:
+            raise SystemExit(f"{self.path.name} cannot go on: another {', '.join(changed)}")
+
     def data(self, case: Case) -> Path:
         """Return the file of a case; a synthetic one is written when it is first asked for."""
-        if case.seed is None:
+        if case.is_file:
             return real_path(case)
         path = self.scratch / f"{case.name}.parquet"
         if not path.exists():
@@ -147,6 +188,8 @@ class Session:
         case: Case,
         subject: Subject,
         *,
+        table: str | None = None,
+        limit_s: float | None = None,
         check: Check | None = None,
         reference: Path | None = None,
         keep_labels: Path | None = None,
@@ -157,6 +200,10 @@ class Session:
         ----------
         case : Case
         subject : Subject
+        table : str, optional
+            Where the row belongs, in a result of several tables.
+        limit_s : float, optional
+            Longest time of one process, where it is not that of the command line.
         check : callable, optional
             Gets the values of an answer; what it returns is why the answer is wrong. A wrong
             answer is reported without a time.
@@ -167,39 +214,88 @@ class Session:
         """
         if not re.search(self.chosen.only, subject.name):
             return None
+        limit_s = limit_s or self.chosen.limit_s
+        known = self._known(table, case, subject)
+        if known is not None and _is_final(known, limit_s):
+            return known
         runs: list[dict[str, Any]] = []
         answer: dict[str, Any] = {}
         error = None
         for repeat in range(self.chosen.repeats):
-            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                used, answer = self._once(
-                    case, subject, FIRST_SEED + repeat, Path(folder), reference, keep_labels
-                )
+            seed = FIRST_SEED + repeat
+            warmed: dict[str, Any] = {}
+            if subject.warm:
+                first = replace(subject, command=subject.warm)
+                warmed, values = self._fresh(case, first, seed, limit_s, None, None)
+                if error := warmed.pop("error"):
+                    break
+                warmed = {"warm_others": warmed["others"], **values["values"]}
+            used, answer = self._fresh(case, subject, seed, limit_s, reference, keep_labels)
             error = used.pop("error") or (check(answer["values"]) if check else None)
             if error:
                 break
-            runs.append({**used, **answer["values"]})
-        row = {
-            "case": case.name,
-            "subject": subject.name,
-            "command": list(subject.command),
-            "environment": dict(subject.env),
-            "values": {} if error else _medians(runs),
-            "disturbed": any(run["others"] > process.OTHERS_LIMIT for run in runs),
-            "error": error,
-            "runs": runs,
-            "stages": answer.get("stages", []),
-        }
-        self.result["rows"].append(row)
+            used["others"] = max(used["others"], warmed.pop("warm_others", 0.0))
+            runs.append({**used, **warmed, **answer["values"]})
+        return self._add(
+            {
+                "table": table,
+                "case": case.name,
+                "subject": subject.name,
+                "command": list(subject.command),
+                "environment": dict(subject.env),
+                "limit_s": limit_s,
+                "values": {} if error else _medians(runs),
+                "disturbed": any(run["others"] > process.OTHERS_LIMIT for run in runs),
+                "error": error and self._without_places(error),
+                "runs": runs,
+                "stages": answer.get("stages", []),
+            }
+        )
+
+    def leave_out(
+        self, case: Case, subject: Subject, reason: str, *, table: str | None = None
+    ) -> None:
+        """Say in the table why a subject was not measured."""
+        if re.search(self.chosen.only, subject.name):
+            empty = {"environment": dict(subject.env), "values": {}, "runs": [], "stages": []}
+            where = {"table": table, "case": case.name, "subject": subject.name}
+            self._add({**where, **empty, "disturbed": False, "error": f"not tried: {reason}"})
+
+    def _known(self, table: str | None, case: Case, subject: Subject) -> dict[str, Any] | None:
+        wanted = (table, case.name, subject.name)
+        return next((row for row in self.result["rows"] if _place(row) == wanted), None)
+
+    def _add(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Put a row where it was before, or last; save it."""
+        rows = self.result["rows"]
+        places = [_place(known) for known in rows]
+        if _place(row) in places:
+            rows[places.index(_place(row))] = row
+        else:
+            rows.append(row)
         self.save()
-        print(render.line(row, self.result["columns"]), file=sys.stderr)
+        print(render.line(row, render.columns_of(self.result, row["table"])), file=sys.stderr)
         return row
+
+    def _fresh(
+        self,
+        case: Case,
+        subject: Subject,
+        seed: int,
+        limit_s: float,
+        reference: Path | None,
+        keep_labels: Path | None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            place = Path(folder)
+            return self._once(case, subject, seed, limit_s, place, reference, keep_labels)
 
     def _once(
         self,
         case: Case,
         subject: Subject,
         seed: int,
+        limit_s: float,
         folder: Path,
         reference: Path | None,
         keep_labels: Path | None,
@@ -217,7 +313,7 @@ class Session:
             self._expanded(subject.command, data, out, seed),
             env=env,
             log=folder / "log",
-            limit_s=self.chosen.limit_s,
+            limit_s=limit_s,
         )
         used = {**asdict(usage), "load_before": load}
         answer: dict[str, Any] = {"values": {}, "stages": []}
@@ -257,12 +353,29 @@ class Session:
             expanded.append(full)
         return expanded
 
+    def _without_places(self, text: str) -> str:
+        """Return what a process said, without the folders of this machine."""
+        for place in (self.scratch, HERE.parent, Path(sys.prefix), Path.home()):
+            text = text.replace(f"{place}/", "")
+        return text
+
     def save(self) -> None:
         """Write the result file; a reader sees it whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.result, indent=1) + "\n", encoding="utf-8")
         partial.replace(self.path)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str | None, str, str]:
+    return row.get("table"), row["case"], row["subject"]
+
+
+def _is_final(row: Mapping[str, Any], limit_s: float) -> bool:
+    """Whether measuring a row again would say nothing new."""
+    if row["error"]:
+        return process.was_stopped(row["error"]) and row["limit_s"] >= limit_s
+    return not row["disturbed"]
 
 
 def _ends(values: Iterable[float]) -> tuple[float, float]:

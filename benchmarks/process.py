@@ -19,6 +19,7 @@ from pathlib import Path
 
 POLL_S = 0.02
 OTHERS_LIMIT = 0.15  # share of the machine; above it a time is not to be trusted
+STOPPED = "stopped after "
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def run(command: list[str], *, env: Mapping[str, str | None], log: Path, limit_s
     own_ticks = cpu_seconds * os.sysconf("SC_CLK_TCK")
     error = None
     if process.returncode:
-        stopped = f"stopped after {limit_s:.0f} s"
+        stopped = f"{STOPPED}{limit_s:.0f} s"
         error = stopped if watcher.stopped else _last_line(log, process.returncode)
     return Usage(
         seconds=seconds,
@@ -88,6 +89,11 @@ def run(command: list[str], *, env: Mapping[str, str | None], log: Path, limit_s
         others=max(0.0, (busy - busy_before - own_ticks) / max(1, total - total_before)),
         error=error,
     )
+
+
+def was_stopped(error: str | None) -> bool:
+    """Whether the `error` of a `Usage` says that the time was over."""
+    return error is not None and error.startswith(STOPPED)
 
 
 class _Watcher(threading.Thread):

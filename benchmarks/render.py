@@ -11,9 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from process import was_stopped
+
 # value: its title and format
 COLUMNS = {
     "seconds": ("seconds", ".1f"),
+    "warm_s": ("warm s", ".2f"),
+    "exponent": ("time exponent", ".2f"),
+    "recall": ("recall@15", ".3f"),
     "spread": ("spread", ".0%"),
     "cpu_seconds": ("CPU s", ".1f"),
     "peak_mb": ("peak MB", ".0f"),
@@ -45,7 +50,7 @@ COLUMNS = {
     "silhouette": ("silhouette", ".5f"),
     "blas": ("BLAS", "s"),
 }
-MEASURED = {"seconds", "first_s", "again_s", "fit_s"}
+MEASURED = {"seconds", "first_s", "again_s", "fit_s", "warm_s"}
 DISTURBED = "others had more than 15 % of the machine: the times are not to be trusted"
 
 
@@ -58,17 +63,28 @@ def report(result: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, [_heading(result), results_table(result), "\n".join(notes)]))
 
 
-def results_table(result: Mapping[str, Any]) -> str:
-    """Return one line for each measured subject."""
-    columns = result["columns"]
+def results_table(result: Mapping[str, Any], name: str | None = None) -> str:
+    """Return one line for each measured subject, of all tables or of one."""
+    if isinstance(result["columns"], Mapping) and name is None:
+        measured = dict.fromkeys(row["table"] for row in result["rows"])
+        tables = (f"{each}:\n\n{results_table(result, each)}" for each in measured)
+        return "\n\n".join(tables)
+    columns = columns_of(result, name)
     titles = ["data", "what", *(COLUMNS[name][0] for name in columns)]
-    return table(titles, [_cells(row, columns) for row in result["rows"]])
+    rows = [row for row in result["rows"] if name is None or row["table"] == name]
+    return table(titles, [cells(row, columns) for row in rows])
+
+
+def columns_of(result: Mapping[str, Any], name: str | None) -> Sequence[str]:
+    """Return the values that a table of a result shows."""
+    columns: Any = result["columns"]
+    return columns[name] if isinstance(columns, Mapping) else columns
 
 
 def line(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return one row for people who wait."""
-    cells = zip(columns, _cells(row, columns)[2:], strict=True)
-    known = (f"{COLUMNS[name][0]} {cell}" for name, cell in cells if cell != "-")
+    values = zip(columns, cells(row, columns)[2:], strict=True)
+    known = (f"{COLUMNS[name][0]} {cell}" for name, cell in values if cell != "-")
     said = row["error"] or ", ".join(known)
     return f"{row['case']}, {row['subject']}: {said}"
 
@@ -76,7 +92,7 @@ def line(row: Mapping[str, Any], columns: Sequence[str]) -> str:
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; all but the first two columns are numbers."""
     ruler = ["---", "---", *["---:"] * (len(titles) - 2)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, ruler, *rows))
+    return "\n".join(f"| {' | '.join(words)} |" for words in (titles, ruler, *rows))
 
 
 def number(value: Any, form: str) -> str:
@@ -84,14 +100,18 @@ def number(value: Any, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    cells = [number(row["values"].get(name), COLUMNS[name][1]) for name in columns]
+def cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """Return case, subject and values of a row as they are shown."""
+    shown = [number(row["values"].get(name), COLUMNS[name][1]) for name in columns]
     if row["disturbed"]:
-        cells = [
+        shown = [
             f"{cell}!" if name in MEASURED and cell != "-" else cell
-            for name, cell in zip(columns, cells, strict=True)
+            for name, cell in zip(columns, shown, strict=True)
         ]
-    return [row["case"], row["subject"], *cells]
+    if was_stopped(row["error"]) and "limit_s" in row:
+        over = f"over {row['limit_s']:.0f}"
+        shown = [over if name in MEASURED else "-" for name in columns]
+    return [row["case"], row["subject"], *shown]
 
 
 def _heading(result: Mapping[str, Any]) -> str:
