@@ -104,6 +104,7 @@ def cluster(
                 method=ledger.facts["method"],
                 info=info,
                 levels=arrays.get("levels"),
+                basins_=arrays.get("basins"),
             )
         found, device = fit_algorithm(algorithm, X, decision, reporter)
         ledger.note(device=device, backend=found.backend, method=found.method)
@@ -112,6 +113,8 @@ def cluster(
             kept["probabilities"] = found.probabilities_
         if found.levels is not None:
             kept["levels"] = found.levels
+        if found.basins_ is not None:
+            kept["basins"] = found.basins_
         ledger.keep(reporter.stage, key(device), kept, found.info)
         return found
 

@@ -109,6 +109,9 @@ class Clustering:
     levels : ndarray of shape (n_levels, n_samples), int32, or None
         Finer and finer clusterings by the same fit, each nested in the one before and the
         first in `labels_`; noise is -1.
+    basins_ : ndarray of shape (n_samples,), int32, or None
+        The cluster of each row, and for noise the one that it would join first. None where the
+        algorithm cannot say.
     """
 
     labels_: Labels
@@ -118,6 +121,7 @@ class Clustering:
     method: str = "exact"
     info: Mapping[str, Any] = field(default_factory=dict)
     levels: Labels | None = None
+    basins_: Labels | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from gpucluster.errors import (
 )
 from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
-from gpucluster.ops.labels import canonical_labels
+from gpucluster.ops.labels import canonical_labels, renumbered
 from gpucluster.types import NOISE, Clustering, Cost, Labels, Matrix, Vector
 
 SMALLEST_SQUARES = 1e-44  # of a row on average; below 1e-45 float32 has no number but 0
@@ -36,6 +36,7 @@ class Raw:
     method: str = "exact"
     info: Mapping[str, Any] = field(default_factory=dict)
     levels: Any = None
+    basins: Any = None  # numbered as the labels
 
 
 class Algorithm(BaseModel, ABC):
@@ -99,7 +100,8 @@ class Algorithm(BaseModel, ABC):
                 raw = _fit_distinct(path, points, reporter)
             else:
                 raw = path(points, reporter)
-        labels = canonical_labels(np.asarray(raw.labels))
+        found = np.asarray(raw.labels)
+        labels = canonical_labels(found)
         probabilities = None
         if raw.probabilities is not None:
             probabilities = np.asarray(raw.probabilities, np.float32)
@@ -112,6 +114,7 @@ class Algorithm(BaseModel, ABC):
             method=raw.method,
             info=raw.info,
             levels=raw.levels,
+            basins_=None if raw.basins is None else renumbered(raw.basins, found, labels),
         )
 
     def check(self, n_samples: int, reporter: Reporter) -> None:
@@ -165,6 +168,7 @@ def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Ra
         else np.asarray(probabilities)[distinct.inverse],
         info={**raw.info, "duplicates": distinct.summary()},
         levels=None if raw.levels is None else np.asarray(raw.levels)[:, distinct.inverse],
+        basins=None if raw.basins is None else np.asarray(raw.basins)[distinct.inverse],
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw, check_matrix
 from gpucluster.device.select import Device
@@ -16,10 +17,12 @@ from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamples
 from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.granularity import granularities
+from gpucluster.ops.stability import candidate_sizes, score_cuts
 from gpucluster.ops.sweep import Sweep, check_sizes, cliff_near, default_sizes, sweep
-from gpucluster.ops.tree import Dendrogram, Rule, dendrogram, flat_clusters
+from gpucluster.ops.tree import Dendrogram, Rule, basins, dendrogram, flat_clusters
 from gpucluster.types import NOISE, Cost, Matrix, Weights
 
+AUTO_SAMPLES = 5  # min_samples where neither it nor a size is given
 CUML_MAX_MIN_SAMPLES = 1023
 EQUAL_ROWS = "rows are equal: cuML's HDBSCAN cannot weigh them, and can abort (NVIDIA/cuml#4474)"
 TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
@@ -51,13 +54,15 @@ class HDBSCAN(Algorithm):
     collapses_duplicates: ClassVar[bool] = True
     library_bytes: ClassVar[int] = 150 << 20
 
-    min_cluster_size: Annotated[int, Field(ge=2)] = Field(
-        default=5, description="Rows that make a cluster; smaller groups are noise."
+    min_cluster_size: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
+        default=5,
+        description="Rows that make a cluster; smaller groups are noise. auto: the size at which "
+        "two halves of the rows agree most.",
     )
     min_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
         description="Neighbours that set the density of a row, itself not counted. "
-        "Omitted: min_cluster_size.",
+        "Omitted: min_cluster_size, or 5 where that is auto.",
     )
     min_samples_includes_self: bool = Field(
         default=False, description="Count the row itself in min_samples, as scikit-learn does."
@@ -75,8 +80,10 @@ class HDBSCAN(Algorithm):
     alpha: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(
         default=1.0, description="Distances are divided by it in the linkage."
     )
-    cluster_selection_method: Literal["eom", "leaf"] = Field(
-        default="eom", description="eom: the most persistent clusters; leaf: the finest."
+    cluster_selection_method: Literal["eom", "leaf", "auto"] = Field(
+        default="eom",
+        description="eom: the most persistent clusters; leaf: the finest; auto: chosen together "
+        "with min_cluster_size, which is auto too.",
     )
     allow_single_cluster: bool = Field(
         default=False, description="Whether one cluster of everything is an answer."
@@ -95,12 +102,30 @@ class HDBSCAN(Algorithm):
         "the one before; hierarchy_method: condensed_tree makes them the levels of the run.",
     )
 
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=42, description="Seed of the halves that min_cluster_size: auto compares."
+    )
+
+    @model_validator(mode="after")
+    def _auto_goes_together(self) -> HDBSCAN:
+        if self.cluster_selection_method == "auto" and self.min_cluster_size != "auto":
+            raise ValueError(
+                f"cluster_selection_method auto needs min_cluster_size: auto, "
+                f"got {self.min_cluster_size}"
+            )
+        return self
+
     def density_neighbors(self, n_samples: int) -> int:
         """Return how many neighbours, the row itself not counted, set the density of a row."""
-        wanted = self.min_samples or self.min_cluster_size
+        wanted = self._samples_wanted()
         if self.min_samples_includes_self or self.match_reference_implementation:
             wanted -= 1
         return max(1, min(wanted, n_samples - 1))
+
+    def _samples_wanted(self) -> int:
+        if self.min_samples is not None or self.min_cluster_size == "auto":
+            return self.min_samples or AUTO_SAMPLES
+        return self.min_cluster_size
 
     def selection_distance(self) -> float:
         """Return `cluster_selection_epsilon` as a Euclidean distance; cosine: ``sqrt(2 eps)``."""
@@ -161,12 +186,18 @@ class HDBSCAN(Algorithm):
                 f"insufficient documents: a sweep got {len(X)} distinct rows, needs at least 2"
             )
         tree, _ = self._dendrogram(X, reporter, weights)
-        return sweep(tree, self.rule(), asked, self.min_samples or self.min_cluster_size)
+        return sweep(tree, self.rules()[0], asked, self._samples_wanted())
 
-    def rule(self) -> Rule:
-        """Return how clusters are selected from the hierarchy."""
+    def rules(self) -> tuple[Rule, ...]:
+        """Return how clusters are selected from the hierarchy; two ways where that is open."""
+        method = self.cluster_selection_method
+        if method == "auto":
+            return self._rule("eom"), self._rule("leaf")
+        return (self._rule(method),)
+
+    def _rule(self, method: Literal["eom", "leaf"]) -> Rule:
         return Rule(
-            method=self.cluster_selection_method,
+            method=method,
             allow_single_cluster=self.allow_single_cluster,
             epsilon=self.selection_distance(),
             max_cluster_size=self.max_cluster_size,
@@ -176,7 +207,7 @@ class HDBSCAN(Algorithm):
     def check(self, n_samples: int, reporter: Reporter) -> None:
         """Say when no cluster is possible."""
         super().check(n_samples, reporter)
-        if self.min_cluster_size >= n_samples:
+        if self.min_cluster_size != "auto" and self.min_cluster_size >= n_samples:
             reporter.warn(
                 "min_cluster_size_above_rows",
                 f"hdbscan.min_cluster_size is {self.min_cluster_size}, "
@@ -191,6 +222,8 @@ class HDBSCAN(Algorithm):
 
     def gpu_obstacle(self, X: Matrix) -> str | None:
         """Return what cuML's HDBSCAN lacks for this fit."""
+        if self.min_cluster_size == "auto":
+            return "min_cluster_size: auto needs the hierarchy, and cuML keeps that to itself"
         if self.min_cluster_size >= len(X):
             return f"min_cluster_size {self.min_cluster_size} leaves {len(X)} rows all noise"
         if self.match_reference_implementation:
@@ -219,24 +252,66 @@ class HDBSCAN(Algorithm):
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         n_rows = len(X) if weights is None else int(weights.sum())
-        if len(X) == 1 or self.min_cluster_size >= n_rows:
+        size, rule = self.min_cluster_size, self.rules()[0]
+        info: dict[str, Any] = {}
+        if len(X) == 1 or (size != "auto" and size >= n_rows):
             return Raw(np.full(len(X), NOISE), backend="numpy", probabilities=np.zeros(len(X)))
         tree, backend = self._dendrogram(X, reporter, weights)
-        rule, size = self.rule(), self.min_cluster_size
-        found = flat_clusters(tree, size, rule)
-        n_clusters = len(found.persistence)
-        cliff = cliff_near(tree, rule, size, n_clusters)
+        if size == "auto":
+            size, rule, info = self._choose(X, reporter, weights)
+            found = flat_clusters(tree, size, rule)
+        else:
+            found = flat_clusters(tree, size, rule)
+            self._look_for_cliff(tree, size, len(found.persistence), reporter)
+        levels = None
+        if self.granularities > 1:
+            halves = {max(2, size >> level) for level in range(self.granularities)}
+            levels = granularities(tree, halves).labels_by_level[1:]
+        return Raw(
+            found.labels,
+            backend=backend,
+            probabilities=found.strengths,
+            info=info,
+            levels=levels,
+            basins=basins(tree, found.labels),
+        )
+
+    def _choose(
+        self, X: Matrix, reporter: Reporter, weights: Weights | None
+    ) -> tuple[int, Rule, dict[str, Any]]:
+        """Return the size and rule that halves of the rows agree on most, and what was tried."""
+        quiet = Reporter(self.name, cancel=reporter.cancel)
+        tried = score_cuts(
+            X,
+            weights,
+            lambda rows, mass: self._dendrogram(rows, quiet, mass)[0],
+            self.rules(),
+            random_state=self.random_state,
+            reporter=reporter,
+        )
+        if not tried:
+            size = candidate_sizes(len(X) if weights is None else int(weights.sum()))[0]
+            reporter.warn(
+                "granularity_unknown",
+                f"hdbscan.min_cluster_size: auto found no size at which halves of the rows have "
+                f"two clusters, and takes {size}",
+            )
+            return size, self.rules()[0], {}
+        best = max(tried, key=lambda candidate: candidate.score)
+        rule = next(rule for rule in self.rules() if rule.method == best.method)
+        info = {"chosen": asdict(best), "tried": [asdict(candidate) for candidate in tried]}
+        return best.min_cluster_size, rule, {"granularity": info}
+
+    def _look_for_cliff(
+        self, tree: Dendrogram, size: int, n_clusters: int, reporter: Reporter
+    ) -> None:
+        cliff = cliff_near(tree, self.rules()[0], size, n_clusters)
         if cliff is not None:
             reporter.warn(
                 "min_cluster_size_near_cliff",
                 f"hdbscan.min_cluster_size {size} gives {n_clusters} clusters, but {cliff[0]} "
                 f"gives {cliff[1]}: gpucluster sweep shows where the number is stable",
             )
-        levels = None
-        if self.granularities > 1:
-            halves = {max(2, size >> level) for level in range(self.granularities)}
-            levels = granularities(tree, halves).labels_by_level[1:]
-        return Raw(found.labels, backend=backend, probabilities=found.strengths, levels=levels)
 
     def _dendrogram(
         self, X: Matrix, reporter: Reporter, weights: Weights | None

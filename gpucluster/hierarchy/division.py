@@ -74,7 +74,8 @@ class Division:
         """
         size = samples = None
         if isinstance(algorithm, HDBSCAN):
-            size, samples = algorithm.min_cluster_size, algorithm.density_neighbors(n_samples)
+            samples = algorithm.density_neighbors(n_samples)
+            size = algorithm.min_cluster_size if algorithm.min_cluster_size != "auto" else None
         return cls(levels, min_split_size or max(3 * (size or 0), 100), size, samples, random_state)
 
     def seed(self, node_id: str) -> int:

@@ -181,3 +181,31 @@ def label_points(
         else:
             counts = not strictly or point_density[p] > birth[c]
         labels[p] = number[c] if counts else -1
+
+
+@kernel
+def spread_labels(ends, labels):
+    """Give every point without a label that of the labelled point it is joined to first.
+
+    ``ends`` (n_points - 1, 2) int64 are the edges of a spanning tree by rising length; ``labels``
+    (n_points,) int32 has -1 where there is none, and is filled. Groups without a label grow
+    together until an edge joins one to a point that has one: all of it takes that label.
+    """
+    n_points = labels.shape[0]
+    parent = np.arange(n_points)
+    following = np.arange(n_points)  # the members of a group, as a ring
+    labelled = labels >= 0
+    for e in range(ends.shape[0]):
+        a, b = ends[e, 0], ends[e, 1]
+        root_a, root_b = find(parent, a), find(parent, b)
+        if labelled[root_a] != labelled[root_b]:
+            label, member = (labels[a], b) if labelled[root_a] else (labels[b], a)
+            first = member
+            while True:
+                labels[member] = label
+                member = following[member]
+                if member == first:
+                    break
+        following[a], following[b] = following[b], following[a]
+        parent[root_b] = root_a
+        labelled[root_a] |= labelled[root_b]

@@ -31,3 +31,23 @@ def canonical_labels(labels: Any) -> Labels:
     canonical = np.full(len(labels), NOISE, np.int32)
     canonical[kept] = rank[inverse]
     return canonical
+
+
+def renumbered(labels: Any, old: Any, new: Labels) -> Labels:
+    """Give `labels`, numbered as `old`, the numbers that the same clusters have in `new`.
+
+    Parameters
+    ----------
+    labels, old : ndarray of shape (n_samples,), integer
+        Negative is noise.
+    new : ndarray of shape (n_samples,), int32
+        The partition of `old` in another numbering, as from `canonical_labels`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int32
+    """
+    numbers = np.full(int(old.max(initial=NOISE)) + 2, NOISE, np.int32)
+    numbers[old[old >= 0]] = new[old >= 0]
+    renamed: Labels = numbers[np.where(labels >= 0, labels, -1)]
+    return renamed

@@ -44,11 +44,14 @@ class Dendrogram:
         Distance of each merge, rising.
     size : ndarray of shape (2 * n_points - 1,), int64
         Weight of each node.
+    ends : ndarray of shape (n_points - 1, 2), int64
+        The points whose edge each merge follows.
     """
 
     children: Any
     height: Vector64
     size: Weights
+    ends: Any
 
     @property
     def n_points(self) -> int:
@@ -173,7 +176,7 @@ def dendrogram(edges: Any, weights: Weights | None = None) -> Dendrogram:
     joined = np.ascontiguousarray(edges[:, :2], np.int64)
     children = np.empty_like(joined)
     merge(joined, children, size)
-    return Dendrogram(children, np.ascontiguousarray(edges[:, 2]), size)
+    return Dendrogram(children, np.ascontiguousarray(edges[:, 2]), size, joined)
 
 
 def condense(tree: Dendrogram, min_cluster_size: int) -> CondensedTree:
@@ -332,3 +335,25 @@ def flat_clusters(tree: Dendrogram, min_cluster_size: int, rule: Rule) -> FlatCl
     """
     condensed = condense(tree, min_cluster_size + rule.strict)
     return flatten(condensed, select(condensed, rule), rule)
+
+
+def basins(tree: Dendrogram, labels: Labels) -> Labels:
+    """Return the cluster that every point belongs to, or reaches first along the spanning tree.
+
+    Parameters
+    ----------
+    tree : Dendrogram
+    labels : ndarray of shape (n_points,), int32
+        Noise is -1.
+
+    Returns
+    -------
+    ndarray of shape (n_points,), int32
+        No -1, unless there is no cluster. Noise has the label of the cluster whose slope it lies
+        on: going from denser to less dense, the first cluster that its surroundings grow into.
+    """
+    from gpucluster.ops.compiled_tree import spread_labels
+
+    filled = labels.copy()
+    spread_labels(tree.ends, filled)
+    return filled

@@ -49,7 +49,7 @@ class UMAP(Step):
     )
     n_epochs: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Times that each row moves. Omitted: 200 up to 10,000 rows, then 100; more on a "
+        description="Times that each row moves. Omitted: 100 up to 10,000 rows, then 50; more on a "
         "GPU, as cuML has it.",
     )
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
@@ -87,7 +87,7 @@ class UMAP(Step):
 
     def epochs(self, n_samples: int) -> int:
         """Return how often each of `n_samples` rows moves."""
-        return self.n_epochs or (200 if n_samples <= FEW_ROWS else 100)
+        return self.n_epochs or (100 if n_samples <= FEW_ROWS else 50)
 
     def cost(self, n_samples: int, n_features: int) -> Cost:
         """Return the cost of graph and layout, at the rates in docs/algorithms/umap.md."""
