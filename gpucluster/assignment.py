@@ -30,28 +30,37 @@ class NoisePolicy:
     Attributes
     ----------
     threshold : float or None
-        Least cosine similarity to the nearest centroid that makes a row its member, in
-        [-1, 1]; None keeps all noise.
+        Least cosine similarity to the centroid that makes a row a member, in [-1, 1]; None keeps
+        all noise, or leaves it to each cluster.
+    calibrated : bool
+        Whether each cluster has a threshold of its own, from its rows (`Centroids.of`).
     """
 
     threshold: float | None
+    calibrated: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``keep`` or ``assign_above:t``; a `ValueError` says what was expected."""
-        if text == "keep":
-            return cls(None)
+        """Read ``keep``, ``assign_near`` or ``assign_above:t``, or say in a `ValueError` so."""
+        if text in ("keep", "assign_near"):
+            return cls(None, calibrated=text == "assign_near")
         name, _, number = text.partition(":")
         try:
             threshold = float(number)
         except ValueError:
             threshold = np.nan
         if name != "assign_above" or not -1 <= threshold <= 1:
-            raise ValueError("keep, or assign_above:t with a cosine similarity t in [-1, 1]")
+            raise ValueError(
+                "keep, assign_near, or assign_above:t with a cosine similarity t in [-1, 1]"
+            )
         return cls(threshold)
 
     def apply(
-        self, labels: Labels, nearest: Labels, nearest_similarity: Vector
+        self,
+        labels: Labels,
+        nearest: Labels,
+        nearest_similarity: Vector,
+        thresholds: Vector | None = None,
     ) -> tuple[Labels, Any]:
         """Place the noise that lies near enough to a cluster.
 
@@ -60,9 +69,11 @@ class NoisePolicy:
         labels : ndarray of shape (n_samples,), int32
             Of the fit; noise is -1. Not written to.
         nearest : ndarray of shape (n_samples,), int32
-            Cluster with the most similar centroid; -1 when there is none.
+            The cluster that each row may join; -1 when there is none.
         nearest_similarity : ndarray of shape (n_samples,), float32
-            Cosine similarity to it.
+            Cosine similarity to its centroid.
+        thresholds : ndarray of shape (n_clusters,), float32, optional
+            Those of the clusters, for a calibrated policy. Omitted: it places nothing.
 
         Returns
         -------
@@ -71,9 +82,12 @@ class NoisePolicy:
             Positions in `ASSIGNED_BY`.
         """
         assigned_by = np.full(len(labels), BY_FIT, np.int8)
-        if self.threshold is None:
+        least: Any = self.threshold
+        if self.calibrated and thresholds is not None and len(thresholds):
+            least = thresholds[nearest]
+        if least is None:
             return labels, assigned_by
-        moved = (labels == NOISE) & (nearest != NOISE) & (nearest_similarity >= self.threshold)
+        moved = (labels == NOISE) & (nearest != NOISE) & (nearest_similarity >= least)
         assigned_by[moved] = BY_NOISE_POLICY
         return np.where(moved, nearest, labels).astype(np.int32), assigned_by
 

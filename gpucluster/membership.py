@@ -10,11 +10,14 @@ import pyarrow as pa
 
 from gpucluster.assignment import BY_FIT, BY_NOISE_POLICY, BY_SAMPLE, Centroids, NoisePolicy
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.features import weigh
 from gpucluster.metrics.nested import measure_nodes
 from gpucluster.metrics.quality import Measured, measure
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.nesting import labels_at
+from gpucluster.ops.normalize import unit_rows
 from gpucluster.routes import Grouped
 from gpucluster.sources import Source, remaining
 from gpucluster.types import NOISE, Hierarchy, Labels, Samples, Vector
@@ -82,7 +85,15 @@ def place_samples(
     nodes = grouped.nodes
     found = measured(nodes)
     policy = NoisePolicy.parse(config.noise_policy)
-    labels, assigned_by = policy.apply(nodes.labels, found.nearest, found.nearest_similarity)
+    near, similarity, thresholds = found.nearest, found.nearest_similarity, None
+    if policy.calibrated:
+        near, similarity = _slopes(samples, grouped, found)
+        centroids = Centroids.of(
+            found.centroids, nodes.labels, found.cosine_similarity, has_noise=True
+        )
+        thresholds = np.full(len(nodes.parents), np.inf, np.float32)
+        thresholds[centroids.clusters] = centroids.thresholds
+    labels, assigned_by = policy.apply(nodes.labels, near, similarity, thresholds)
     if (assigned_by == BY_NOISE_POLICY).any():
         found = measured(replace(nodes, labels=labels))
     members = Members(
@@ -96,6 +107,25 @@ def place_samples(
         truth=samples.payload.get("truth"),
     )
     return members, found
+
+
+def _slopes(samples: Samples, grouped: Grouped, found: Measured) -> tuple[Labels, Vector]:
+    """Return the cluster that each row would join, and its cosine similarity to the centroid.
+
+    The one whose basin it lies in, where the fit knows basins and the clusters were not divided;
+    the most similar one otherwise.
+    """
+    basins = grouped.found.basins_
+    if basins is None or (grouped.nodes.parents != NOISE).any():
+        return found.nearest, found.nearest_similarity
+    similarity = found.nearest_similarity.copy()
+    noise = np.flatnonzero((grouped.nodes.labels == NOISE) & (basins != NOISE))
+    directions = unit_rows(found.centroids)
+    for part in row_blocks(len(noise), rows_per_block(8 * samples.X.shape[1])):
+        rows = noise[part]
+        own = directions[basins[rows]]
+        similarity[rows] = np.einsum("ij,ij->i", unit_rows(samples.X[rows]), own)
+    return basins, similarity
 
 
 def join_rest(

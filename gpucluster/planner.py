@@ -16,7 +16,8 @@ from gpucluster.events import Muted, Warned
 from gpucluster.preprocess import UMAP, check_chain
 
 DENSITY_ROWS = 200_000  # above it, UMAP and HDBSCAN take more than half an hour on a few cores
-LAYOUT_ROWS = 200  # below it, a layout of 50 dimensions has nothing to learn from
+LAYOUT_ROWS = 200  # below it, a layout has nothing to learn from
+LAYOUT_COMPONENTS = 16  # a cache line; 50 gave no better clusters, in three times the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ def _complete(
 ) -> tuple[ClusterDefinition, str]:
     """Choose what the definition leaves open."""
     config = definition.vector_config
-    steps: list[dict[str, str]]
+    steps: list[dict[str, Any]]
     if config.clustering_method is not None:
         changes: dict[str, Any] = {}
         if config.preprocessing_steps is None:
@@ -208,12 +209,14 @@ def _complete(
         method, steps = "kmeans", []
         reason = f"more than {DENSITY_ROWS} rows: k-means with sqrt(n_samples) clusters"
     else:
-        size = max(5, min(50, n_samples // 200))
-        chosen = {"min_cluster_size": size, "min_samples": min(5, size)}
-        wide = n_samples >= LAYOUT_ROWS and n_features > UMAP().n_components
-        method, steps = "hdbscan", [{"method": "umap"}] if wide else []
+        chosen = {"min_cluster_size": "auto", "cluster_selection_method": "auto"}
+        wide = n_samples >= LAYOUT_ROWS and n_features > LAYOUT_COMPONENTS
+        layout = {"method": UMAP().method, "n_components": LAYOUT_COMPONENTS}
+        method, steps = "hdbscan", [layout] if wide else []
         reason = f"up to {DENSITY_ROWS} rows: HDBSCAN finds the number of clusters by itself"
     changes = {"clustering_method": method, "algorithm_params": chosen}
+    if "noise_policy" not in config.model_fields_set:
+        changes["noise_policy"] = "assign_near"
     if config.preprocessing_steps is None:
         changes["preprocessing_steps"] = steps
     return definition.replace(**changes), reason

@@ -84,8 +84,10 @@ class VectorConfig(BaseModel):
     )
     noise_policy: NoisePolicyText = Field(
         default="keep",
-        description="keep: noise stays noise. assign_above:t: it joins its nearest cluster from "
-        "that cosine similarity on, and says so.",
+        description="keep: noise stays noise. assign_near: it joins the cluster it lies next to, "
+        "where it is as similar to the centroid as all but 1 % of the cluster's own rows. "
+        "assign_above:t: it joins its nearest cluster from that cosine similarity on. Members say "
+        "so. Omitted, with no clustering_method: assign_near.",
     )
     dimension_reduction: DisplayReduction | None = Field(
         default=None, description="Display coordinates. Omitted: none."

@@ -245,7 +245,8 @@ class HDBSCAN(Algorithm):
         copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
         if self._searches_tree(n_samples, n_features):
             extra = copies + n_samples * (16 * n_features + 12 * neighbors + 700)
-            return Cost(extra, 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50))
+            seconds = 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50)
+            return Cost(extra, seconds * (2 if self.min_cluster_size == "auto" else 1))
         flop = 2.0 * n_samples**2 * n_features
         extra = copies + n_samples * (16 * max(neighbors, 15) + 12 * max(neighbors, 15) + 700)
         return Cost(extra, 2.5 * flop / 150e9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from gpucluster.cli.run import SETTINGS
 from gpucluster.cli.voice import Voice, speaking
 
 if TYPE_CHECKING:
+    from gpucluster.preprocess import AnyStep
     from gpucluster.ops.sweep import Sweep
 
 BAR_WIDTH = 30
@@ -72,8 +73,7 @@ def sweep(voice: Voice, *, sizes: str | None, **options: Any) -> None:
         steps = None
         if request.definition.vector_config.clustering_method is None:
             planned = api.plan(data, request.definition, device=request.device, **columns)
-            chosen = planned.definition.vector_config.preprocessing_steps or ()
-            steps = ",".join(step.method for step in chosen) or NO_STEPS
+            steps = planned.definition.vector_config.preprocessing_steps or ()
         command = [*_command(request, steps), *_params(found)]
     voice.answer(asdict(found) | {"command": command}, lambda: _text(found, command))
 
@@ -87,7 +87,7 @@ def _sizes(text: str | None) -> list[int] | None:
         raise usage_error(f"--sizes {text!r}: expected numbers, as 5,10,20") from error
 
 
-def _command(request: Request, steps: str | None) -> Iterator[str]:
+def _command(request: Request, steps: Sequence[AnyStep] | None) -> Iterator[str]:
     """Yield the words of a run with the options of this command."""
     context = click.get_current_context()
     yield from ("gpucluster", "run")
@@ -107,7 +107,10 @@ def _command(request: Request, steps: str | None) -> Iterator[str]:
     if steps is not None:  # the plan chose them with the algorithm, which is named now
         yield from ("--algorithm", "hdbscan")
         if context.params["steps"] is None:
-            yield from ("--steps", steps)
+            yield from ("--steps", ",".join(step.method for step in steps) or NO_STEPS)
+            for step in steps:
+                for name, value in step.model_dump(exclude_defaults=True).items():
+                    yield from ("--step-param", f"{step.method}.{name}={value}")
 
 
 def _params(found: Sweep) -> list[str]:

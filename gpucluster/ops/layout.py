@@ -75,7 +75,9 @@ def optimise_layout(
     for epoch in range(n_epochs):
         left = np.float32(1 - epoch / n_epochs)
 
-        def work(rows: slice, now: Any = now, then: Any = then, epoch: int = epoch, left: Any = left) -> None:
+        def work(
+            rows: slice, now: Any = now, then: Any = then, epoch: int = epoch, left: Any = left
+        ) -> None:
             # an edge acts for its head and for its tail
             steps = np.float32(2) * left, left * np.float32(PUSHES / DRAWN)
             scratch = np.empty((2, width), np.float32)
