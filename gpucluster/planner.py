@@ -205,7 +205,7 @@ def _complete(
             changes["algorithm_params"] = {**levels, **config.algorithm_params}
         return definition.replace(**changes), "the definition names it"
     if n_samples > DENSITY_ROWS:
-        chosen = {"n_clusters": max(2, math.isqrt(n_samples))}
+        chosen: dict[str, Any] = {"n_clusters": max(2, math.isqrt(n_samples))}
         method, steps = "kmeans", []
         reason = f"more than {DENSITY_ROWS} rows: k-means with sqrt(n_samples) clusters"
     else:

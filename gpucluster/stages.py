@@ -25,7 +25,7 @@ from gpucluster.preprocess import Step
 from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix
 
 LIBRARIES = (
-    *("numpy", "scipy", "scikit-learn", "pyarrow", "numba", "umap-learn", "pynndescent", "hdbscan"),
+    *("numpy", "scipy", "scikit-learn", "pyarrow", "numba"),
     "openTSNE",
     *("cupy-cuda12x", "cupy-cuda13x", "cuml-cu12", "cuml-cu13"),
 )
@@ -143,7 +143,7 @@ def divide(
             return Hierarchy(arrays["labels"], arrays["parents"], tuple(info["reasons"]))
         with Divider(X, division, decision, reporter) as divider:
             grown = grow(found.labels_, division.levels, division.min_split_size, divider)
-        backend = "cuml" if divider.device == "gpu" else "numba, hdbscan"
+        backend = "cuml" if divider.device == "gpu" else "numba"
         ledger.note(device=divider.device, backend=backend, method=divider.method)
         reasons = grown.reasons or ()
         failed = any((reason or "").startswith(FAILED) for reason in reasons)

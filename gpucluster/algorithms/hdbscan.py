@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, Literal
@@ -25,14 +24,15 @@ from gpucluster.types import NOISE, Cost, Matrix, Weights
 AUTO_SAMPLES = 5  # min_samples where neither it nor a size is given
 CUML_MAX_MIN_SAMPLES = 1023
 EQUAL_ROWS = "rows are equal: cuML's HDBSCAN cannot weigh them, and can abort (NVIDIA/cuml#4474)"
+LISTED = 10  # neighbours that are looked at before a search; min_samples if that is more
 TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
 
 
 class HDBSCAN(Algorithm):
     """Find clusters of any shape and of differing density; the rest is noise.
 
-    Up to `TREE_DIMENSIONS` dimensions the spanning tree comes from the k-d tree of the
-    hdbscan package, above it, or with `alpha`, from blocked BLAS; both are exact.
+    The spanning tree is exact: up to `TREE_DIMENSIONS` dimensions edges are searched in a k-d tree,
+    above it by blocked BLAS.
 
     Equal rows are one point. A density is that of distinct points, so that copies of a row make
     no dense place by themselves, and `min_samples` counts distinct neighbours. The size of a
@@ -185,7 +185,7 @@ class HDBSCAN(Algorithm):
             raise TooFewSamplesError(
                 f"insufficient documents: a sweep got {len(X)} distinct rows, needs at least 2"
             )
-        tree, _ = self._dendrogram(X, reporter, weights)
+        tree = self._dendrogram(X, reporter, weights)
         return sweep(tree, self.rules()[0], asked, self._samples_wanted())
 
     def rules(self) -> tuple[Rule, ...]:
@@ -222,19 +222,23 @@ class HDBSCAN(Algorithm):
 
     def gpu_obstacle(self, X: Matrix) -> str | None:
         """Return what cuML's HDBSCAN lacks for this fit."""
-        if self.min_cluster_size == "auto":
+        size = self.min_cluster_size
+        if size == "auto":
             return "min_cluster_size: auto needs the hierarchy, and cuML keeps that to itself"
-        if self.min_cluster_size >= len(X):
-            return f"min_cluster_size {self.min_cluster_size} leaves {len(X)} rows all noise"
-        if self.match_reference_implementation:
-            return "cuML's HDBSCAN has no match_reference_implementation"
-        if self.granularities > 1:
-            return "cuML's HDBSCAN gives one granularity"
-        if self.density_neighbors(len(X)) > CUML_MAX_MIN_SAMPLES:
-            return f"cuML's HDBSCAN takes min_samples up to {CUML_MAX_MIN_SAMPLES}"
-        if distinct_rows(self._metric_space(X)) is not None:
-            return EQUAL_ROWS
-        return None
+        obstacles = {
+            f"min_cluster_size {size} leaves {len(X)} rows all noise": size >= len(X),
+            "cuML's HDBSCAN has no match_reference_implementation": (
+                self.match_reference_implementation
+            ),
+            "cuML's HDBSCAN gives one granularity": self.granularities > 1,
+            f"cuML's HDBSCAN takes min_samples up to {CUML_MAX_MIN_SAMPLES}": (
+                self.density_neighbors(len(X)) > CUML_MAX_MIN_SAMPLES
+            ),
+        }
+        for obstacle, holds in obstacles.items():
+            if holds:
+                return obstacle
+        return EQUAL_ROWS if distinct_rows(self._metric_space(X)) is not None else None
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""
@@ -257,7 +261,7 @@ class HDBSCAN(Algorithm):
         info: dict[str, Any] = {}
         if len(X) == 1 or (size != "auto" and size >= n_rows):
             return Raw(np.full(len(X), NOISE), backend="numpy", probabilities=np.zeros(len(X)))
-        tree, backend = self._dendrogram(X, reporter, weights)
+        tree = self._dendrogram(X, reporter, weights)
         if size == "auto":
             size, rule, info = self._choose(X, reporter, weights)
             found = flat_clusters(tree, size, rule)
@@ -270,7 +274,7 @@ class HDBSCAN(Algorithm):
             levels = granularities(tree, halves).labels_by_level[1:]
         return Raw(
             found.labels,
-            backend=backend,
+            backend="numba",
             probabilities=found.strengths,
             info=info,
             levels=levels,
@@ -285,7 +289,7 @@ class HDBSCAN(Algorithm):
         tried = score_cuts(
             X,
             weights,
-            lambda rows, mass: self._dendrogram(rows, quiet, mass)[0],
+            lambda rows, mass: self._dendrogram(rows, quiet, mass),
             self.rules(),
             random_state=self.random_state,
             reporter=reporter,
@@ -314,47 +318,27 @@ class HDBSCAN(Algorithm):
                 f"gives {cliff[1]}: gpucluster sweep shows where the number is stable",
             )
 
-    def _dendrogram(
-        self, X: Matrix, reporter: Reporter, weights: Weights | None
-    ) -> tuple[Dendrogram, str]:
-        """Return the hierarchy of two points or more, and who found its spanning tree."""
-        if self._searches_tree(*X.shape):
-            edges, backend = self._edges_by_kdtree(X), "hdbscan"
-        else:
-            edges, backend = self._edges_by_blas(X, reporter), "numba"
-        return dendrogram(edges, weights), backend
-
-    def _searches_tree(self, n_samples: int, n_features: int) -> bool:
-        # the Boruvka search of the hdbscan package takes no notice of alpha, and a k-d tree of
-        # a few rows is a list
-        few = n_samples <= 3 * n_features
-        return n_features <= TREE_DIMENSIONS and self.alpha == 1 and not few
-
-    def _edges_by_kdtree(self, X: Matrix) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # syntax and deprecation notes of its import
-            from hdbscan._hdbscan_boruvka import KDTreeBoruvkaAlgorithm
-        from sklearn.neighbors import KDTree
-
-        leaf_size = 40
-        edges = KDTreeBoruvkaAlgorithm(
-            KDTree(X.astype(np.float64), leaf_size=leaf_size, metric="euclidean"),
-            self.density_neighbors(len(X)),
-            leaf_size=leaf_size // 3,
-            approx_min_span_tree=False,
-            n_jobs=1,
-        ).spanning_tree()
-        low, high = edges[:, :2].min(axis=1), edges[:, :2].max(axis=1)
-        return edges[np.lexsort((high, low, edges[:, 2]))]
-
-    def _edges_by_blas(self, X: Matrix, reporter: Reporter) -> Any:
+    def _dendrogram(self, X: Matrix, reporter: Reporter, weights: Weights | None) -> Dendrogram:
+        """Return the hierarchy of two points or more."""
+        from gpucluster.ops.kdtree import KDTree
         from gpucluster.ops.neighbors import nearest_neighbors
         from gpucluster.ops.spanning import mutual_reachability_tree
 
         depth = self.density_neighbors(len(X))
-        listed = min(len(X), 1 + max(depth, 15))
-        neighbors = nearest_neighbors(X, listed, exact=True, reporter=reporter)
-        return mutual_reachability_tree(X, neighbors, depth, alpha=self.alpha, reporter=reporter)
+        listed = min(len(X), 1 + max(depth, LISTED))
+        tree = KDTree(X) if self._searches_tree(*X.shape) else None
+        if tree is not None:
+            neighbors = tree.neighbors(listed, reporter)
+        else:
+            neighbors = nearest_neighbors(X, listed, exact=True, reporter=reporter)
+        edges = mutual_reachability_tree(
+            X, neighbors, depth, alpha=self.alpha, tree=tree, reporter=reporter
+        )
+        return dendrogram(edges, weights)
+
+    def _searches_tree(self, n_samples: int, n_features: int) -> bool:
+        # a tree of a few rows is a list
+        return n_features <= TREE_DIMENSIONS and n_samples > 3 * n_features
 
     def _fit_gpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         if weights is not None:

@@ -17,8 +17,8 @@ from gpucluster.cli.run import SETTINGS
 from gpucluster.cli.voice import Voice, speaking
 
 if TYPE_CHECKING:
-    from gpucluster.preprocess import AnyStep
     from gpucluster.ops.sweep import Sweep
+    from gpucluster.preprocess import AnyStep
 
 BAR_WIDTH = 30
 DECIDED = ("min_cluster_size", "min_samples")  # what the sweep has found out

@@ -17,13 +17,19 @@ _fast = njit(nogil=True, cache=CACHE, fastmath={"reassoc", "nsz", "contract", "a
 
 
 @intrinsic
-def _bits(typing_context, number):  # type: ignore[no-untyped-def]
+def _bits_of(_context, _number):
     """Return the bits of a float32 as an int32."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(_context, builder, _signature, args):
         return builder.bitcast(args[0], ir.IntType(32))
 
     return types.int32(types.float32), generate
+
+
+@_fast
+def _cell(number):
+    """Return where the forces at a squared distance stand in their tables."""
+    return _bits_of(number) >> CELL_BITS  # type: ignore[call-arg]
 
 
 @kernel
@@ -102,7 +108,7 @@ def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed, scratc
                     difference = layout[j, f + lane] - layout[i, f + lane]
                     gap[f + lane] = difference
                     sqdist += difference * difference
-            force = pull_step * pull[_bits(sqdist) >> CELL_BITS]
+            force = pull_step * pull[_cell(sqdist)]
             for f in range(0, d, LANES):
                 for lane in range(LANES):
                     change[f + lane] += force * gap[f + lane]
@@ -120,7 +126,7 @@ def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed, scratc
                     difference = layout[i, f + lane] - layout[j, f + lane]
                     gap[f + lane] = difference
                     sqdist += difference * difference
-            force = push_step * push[_bits(sqdist) >> CELL_BITS]
+            force = push_step * push[_cell(sqdist)]
             if j != i:
                 for f in range(0, d, LANES):
                     for lane in range(LANES):

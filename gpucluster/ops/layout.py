@@ -113,7 +113,7 @@ def kernel_parameters(min_dist: float) -> tuple[float, float]:
 
 
 def _forces(a: float, b: float, n_components: int) -> tuple[Any, Any]:
-    """Return attraction and repulsion over distance, by the leading bits of the squared distance."""
+    """Return pull and push over distance, by the leading bits of the squared distance."""
     from gpucluster.ops.compiled_layout import CELL_BITS, N_CELLS
 
     cells = (np.arange(N_CELLS, dtype=np.uint32) << CELL_BITS) + (1 << CELL_BITS >> 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,11 @@ from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, Neighbors, norms_with
 from gpucluster.ops.normalize import without_offset
 from gpucluster.types import Matrix
 
+if TYPE_CHECKING:
+    from gpucluster.ops.kdtree import KDTree
+
+Search = Callable[[Any, Any, Any, Any, float], tuple[Any, Any]]
+
 
 def mutual_reachability_tree(
     X: Matrix,
@@ -19,6 +25,7 @@ def mutual_reachability_tree(
     min_samples: int,
     *,
     alpha: float = 1.0,
+    tree: KDTree | None = None,
     reporter: Reporter | None = None,
 ) -> Any:
     """Return the exact spanning tree that HDBSCAN's hierarchy is read from.
@@ -26,8 +33,8 @@ def mutual_reachability_tree(
     Boruvka's rounds. In each, the lightest edge leaving a component is looked for in the
     neighbour lists first; the radius of a list bounds from below what lies outside it, so
     that only rows whose bound could still beat their component's best are compared with
-    all others (blocked BLAS). What such a comparison found stays a bound in later rounds,
-    because components only grow.
+    all others, by blocked BLAS or in a k-d tree. What such a comparison found stays a bound in
+    later rounds, because components only grow.
 
     Parameters
     ----------
@@ -39,6 +46,8 @@ def mutual_reachability_tree(
         distances are zero: it is the Euclidean minimum spanning tree.
     alpha : float, default 1.0
         Distances are divided by it, core distances are not.
+    tree : KDTree, optional
+        Of `X`. Omitted: rows are compared by BLAS.
     reporter : Reporter, optional
         Told of the edges found after each round.
 
@@ -53,9 +62,9 @@ def mutual_reachability_tree(
     """
     from gpucluster.ops.compiled import merge_edges
 
-    centred = without_offset(X)
     n_samples = len(X)
     scale = 1 / alpha**2
+    search = _by_blas(X, reporter) if tree is None else tree.lightest_leaving
     listed = neighbors.rows[:, 1:]
     listed_weight, sqcore, bound = _listed_weights(X, neighbors, min_samples, scale)
     if neighbors.rows.shape[1] == n_samples:
@@ -65,7 +74,7 @@ def mutual_reachability_tree(
 
     parent = np.arange(n_samples, dtype=np.int32)
     component = parent.copy()
-    tree: list[Any] = []
+    joined_edges: list[Any] = []
     missing = n_samples - 1
     rows = np.arange(n_samples)
     while missing:
@@ -79,34 +88,49 @@ def mutual_reachability_tree(
 
         best = np.full(n_samples, np.inf)
         np.minimum.at(best, component, weight)
-        unsure = np.flatnonzero((bound < weight) & (bound < best[component]))
-        if len(unsure):
-            lightest = weight[unsure], target[unsure]
-            _scan(X, centred, unsure, sqcore, component, scale, lightest, reporter)
-            weight[unsure], target[unsure] = lightest
-            found_weight[unsure], found_target[unsure] = weight[unsure], target[unsure]
-            bound[unsure] = weight[unsure]
-            best[:] = np.inf
-            np.minimum.at(best, component, weight)
+        for unsure in _unsure(bound, weight, best, component):
+            limit = np.minimum(weight[unsure], best[component[unsure]])
+            bound[unsure], end = search(unsure, limit, sqcore, component, scale)
+            found = unsure[end >= 0]
+            weight[found], target[found] = bound[found], end[end >= 0]
+            found_weight[found], found_target[found] = weight[found], target[found]
+            np.minimum.at(best, component[found], weight[found])
 
-        chosen = np.flatnonzero(np.isfinite(weight) & (weight == best[component]))
-        low = np.minimum(chosen, target[chosen])
-        high = np.maximum(chosen, target[chosen])
-        order = np.lexsort((high, low, weight[chosen]))
-        # one edge a component: two tied ones may both reach a pair that a lighter edge joins
-        _, first = np.unique(component[chosen[order]], return_index=True)
-        order = order[np.sort(first)]
-        edges = np.column_stack((low[order], high[order])).astype(np.int32)
+        edges = _lightest(component, weight, target, best)
         keep = np.zeros(len(edges), np.bool_)
         merge_edges(edges, parent, keep)
         joined = edges[keep]
-        tree.append(joined)
+        joined_edges.append(joined)
         missing -= len(joined)
         component = _roots(parent)
         if reporter is not None:
             reporter.progress(n_samples - 1 - missing, n_samples - 1, "edges")
 
-    return _weighed(X, tree, sqcore, alpha)
+    return _weighed(X, joined_edges, sqcore, alpha)
+
+
+def _unsure(bound: Any, weight: Any, best: Any, component: Any) -> Iterator[Any]:
+    """Yield rows with a bound below the best edge of their component: one of each, then others.
+
+    What the most promising row of a component finds spares most of the others a search.
+    """
+    unsure = np.flatnonzero((bound < weight) & (bound < best[component]))
+    order = np.lexsort((bound[unsure], component[unsure]))
+    _, first = np.unique(component[unsure[order]], return_index=True)
+    yield unsure[order[first]]
+    yield np.flatnonzero((bound < weight) & (bound < best[component]))
+
+
+def _lightest(component: Any, weight: Any, target: Any, best: Any) -> Any:
+    """Return one edge of each component, the lightest that leaves it; by weight, then rows."""
+    chosen = np.flatnonzero(np.isfinite(weight) & (weight == best[component]))
+    low = np.minimum(chosen, target[chosen])
+    high = np.maximum(chosen, target[chosen])
+    order = np.lexsort((high, low, weight[chosen]))
+    # one edge a component: two tied ones may both reach a pair that a lighter edge joins
+    _, first = np.unique(component[chosen[order]], return_index=True)
+    order = order[np.sort(first)]
+    return np.column_stack((low[order], high[order])).astype(np.int32)
 
 
 def _listed_weights(
@@ -152,44 +176,32 @@ def _weighed(X: Matrix, tree: list[Any], sqcore: Any, alpha: float) -> Any:
     return np.column_stack((edges[order].astype(np.float64), reach[order]))
 
 
-def _scan(
-    X: Matrix,
-    centred: Matrix,
-    unsure: Any,
-    sqcore: Any,
-    component: Any,
-    scale: float,
-    lightest: tuple[Any, Any],
-    reporter: Reporter | None,
-) -> None:
-    """Lower `lightest`, weights and targets of leaving edges of `unsure`, over all rows."""
+def _by_blas(X: Matrix, reporter: Reporter | None) -> Search:
+    """Return a search over all rows by tiles of products."""
     from gpucluster.ops.compiled import scan_leaving
 
+    centred = without_offset(X)
     sqnorms, slack = norms_with_slack(centred)
     low = sqnorms - slack
-    weight, target = lightest
 
-    def work(part: slice) -> None:
-        rows = unsure[part]
-        block = centred[rows]
-        for cols in row_blocks(len(X), TILE_COLS):
-            dots = block @ centred[cols].T
-            scan_leaving(
-                dots,
-                X,
-                rows,
-                cols.start,
-                low,
-                sqcore,
-                component,
-                scale,
-                weight[part],
-                target[part],
-            )
+    def search(rows: Any, limit: Any, sqcore: Any, component: Any, scale: float) -> tuple[Any, Any]:
+        weight, target = limit.copy(), np.full(len(rows), -1, np.int32)
 
-    for _ in map_blocks(work, len(unsure), TILE_ROWS):
-        if reporter is not None:
-            reporter.cancel.raise_if_cancelled()
+        def work(part: slice) -> None:
+            own = rows[part]
+            block, lightest, ends = centred[own], weight[part], target[part]
+            for cols in row_blocks(len(X), TILE_COLS):
+                dots = block @ centred[cols].T
+                scan_leaving(
+                    dots, X, own, cols.start, low, sqcore, component, scale, lightest, ends
+                )
+
+        for _ in map_blocks(work, len(rows), TILE_ROWS):
+            if reporter is not None:
+                reporter.cancel.raise_if_cancelled()
+        return weight, target
+
+    return search
 
 
 def _roots(parent: Any) -> Any:

@@ -1,7 +1,14 @@
 """The layout: UMAP's graph and forces, moved in parallel without a race."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from sklearn.manifold import trustworthiness
+from sklearn.metrics import adjusted_mutual_info_score
+
 from gpucluster.events import Reporter
 from gpucluster.ops import blocks
 from gpucluster.ops.fuzzy import fuzzy_graph
@@ -9,10 +16,6 @@ from gpucluster.ops.layout import kernel_parameters, optimise_layout
 from gpucluster.ops.neighbors import nearest_neighbors
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.preprocess.umap import UMAP
-from sklearn.cluster import KMeans
-from sklearn.datasets import load_digits
-from sklearn.manifold import trustworthiness
-from sklearn.metrics import adjusted_mutual_info_score
 
 REPORTER = Reporter("test")
 

@@ -171,7 +171,7 @@ def test_granularities_divide_and_find_what_was_too_small() -> None:
     centers = np.array([[0, 0], [8, 0], [100, 0], [108, 0], [50, 200]])
     counts = [60, 50, 40, 30, 12]
     X = np.repeat(centers, counts, axis=0) + stream.normal(size=(sum(counts), 2))
-    tree, _ = HDBSCAN(min_samples=4)._dendrogram(X.astype(np.float32), Reporter(), None)
+    tree = HDBSCAN(min_samples=4)._dendrogram(X.astype(np.float32), Reporter(), None)
     found = granularities(tree, [62, 10])
     np.testing.assert_array_equal(np.bincount(found.labels_by_level[0] + 1), [12, 110, 70])
     assert found.labels_by_level[1].max() == 4

@@ -1,0 +1,203 @@
+"""Building and searching a k-d tree, compiled once and cached on disk.
+
+Points are numbered by their place in the tree, so that those of a node follow each other. Node 0 is
+the root; a node has two children, `child` and the next one, or none (0).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from gpucluster.ops.compiled import CACHE, kernel
+
+DEPTH = 128  # of the stack of a search: twice the levels of a tree of 2**63 points
+
+_fast = njit(nogil=True, cache=CACHE, fastmath={"reassoc", "contract"})
+
+
+@kernel
+def build(points, order, leaf_size, start, stop, child, low, high):
+    """Split at the median of the widest side until nodes have `leaf_size` points.
+
+    ``points`` (n, d) float64 and ``order`` (n,) int64 are rearranged together; nodes are written to
+    ``start``, ``stop``, ``child`` (n_nodes,) int64 and their boxes to ``low`` and ``high``
+    (n_nodes, d). Returns the number of nodes.
+    """
+    d = points.shape[1]
+    start[0], stop[0], child[0] = 0, points.shape[0], 0
+    n_nodes = 1
+    node = 0
+    while node < n_nodes:
+        a, b = start[node], stop[node]
+        widest, side = -1.0, 0
+        for f in range(d):
+            least, most = points[a, f], points[a, f]
+            for i in range(a + 1, b):
+                least, most = min(least, points[i, f]), max(most, points[i, f])
+            low[node, f], high[node, f] = least, most
+            if most - least > widest:
+                widest, side = most - least, f
+        child[node] = 0
+        if b - a > leaf_size and widest > 0:
+            middle = (a + b) // 2
+            _select(points, order, a, b - 1, middle, side)
+            child[node] = n_nodes
+            start[n_nodes], stop[n_nodes] = a, middle
+            start[n_nodes + 1], stop[n_nodes + 1] = middle, b
+            n_nodes += 2
+        node += 1
+    return n_nodes
+
+
+@kernel
+def _select(points, order, first, last, place, side):
+    """Put the point of rank `place` there, smaller ones before it and larger ones behind."""
+    while first < last:
+        pivot = points[(first + last) // 2, side]
+        i, j = first, last
+        while i <= j:
+            while points[i, side] < pivot:
+                i += 1
+            while points[j, side] > pivot:
+                j -= 1
+            if i <= j:
+                for f in range(points.shape[1]):
+                    points[i, f], points[j, f] = points[j, f], points[i, f]
+                order[i], order[j] = order[j], order[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            last = j
+        elif place >= i:
+            first = i
+        else:
+            return
+
+
+@_fast
+def _to_box(point, low, high):
+    """Return the squared distance of a point to a box."""
+    total = 0.0
+    for f in range(point.shape[0]):
+        outside = max(low[f] - point[f], point[f] - high[f], 0.0)
+        total += outside * outside
+    return total
+
+
+@_fast
+def _apart(a, b):
+    total = 0.0
+    for f in range(a.shape[0]):
+        difference = a[f] - b[f]
+        total += difference * difference
+    return total
+
+
+@kernel
+def nearest(first, points, order, nodes, sqdist, rows):
+    """Find the nearest other points of points ``first``, ``first + 1`` ...
+
+    ``nodes`` are start, stop, child, low and high. ``sqdist`` (count, k) float64, rising, and
+    ``rows`` (count, k) int32, numbers of the input, are written; ties go to the lower row.
+    """
+    start, stop, child, low, high = nodes
+    count, k = sqdist.shape
+    stack, reach = np.empty(DEPTH, np.int64), np.empty(DEPTH)
+    for i in range(count):
+        point = points[first + i]
+        sqdist[i] = np.inf
+        rows[i] = -1
+        stack[0], reach[0], top = 0, 0.0, 1
+        while top > 0:
+            top -= 1
+            node = stack[top]
+            if reach[top] > sqdist[i, k - 1]:
+                continue
+            if child[node] == 0:
+                for j in range(start[node], stop[node]):
+                    if j == first + i:
+                        continue
+                    found, row = _apart(point, points[j]), order[j]
+                    last = sqdist[i, k - 1]
+                    if found > last or (found == last and row > rows[i, k - 1] >= 0):
+                        continue
+                    slot = k - 1
+                    while slot > 0 and (
+                        sqdist[i, slot - 1] > found
+                        or (sqdist[i, slot - 1] == found and rows[i, slot - 1] > row)
+                    ):
+                        sqdist[i, slot] = sqdist[i, slot - 1]
+                        rows[i, slot] = rows[i, slot - 1]
+                        slot -= 1
+                    sqdist[i, slot] = found
+                    rows[i, slot] = row
+                continue
+            near, far = child[node], child[node] + 1
+            to_near = _to_box(point, low[near], high[near])
+            to_far = _to_box(point, low[far], high[far])
+            if to_far < to_near:
+                near, far, to_near, to_far = far, near, to_far, to_near
+            stack[top], reach[top] = far, to_far
+            stack[top + 1], reach[top + 1] = near, to_near
+            top += 2
+
+
+@kernel
+def summarise(nodes, sqcore, component, least_core, common):
+    """Write the least core distance of each node, and its component, -1 where it has several."""
+    start, stop, child, _, _ = nodes
+    for node in range(len(common) - 1, -1, -1):
+        if child[node]:
+            left, right = child[node], child[node] + 1
+            least_core[node] = min(least_core[left], least_core[right])
+            common[node] = common[left] if common[left] == common[right] else -1
+            continue
+        least, shared = np.inf, component[start[node]]
+        for i in range(start[node], stop[node]):
+            least = min(least, sqcore[i])
+            if component[i] != shared:
+                shared = -1
+        least_core[node], common[node] = least, shared
+
+
+@kernel
+def leaving(
+    places, points, order, nodes, least_core, common, sqcore, component, scale, found, ends
+):
+    """Find the lightest edge that leaves the component of each of some points.
+
+    ``places`` (count,) int64 are their numbers in the tree. The weight of an edge is
+    ``max(core_i, core_j, scale * |x_i - x_j|^2)``. ``found`` (count,) float64 holds what an edge
+    has to be lighter than, and gets its weight; ``ends`` (count,) int32 gets the row at its end.
+    """
+    start, stop, child, low, high = nodes
+    stack, reach = np.empty(DEPTH, np.int64), np.empty(DEPTH)
+    for i in range(len(places)):
+        place = places[i]
+        point, own, core = points[place], component[place], sqcore[place]
+        best = found[i]
+        stack[0], reach[0], top = 0, 0.0, 1
+        while top > 0:
+            top -= 1
+            node = stack[top]
+            if max(reach[top], least_core[node], core) >= best or common[node] == own:
+                continue
+            if child[node] == 0:
+                for j in range(start[node], stop[node]):
+                    if component[j] == own or sqcore[j] >= best:
+                        continue
+                    weight = max(scale * _apart(point, points[j]), core, sqcore[j])
+                    if weight < best:
+                        best = weight
+                        ends[i] = order[j]
+                continue
+            near, far = child[node], child[node] + 1
+            to_near = scale * _to_box(point, low[near], high[near])
+            to_far = scale * _to_box(point, low[far], high[far])
+            if to_far < to_near:
+                near, far, to_near, to_far = far, near, to_far, to_near
+            stack[top], reach[top] = far, to_far
+            stack[top + 1], reach[top + 1] = near, to_near
+            top += 2
+        found[i] = best
