@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gpucluster.ops.neighbors import Neighbors
 
 FEW_ROWS = 10_000  # up to here more epochs cost little
+ROOMY = 8  # dimensions from which rows pass each other, and are at rest sooner
 LANDMARKS = 20_000  # rows kept to place new ones; a layout cannot be written as a formula
 
 
@@ -49,8 +50,8 @@ class UMAP(Step):
     )
     n_epochs: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Times that each row moves. Omitted: 100 up to 10,000 rows, then 50; more on a "
-        "GPU, as cuML has it.",
+        description="Times that each row moves. Omitted: 500 up to 10,000 rows, then 200; from 8 "
+        "components on 200, then 50; on a GPU as cuML has it.",
     )
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
 
@@ -87,7 +88,10 @@ class UMAP(Step):
 
     def epochs(self, n_samples: int) -> int:
         """Return how often each of `n_samples` rows moves."""
-        return self.n_epochs or (100 if n_samples <= FEW_ROWS else 50)
+        if self.n_epochs is not None:
+            return self.n_epochs
+        few, many = (200, 50) if self.n_components >= ROOMY else (500, 200)
+        return few if n_samples <= FEW_ROWS else many
 
     def cost(self, n_samples: int, n_features: int) -> Cost:
         """Return the cost of graph and layout, at the rates in docs/algorithms/umap.md."""
