@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpucluster.ops.lloyd as lloyd_module
-from gpucluster.events import Cancelled, CancelToken, Reporter
+from gpucluster.errors import Cancelled
+from gpucluster.events import CancelToken, Reporter
 from gpucluster.ops.lloyd import Lloyd
 from gpucluster.types import Matrix
 
