@@ -32,8 +32,9 @@ def prepare(out: Path, data: str, n_clusters: int) -> dict[str, Any]:
     import numpy as np
     from machine import core_type
 
-    from gpucluster.algorithms import KMeans, canonical_labels
+    from gpucluster.algorithms import canonical_labels
     from gpucluster.events import Reporter
+    from gpucluster.ops.seeding import first_centers
     from gpucluster.preprocess import UMAP
 
     X = read_unit_vectors(data)
@@ -41,8 +42,8 @@ def prepare(out: Path, data: str, n_clusters: int) -> dict[str, Any]:
     for n_components in (5, 50):
         step = UMAP(n_components=n_components)
         inputs[f"layout{n_components}"] = step.fit(X, "cpu", Reporter()).arrays["layout"]
-    stream = np.random.default_rng(42).spawn(1)[0]
-    inputs["first"] = KMeans(n_clusters=n_clusters, init="random")._seed(X, stream)
+    stream = np.random.default_rng(42)
+    inputs["first"] = first_centers(X, n_clusters, "random", stream, Reporter())
     codes = np.asarray(read_truth(data).dictionary_encode().indices)
     inputs["truth"] = canonical_labels(codes)
     for name, array in inputs.items():

@@ -58,6 +58,36 @@ def kmeans_faiss(first: Any, n_iter: int) -> Call:
     return fit
 
 
+def kmeans_rest_ours(n_clusters: int, n_init: int, random_state: str) -> Call:
+    """Ours, from its own first centres until they rest."""
+    from gpucluster.algorithms import KMeans
+
+    model = KMeans(n_clusters=n_clusters, n_init=n_init, random_state=int(random_state))
+
+    def fit(X: Any) -> dict[str, Any]:
+        found = model.fit(X)
+        return {
+            "labels": found.labels_,
+            "inertia": found.info["inertia"],
+            "n_iter": found.info["n_iter"],
+        }
+
+    return fit
+
+
+def kmeans_rest_sklearn(n_clusters: int, n_init: int, random_state: str) -> Call:
+    """scikit-learn's lloyd, from its own first centres until they rest."""
+    from sklearn.cluster import KMeans
+
+    model = KMeans(n_clusters, n_init=n_init, random_state=int(random_state), algorithm="lloyd")
+
+    def fit(X: Any) -> dict[str, Any]:
+        model.fit(X)
+        return {"labels": model.labels_, "inertia": float(model.inertia_), "n_iter": model.n_iter_}
+
+    return fit
+
+
 def hdbscan_ours(min_cluster_size: int, min_samples: int) -> Call:
     """Ours, exact."""
     from gpucluster.algorithms import HDBSCAN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,8 +14,11 @@ from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
+from gpucluster.ops.blocks import n_threads
+from gpucluster.ops.lloyd import n_groups
+from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding_seconds
-from gpucluster.types import Cost, Matrix
+from gpucluster.types import Cost, Labels, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
 FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
@@ -23,12 +27,16 @@ FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
 class KMeans(Algorithm):
     """Partition rows so that the sum of squared distances to the cluster means is small.
 
-    Lloyd's iteration with greedy k-means++ seeding, on blocked BLAS. Sums are cut by rows
-    alone, so labels do not depend on the number of cores.
+    The starts compete on a uniform sample, from greedy k-means++ to rest; the best one goes
+    on with all rows. Each is Lloyd's iteration, with bounds that spare most distances and
+    change no label. Sums are cut by rows alone, so labels do not depend on the number of
+    cores.
 
     References
     ----------
     Lloyd 1982, doi:10.1109/TIT.1982.1056489. Arthur, Vassilvitskii 2007, *k-means++*.
+    Elkan 2003, *Using the triangle inequality to accelerate k-means*. Dhillon, Modha 2001,
+    doi:10.1023/A:1007612920971 (cosine).
     """
 
     name: ClassVar[str] = "kmeans"
@@ -42,12 +50,18 @@ class KMeans(Algorithm):
     )
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
     n_init: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="Starts, the best one is kept. Omitted: 10, or 1 from 1M rows on."
+        default=None,
+        description="Starts; they compete on a sample, where there is one, and the best is "
+        "kept. Omitted: 10, or 1 from 1M rows on.",
     )
     tol: Annotated[float, Field(ge=0)] = Field(
         default=1e-4, description="Stop when centres move less, relative to the mean variance."
     )
     init: Seeding = Field(default="k-means++", description="How the first centres are chosen.")
+    metric: Literal["euclidean", "cosine"] = Field(
+        default="euclidean",
+        description="Distance. cosine: spherical k-means, rows and centres of unit length.",
+    )
     algorithm: Literal["lloyd", "elkan", "auto"] = Field(
         default="auto", description="Accepted for compatibility: all give the result of lloyd."
     )
@@ -63,61 +77,75 @@ class KMeans(Algorithm):
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rate in docs/algorithms/kmeans.md."""
-        extra = 9 * 4 * self.n_clusters * n_features + 16 * n_samples
+        k = self.n_clusters
+        extra = 9 * 4 * k * n_features + 16 * n_samples
+        if self.metric == "cosine":
+            extra += 4 * n_samples * n_features  # unit rows
         if device == "gpu":
             return Cost(extra + 4 * n_samples * n_features, None)
-        restarts = self.restarts(n_samples)
-        extra += 4 * n_samples * n_features  # a centred copy, when the rows lie far from zero
-        extra += 4 * n_features * seeding_rows(n_samples, self.n_clusters)
-        extra += min(12 * n_features * n_samples, 2 * BLOCK_BYTES)  # of the inertia
-        seeding = 0.0
+        sampled = seeding_rows(n_samples, k)
+        bounds = n_groups(k, n_features)
+        extra += 4 * bounds * n_samples + 6 * BLOCK_BYTES * n_threads()
+        if sampled < n_samples:
+            extra += 4 * (bounds + n_features) * sampled
+        one_start = self._descent_seconds(sampled, n_features)
         if self.init == "k-means++":
-            seeding = seeding_seconds(n_samples, n_features, self.n_clusters)
+            one_start += seeding_seconds(n_samples, n_features, k)
+        seconds = self.restarts(n_samples) * one_start
+        if sampled < n_samples:
+            seconds += self._descent_seconds(n_samples, n_features)
+        return Cost(extra, seconds)
+
+    def _descent_seconds(self, n_samples: int, n_features: int) -> float:
+        """Return the wall time of one start: two full searches, then what bounds leave."""
+        flop = 4.0 * n_samples * n_features * self.n_clusters
         iterations = min(self.max_iter, 100)  # 20 to 160 were seen
-        flop = 2.0 * n_samples * n_features * self.n_clusters
-        bytes_read = 8.0 * n_samples * n_features
-        one_start = iterations * (flop / 150e9 + bytes_read / 20e9) + seeding
-        return Cost(extra, restarts * one_start)
+        groups = n_groups(self.n_clusters, n_features)
+        distances = 1 + self.n_clusters / groups  # of a row in an iteration, on average
+        read = 4.0 * n_samples * (groups + n_features * (1 + distances))
+        return flop / 150e9 + iterations * read / 30e9
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        from gpucluster.ops.assign import lloyd_step
-        from gpucluster.ops.normalize import spread, without_offset
+        from gpucluster.ops.blocks import one_blas_thread
+        from gpucluster.ops.normalize import spread
+        from gpucluster.ops.seeding import seeding_sample
 
-        X = without_offset(X)
-        tolerance = self.tol * spread(X)[1] / X.shape[1]
         restarts = self.restarts(len(X))
-        streams = np.random.default_rng(self.random_state).spawn(restarts)
-        best: tuple[float, Any, int, bool, Matrix] | None = None
-        for start, stream in enumerate(streams):
-            centers = first_centers(X, self.n_clusters, self.init, stream, reporter)
-            converged = False
-            for iteration in range(1, self.max_iter + 1):
-                step = lloyd_step(X, centers, reporter)
-                moved = _means(X, step, centers)
-                shift = float(np.square(moved.astype(np.float64) - centers).sum())
-                centers = moved
-                converged = shift <= tolerance
-                if converged:
-                    break
-                reporter.progress(
-                    start * self.max_iter + iteration, restarts * self.max_iter, "iterations"
+        tolerance = self.tol * spread(X)[1] / X.shape[1]
+        stream, *streams = np.random.default_rng(self.random_state).spawn(1 + restarts)
+        with one_blas_thread:
+            sample = seeding_sample(X, self.n_clusters, stream)
+            starts = (
+                self._descend(
+                    sample,
+                    first_centers(sample, self.n_clusters, self.init, each, reporter),
+                    tolerance,
+                    reporter,
                 )
-            step = lloyd_step(X, centers, reporter)
-            inertia = float(step.sqdist.sum(dtype=np.float64))
-            if best is None or inertia < best[0]:
-                best = (inertia, step.labels, iteration, converged, centers)
-        assert best is not None  # noqa: S101 - there is at least one start
-        _, labels, iteration, converged, centers = best
-        self._judge(labels, reporter, converged=converged)
+                for each in streams
+            )
+            best = min(starts, key=lambda start: start.inertia)
+            if len(sample) < len(X):
+                best = self._descend(X, best.centers, tolerance, reporter)
+        self._judge(best.labels, reporter, converged=best.converged)
         return Raw(
-            labels,
-            backend="numpy",
-            info={
-                "inertia": _inertia(X, labels, centers),
-                "n_iter": iteration,
-                "n_init": restarts,
-            },
+            best.labels,
+            backend="numba",
+            info={"inertia": best.inertia, "n_iter": best.n_iter, "n_init": restarts},
         )
+
+    def _descend(self, X: Matrix, centers: Matrix, tolerance: float, reporter: Reporter) -> _Found:
+        """Move the centres to the means of their rows until they rest."""
+        from gpucluster.ops.lloyd import Lloyd
+
+        lloyd = Lloyd(X, centers, reporter)
+        converged = False
+        for n_iter in range(1, self.max_iter + 1):
+            converged = lloyd.move(self._on_sphere(lloyd.means(), lloyd.centers)) <= tolerance
+            if converged:
+                break
+            reporter.progress(n_iter, self.max_iter, "iterations")
+        return _Found(lloyd.centers, lloyd.labels, float(lloyd.sqdist().sum()), n_iter, converged)
 
     def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
         from cuml.cluster import KMeans as CumlKMeans
@@ -142,6 +170,24 @@ class KMeans(Algorithm):
             },
         )
 
+    def _metric_space(self, X: Matrix) -> Matrix:
+        return unit_rows(X) if self.metric == "cosine" else X
+
+    def _on_sphere(self, means: Matrix, before: Matrix) -> Matrix:
+        """Return the centres that stand for `means`: as they are, or their directions."""
+        if self.metric == "euclidean":
+            return means
+        nowhere = ~means.any(axis=1)  # rows that cancel out: the centre stays
+        means[nowhere] = before[nowhere]
+        centers: Matrix = unit_rows(means)
+        return centers
+
+    def gpu_obstacle(self, X: Matrix) -> str | None:
+        """Say what cuML's KMeans cannot do."""
+        if self.metric == "cosine":
+            return "cuML's KMeans has no cosine metric"
+        return None
+
     def _judge(self, labels: Any, reporter: Reporter, *, converged: bool) -> None:
         if not converged:
             reporter.warn(
@@ -160,31 +206,12 @@ class KMeans(Algorithm):
             )
 
 
-def _means(X: Matrix, step: Any, centers: Matrix) -> Matrix:
-    """Return the mean of each cluster; an empty one moves to the row farthest from its centre."""
-    sums, counts = step.sums.copy(), step.counts.copy()
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        farthest = np.argsort(-step.sqdist, kind="stable")
-        donors = [row for row in farthest[: len(empty) * 4] if counts[step.labels[row]] > 1]
-        for cluster, row in zip(empty, donors, strict=False):
-            donor = step.labels[row]
-            sums[donor] -= X[row]
-            counts[donor] -= 1
-            sums[cluster], counts[cluster] = X[row], 1
-    filled = counts > 0
-    moved = centers.copy()
-    moved[filled] = sums[filled] / counts[filled, None]
-    return moved
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where a start came to rest."""
 
-
-def _inertia(X: Matrix, labels: Any, centers: Matrix) -> float:
-    """Return the sum of squared distances to the centres, from differences in float64."""
-    from gpucluster.device.memory import rows_per_block
-    from gpucluster.ops.blocks import row_blocks
-
-    total = 0.0
-    for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
-        difference = X[rows].astype(np.float64) - centers[labels[rows]]
-        total += float(np.einsum("ij,ij->", difference, difference))
-    return total
+    centers: Matrix
+    labels: Labels
+    inertia: float
+    n_iter: int
+    converged: bool

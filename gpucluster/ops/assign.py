@@ -77,7 +77,7 @@ def lloyd_step(X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> 
         return sums_by_label(X[part], labels[part])
 
     sums = np.zeros((n_clusters, n_features), np.float64)
-    for touched, part_sums in map_blocks(work, n_samples, _part_rows(n_samples, n_features)):
+    for touched, part_sums in map_blocks(work, n_samples, part_rows(n_samples, n_features)):
         sums[touched] += part_sums
         if reporter is not None:
             reporter.cancel.raise_if_cancelled()
@@ -179,7 +179,7 @@ def sums_by_label(block: Any, labels: Labels) -> tuple[Any, Any]:
     return touched, membership @ block
 
 
-def _part_rows(n_samples: int, n_features: int) -> int:
+def part_rows(n_samples: int, n_features: int) -> int:
     """Return how many rows one task takes: whole tiles, of many rows enough for any core."""
     tiles = min(n_samples // PARTS, rows_per_block(4 * n_features)) // TILE_ROWS
     return max(1, tiles) * TILE_ROWS

@@ -36,13 +36,19 @@ def relative_rounding(n_features: int, dtype: type = np.float32) -> float:
 
 
 @njit(nogil=True, cache=CACHE, fastmath={"reassoc"})
-def sqdist_between(X, i, j):
-    """Return the squared distance of two rows, from differences in float64."""
+def sqdist_of(x, y):
+    """Return the squared distance of two vectors, from differences in float64."""
     total = 0.0
-    for f in range(X.shape[1]):
-        difference = np.float64(X[i, f]) - np.float64(X[j, f])
+    for f in range(x.shape[0]):
+        difference = np.float64(x[f]) - np.float64(y[f])
         total += difference * difference
     return total
+
+
+@kernel
+def sqdist_between(X, i, j):
+    """Return the squared distance of two rows, from differences in float64."""
+    return sqdist_of(X[i], X[j])
 
 
 @kernel

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import one_blas_thread
+from gpucluster.ops.assign import lloyd_step
+from gpucluster.ops.blocks import map_blocks, one_blas_thread
 from gpucluster.types import Matrix
 
 SEEDING_ROWS = 10_000  # the first centres come from this many rows, or 50 for each cluster
+PART_CENTERS = 256  # twice as many and more are drawn part by part of the sample
+PART_ROWS = 1000  # for each part, to find the parts
+PART_STEPS = 5
 SEEDING_FLOP_S = 20e9  # a few candidates at a time: products as fast as memory is read
 
 Seeding = Literal["k-means++", "random"]
@@ -23,9 +27,18 @@ def seeding_rows(n_samples: int, n_clusters: int) -> int:
 
 def seeding_seconds(n_samples: int, n_features: int, n_clusters: int) -> float:
     """Return the wall time of greedy k-means++."""
-    candidates = _n_candidates(n_clusters)
-    flop = 2.0 * seeding_rows(n_samples, n_clusters) * n_clusters * candidates * n_features
+    met = n_clusters if n_clusters < 2 * PART_CENTERS else PART_CENTERS  # those of its part
+    flop = 2.0 * seeding_rows(n_samples, n_clusters) * met * _n_candidates(met) * n_features
     return flop / SEEDING_FLOP_S
+
+
+def seeding_sample(X: Matrix, n_clusters: int, stream: np.random.Generator) -> Matrix:
+    """Return the rows that the first centres are drawn from: a uniform sample, or `X` itself."""
+    n_seeding = seeding_rows(len(X), n_clusters)
+    if n_seeding == len(X):
+        return X
+    sample: Matrix = X[np.sort(stream.choice(len(X), n_seeding, replace=False))]
+    return sample
 
 
 def first_centers(
@@ -62,15 +75,67 @@ def first_centers(
     ----------
     Arthur, Vassilvitskii 2007, *k-means++: the advantages of careful seeding*.
     """
-    n_seeding = seeding_rows(len(X), n_clusters)
-    pool = X
-    if n_seeding < len(X):
-        pool = X[np.sort(stream.choice(len(X), n_seeding, replace=False))]
+    pool = seeding_sample(X, n_clusters, stream)
     if how == "random":
         return pool[stream.choice(len(pool), n_clusters, replace=False)].copy()
     # many small products: sharing them costs more than it gains, and changes their last bits
     with one_blas_thread:
+        if n_clusters >= 2 * PART_CENTERS:
+            return _part_by_part(pool, n_clusters, stream, reporter)
         return _kmeans_plusplus(pool, n_clusters, stream, reporter)
+
+
+def _part_by_part(
+    X: Matrix, n_clusters: int, stream: np.random.Generator, reporter: Reporter
+) -> Matrix:
+    """Divide the rows into parts of about `PART_CENTERS` centres, and draw them within each.
+
+    A part gets centres by its share of the squared distances, as k-means++ would give it
+    on average, at the cost of the rows of that part alone.
+    """
+    quiet = Reporter(cancel=reporter.cancel)
+    n_parts = n_clusters // PART_CENTERS
+    few = X
+    if len(X) > PART_ROWS * n_parts:
+        few = X[np.sort(stream.choice(len(X), PART_ROWS * n_parts, replace=False))]
+    middles = _kmeans_plusplus(few, n_parts, stream, quiet)
+    for _ in range(PART_STEPS):
+        step = lloyd_step(few, middles, reporter)
+        filled = step.counts > 0
+        middles[filled] = step.sums[filled] / step.counts[filled, None]
+    step = lloyd_step(X, middles, reporter)
+    mass = np.bincount(step.labels, weights=step.sqdist, minlength=n_parts)
+    wanted = _shares(n_clusters, mass, step.counts)
+    order = np.argsort(step.labels, kind="stable")
+    ends = np.cumsum(step.counts)
+    streams = stream.spawn(n_parts)
+
+    def work(part: slice) -> Matrix:
+        i = part.start
+        rows = X[order[ends[i] - step.counts[i] : ends[i]]]
+        if wanted[i] == 0:
+            return rows[:0]
+        return _kmeans_plusplus(rows, int(wanted[i]), streams[i], quiet)
+
+    drawn = []
+    for centers in map_blocks(work, n_parts, 1):
+        drawn.append(centers)
+        reporter.progress(sum(map(len, drawn)), n_clusters, "centres")
+    return np.concatenate(drawn)
+
+
+def _shares(total: int, mass: Any, most: Any) -> Any:
+    """Divide `total` by `mass`, none above `most`; whole numbers, by largest remainders."""
+    given = np.zeros(len(mass), np.int64)
+    while (left := total - int(given.sum())) > 0:
+        open_mass = np.where(given < most, mass + mass.mean() * 1e-9 + 1e-30, 0.0)
+        exact = left * open_mass / open_mass.sum()
+        more = np.minimum(exact.astype(np.int64), most - given)
+        if not more.any():
+            largest = np.argsort(-(exact - more), kind="stable")[:left]
+            more[largest] = (given < most)[largest]
+        given += more
+    return given
 
 
 def _n_candidates(n_clusters: int) -> int:

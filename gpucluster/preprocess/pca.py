@@ -65,9 +65,13 @@ class PCA(Step):
 
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Return ``(X - mean) @ components``."""
-        shifted = X - arrays["mean"].astype("float32")
-        projected: Matrix = shifted @ arrays["components"].astype("float32")
-        return projected
+        from gpucluster.ops.moments import centred_product
+
+        return centred_product(X, arrays["mean"], arrays["components"])
+
+    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+        """Return the projected training rows; `apply` cuts them into blocks itself."""
+        return self.apply(X, arrays)
 
 
 class RemoveTopComponents(Step):

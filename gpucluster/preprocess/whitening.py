@@ -142,9 +142,13 @@ class Whitening(Step):
 
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Return ``(X - mean) @ matrix``."""
-        shifted = X - arrays["mean"].astype("float32")
-        white: Matrix = shifted @ arrays["matrix"].astype("float32")
-        return white
+        from gpucluster.ops.moments import centred_product
+
+        return centred_product(X, arrays["mean"], arrays["matrix"])
+
+    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+        """Return the whitened training rows; `apply` cuts them into blocks itself."""
+        return self.apply(X, arrays)
 
 
 def effective_rank(eigenvalues: Any) -> float:

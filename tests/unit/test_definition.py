@@ -174,7 +174,12 @@ def test_schema_names_every_algorithm_and_its_parameters() -> None:
 
 def test_plan_chooses_by_size() -> None:
     small = make_plan(parse(), 5000, 384, CPU)
-    assert small.definition.vector_config.algorithm == HDBSCAN(min_cluster_size=25, min_samples=5)
+    chosen = small.definition.vector_config
+    assert chosen.algorithm == HDBSCAN(min_cluster_size="auto", cluster_selection_method="auto")
+    assert [step.n_components for step in chosen.preprocessing_steps] == [16]
+    assert chosen.noise_policy == "assign_near"
+    kept = make_plan(parse(noise_policy="keep"), 5000, 384, CPU).definition.vector_config
+    assert kept.noise_policy == "keep"
     assert [s.name for s in small.stages] == [
         "load",
         "prepare.0.umap",

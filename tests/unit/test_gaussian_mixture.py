@@ -398,6 +398,7 @@ def test_says_when_components_stay_empty() -> None:
     assert found.n_clusters_ == 2
 
 
+@pytest.mark.filterwarnings("ignore::gpucluster.errors.NotConvergedWarning")
 def test_says_when_covariances_have_too_few_rows() -> None:
     X = np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32)
     with pytest.warns(QualityWarning, match="60 rows for 3 full covariances of 20 features"):

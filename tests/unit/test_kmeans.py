@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans as SklearnKMeans
+from sklearn.metrics import adjusted_rand_score
 
 from gpucluster.algorithms import KMeans
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Cancelled, CancelToken, Event, Progress, Reporter
+from gpucluster.ops.assign import nearest_center
+from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.seeding import _shares
+from gpucluster.types import Matrix
 
 
 def test_kmeans_says_when_it_stops_early() -> None:
@@ -64,3 +70,71 @@ def test_kmeans_inertia_is_the_float64_sum(
     )
     assert found.info["inertia"] >= exact - 1e-6
     assert found.info["inertia"] == pytest.approx(exact, rel=1e-4, abs=1e-4)
+
+
+def blobs(n_samples: int, n_features: int, n_clusters: int, seed: int = 0) -> Matrix:
+    stream = np.random.default_rng(seed)
+    centers = stream.normal(size=(n_clusters, n_features))
+    noise = stream.normal(size=(n_samples, n_features))
+    X: Matrix = (3 * centers[stream.integers(n_clusters, size=n_samples)] + noise).astype(
+        np.float32
+    )
+    return X
+
+
+def test_starts_compete_on_a_sample_and_the_best_rests_on_all_rows() -> None:
+    X = blobs(25_000, 8, 12)
+    found = KMeans(n_clusters=12, n_init=4).fit(X)
+    reference = SklearnKMeans(12, n_init=4, random_state=0).fit(X)
+    assert found.info["inertia"] == pytest.approx(reference.inertia_, rel=1e-3)
+    assert adjusted_rand_score(found.labels_, reference.labels_) > 0.999
+    means = np.stack([X[found.labels_ == j].mean(axis=0) for j in range(12)])
+    np.testing.assert_array_equal(nearest_center(X, means), found.labels_)
+
+
+def test_many_clusters_are_drawn_part_by_part() -> None:
+    X = blobs(6000, 8, 600)
+    found = KMeans(n_clusters=600, n_init=1).fit(X)
+    reference = SklearnKMeans(600, n_init=1, random_state=0).fit(X)
+    assert found.n_clusters_ == 600
+    assert found.info["inertia"] < 1.05 * reference.inertia_
+
+
+@pytest.mark.filterwarnings("ignore::gpucluster.errors.NotConvergedWarning")
+def test_parts_share_the_centres_among_rows_that_are_few() -> None:
+    X = np.repeat(np.random.default_rng(0).normal(size=(520, 3)), 2, axis=0).astype(np.float32)
+    X[600:] = X[0]  # half of the rows are equal
+    assert KMeans(n_clusters=600, n_init=1).fit(X).n_clusters_ == 300
+
+
+@settings(max_examples=30, deadline=None)
+@given(total=st.integers(1, 60), data=st.data())
+def test_shares_are_whole_and_within_reach(total: int, data: st.DataObject) -> None:
+    mass = np.array(data.draw(st.lists(st.sampled_from([0.0, 1e-9, 1.0, 70.0]), min_size=1)))
+    most = np.array([data.draw(st.integers(0, 40)) for _ in mass])
+    total = min(total, int(most.sum()))
+    shares = _shares(total, mass, most)
+    assert shares.sum() == total
+    assert ((shares >= 0) & (shares <= most)).all()
+
+
+def test_cosine_is_about_directions() -> None:
+    X = blobs(2000, 16, 6)
+    lengths = np.random.default_rng(1).uniform(0.1, 10, size=(len(X), 1)).astype(np.float32)
+    model = KMeans(n_clusters=6, n_init=3, metric="cosine")
+    found, scaled = model.fit(X), model.fit(X * lengths)
+    np.testing.assert_array_equal(found.labels_, scaled.labels_)
+    unit = unit_rows(X)
+    sums = np.stack([unit[found.labels_ == j].sum(axis=0) for j in range(6)])
+    directions = unit_rows(sums)
+    np.testing.assert_array_equal((unit @ directions.T).argmax(axis=1), found.labels_)
+    cosines = np.einsum("ij,ij->i", unit, directions[found.labels_])
+    assert found.info["inertia"] == pytest.approx(float(2 * (1 - cosines).sum()), rel=1e-3)
+    assert "no cosine" in (model.gpu_obstacle(X) or "")
+    assert KMeans().gpu_obstacle(X) is None
+
+
+def test_cosine_centres_stay_where_rows_cancel_out() -> None:
+    X = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]] * 5, np.float32)
+    found = KMeans(n_clusters=2, metric="cosine", n_init=1).fit(X)
+    assert np.isfinite(found.info["inertia"])
