@@ -15,7 +15,6 @@ from gpucluster.device.select import Device
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import n_threads
-from gpucluster.ops.lloyd import n_groups
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding_seconds
 from gpucluster.types import Cost, Labels, Matrix
@@ -77,6 +76,8 @@ class KMeans(Algorithm):
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rate in docs/algorithms/kmeans.md."""
+        from gpucluster.ops.lloyd import n_groups
+
         k = self.n_clusters
         extra = 9 * 4 * k * n_features + 16 * n_samples
         if self.metric == "cosine":
@@ -98,6 +99,8 @@ class KMeans(Algorithm):
 
     def _descent_seconds(self, n_samples: int, n_features: int) -> float:
         """Return the wall time of one start: two full searches, then what bounds leave."""
+        from gpucluster.ops.lloyd import n_groups
+
         flop = 4.0 * n_samples * n_features * self.n_clusters
         iterations = min(self.max_iter, 100)  # 20 to 160 were seen
         groups = n_groups(self.n_clusters, n_features)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
@@ -169,10 +168,12 @@ def sums_by_label(block: Any, labels: Labels) -> tuple[Any, Any]:
     touched : ndarray of shape (n_touched,), int32
     sums : ndarray of shape (n_touched, n_features)
     """
+    from scipy.sparse import csc_array
+
     if labels.min(initial=0) < 0:
         block, labels = block[labels >= 0], labels[labels >= 0]
     touched, codes = np.unique(labels, return_inverse=True)
-    membership = scipy.sparse.csc_array(
+    membership = csc_array(
         (np.ones(len(codes), block.dtype), codes, np.arange(len(codes) + 1)),
         shape=(len(touched), len(codes)),
     )

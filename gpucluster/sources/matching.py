@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import acero
 
 from gpucluster.errors import ConfigError
 from gpucluster.sources.attributes import absent, check_rows, find, is_elsewhere, names_to_read
@@ -108,6 +107,8 @@ def matching(source: Source, filters: Filters) -> NDArray[np.bool_]:
 
 def evaluate(expression: pc.Expression, batch: pa.RecordBatch) -> NDArray[np.bool_]:
     """Return the value of a compiled filter for each row."""
+    from pyarrow import acero  # it brings pandas along, where that is installed
+
     plan = acero.Declaration.from_sequence(
         [
             acero.Declaration(

@@ -46,5 +46,7 @@ def test_keep_changes_nothing() -> None:
     "text", ["drop", "assign_above", "assign_above:", "assign_above:2", "keep:1"]
 )
 def test_other_policies_are_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"noise_policy: got .*expected keep, assign_near, or assign_above:t"):
+    with pytest.raises(
+        ConfigError, match=r"noise_policy: got .*expected keep, assign_near, or assign_above:t"
+    ):
         ClusterDefinition.parse(noise_policy=text)
