@@ -56,6 +56,9 @@ def _text(run: Run, n_clusters: int, *, verbose: bool) -> str:
         ("rows", amount(counts.num_rows)),
         ("rejected", amount(counts.num_rejected) + _why_rejected(run)),
     ]
+    granularity = (run.manifest.algorithm_info or {}).get("granularity")
+    if granularity is not None:
+        facts[1:1] = [("chosen", _granularity(granularity))]
     if run.manifest.hierarchy is not None:
         facts[1:1] = [("hierarchy", _hierarchy(run.manifest.hierarchy))]
     metrics = _measured(run.metrics) | {"should_recluster": _recluster(run)}
@@ -86,12 +89,24 @@ def _hierarchy(found: Mapping[str, Any]) -> str:
     )
 
 
+def _granularity(found: Any) -> str:
+    """Say which size was taken, and why."""
+    best = found["chosen"]
+    return (
+        f"min_cluster_size {amount(best['min_cluster_size'])} ({best['method']}), of "
+        f"{amount(len(found['tried']))} ways: halves of the rows agree on "
+        f"{100 * best['stability']:.0f} %"
+    )
+
+
 def _clusters(run: Run, n_clusters: int) -> str:
     """Return the largest clusters as a table, what they were divided into below them."""
     columns = ["cluster_id", "label", "num_members", "mean_cosine_similarity", "medoid_document_id"]
     columns += ["child_cluster_ids", "hierarchy_level"]
     nodes = {node["cluster_id"]: node for node in run.centroids.select(columns).to_pylist()}
-    roots = list(nodes)[: min(n_clusters, run.num_clusters)]  # they come first, by size
+    # they come first; the noise policy may have changed their order by size
+    roots = sorted(list(nodes)[: run.num_clusters], key=lambda name: -nodes[name]["num_members"])
+    roots = roots[:n_clusters]
     found = list(_tree(nodes, roots))
     if not found:
         return ""
