@@ -177,7 +177,7 @@ class Spectral(Algorithm):
 
         if not self._is_exact(len(X)):
             return self._by_landmarks(on_device, reporter, backend)
-        graph, method = self._graph(on_device, reporter)
+        graph, method, learned = self._graph(on_device, reporter)
         component = components(graph)
         kept = mainland(component, self.n_clusters)
         self._judge(kept, component, len(X), reporter)
@@ -188,20 +188,22 @@ class Spectral(Algorithm):
         labels[inside] = self._partition(to_host(embedding.vectors)[inside], reporter)
         if not inside.all():
             labels[~inside] = self._home(X, inside, labels[inside])
-        return Raw(labels, backend, method=method, info=_info(component, embedding))
+        info = {**learned, **_info(component, embedding)}
+        return Raw(labels, backend, method=method, info=info)
 
-    def _graph(self, X: Any, reporter: Reporter) -> tuple[Any, str]:
+    def _graph(self, X: Any, reporter: Reporter) -> tuple[Any, str, dict[str, Any]]:
         from gpucluster.ops.laplacian import dense_graph, gaussian_affinities, neighbor_graph
         from gpucluster.ops.neighbors import nearest_neighbors
 
         if self.affinity == "nearest_neighbors":
             length = min(self.n_neighbors, len(X))
             lists = nearest_neighbors(X, length, random_state=self.random_state, reporter=reporter)
-            return neighbor_graph(to_host(lists.rows)), lists.method
+            learned = {"graph_recall": lists.recall}
+            return neighbor_graph(to_host(lists.rows)), lists.method, learned
         if self.affinity == "rbf":
-            return dense_graph(gaussian_affinities(X, self.gamma, reporter=reporter)), "exact"
+            return dense_graph(gaussian_affinities(X, self.gamma, reporter=reporter)), "exact", {}
         _check_affinities(X)
-        return dense_graph(X.copy()), "exact"
+        return dense_graph(X.copy()), "exact", {}
 
     def _by_landmarks(self, X: Any, reporter: Reporter, backend: str) -> Raw:
         from gpucluster.ops.eigenvectors import extend, spectral_embedding

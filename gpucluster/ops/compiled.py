@@ -24,6 +24,7 @@ def _cache_is_writable() -> bool:
 
 CACHE = _cache_is_writable()
 kernel = njit(nogil=True, cache=CACHE)
+LANES = 64  # columns that a scan passes over together
 
 
 def relative_rounding(n_features: int, dtype: type = np.float32) -> float:
@@ -52,29 +53,43 @@ def sqdist_between(X, i, j):
 
 
 @kernel
-def scan_nearest(dots, sqnorms, first_row, first_col, keys, neighbors):
+def _none_below(sqnorms, dots, worst):
+    below = np.int32(0)
+    for j in range(len(dots)):
+        below += np.int32(sqnorms[j] - np.float32(2) * dots[j] < worst)
+    return below == 0
+
+
+@kernel
+def scan_nearest(dots, sqnorms, rows, at, cols, keys, neighbors):
     """Merge a tile into the lists of nearest columns.
 
-    ``dots`` (rows, cols) float32; ``keys`` (rows, k) float32, rising, holds
-    ``|y|^2 - 2 x.y``; ``neighbors`` (rows, k) int32 the columns. A row is never its own
-    neighbour. Norms less their rounding make keys that bound the distance from below.
+    ``dots`` (n_looking, n_cols) float32; ``keys`` (n_rows, k) float32, rising, holds
+    ``|y|^2 - 2 x.y``; ``neighbors`` (n_rows, k) int32 the columns. ``rows`` (n_rows,) and
+    ``cols`` (n_cols,) int64 are the numbers of the rows, ``at`` (n_looking,) int64 says
+    which lists the tile belongs to. A row is never its own neighbour. Norms less their
+    rounding make keys that bound the distance from below.
     """
-    rows, cols = dots.shape
-    k = keys.shape[1]
-    for i in range(rows):
-        worst = keys[i, k - 1]
-        own = first_row + i - first_col
-        for j in range(cols):
-            key = sqnorms[first_col + j] - np.float32(2) * dots[i, j]
-            if key < worst and j != own:
-                slot = k - 1
-                while slot > 0 and keys[i, slot - 1] > key:
-                    keys[i, slot] = keys[i, slot - 1]
-                    neighbors[i, slot] = neighbors[i, slot - 1]
-                    slot -= 1
-                keys[i, slot] = key
-                neighbors[i, slot] = first_col + j
-                worst = keys[i, k - 1]
+    n_cols, k = dots.shape[1], keys.shape[1]
+    for i in range(dots.shape[0]):
+        slots, names, own = keys[at[i]], neighbors[at[i]], rows[at[i]]
+        worst = slots[k - 1]
+        for first in range(0, n_cols, LANES):
+            last = min(first + LANES, n_cols)
+            # most columns are too far: whole vectors of them are passed over at once
+            if _none_below(sqnorms[first:last], dots[i, first:last], worst):
+                continue
+            for j in range(first, last):
+                key = sqnorms[j] - np.float32(2) * dots[i, j]
+                if key < worst and cols[j] != own:
+                    slot = k - 1
+                    while slot > 0 and slots[slot - 1] > key:
+                        slots[slot] = slots[slot - 1]
+                        names[slot] = names[slot - 1]
+                        slot -= 1
+                    slots[slot] = key
+                    names[slot] = cols[j]
+                    worst = slots[k - 1]
 
 
 @kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +12,21 @@ from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.normalize import without_offset
-from gpucluster.types import Cost, Matrix
+from gpucluster.types import Cost, Matrix, Rows, Vector
+
+if TYPE_CHECKING:
+    from gpucluster.ops.inverted import InvertedLists, Reach
 
 TILE_COLS = 4096
 TILE_ROWS = 512
 SPARE = 8  # candidates kept beyond those asked for: what rounding may have swapped
-EXACT_LIMIT_FLOP = 2e14  # about 20 minutes on two cores; above it the graph is approximated
+SCAN_FLOP = 16  # for which a pair of rows takes the time that its scan takes
+EXACT_LIMIT_FLOP = 2e12  # some 13 seconds on two cores; above it lists are approximated
+TARGET = 0.985  # share of the neighbours that lists are to hold
+RECALL_STEP = 0.05  # by which it is lowered until a search is affordable
+MOST_FLOP = 2e14  # about 20 minutes on two cores: what structureless data may take
+FLOOR = 0.95  # below it, a graph is announced as poor
+DRAWN = 300  # rows on which the reach of a search is chosen, and as many on which it is tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +40,39 @@ class Neighbors:
     sqdist : array of shape (n_samples, n_neighbors), float32
         Squared Euclidean distances, rising; column 0 is 0.
     method : str
-        ``exact`` or ``nn_descent``.
+        ``exact`` or ``inverted_lists``.
+    recall : float
+        Share of the nearest rows that is listed, measured on a sample; 1 where exact.
     """
 
     rows: Any
     sqdist: Any
     method: str
+    recall: float = 1.0
 
 
 def neighbor_method(n_samples: int, n_features: int) -> str:
     """Return how `nearest_neighbors` will work on a matrix of this shape on the host."""
-    flop = 2.0 * n_samples * n_samples * n_features
-    return "exact" if flop <= EXACT_LIMIT_FLOP else "nn_descent"
+    flop = _flop(n_samples, n_samples, n_features)
+    return "exact" if flop <= EXACT_LIMIT_FLOP else "inverted_lists"
+
+
+def _flop(n_samples: int, n_candidates: float, n_features: int) -> float:
+    """Return what it takes to compare each row with so many others."""
+    return n_samples * n_candidates * (2.0 * n_features + SCAN_FLOP)
 
 
 def neighbor_cost(n_samples: int, n_features: int, n_neighbors: int) -> Cost:
     """Return the cost of `nearest_neighbors` on the host."""
     method = neighbor_method(n_samples, n_features)
-    seconds = 60 + 4e-3 * n_samples  # most of the first minute is pynndescent's compilation
+    extra = 8 * n_samples * n_neighbors
+    extra += 4 * n_samples * n_features  # a centred copy, when the rows lie far from zero
     if method == "exact":
-        seconds = 2.0 * n_samples**2 * n_features / 150e9
-    centred = 4 * n_samples * n_features  # when the rows lie far from zero
-    return Cost(8 * n_samples * n_neighbors + centred, seconds, method)
+        return Cost(extra, _flop(n_samples, n_samples, n_features) / 150e9, method)
+    # centres, candidates and samples; data with less structure take more, up to MOST_FLOP
+    compared = 12 * n_samples**0.5 + 2 * DRAWN
+    extra += 600 * n_samples + (256 << 20)  # lists to look into, copies of rows, blocks
+    return Cost(extra, _flop(n_samples, compared, n_features) / 100e9, method)
 
 
 def nearest_neighbors(
@@ -94,53 +114,145 @@ def nearest_neighbors(
     list float32 products cannot prove complete are compared with all others again, in
     float64. On a GPU distances are those of float32 products.
 
-    Above `EXACT_LIMIT_FLOP` on the host, unless `exact`: nearest-neighbour descent (Dong,
-    Moses, Li 2011, doi:10.1145/1963405.1963487) by pynndescent.
+    Above `EXACT_LIMIT_FLOP` on the host, unless `exact`: inverted lists (`ops.inverted`). The
+    exact neighbours of `DRAWN` rows tell how many lists a row must look into so that `TARGET`
+    of the nearest rows are found; those of as many other rows measure the recall. Rows found
+    are ordered as above; rows that find too few are compared with all. Where the data have so
+    little structure that half of all pairs would have to be compared, the lists are exact after
+    all; where that takes more than `MOST_FLOP`, they are as good as `MOST_FLOP` makes them, and
+    a recall below `FLOOR` is a warning. Extra memory is what `neighbor_cost` says. The result
+    does not depend on the number of cores.
     """
     if is_on_gpu(X):
         return _on_gpu(X, n_neighbors, reporter)
-    if not exact and neighbor_method(*X.shape) == "nn_descent":
-        return _by_descent(X, n_neighbors, random_state)
-    return _on_cpu(X, n_neighbors, reporter)
+    space = _Space.of(X)
+    if n_neighbors > 1 and not exact and neighbor_method(*X.shape) != "exact":
+        found = _by_lists(space, n_neighbors, random_state, reporter or Reporter())
+        if found is not None:
+            return found
+    return Neighbors(*_exact(space, np.arange(len(X)), n_neighbors, reporter), "exact")
 
 
-def _on_cpu(X: Any, n_neighbors: int, reporter: Reporter | None) -> Neighbors:
-    from gpucluster.ops.compiled import listed_sqdist, scan_nearest
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """Rows as they are, and as float32 products tell their distances best."""
 
-    n_samples, k = len(X), n_neighbors - 1
-    neighbors = np.empty((n_samples, n_neighbors), np.int32)
-    sqdist = np.zeros((n_samples, n_neighbors), np.float32)
-    neighbors[:, 0] = np.arange(n_samples)
+    X: Matrix
+    centred: Matrix
+    sqnorms: Vector
+    slack: Vector
+
+    @classmethod
+    def of(cls, X: Matrix) -> _Space:
+        centred = without_offset(X)
+        return cls(X, centred, *norms_with_slack(centred))
+
+
+def _exact(
+    space: _Space, queries: Rows, n_neighbors: int, reporter: Reporter | None = None
+) -> tuple[Any, Any]:
+    """Return the nearest rows of `queries` among all rows, and their squared distances."""
+    from gpucluster.ops.compiled import scan_nearest
+
+    n_samples, k = len(space.X), n_neighbors - 1
+    neighbors = np.empty((len(queries), n_neighbors), np.int32)
+    sqdist = np.zeros((len(queries), n_neighbors), np.float32)
+    neighbors[:, 0] = queries
     if k == 0:
-        return Neighbors(neighbors, sqdist, "exact")
+        return neighbors, sqdist
     kept = min(k + SPARE, n_samples - 1)
-    centred = without_offset(X)
-    sqnorms, slack = norms_with_slack(centred)
-    low = sqnorms - slack
+    X, centred, low = space.X, space.centred, space.sqnorms - space.slack
+    numbers = np.arange(n_samples)
 
-    def work(rows: slice) -> None:
-        count = rows.stop - rows.start
-        keys = np.full((count, kept), np.inf, np.float32)
-        found = np.empty((count, kept), np.int32)
+    def work(block: slice) -> None:
+        rows = queries[block]
+        at, vectors = np.arange(len(rows)), centred[rows]
+        keys = np.full((len(rows), kept), np.inf, np.float32)
+        found = np.empty((len(rows), kept), np.int32)
         for cols in row_blocks(n_samples, TILE_COLS):
-            scan_nearest(centred[rows] @ centred[cols].T, low, rows.start, cols.start, keys, found)
-        exact = np.empty((count, kept))
-        listed_sqdist(X, neighbors[rows, 0], found, exact)
-        order = np.lexsort((found, exact), axis=1)[:, :k]
-        found_k = np.take_along_axis(found, order, axis=1)
-        exact_k = np.take_along_axis(exact, order, axis=1)
+            dots = vectors @ centred[cols].T
+            scan_nearest(dots, low[cols], rows, at, numbers[cols], keys, found)
+        found_k, exact_k = _ranked(X, rows, found, keys, k)
         if kept < n_samples - 1:
             outside = keys[:, -1].astype(np.float64) + low[rows]  # no other row is nearer
             unsure = np.flatnonzero(exact_k[:, -1] >= outside)
             if len(unsure):
-                limit = exact_k[unsure, -1]
-                found_k[unsure], exact_k[unsure] = _in_float64(X, rows.start + unsure, limit, k)
-        neighbors[rows, 1:] = found_k
-        sqdist[rows, 1:] = exact_k
+                found_k[unsure], exact_k[unsure] = _in_float64(
+                    X, rows[unsure], exact_k[unsure, -1], k
+                )
+        neighbors[block, 1:] = found_k
+        sqdist[block, 1:] = exact_k
 
-    for _ in map_blocks(work, n_samples, TILE_ROWS, reporter):
+    block_rows = min(TILE_ROWS, max(128, len(queries) // 4))
+    for _ in map_blocks(work, len(queries), block_rows, reporter):
         pass
-    return Neighbors(neighbors, sqdist, "exact")
+    return neighbors, sqdist
+
+
+def _ranked(X: Matrix, rows: Rows, found: Any, keys: Any, k: int) -> tuple[Any, Any]:
+    """Return the `k` nearest of the rows found, by float64 differences; ties to the lower."""
+    from gpucluster.ops.compiled import listed_sqdist
+
+    exact = np.empty(found.shape)
+    listed_sqdist(X, rows, found, exact)
+    exact[keys == np.inf] = np.inf  # nothing was found for these slots
+    order = np.lexsort((found, exact), axis=1)[:, :k]
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(exact, order, axis=1)
+
+
+def _by_lists(
+    space: _Space, n_neighbors: int, random_state: int, reporter: Reporter
+) -> Neighbors | None:
+    """Look into inverted lists, as far as the exact neighbours of some rows say it is worth."""
+    from gpucluster.ops.inverted import inverted_lists
+
+    X, n_samples, k = space.X, len(space.X), n_neighbors - 1
+    drawn = np.random.default_rng(random_state).choice(
+        n_samples, min(n_samples, 2 * DRAWN), replace=False
+    )
+    true_rows, true_sqdist = _exact(space, drawn, n_neighbors)
+    lists = inverted_lists(space.centred, space.sqnorms, k + SPARE, random_state, reporter)
+    half = len(drawn) // 2  # what the reach is chosen on says nothing about its recall
+    reach = _affordable(lists, drawn[:half], true_rows[:half, 1:])
+    if reach is None:
+        return None
+    neighbors = np.empty((n_samples, n_neighbors), np.int32)
+    sqdist = np.zeros((n_samples, n_neighbors), np.float32)
+    neighbors[:, 0] = np.arange(n_samples)
+
+    def merge(rows: Rows, keys: Any, found: Any) -> None:
+        neighbors[rows, 1:], sqdist[rows, 1:] = _ranked(X, rows, found, keys, k)
+
+    lists.search(reach, k + SPARE, merge, reporter)
+    few = np.flatnonzero(sqdist[:, -1] == np.inf)
+    if len(few):
+        neighbors[few], sqdist[few] = _exact(space, few, n_neighbors, reporter)
+    tested = drawn[half:]
+    recall = float((sqdist[tested, 1:] <= true_sqdist[half:, -1:]).mean())
+    if recall < FLOOR:
+        reporter.warn(
+            "graph_recall",
+            f"lists of nearest neighbours hold {recall:.0%} of them: the rows have little "
+            "structure, and there are too many to compare all; reduce their dimensions first, "
+            "or take a sample",
+        )
+    return Neighbors(neighbors, sqdist, "inverted_lists", recall)
+
+
+def _affordable(lists: InvertedLists, drawn: Rows, neighbors: Any) -> Reach | None:
+    """Return the reach that finds `TARGET` of the neighbours of some rows, or fewer if it must.
+
+    None when comparing all rows is no worse.
+    """
+    n_samples, n_features = lists.X.shape
+    for recall in np.arange(TARGET, 0, -RECALL_STEP).tolist():
+        reach = lists.reach(drawn, neighbors, recall)
+        if reach is not None and reach.n_candidates < n_samples / 2:
+            if _flop(n_samples, reach.n_candidates, n_features) <= MOST_FLOP:
+                return reach
+        elif _flop(n_samples, n_samples, n_features) <= MOST_FLOP:
+            break
+    return None
 
 
 def norms_with_slack(X: Matrix) -> tuple[Any, Any]:
@@ -182,14 +294,6 @@ def _in_float64(X: Matrix, rows: Any, limit: Any, k: int) -> tuple[Any, Any]:
         dots = block @ others.T
         scan_nearest_exact(dots, X, rows, cols.start, low, low_cols, sqdist, found)
     return found, sqdist
-
-
-def _by_descent(X: Any, n_neighbors: int, random_state: int) -> Neighbors:
-    from pynndescent import NNDescent
-
-    graph = NNDescent(X, n_neighbors=n_neighbors, metric="sqeuclidean", random_state=random_state)
-    rows, sqdist = graph.neighbor_graph
-    return Neighbors(rows.astype(np.int32), sqdist.astype(np.float32), "nn_descent")
 
 
 def _on_gpu(X: Any, n_neighbors: int, reporter: Reporter | None) -> Neighbors:

@@ -136,7 +136,11 @@ class TSNE(Step):
             arrays={"layout": np.ascontiguousarray(layout, np.float32)},
             backend="openTSNE",
             method="exact" if graph.method == "exact" else f"{graph.method} graph",
-            info={"graph": graph.method, "kl_divergence": float(layout.kl_divergence)},
+            info={
+                "graph": graph.method,
+                "graph_recall": graph.recall,
+                "kl_divergence": float(layout.kl_divergence),
+            },
         )
 
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:

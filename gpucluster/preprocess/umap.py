@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -113,7 +114,7 @@ class UMAP(Step):
         import numpy as np
 
         from gpucluster.device.arrays import to_device, to_host
-        from gpucluster.ops.neighbors import Neighbors, nearest_neighbors
+        from gpucluster.ops.neighbors import nearest_neighbors
         from gpucluster.ops.normalize import unit_rows
 
         data = unit_rows(X) if self.metric == "cosine" else X
@@ -123,7 +124,7 @@ class UMAP(Step):
             random_state=self.random_state,
             reporter=reporter,
         )
-        graph = Neighbors(to_host(graph.rows), to_host(graph.sqdist), graph.method)
+        graph = replace(graph, rows=to_host(graph.rows), sqdist=to_host(graph.sqdist))
         fit = self._fit_gpu if device == "gpu" else self._fit_cpu
         reporter.cancel.raise_if_cancelled()
         layout = fit(data, graph, reporter)
@@ -136,7 +137,11 @@ class UMAP(Step):
             },
             backend="numba" if device == "cpu" else "cuml",
             method="exact" if graph.method == "exact" else f"{graph.method} graph",
-            info={"graph": graph.method, "n_landmarks": len(landmarks)},
+            info={
+                "graph": graph.method,
+                "graph_recall": graph.recall,
+                "n_landmarks": len(landmarks),
+            },
         )
 
     def _landmark_rows(self, n_samples: int) -> Any:

@@ -1,0 +1,277 @@
+"""Inverted lists: each row looks for its neighbours only in the lists of the centres near it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpucluster.events import Reporter
+from gpucluster.ops.assign import lloyd_step, nearest_center
+from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.duplicates import distinct_rows
+from gpucluster.types import Matrix, Rows, Vector
+
+LISTS_PER_ROOT = 2  # lists for each unit of the square root of the rows
+TRAINED_ON = 16  # rows a list from which its centre is learned
+ITERATIONS = 2  # of Lloyd
+MOST_LISTS = 2**16 - 1  # what two bytes can number, with one value left for none
+MOST_PROBES = 256  # lists that one row looks into
+TILE_ROWS = 1024  # of a product with the centres
+PARTS, MOST_ROWS = 32, 8192  # rows that look into lists together: more share more products
+TILE_COLS = 1024
+
+Merge = Callable[[Rows, Any, Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far around a row its neighbours are looked for.
+
+    A row looks into the lists of its `n_probes` nearest centres, as far as their squared
+    distance exceeds that of the nearest one by at most `margin`.
+
+    Attributes
+    ----------
+    n_probes : int
+    margin : float
+    n_candidates : float
+        Rows that one row is expected to be compared with, on average.
+    """
+
+    n_probes: int
+    margin: float
+    n_candidates: float
+
+
+@dataclass(frozen=True, slots=True)
+class InvertedLists:
+    """Centres that a sample of the rows was grouped around.
+
+    Of equal rows only a few are members of lists, because no row lists more of them.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        The rows; no large offset common to all.
+    sqnorms : ndarray of shape (n_samples,), float32
+        Their squared norms.
+    members : ndarray of shape (n_members,), int64
+        Rows that can be found, rising.
+    centers : ndarray of shape (n_lists, n_features), float32
+        Those of neighbouring numbers lie near each other.
+    center_sqnorms : ndarray of shape (n_lists,), float32
+    sizes : ndarray of shape (n_lists,), float64
+        Members that each list is expected to hold.
+    n_least : int
+        Members that each row is at least compared with, as far as `sizes` can tell.
+    """
+
+    X: Matrix
+    sqnorms: Vector
+    members: Rows
+    centers: Matrix
+    center_sqnorms: Vector
+    sizes: Any
+    n_least: int
+
+    def reach(self, rows: Rows, neighbors: Any, recall: float) -> Reach | None:
+        """Return the cheapest way to find a share of `recall` of known neighbours.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_drawn,), int64
+        neighbors : ndarray of shape (n_drawn, k), int32
+            Rows that each of `rows` should find.
+        recall : float
+
+        Returns
+        -------
+        Reach or None
+            None when `MOST_PROBES` lists do not hold as many.
+        """
+        near, excess = self._ranked(self.X[rows], min(MOST_PROBES, len(self.centers)))
+        listed, inverse = np.unique(neighbors, return_inverse=True)
+        home = nearest_center(self.X[listed], self.centers)[inverse].reshape(neighbors.shape)
+        drawn, position = np.arange(len(rows))[:, None], np.full(len(self.centers), -1)
+        rank = np.empty(neighbors.shape, np.int64)
+        for row in range(len(rows)):
+            position[near[row]] = np.arange(near.shape[1])
+            rank[row] = position[home[row]]
+            position[near[row]] = -1
+        reached = np.where(rank >= 0, excess[drawn, rank], np.inf).astype(np.float64)
+        rank[rank < 0] = near.shape[1]
+        size = self.sizes[near]
+        needed = int(np.ceil(recall * rank.size)) - 1
+        best = None
+        for n_probes in np.unique(np.geomspace(1, near.shape[1], 40).astype(int)).tolist():
+            margin = float(np.sort(np.where(rank < n_probes, reached, np.inf), axis=None)[needed])
+            if margin == np.inf:
+                continue
+            looked = (excess[:, :n_probes] <= margin) * size[:, :n_probes]
+            n_candidates = float(looked.sum(axis=1).mean())
+            if best is None or n_candidates < best.n_candidates:
+                best = Reach(n_probes, margin, n_candidates)
+        return best
+
+    def _ranked(self, block: Matrix, count: int) -> tuple[Any, Any]:
+        """Return the `count` nearest centres, nearest first, and how much farther they are.
+
+        Those that are needed for `n_least` rows are as near as the first.
+        """
+        from gpucluster.ops.compiled import scan_nearest
+
+        none = np.full(len(block), -1, np.int64)
+        at = np.arange(len(block))
+        keys = np.full((len(block), count), np.inf, np.float32)
+        near = np.empty((len(block), count), np.int32)
+        for cols in row_blocks(len(self.centers), TILE_COLS):
+            dots = block @ self.centers[cols].T
+            numbers = np.arange(cols.start, cols.stop)
+            scan_nearest(dots, self.center_sqnorms[cols], none, at, numbers, keys, near)
+        excess = keys - keys[:, :1]
+        size = self.sizes[near]
+        excess[np.cumsum(size, axis=1) - size < self.n_least] = 0
+        return near, excess
+
+    def probes(self, reach: Reach, reporter: Reporter | None) -> Any:
+        """Return the lists that each row looks into, nearest first: (n_samples, n_probes) uint16.
+
+        Those beyond the margin are the number of lists.
+        """
+        asked = np.empty((len(self.X), reach.n_probes), np.uint16)
+
+        def work(rows: slice) -> None:
+            near, excess = self._ranked(self.X[rows], reach.n_probes)
+            asked[rows] = np.where(excess <= reach.margin, near, len(self.centers))
+
+        for _ in map_blocks(work, len(self.X), TILE_ROWS):
+            if reporter is not None:
+                reporter.cancel.raise_if_cancelled()
+        return asked
+
+    def search(
+        self, reach: Reach, n_kept: int, merge: Merge, reporter: Reporter | None = None
+    ) -> None:
+        """Give the nearest rows found for each row to `merge`.
+
+        Parameters
+        ----------
+        reach : Reach
+        n_kept : int
+            Length of the lists.
+        merge : callable
+            Takes rows (count,) int64, keys (count, n_kept) float32, which are squared
+            distances less the squared norm of the row, and the rows found (count, n_kept)
+            int32; where there are too few, the key is infinite. Called from several threads,
+            with each row once.
+        reporter : Reporter, optional
+            Told after each block of rows.
+
+        Notes
+        -----
+        Blocks of rows of the same and neighbouring lists are multiplied with the members of
+        each list that some of them look into. Extra memory: ``2 * n_probes + 16`` bytes a
+        row, and a few megabytes a core.
+        """
+        from gpucluster.ops.compiled import scan_nearest
+
+        asked = self.probes(reach, reporter)
+        order = np.argsort(asked[:, 0], kind="stable")
+        members = self.members[np.argsort(asked[self.members, 0], kind="stable")]
+        starts = np.searchsorted(asked[members, 0], np.arange(len(self.centers) + 1))
+
+        def work(block: slice) -> None:
+            rows = order[block]
+            vectors = self.X[rows]
+            keys = np.full((len(rows), n_kept), np.inf, np.float32)
+            found = np.full((len(rows), n_kept), -1, np.int32)
+            lists = asked[rows]
+            at, slot = np.nonzero(lists < len(self.centers))
+            # the nearest lists first: they leave little for the others to improve
+            wanted = lists[at, slot].astype(np.int64) + len(self.centers) * (slot > 0)
+            at = at[np.argsort(wanted, kind="stable")]
+            numbers, counts = np.unique(wanted, return_counts=True)
+            numbers %= len(self.centers)
+            for number, who in zip(numbers, np.split(at, np.cumsum(counts)[:-1]), strict=True):
+                looking = vectors[who]
+                for part in row_blocks(starts[number + 1] - starts[number], TILE_COLS):
+                    cols = members[starts[number] :][part]
+                    dots = looking @ self.X[cols].T
+                    scan_nearest(dots, self.sqnorms[cols], rows, who, cols, keys, found)
+            merge(rows, keys, found)
+
+        block_rows = min(MOST_ROWS, -(-len(order) // PARTS))
+        for _ in map_blocks(work, len(order), block_rows, reporter):
+            pass
+
+
+def inverted_lists(
+    X: Matrix,
+    sqnorms: Vector,
+    n_listed: int,
+    random_state: int,
+    reporter: Reporter | None = None,
+) -> InvertedLists:
+    """Learn the centres of inverted lists, some ``2 * sqrt(n_samples)``, from a sample.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+        No large offset common to all rows.
+    sqnorms : ndarray of shape (n_samples,), float32
+    n_listed : int
+        Length of the lists of neighbours that will be asked for.
+    random_state : int
+        Seed.
+    reporter : Reporter, optional
+        Asked for cancellation.
+
+    Returns
+    -------
+    InvertedLists
+
+    Notes
+    -----
+    Extra memory: the sample, `TRAINED_ON` rows a list.
+
+    References
+    ----------
+    Sivic, Zisserman 2003, doi:10.1109/ICCV.2003.1238663; Jegou, Douze, Schmid 2011,
+    doi:10.1109/TPAMI.2010.57.
+    """
+    drawn = np.random.default_rng(random_state)
+    members = _early_copies(X, n_listed + 1)
+    n_lists = min(int(LISTS_PER_ROOT * len(members) ** 0.5), MOST_LISTS, len(members))
+    n_taught = min(len(members), TRAINED_ON * n_lists)
+    taught = X[np.sort(drawn.choice(members, n_taught, replace=False))]
+    centers = taught[np.sort(drawn.choice(n_taught, n_lists, replace=False))]
+    for _ in range(ITERATIONS):
+        step = lloyd_step(taught, centers, reporter)
+        filled = step.counts > 0
+        centers = (step.sums[filled] / step.counts[filled, None]).astype(np.float32)
+    coarse = centers[:: max(1, int(len(centers) ** 0.5))]
+    centers = centers[np.argsort(nearest_center(centers, coarse), kind="stable")]
+    sizes = np.bincount(nearest_center(taught, centers), minlength=len(centers))
+    return InvertedLists(
+        X,
+        sqnorms,
+        members,
+        centers,
+        np.einsum("ij,ij->i", centers, centers),
+        sizes * (len(members) / n_taught),
+        2 * n_listed,
+    )
+
+
+def _early_copies(X: Matrix, count: int) -> Rows:
+    """Return the rows that are among the first `count` of those that equal them, rising."""
+    distinct = distinct_rows(X)
+    if distinct is None:
+        return np.arange(len(X))
+    order = np.argsort(distinct.inverse, kind="stable")
+    starts = np.cumsum(distinct.weights) - distinct.weights
+    early = np.arange(len(X)) - np.repeat(starts, distinct.weights) < count
+    return np.sort(order[early])
