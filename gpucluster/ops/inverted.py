@@ -21,7 +21,7 @@ MOST_LISTS = 2**16 - 1  # what two bytes can number, with one value left for non
 MOST_PROBES = 256  # lists that one row looks into
 TILE_ROWS = 1024  # of a product with the centres
 PARTS, MOST_ROWS = 32, 8192  # rows that look into lists together: more share more products
-TILE_COLS = 1024
+TILE_COLS = 1024  # a block by so many is 32 MB at most
 
 Merge = Callable[[Rows, Any, Any], None]
 
@@ -95,19 +95,17 @@ class InvertedLists:
         near, excess = self._ranked(self.X[rows], min(MOST_PROBES, len(self.centers)))
         listed, inverse = np.unique(neighbors, return_inverse=True)
         home = nearest_center(self.X[listed], self.centers)[inverse].reshape(neighbors.shape)
-        drawn, position = np.arange(len(rows))[:, None], np.full(len(self.centers), -1)
-        rank = np.empty(neighbors.shape, np.int64)
-        for row in range(len(rows)):
-            position[near[row]] = np.arange(near.shape[1])
-            rank[row] = position[home[row]]
-            position[near[row]] = -1
-        reached = np.where(rank >= 0, excess[drawn, rank], np.inf).astype(np.float64)
-        rank[rank < 0] = near.shape[1]
+        # rank of the list that holds each neighbour; those beyond all probes are out of reach
+        rank = np.full((len(rows), len(self.centers)), near.shape[1])
+        np.put_along_axis(rank, near.astype(np.int64), np.arange(near.shape[1])[None], axis=1)
+        rank = np.take_along_axis(rank, home.astype(np.int64), axis=1)
+        reached = np.take_along_axis(np.pad(excess, ((0, 0), (0, 1))), rank, axis=1)
         size = self.sizes[near]
         needed = int(np.ceil(recall * rank.size)) - 1
         best = None
         for n_probes in np.unique(np.geomspace(1, near.shape[1], 40).astype(int)).tolist():
-            margin = float(np.sort(np.where(rank < n_probes, reached, np.inf), axis=None)[needed])
+            needs = np.where(rank < n_probes, reached, np.float32(np.inf))
+            margin = float(np.partition(needs, needed, axis=None)[needed])
             if margin == np.inf:
                 continue
             looked = (excess[:, :n_probes] <= margin) * size[:, :n_probes]
@@ -174,7 +172,7 @@ class InvertedLists:
         -----
         Blocks of rows of the same and neighbouring lists are multiplied with the members of
         each list that some of them look into. Extra memory: ``2 * n_probes + 16`` bytes a
-        row, and a few megabytes a core.
+        row; a core has up to `MOST_ROWS` rows and their products with `TILE_COLS` others.
         """
         from gpucluster.ops.compiled import scan_nearest
 

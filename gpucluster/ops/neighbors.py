@@ -118,10 +118,10 @@ def nearest_neighbors(
     exact neighbours of `DRAWN` rows tell how many lists a row must look into so that `TARGET`
     of the nearest rows are found; those of as many other rows measure the recall. Rows found
     are ordered as above; rows that find too few are compared with all. Where the data have so
-    little structure that half of all pairs would have to be compared, the lists are exact after
-    all; where that takes more than `MOST_FLOP`, they are as good as `MOST_FLOP` makes them, and
-    a recall below `FLOOR` is a warning. Extra memory is what `neighbor_cost` says. The result
-    does not depend on the number of cores.
+    little structure that half of all pairs would have to be compared, or the recall is below
+    `FLOOR`, the lists are exact after all; where that takes more than `MOST_FLOP`, they are as
+    good as `MOST_FLOP` makes them, and a recall below `FLOOR` is a warning. Extra memory is
+    what `neighbor_cost` says. The result does not depend on the number of cores.
     """
     if is_on_gpu(X):
         return _on_gpu(X, n_neighbors, reporter)
@@ -230,6 +230,8 @@ def _by_lists(
     tested = drawn[half:]
     recall = float((sqdist[tested, 1:] <= true_sqdist[half:, -1:]).mean())
     if recall < FLOOR:
+        if _flop(n_samples, n_samples, X.shape[1]) <= MOST_FLOP:
+            return None
         reporter.warn(
             "graph_recall",
             f"lists of nearest neighbours hold {recall:.0%} of them: the rows have little "

@@ -146,6 +146,16 @@ def test_data_without_structure_are_compared_with_all() -> None:
     assert (found.method, found.recall) == ("exact", 1.0)
 
 
+def test_lists_that_turn_out_poor_are_made_again() -> None:
+    """Two tight blobs far apart: float32 products tell the rows of one hardly from each other."""
+    drawn = np.random.default_rng(1)
+    side = np.where(np.arange(3000) % 2, 3e4, -3e4)[:, None]
+    X = (side + drawn.normal(scale=0.02, size=(3000, 80))).astype(np.float32)
+    found = nearest_neighbors(X, 10)
+    assert found.method == "exact"
+    check(X, found)
+
+
 def test_what_cannot_be_afforded_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(0).normal(size=(3000, 200)).astype(np.float32)
     monkeypatch.setattr(neighbors_module, "MOST_FLOP", 3000 * 600 * 400)
