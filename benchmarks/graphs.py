@@ -22,7 +22,7 @@ ROUNDING = 1e-6  # of a squared distance: equal texts are equally near
 
 
 def ours() -> Call:
-    """gpucluster's: exact, or above some 500,000 rows by pynndescent."""
+    """gpucluster's: exact, or above some 50,000 rows by inverted lists."""
     from gpucluster.ops.neighbors import nearest_neighbors
 
     return lambda X: nearest_neighbors(X, ASKED).rows
