@@ -13,11 +13,12 @@ from gpucluster.device.memory import available_bytes
 from gpucluster.device.select import Decision
 from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
 from gpucluster.events import Muted, Warned
+from gpucluster.ops.layout import LANES
 from gpucluster.preprocess import UMAP, check_chain
 
 DENSITY_ROWS = 200_000  # above it, UMAP and HDBSCAN take more than half an hour on a few cores
 LAYOUT_ROWS = 200  # below it, a layout has nothing to learn from
-LAYOUT_COMPONENTS = 16  # a cache line; 50 gave no better clusters, in three times the time
+LAYOUT_COMPONENTS = LANES  # 50 gave no better clusters, in three times the time
 
 
 @dataclass(frozen=True, slots=True)

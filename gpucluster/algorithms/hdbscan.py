@@ -24,7 +24,7 @@ from gpucluster.types import NOISE, Cost, Matrix, Weights
 AUTO_SAMPLES = 5  # min_samples where neither it nor a size is given
 CUML_MAX_MIN_SAMPLES = 1023
 EQUAL_ROWS = "rows are equal: cuML's HDBSCAN cannot weigh them, and can abort (NVIDIA/cuml#4474)"
-LISTED = 10  # neighbours that are looked at before a search; min_samples if that is more
+LISTED = 15  # neighbours that are looked at before a search; min_samples if that is more
 TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
 
 
@@ -150,7 +150,7 @@ class HDBSCAN(Algorithm):
         -------
         Sweep
             All parameters but `min_cluster_size` are those of this model. Where `min_samples` is
-            omitted it does not follow the sizes: it stays at `min_cluster_size` of this model.
+            omitted it does not follow the sizes: it stays at that of this model.
 
         Raises
         ------
@@ -252,7 +252,7 @@ class HDBSCAN(Algorithm):
             seconds = 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50)
             return Cost(extra, seconds * (2 if self.min_cluster_size == "auto" else 1))
         flop = 2.0 * n_samples**2 * n_features
-        extra = copies + n_samples * (16 * max(neighbors, 15) + 12 * max(neighbors, 15) + 700)
+        extra = copies + n_samples * (28 * max(neighbors, LISTED) + 700)
         return Cost(extra, 2.5 * flop / 150e9)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
@@ -303,6 +303,12 @@ class HDBSCAN(Algorithm):
             )
             return size, self.rules()[0], {}
         best = max(tried, key=lambda candidate: candidate.score)
+        if best.score <= 0:
+            reporter.warn(
+                "granularity_unstable",
+                f"hdbscan.min_cluster_size: auto: halves of the rows agree on "
+                f"{100 * best.stability:.0f} % at best; the clusters may be chance",
+            )
         rule = next(rule for rule in self.rules() if rule.method == best.method)
         info = {"chosen": asdict(best), "tried": [asdict(candidate) for candidate in tried]}
         return best.min_cluster_size, rule, {"granularity": info}

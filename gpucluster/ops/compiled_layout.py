@@ -8,8 +8,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from gpucluster.ops.compiled import CACHE, kernel
+from gpucluster.ops.layout import LANES
 
-LANES = 16  # float32 numbers of a cache line; layouts are padded to whole ones
 CELL_BITS = 16  # of a float32 that forces do not look at: exponent and 7 bits are left
 N_CELLS = 1 << (31 - CELL_BITS)
 
@@ -29,7 +29,7 @@ def _bits_of(_context, _number):
 @_fast
 def _cell(number):
     """Return where the forces at a squared distance stand in their tables."""
-    return _bits_of(number) >> CELL_BITS  # type: ignore[call-arg]
+    return _bits_of(number) >> CELL_BITS  # type: ignore[call-arg]  # numba passes the context
 
 
 @kernel

@@ -13,9 +13,15 @@ from gpucluster.ops.fuzzy import FuzzyGraph
 from gpucluster.types import Matrix
 
 BLOCK_ROWS = 2048
+LANES = 16  # float32 numbers of a cache line; layouts are padded to whole ones
 PUSHES = 5  # from other rows, for each pull along an edge
 DRAWN = 2  # rows that stand for them: fewer, and each pushes harder
 REACH = 4  # greatest move of one force along one axis
+
+
+def padded(n_components: int) -> int:
+    """Return how many numbers a row of the layout takes while it moves."""
+    return -(-n_components // LANES) * LANES
 
 
 def optimise_layout(
@@ -55,19 +61,19 @@ def optimise_layout(
     on how many there are, and what pulls one end of an edge pulls the other as much. (Where each
     vertex takes its pulls one after the other, it is back among its neighbours before they see
     that it was drawn away, and groups that belong together do not find each other.) Forces are
-    read from a table by the leading bits of the squared distance, to within 0.4 %.
+    read from a table by the leading bits of the squared distance, which say it to within 0.4 %.
 
-    Coordinates are padded to cache lines of 16: 5 dimensions cost as much as 16. Extra memory: two
-    such layouts.
+    Coordinates are padded to cache lines (`padded`): 5 dimensions cost as much as 16. Extra
+    memory: two such layouts.
 
     References
     ----------
     McInnes, Healy, Melville 2018, arXiv:1802.03426, section 3.2.
     """
-    from gpucluster.ops.compiled_layout import LANES, move
+    from gpucluster.ops.compiled_layout import move
 
     n_samples, n_components = start.shape
-    width = -(-n_components // LANES) * LANES
+    width = padded(n_components)
     edges = graph.starts, graph.targets, graph.weights
     forces = _forces(*kernel_parameters(min_dist), n_components)
     now, then = np.zeros((n_samples, width), np.float32), np.empty((n_samples, width), np.float32)

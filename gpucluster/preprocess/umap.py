@@ -36,6 +36,8 @@ class UMAP(Step):
 
     applied: ClassVar[tuple[str, ...]] = ("landmarks", "landmark_layout")
     trained: ClassVar[str | None] = "layout"
+    library_bytes: ClassVar[int] = 150 << 20
+
     method: Literal["umap"] = "umap"
     n_components: Annotated[int, Field(ge=1, le=256)] = Field(
         default=50, description="Dimensions of the layout."
@@ -96,15 +98,16 @@ class UMAP(Step):
 
     def cost(self, n_samples: int, n_features: int) -> Cost:
         """Return the cost of graph and layout, at the rates in docs/algorithms/umap.md."""
+        from gpucluster.ops.layout import padded
         from gpucluster.ops.neighbors import neighbor_cost
 
         graph = neighbor_cost(n_samples, n_features, self.n_neighbors)
         edges = n_samples * self.n_neighbors
-        width = -(-self.n_components // 16)
-        layout = edges * self.epochs(n_samples) * (8 + 12 * width) * 1e-9
+        width = padded(self.n_components)
+        layout = edges * self.epochs(n_samples) * (8 + 0.75 * width) * 1e-9
         return Cost(
             # unit rows and a centred copy, the graph while it is united, two padded layouts
-            2 * 4 * n_samples * n_features + 80 * edges + 160 * width * n_samples,
+            2 * 4 * n_samples * n_features + 80 * edges + 10 * width * n_samples,
             (graph.seconds or 0) + 4e-8 * n_samples * n_features + layout,
             graph.method,
         )

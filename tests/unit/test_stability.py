@@ -83,6 +83,13 @@ def test_few_rows_are_said_to_decide_nothing(n_samples):
     assert found.labels_.shape == (n_samples,)
 
 
+def test_clusters_of_nothing_are_announced():
+    X = np.random.default_rng(0).uniform(size=(2000, 10)).astype(np.float32)
+    with pytest.warns(GpuclusterWarning, match="may be chance"):
+        found = AUTO.fit(X)
+    assert found.info["granularity"]["chosen"]["score"] <= 0
+
+
 def test_auto_selection_needs_an_auto_size():
     with pytest.raises(ValueError, match="needs min_cluster_size: auto"):
         HDBSCAN(cluster_selection_method="auto", min_cluster_size=10)
