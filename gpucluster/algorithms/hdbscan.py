@@ -18,21 +18,19 @@ from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.granularity import granularities
 from gpucluster.ops.stability import candidate_sizes, score_cuts
 from gpucluster.ops.sweep import Sweep, check_sizes, cliff_near, default_sizes, sweep
-from gpucluster.ops.tree import Dendrogram, Rule, basins, dendrogram, flat_clusters
+from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
 from gpucluster.types import NOISE, Cost, Matrix, Weights
 
 AUTO_SAMPLES = 5  # min_samples where neither it nor a size is given
 CUML_MAX_MIN_SAMPLES = 1023
 EQUAL_ROWS = "rows are equal: cuML's HDBSCAN cannot weigh them, and can abort (NVIDIA/cuml#4474)"
-LISTED = 15  # neighbours that are looked at before a search; min_samples if that is more
-TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
 
 
 class HDBSCAN(Algorithm):
     """Find clusters of any shape and of differing density; the rest is noise.
 
-    The spanning tree is exact: up to `TREE_DIMENSIONS` dimensions edges are searched in a k-d tree,
-    above it by blocked BLAS.
+    The spanning tree is exact: in few dimensions edges are searched in a k-d tree, in many
+    by blocked BLAS.
 
     Equal rows are one point. A density is that of distinct points, so that copies of a row make
     no dense place by themselves, and `min_samples` counts distinct neighbours. The size of a
@@ -242,12 +240,14 @@ class HDBSCAN(Algorithm):
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""
+        from gpucluster.ops.density import LISTED, searches_tree
+
         neighbors = self.density_neighbors(n_samples)
         if device == "gpu":  # NVIDIA/cuml#7553
             return Cost(n_samples * (72 + 140 * neighbors + 4 * n_features), None)
         # the distinct rows among equal ones are a copy, and so are unit rows
         copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
-        if self._searches_tree(n_samples, n_features):
+        if searches_tree(n_samples, n_features):
             extra = copies + n_samples * (16 * n_features + 12 * neighbors + 700)
             seconds = 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50)
             return Cost(extra, seconds * (2 if self.min_cluster_size == "auto" else 1))
@@ -326,25 +326,10 @@ class HDBSCAN(Algorithm):
 
     def _dendrogram(self, X: Matrix, reporter: Reporter, weights: Weights | None) -> Dendrogram:
         """Return the hierarchy of two points or more."""
-        from gpucluster.ops.kdtree import KDTree
-        from gpucluster.ops.neighbors import nearest_neighbors
-        from gpucluster.ops.spanning import mutual_reachability_tree
+        from gpucluster.ops.density import density_dendrogram
 
         depth = self.density_neighbors(len(X))
-        listed = min(len(X), 1 + max(depth, LISTED))
-        tree = KDTree(X) if self._searches_tree(*X.shape) else None
-        if tree is not None:
-            neighbors = tree.neighbors(listed, reporter)
-        else:
-            neighbors = nearest_neighbors(X, listed, exact=True, reporter=reporter)
-        edges = mutual_reachability_tree(
-            X, neighbors, depth, alpha=self.alpha, tree=tree, reporter=reporter
-        )
-        return dendrogram(edges, weights)
-
-    def _searches_tree(self, n_samples: int, n_features: int) -> bool:
-        # a tree of a few rows is a list
-        return n_features <= TREE_DIMENSIONS and n_samples > 3 * n_features
+        return density_dendrogram(X, depth, reporter, weights, alpha=self.alpha)
 
     def _fit_gpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         if weights is not None:

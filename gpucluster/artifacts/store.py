@@ -253,7 +253,9 @@ class LocalStore:
             try:
                 self._durable.make_folder(folder)
             except FileExistsError as error:  # not the one that `put` knows
-                raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file") from error
+                if folder.exists() and not folder.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file") from error
+                self._make_folder(folder)  # a folder that somebody else has just removed
             self._durable.fsync_dir(folder.parent)
 
     def _write(self, temp: Path, write: Callable[[BinaryIO], object]) -> Stored:

@@ -8,13 +8,15 @@ share rows instead of fighting over one product.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from typing import Any, TypeVar
 
-from threadpoolctl import OpenBLASController, threadpool_limits
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 from gpucluster.events import Reporter
 
@@ -31,14 +33,22 @@ class _OneBlasThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._limit: threadpool_limits | None = None
+        self._limit: Any = None
+        self._controller: Any = None
+        self._modules = 0
 
     def __enter__(self) -> None:
         with self._lock:
             if self._users == 0:
                 _take_blas_control()
-                self._limit = threadpool_limits(1, user_api="blas")
+                self._limit = self._libraries().limit(limits=1, user_api="blas")
             self._users += 1
+
+    def _libraries(self) -> Any:
+        """Return the loaded libraries. Looking for them takes milliseconds; modules bring them."""
+        if self._controller is None or self._modules != len(sys.modules):
+            self._controller, self._modules = ThreadpoolController(), len(sys.modules)
+        return self._controller
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -57,6 +67,7 @@ def _take_blas_control() -> None:
 
 
 one_blas_thread = _OneBlasThread()
+_here = threading.local()
 
 
 def n_threads() -> int:
@@ -86,8 +97,15 @@ def map_blocks(
     """
     blocks = deque(row_blocks(n_rows, block_rows))
     in_flight = in_flight or 2 * n_threads()
-    with one_blas_thread, ThreadPoolExecutor(n_threads()) as pool:
+    with one_blas_thread:
+        if len(blocks) == 1 or getattr(_here, "is_worker", False):
+            for block in blocks:
+                yield work(block)
+                if reporter is not None:
+                    reporter.progress(block.stop, n_rows)
+            return
         # a bounded number in flight: results never pile up behind a slow consumer
+        pool = _workers(os.getpid(), n_threads())
         running = deque((b, pool.submit(work, b)) for b in _take(blocks, in_flight))
         try:
             while running:
@@ -98,7 +116,23 @@ def map_blocks(
                 if reporter is not None:
                     reporter.progress(block.stop, n_rows)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for _, future in running:
+                future.cancel()
+            wait([future for _, future in running])
+
+
+@cache
+def _workers(_process: int, count: int) -> ThreadPoolExecutor:
+    """Return threads that stay: starting some for each call would take longer than many calls.
+
+    A child of a fork has none of its parent's.
+    """
+    return ThreadPoolExecutor(count, "gpucluster", initializer=_begin)
+
+
+def _begin() -> None:
+    """Mark a worker: blocks within a block are done where they are, or workers wait for workers."""
+    _here.is_worker = True
 
 
 def _take(blocks: deque[slice], count: int) -> list[slice]:

@@ -128,6 +128,19 @@ def listed_sqdist(X, rows, listed, sqdist):
 
 
 @kernel
+def lightest_listed(listed, weights, component, weight, target):
+    """Find the lightest listed edge that leaves the component of each row; the first of equal ones.
+
+    ``listed`` (n, k) int32 are the ends of edges of ``weights`` (n, k) float64. ``weight`` (n,)
+    float64, infinite where all stay inside, and ``target`` (n,) int32 are lowered.
+    """
+    for i in range(listed.shape[0]):
+        for slot in range(listed.shape[1]):
+            if weights[i, slot] < weight[i] and component[listed[i, slot]] != component[i]:
+                weight[i], target[i] = weights[i, slot], listed[i, slot]
+
+
+@kernel
 def scan_leaving(dots, X, rows, first_col, low, sqcore, component, scale, weight, target):
     """Merge a tile into the lightest edge that leaves the component of each row.
 

@@ -95,17 +95,19 @@ def _apart(a, b):
 
 
 @kernel
-def nearest(first, points, order, nodes, sqdist, rows):
-    """Find the nearest other points of points ``first``, ``first + 1`` ...
+def nearest(queries, first, points, order, nodes, sqdist, rows):
+    """Find the nearest points of ``queries`` (count, d) float64.
 
-    ``nodes`` are start, stop, child, low and high. ``sqdist`` (count, k) float64, rising, and
-    ``rows`` (count, k) int32, numbers of the input, are written; ties go to the lower row.
+    They are points ``first``, ``first + 1`` ... of the tree, and none is its own neighbour; others
+    have a ``first`` of -count. ``nodes`` are start, stop, child, low and high. ``sqdist``
+    (count, k) float64, rising, and ``rows`` (count, k) int32, numbers of the input, are written;
+    ties go to the lower row.
     """
     start, stop, child, low, high = nodes
     count, k = sqdist.shape
     stack, reach = np.empty(DEPTH, np.int64), np.empty(DEPTH)
     for i in range(count):
-        point = points[first + i]
+        point = queries[i]
         sqdist[i] = np.inf
         rows[i] = -1
         stack[0], reach[0], top = 0, 0.0, 1

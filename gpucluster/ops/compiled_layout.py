@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from gpucluster.ops.compiled import CACHE, kernel
@@ -13,9 +16,13 @@ from gpucluster.ops.layout import LANES
 CELL_BITS = 16  # of a float32 that forces do not look at: exponent and 7 bits are left
 N_CELLS = 1 << (31 - CELL_BITS)
 
-_fast = njit(nogil=True, cache=CACHE, fastmath={"reassoc", "nsz", "contract", "arcp"})
+LINE_BYTES = 4 * LANES
+FLAGS = ("reassoc", "nsz", "contract", "arcp")
+
+_fast = njit(nogil=True, cache=CACHE, fastmath=set(FLAGS))
 
 
+# numba passes the context of an intrinsic by itself, which mypy cannot know
 @intrinsic
 def _bits_of(_context, _number):
     """Return the bits of a float32 as an int32."""
@@ -29,7 +36,7 @@ def _bits_of(_context, _number):
 @_fast
 def _cell(number):
     """Return where the forces at a squared distance stand in their tables."""
-    return _bits_of(number) >> CELL_BITS  # type: ignore[call-arg]  # numba passes the context
+    return _bits_of(number) >> CELL_BITS  # type: ignore[call-arg]
 
 
 @kernel
@@ -74,23 +81,91 @@ def membership(sqdist, scale, root, radius, weights):
             weights[i, j] = np.exp(-beyond / width) if beyond > 0 else 1.0
 
 
+_LINE = ir.VectorType(ir.FloatType(), LANES)
+_INTO_ONE = f"llvm.vector.reduce.fadd.v{LANES}f32"
+
+
+def _line(builder: Any, address: Any) -> Any:
+    """Load a cache line; nobody promises that an array begins with one."""
+    return builder.load(builder.inttoptr(address, _LINE.as_pointer()), align=4)
+
+
+def _gap(builder: Any, here: Any, there: Any) -> Any:
+    """Return the difference of two cache lines, given by their addresses."""
+    return builder.fsub(_line(builder, there), _line(builder, here), flags=FLAGS)
+
+
+@intrinsic
+def _sqdist(_context, _here, _there):
+    """Return the squared distance of two cache lines.
+
+    Written out, because the compiler asks before each loop over a line whether it overlaps with
+    another, and that took half of the time.
+    """
+
+    def generate(_context, builder, _signature, args):
+        gap = _gap(builder, *args)
+        number = ir.FloatType()
+        kind = ir.FunctionType(number, [number, _LINE])
+        reduce = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+            builder.module, kind, _INTO_ONE
+        )
+        square = builder.fmul(gap, gap, flags=FLAGS)
+        return builder.call(reduce, [ir.Constant(number, 0.0), square], fastmath=FLAGS)
+
+    return types.float32(types.intp, types.intp), generate
+
+
+@intrinsic
+def _pull(_context, _moved, _here, _there, _force):
+    """Add to a cache line ``force`` times the way from one to another."""
+
+    def generate(context, builder, _signature, args):
+        moved, here, there, force = args
+        index = ir.IntType(32)
+        line = builder.insert_element(ir.Constant(_LINE, ir.Undefined), force, index(0))
+        everywhere = ir.Constant(ir.VectorType(index, LANES), [0] * LANES)
+        change = builder.fmul(
+            builder.shuffle_vector(line, line, everywhere), _gap(builder, here, there), flags=FLAGS
+        )
+        change = builder.fadd(_line(builder, moved), change, flags=FLAGS)
+        builder.store(change, builder.inttoptr(moved, _LINE.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.float32), generate
+
+
 @_fast
-def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed, scratch):
+def _force(here, there, width, table):
+    """Return what a table says of the distance of two rows, given by their addresses."""
+    sqdist = np.float32(0)
+    for at in range(0, width, LINE_BYTES):
+        sqdist += _sqdist(here + at, there + at)  # type: ignore[call-arg]
+    return table[_cell(sqdist)]
+
+
+@_fast
+def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed):
     """Move the vertices of ``rows`` once; all others stand still meanwhile.
 
     ``layout`` and ``moved`` are (n, d) float32, d a multiple of `LANES`. ``graph`` is starts
     (n + 1,), targets and weights: an edge of weight w acts in a share w of the epochs, as the
     numbers of both its ends say, so that both see it in the same ones. ``forces`` are pull and
     push (`N_CELLS`,) over distance, by the bits of the squared distance, ``steps`` the lengths of
-    both. ``n_drawn`` rows push for each edge that acts. ``scratch`` is (2, d) float32.
+    both. ``n_drawn`` rows push for each edge that acts.
     """
-    n, d = layout.shape
+    n = layout.shape[0]
+    width = LINE_BYTES // LANES * layout.shape[1]
     starts, targets, weights = graph
     pull, push = forces
     pull_step, push_step = steps
-    gap, change = scratch[0], scratch[1]
+    most = 0
     for i in range(rows[0], rows[1]):
-        change[:] = 0
+        most = max(most, starts[i + 1] - starts[i])
+    acting = np.empty(most + 1, np.int64)
+    for i in range(rows[0], rows[1]):
+        here, mine = layout.ctypes.data + i * width, moved.ctypes.data + i * width
+        moved[i] = layout[i]
         n_acting = 0
         for e in range(starts[i], starts[i + 1]):
             j = targets[e]
@@ -99,19 +174,13 @@ def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed, scratc
             pair ^= pair >> np.uint32(15)
             phase = np.float32(pair >> np.uint32(8)) * np.float32(2.0**-24)
             before = np.float32(epoch) * weights[e] + phase
-            if np.int32(before + weights[e]) == np.int32(before):
-                continue
-            n_acting += 1
-            sqdist = np.float32(0)
-            for f in range(0, d, LANES):
-                for lane in range(LANES):
-                    difference = layout[j, f + lane] - layout[i, f + lane]
-                    gap[f + lane] = difference
-                    sqdist += difference * difference
-            force = pull_step * pull[_cell(sqdist)]
-            for f in range(0, d, LANES):
-                for lane in range(LANES):
-                    change[f + lane] += force * gap[f + lane]
+            # no branch: whether an edge acts cannot be guessed
+            acting[n_acting] = layout.ctypes.data + j * width
+            n_acting += np.int32(before + weights[e]) != np.int32(before)
+        for there in acting[:n_acting]:
+            force = pull_step * _force(here, there, width, pull)
+            for at in range(0, width, LINE_BYTES):
+                _pull(mine + at, here + at, there + at, force)  # type: ignore[call-arg]
         state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
         state += np.uint64(i) * np.uint64(0xBF58476D1CE4E5B9)
         state += np.uint64(epoch + 1) * np.uint64(0x94D049BB133111EB)
@@ -120,16 +189,7 @@ def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed, scratc
             draw = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             draw ^= draw >> np.uint64(29)
             j = np.int64(((draw >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32))
-            sqdist = np.float32(0)
-            for f in range(0, d, LANES):
-                for lane in range(LANES):
-                    difference = layout[i, f + lane] - layout[j, f + lane]
-                    gap[f + lane] = difference
-                    sqdist += difference * difference
-            force = push_step * push[_cell(sqdist)]
-            if j != i:
-                for f in range(0, d, LANES):
-                    for lane in range(LANES):
-                        change[f + lane] += force * gap[f + lane]
-        for f in range(d):
-            moved[i, f] = layout[i, f] + change[f]
+            there = layout.ctypes.data + j * width  # itself is no way away
+            force = push_step * _force(here, there, width, push)
+            for at in range(0, width, LINE_BYTES):
+                _pull(mine + at, there + at, here + at, force)  # type: ignore[call-arg]

@@ -119,16 +119,15 @@ class InvertedLists:
 
         Those that are needed for `n_least` rows are as near as the first.
         """
-        from gpucluster.ops.compiled import scan_nearest
-
-        none = np.full(len(block), -1, np.int64)
-        at = np.arange(len(block))
-        keys = np.full((len(block), count), np.inf, np.float32)
-        near = np.empty((len(block), count), np.int32)
-        for cols in row_blocks(len(self.centers), TILE_COLS):
-            dots = block @ self.centers[cols].T
-            numbers = np.arange(cols.start, cols.stop)
-            scan_nearest(dots, self.center_sqnorms[cols], none, at, numbers, keys, near)
+        keys = self.center_sqnorms - 2 * (block @ self.centers.T)
+        if count < keys.shape[1]:
+            near = np.argpartition(keys, count - 1, axis=1)[:, :count]
+            keys = np.take_along_axis(keys, near, axis=1)
+            order = np.argsort(keys, axis=1)
+            near = np.take_along_axis(near, order, axis=1)
+        else:
+            near = order = np.argsort(keys, axis=1)
+        keys = np.take_along_axis(keys, order, axis=1)
         excess = keys - keys[:, :1]
         size = self.sizes[near]
         excess[np.cumsum(size, axis=1) - size < self.n_least] = 0

@@ -9,7 +9,7 @@ import numpy as np
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.neighbors import Neighbors
-from gpucluster.types import Matrix
+from gpucluster.types import Labels, Matrix
 
 LEAF_SIZE = 24
 BLOCK_ROWS = 1024
@@ -74,7 +74,8 @@ class KDTree:
                 np.empty((count, n_neighbors - 1)),
                 np.empty((count, n_neighbors - 1), "i4"),
             )
-            nearest(block.start, self._points, self._order, self._nodes, near, found)
+            points = self._points
+            nearest(points[block], block.start, points, self._order, self._nodes, near, found)
             own = self._order[block]
             rows[own, 0] = own
             rows[own, 1:] = found
@@ -83,6 +84,31 @@ class KDTree:
         for _ in map_blocks(work, shape[0], BLOCK_ROWS, reporter):
             pass
         return Neighbors(rows, sqdist, "exact")
+
+    def nearest_to(self, queries: Matrix) -> Labels:
+        """Return the nearest row of each of other rows, ties to the lower one.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, n_features), float32
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), int32
+        """
+        from gpucluster.ops.compiled_kdtree import nearest
+
+        found = np.empty(len(queries), np.int32)
+
+        def work(block: slice) -> None:
+            points = queries[block].astype(np.float64)
+            near, rows = np.empty((len(points), 1)), np.empty((len(points), 1), np.int32)
+            nearest(points, -len(points), self._points, self._order, self._nodes, near, rows)
+            found[block] = rows[:, 0]
+
+        for _ in map_blocks(work, len(queries), BLOCK_ROWS):
+            pass
+        return found
 
     def lightest_leaving(
         self, rows: Any, limit: Any, sqcore: Any, component: Any, scale: float

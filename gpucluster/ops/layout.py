@@ -76,7 +76,7 @@ def optimise_layout(
     width = padded(n_components)
     edges = graph.starts, graph.targets, graph.weights
     forces = _forces(*kernel_parameters(min_dist), n_components)
-    now, then = np.zeros((n_samples, width), np.float32), np.empty((n_samples, width), np.float32)
+    now, then = _lines(n_samples, width), _lines(n_samples, width)
     now[:, :n_components] = start
     for epoch in range(n_epochs):
         left = np.float32(1 - epoch / n_epochs)
@@ -86,15 +86,22 @@ def optimise_layout(
         ) -> None:
             # an edge acts for its head and for its tail
             steps = np.float32(2) * left, left * np.float32(PUSHES / DRAWN)
-            scratch = np.empty((2, width), np.float32)
             bounds = rows.start, rows.stop
-            move(bounds, now, then, edges, forces, steps, epoch, DRAWN, random_state, scratch)
+            move(bounds, now, then, edges, forces, steps, epoch, DRAWN, random_state)
 
         for _ in map_blocks(work, n_samples, BLOCK_ROWS):
             pass
         now, then = then, now
         reporter.progress(epoch + 1, n_epochs, "epochs")
     return np.ascontiguousarray(now[:, :n_components])
+
+
+def _lines(n_samples: int, width: int) -> Matrix:
+    """Return zeros, no row of which lies across more cache lines than it must."""
+    size = 4 * n_samples * width
+    room = np.zeros(size + 4 * LANES, np.uint8)
+    first = -room.ctypes.data % (4 * LANES)
+    return room[first : first + size].view(np.float32).reshape(n_samples, width)
 
 
 def kernel_parameters(min_dist: float) -> tuple[float, float]:

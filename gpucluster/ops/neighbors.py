@@ -21,12 +21,14 @@ TILE_COLS = 4096
 TILE_ROWS = 512
 SPARE = 8  # candidates kept beyond those asked for: what rounding may have swapped
 SCAN_FLOP = 16  # for which a pair of rows takes the time that its scan takes
-EXACT_LIMIT_FLOP = 2e12  # some 13 seconds on two cores; above it lists are approximated
+EXACT_LIMIT_FLOP = 1e11  # less than a second on two cores; above it lists are approximated
 TARGET = 0.985  # share of the neighbours that lists are to hold
+NARROW_SECONDS = 1.0  # of a search; shorter ones do not repay that directions are learned
+NARROW = 0.995  # share of them that few directions are to tell from other rows
 RECALL_STEP = 0.05  # by which it is lowered until a search is affordable
 MOST_FLOP = 2e14  # about 20 minutes on two cores: what structureless data may take
 FLOOR = 0.95  # below it, a graph is announced as poor
-DRAWN = 300  # rows on which the reach of a search is chosen, and as many on which it is tested
+DRAWN = 200  # rows on which the reach of a search is chosen, and as many on which it is tested
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +207,22 @@ def _by_lists(
 ) -> Neighbors | None:
     """Look into inverted lists, as far as the exact neighbours of some rows say it is worth."""
     from gpucluster.ops.inverted import inverted_lists
+    from gpucluster.ops.projection import narrowed
 
     X, n_samples, k = space.X, len(space.X), n_neighbors - 1
+    kept = min(k + SPARE, n_samples - 1)
     drawn = np.random.default_rng(random_state).choice(
         n_samples, min(n_samples, 2 * DRAWN), replace=False
     )
     true_rows, true_sqdist = _exact(space, drawn, n_neighbors)
-    lists = inverted_lists(space.centred, space.sqnorms, k + SPARE, random_state, reporter)
-    half = len(drawn) // 2  # what the reach is chosen on says nothing about its recall
-    reach = _affordable(lists, drawn[:half], true_rows[:half, 1:])
+    half = len(drawn) // 2  # what the search is fitted to says nothing about its recall
+    fitted, wanted = drawn[:half], true_rows[:half, 1:]
+    seen, share = space.centred, 1.0
+    if (neighbor_cost(n_samples, X.shape[1], n_neighbors).seconds or 0) > NARROW_SECONDS:
+        kept = min(k + max(k, SPARE), n_samples - 1)
+        seen, share = narrowed(seen, space.sqnorms, fitted, wanted, kept, NARROW)
+    lists = inverted_lists(seen, space.sqnorms, kept, random_state, reporter)
+    reach = _affordable(lists, fitted, wanted, TARGET / share)
     if reach is None:
         return None
     neighbors = np.empty((n_samples, n_neighbors), np.int32)
@@ -223,7 +232,7 @@ def _by_lists(
     def merge(rows: Rows, keys: Any, found: Any) -> None:
         neighbors[rows, 1:], sqdist[rows, 1:] = _ranked(X, rows, found, keys, k)
 
-    lists.search(reach, k + SPARE, merge, reporter)
+    lists.search(reach, kept, merge, reporter)
     few = np.flatnonzero(sqdist[:, -1] == np.inf)
     if len(few):
         neighbors[few], sqdist[few] = _exact(space, few, n_neighbors, reporter)
@@ -241,13 +250,13 @@ def _by_lists(
     return Neighbors(neighbors, sqdist, "inverted_lists", recall)
 
 
-def _affordable(lists: InvertedLists, drawn: Rows, neighbors: Any) -> Reach | None:
-    """Return the reach that finds `TARGET` of the neighbours of some rows, or fewer if it must.
+def _affordable(lists: InvertedLists, drawn: Rows, neighbors: Any, target: float) -> Reach | None:
+    """Return the reach that finds `target` of the neighbours of some rows, or fewer if it must.
 
     None when comparing all rows is no worse.
     """
     n_samples, n_features = lists.X.shape
-    for recall in np.arange(TARGET, 0, -RECALL_STEP).tolist():
+    for recall in np.arange(target, 0, -RECALL_STEP).tolist():
         reach = lists.reach(drawn, neighbors, recall)
         if reach is not None and reach.n_candidates < n_samples / 2:
             if _flop(n_samples, reach.n_candidates, n_features) <= MOST_FLOP:

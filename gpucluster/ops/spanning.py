@@ -60,12 +60,12 @@ def mutual_reachability_tree(
     ----------
     Campello, Moulavi, Sander 2013, doi:10.1007/978-3-642-37456-2_14.
     """
-    from gpucluster.ops.compiled import merge_edges
+    from gpucluster.ops.compiled import lightest_listed, merge_edges
 
     n_samples = len(X)
     scale = 1 / alpha**2
     search = _by_blas(X, reporter) if tree is None else tree.lightest_leaving
-    listed = neighbors.rows[:, 1:]
+    listed = np.ascontiguousarray(neighbors.rows[:, 1:])
     listed_weight, sqcore, bound = _listed_weights(X, neighbors, min_samples, scale)
     if neighbors.rows.shape[1] == n_samples:
         bound[:] = np.inf
@@ -76,12 +76,9 @@ def mutual_reachability_tree(
     component = parent.copy()
     joined_edges: list[Any] = []
     missing = n_samples - 1
-    rows = np.arange(n_samples)
     while missing:
-        leaving = component[listed] != component[:, None]
-        slot = np.where(leaving, listed_weight, np.inf).argmin(axis=1)
-        weight = np.where(leaving[rows, slot], listed_weight[rows, slot], np.inf)
-        target = listed[rows, slot]
+        weight, target = np.full(n_samples, np.inf), np.zeros(n_samples, np.int32)
+        lightest_listed(listed, listed_weight, component, weight, target)
         remembered = (component[found_target] != component) & (found_weight < weight)
         weight[remembered] = found_weight[remembered]
         target = np.where(remembered, found_target, target)

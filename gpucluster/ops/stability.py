@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gpucluster.events import Reporter
-from gpucluster.ops.assign import nearest_center
+from gpucluster.ops.density import nearest_row
 from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
 from gpucluster.types import Labels, Matrix, Weights
 
 HALF_ROWS = 25_000  # most rows of a half
+MOST_PAIRS = 2  # of halves, drawn anew, where they are small
 LEAST_HALF = 5  # rows that make a cluster of a half, at least: fewer are chance
 FIRST_SIZE = 10
 LAST_SHARE = 10  # the largest size is the number of rows divided by it
@@ -94,7 +95,8 @@ def score_cuts(
 
     Notes
     -----
-    Halves are disjoint, of at most `HALF_ROWS` rows each, and sizes shrink with them. A row of a
+    Halves are disjoint, of at most `HALF_ROWS` rows each, and sizes shrink with them; where they
+    are small, two pairs of them say more than one. A row of a
     half belongs to the cluster whose basin it lies in (`tree.basins`), a row of the other half
     to that of its nearest neighbour. With mutual information I and mean entropy H of the two
     partitions, the score is ``I - PRICE * (H - I) - (k1 - 1) * (k2 - 1) / (2 * n)``; the last
@@ -110,33 +112,50 @@ def score_cuts(
     n_half = min(len(X) // 2, HALF_ROWS)
     if n_half < 2:
         return []
-    drawn = np.random.default_rng(random_state).permutation(len(X))
-    halves = [np.sort(drawn[:n_half]), np.sort(drawn[n_half : 2 * n_half])]
-    rows = [np.ascontiguousarray(X[half]) for half in halves]
-    trees = [
-        hierarchy(own, None if weights is None else weights[half])
-        for own, half in zip(rows, halves, strict=True)
-    ]
-    across = [nearest_center(rows[1], rows[0]), nearest_center(rows[0], rows[1])]
+    drawn = np.random.default_rng(random_state)
     total = len(X) if weights is None else int(weights.sum())
+    tried: dict[tuple[int, str], list[Candidate]] = {}
+    n_pairs = min(MOST_PAIRS, max(1, HALF_ROWS // n_half))
+    for _ in range(n_pairs):
+        order = drawn.permutation(len(X))
+        halves = np.sort(order[:n_half]), np.sort(order[n_half : 2 * n_half])
+        rows = [np.ascontiguousarray(X[half]) for half in halves]
+        trees = [
+            hierarchy(own, None if weights is None else weights[half])
+            for own, half in zip(rows, halves, strict=True)
+        ]
+        across = [nearest_row(rows[0], rows[1]), nearest_row(rows[1], rows[0])]
+        for size in candidate_sizes(total):
+            for rule in rules:
+                reporter.cancel.raise_if_cancelled()
+                share = max(2, round(size * trees[0].total / total)), rule
+                first = _on_both(trees[0], share, across[0])
+                share = max(2, round(size * trees[1].total / total)), rule
+                second = _on_both(trees[1], share, across[1])
+                if first is not None and second is not None:
+                    second = np.concatenate((second[n_half:], second[:n_half]))
+                    judged = _judged(size, rule, first, second)
+                    tried.setdefault((size, rule.method), []).append(judged)
+    return [_mean(found) for found in tried.values() if len(found) == n_pairs]
 
-    def basins_of_all(tree: Dendrogram, size: int, rule: Rule, cross: Labels) -> Labels | None:
-        labels = flat_clusters(tree, max(2, round(size * tree.total / total)), rule).labels
-        if labels.max(initial=-1) < 1:
-            return None
-        own = basins(tree, labels)
-        return np.concatenate((own, own[cross]))
 
-    candidates = []
-    for size in candidate_sizes(total):
-        for rule in rules:
-            reporter.cancel.raise_if_cancelled()
-            first = basins_of_all(trees[0], size, rule, across[0])
-            second = basins_of_all(trees[1], size, rule, across[1])
-            if first is not None and second is not None:
-                second = np.concatenate((second[n_half:], second[:n_half]))
-                candidates.append(_judged(size, rule, first, second))
-    return candidates
+def _on_both(tree: Dendrogram, cut: tuple[int, Rule], across: Labels) -> Labels | None:
+    """Return the basins of the rows of a tree and of those of the other half, in this order."""
+    labels = flat_clusters(tree, *cut).labels
+    if labels.max(initial=-1) < 1:
+        return None
+    own = basins(tree, labels)
+    return np.concatenate((own, own[across]))
+
+
+def _mean(found: Sequence[Candidate]) -> Candidate:
+    count = len(found)
+    return replace(
+        found[0],
+        n_clusters=sum(one.n_clusters for one in found) / count,
+        stability=sum(one.stability for one in found) / count,
+        score=sum(one.score for one in found) / count,
+    )
 
 
 def _judged(size: int, rule: Rule, first: Labels, second: Labels) -> Candidate:

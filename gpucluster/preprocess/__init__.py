@@ -14,6 +14,7 @@ from pydantic import Field
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.preprocess.base import Fitted, Step
+from gpucluster.preprocess.conditioning import Conditioning
 from gpucluster.preprocess.display import DisplayReduction
 from gpucluster.preprocess.normalize import Center, L2Normalize
 from gpucluster.preprocess.pca import PCA, RemoveTopComponents
@@ -21,13 +22,21 @@ from gpucluster.preprocess.umap import UMAP
 from gpucluster.preprocess.whitening import Whitening
 
 AnyStep = Annotated[
-    Whitening | UMAP | PCA | L2Normalize | Center | RemoveTopComponents,
+    Whitening | UMAP | PCA | L2Normalize | Center | RemoveTopComponents | Conditioning,
     Field(discriminator="method"),
 ]
 
 STEP_TYPES: dict[str, type[Step]] = {
     step.model_fields["method"].default: step
-    for step in (Whitening, UMAP, PCA, L2Normalize, Center, RemoveTopComponents)
+    for step in (
+        Whitening,
+        UMAP,
+        PCA,
+        L2Normalize,
+        Center,
+        RemoveTopComponents,
+        Conditioning,
+    )
 }
 
 __all__ = [
@@ -35,6 +44,7 @@ __all__ = [
     "STEP_TYPES",
     "UMAP",
     "AnyStep",
+    "Conditioning",
     "DisplayReduction",
     "Fitted",
     "Step",

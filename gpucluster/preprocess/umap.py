@@ -195,8 +195,9 @@ class UMAP(Step):
 
         from gpucluster.preprocess.pca import PCA
 
-        pca = PCA(n_components=min(self.n_components, *data.shape))
-        start = pca.output(data, pca.fit(data, "cpu", Reporter()).arrays)
+        taught = data[:: max(1, len(data) // LANDMARKS)]
+        pca = PCA(n_components=min(self.n_components, *taught.shape))
+        start = pca.output(data, pca.fit(taught, "cpu", Reporter()).arrays)
         widest = float(np.abs(start).max())
         drawn = np.random.default_rng(self.random_state)
         noise = drawn.normal(scale=1e-4, size=(len(data), self.n_components))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -453,3 +456,32 @@ def test_a_medoid_may_stand_for_a_cluster(parquet: Path, tmp_path: Path) -> None
     for cluster in run.centroids.to_pylist():
         medoid = by_id[cluster["medoid_document_id"]]
         assert medoid["cosine_similarity_to_centroid"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_default_run_leaves_the_same_bytes_on_any_number_of_cores(tmp_path: Path) -> None:
+    """Large enough for inverted lists, whitening and two pairs of halves."""
+    pq.write_table(documents(9_000, 96), tmp_path / "docs.parquet")
+    script = (
+        "import os, sys\n"
+        "if sys.argv[2] == '1': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import gpucluster, gpucluster.ops.neighbors as neighbors\n"
+        "neighbors.EXACT_LIMIT_FLOP = 1e9\n"
+        "run = gpucluster.cluster(sys.argv[1], out=sys.argv[3])\n"
+        "assert run.num_clusters == 4, run.num_clusters\n"
+        "print(run.path)\n"
+    )
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system cannot pin a process to a core")
+    found = []
+    for name, cores in (("a", "1"), ("b", "all"), ("c", "all")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "docs.parquet", cores, tmp_path / name],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        path = Path(done.stdout.strip())
+        files = (file for file in path.rglob("*") if file.suffix in {".parquet", ".npy"})
+        found.append({str(file.relative_to(path)): file.read_bytes() for file in files})
+    assert len(found[0]) >= 6
+    assert found[0] == found[1] == found[2]

@@ -13,7 +13,7 @@ from gpucluster.device.select import Decision
 from gpucluster.dialects import read_body
 from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
 from gpucluster.planner import make_plan
-from gpucluster.preprocess import UMAP, Whitening
+from gpucluster.preprocess import UMAP, Conditioning, Whitening
 
 parse = ClusterDefinition.parse
 CPU = Decision("cpu", "cpu", "asked for")
@@ -176,20 +176,23 @@ def test_plan_chooses_by_size() -> None:
     small = make_plan(parse(), 5000, 384, CPU)
     chosen = small.definition.vector_config
     assert chosen.algorithm == HDBSCAN(min_cluster_size="auto", cluster_selection_method="auto")
-    assert [step.n_components for step in chosen.preprocessing_steps] == [16]
+    assert chosen.preprocessing_steps == (Conditioning(), UMAP(n_components=16, n_neighbors=20))
     assert chosen.noise_policy == "assign_near"
     kept = make_plan(parse(noise_policy="keep"), 5000, 384, CPU).definition.vector_config
     assert kept.noise_policy == "keep"
     assert [s.name for s in small.stages] == [
         "load",
-        "prepare.0.umap",
+        "prepare.0.conditioning",
+        "prepare.1.umap",
         "cluster",
         "measure",
         "write",
     ]
-    large = make_plan(parse(), 1_000_000, 384, CPU)
+    million = make_plan(parse(), 1_000_000, 384, CPU)
+    assert million.definition.vector_config.clustering_method == "hdbscan"
+    large = make_plan(parse(), 4_000_000, 384, CPU)
     assert large.definition.vector_config.clustering_method == "kmeans"
-    assert large.definition.vector_config.algorithm_params["n_clusters"] == 1000
+    assert large.definition.vector_config.algorithm_params["n_clusters"] == 2000
     tiny = make_plan(parse(), 100, 384, CPU)
     assert tiny.definition.vector_config.preprocessing_steps == ()
     named = make_plan(parse(algorithm="hdbscan"), 5000, 384, CPU)

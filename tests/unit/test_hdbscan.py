@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
 from gpucluster.algorithms import HDBSCAN
-from gpucluster.algorithms.hdbscan import TREE_DIMENSIONS
 from gpucluster.errors import GpuclusterWarning
 from gpucluster.events import Reporter
+from gpucluster.ops.density import TREE_DIMENSIONS
 
 # on so few rows any size may stand at a cliff
 pytestmark = pytest.mark.filterwarnings("ignore:hdbscan.min_cluster_size")

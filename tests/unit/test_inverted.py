@@ -20,6 +20,7 @@ from gpucluster.ops.neighbors import (
     neighbor_cost,
     neighbor_method,
 )
+from gpucluster.ops.projection import narrowed
 from gpucluster.preprocess import UMAP
 
 
@@ -73,6 +74,35 @@ def test_most_neighbours_are_found_and_the_share_is_known() -> None:
     true = recall(found, nearest_neighbors(X, 30, exact=True))
     assert true > TARGET - 0.015
     assert found.recall == pytest.approx(true, abs=0.01)
+
+
+def test_few_directions_do_where_neighbours_differ_in_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.random.default_rng(0)
+    X = drawn.normal(size=(6000, 12)) @ drawn.normal(size=(12, 256))
+    X = (X + drawn.normal(scale=0.01, size=X.shape)).astype(np.float32)
+    sqnorms = np.einsum("ij,ij->i", X, X)
+    rows = np.arange(0, len(X), 60)
+    near = nearest_neighbors(X, 20, exact=True).rows[rows, 1:]
+    narrow, share = narrowed(X, sqnorms, rows, near, 38, 0.99)
+    assert narrow.shape == (len(X), 32)
+    assert 0.99 <= share <= 1
+    keys = sqnorms - 2 * narrow[rows] @ narrow.T
+    keys[np.arange(len(rows)), rows] = np.inf
+    kept = np.argsort(keys, axis=1)[:, :38]
+    true = np.mean([np.isin(a, b).mean() for a, b in zip(near, kept, strict=True)])
+    assert share == pytest.approx(true, abs=0.01)
+    noise = drawn.normal(size=(3000, 64)).astype(np.float32)
+    near = nearest_neighbors(noise, 20, exact=True).rows[:100, 1:]
+    same, share = narrowed(
+        noise, np.einsum("ij,ij->i", noise, noise), np.arange(100), near, 38, 0.995
+    )
+    assert same is noise
+    assert share == 1
+    monkeypatch.setattr(neighbors_module, "NARROW_SECONDS", 0.0)
+    found = nearest_neighbors(X, 20)
+    check(X, found)
+    assert found.method == "inverted_lists"
+    assert recall(found, nearest_neighbors(X, 20, exact=True)) > TARGET - 0.015
 
 
 def test_a_search_looks_at_few_rows() -> None:

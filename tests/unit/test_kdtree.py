@@ -33,6 +33,17 @@ def test_neighbors_are_the_exact_ones(X, n_neighbors):
     assert np.array_equal(found.sqdist, expected.sqdist)
 
 
+@given(matrices(), st.integers(0, 99))
+@settings(max_examples=50, deadline=None)
+def test_the_nearest_to_other_rows_is_the_exact_one(X, seed):
+    stream = np.random.default_rng(seed)
+    queries = (stream.normal(size=(40, X.shape[1])) * 2).round(1).astype(np.float32)
+    queries[:2] = X[:2]  # a row of the tree finds itself, or a lower one that equals it
+    found = KDTree(X).nearest_to(queries)
+    gaps = ((queries[:, None].astype(np.float64) - X) ** 2).sum(axis=2)
+    assert np.array_equal(found, gaps.argmin(axis=1))
+
+
 @given(matrices(), st.integers(1, 6), st.sampled_from([1.0, 0.7]))
 @settings(max_examples=50, deadline=None)
 def test_spanning_tree_weighs_as_much_as_that_of_all_comparisons(X, min_samples, alpha):

@@ -127,6 +127,28 @@ def test_blocks_come_in_order_and_errors_pass() -> None:
         list(map_blocks(fails, 10, 3))
 
 
+def test_blocks_within_blocks_do_not_wait_for_each_other() -> None:
+    def outer(rows: slice) -> list[int]:
+        return list(map_blocks(lambda inner: rows.start + inner.start, 4, 2))
+
+    assert list(map_blocks(outer, 40, 10)) == [[0, 2], [10, 12], [20, 22], [30, 32]]
+
+
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    script = (
+        "import os\n"
+        "from gpucluster.ops.blocks import map_blocks\n"
+        "assert list(map_blocks(lambda rows: rows.start, 9, 3)) == [0, 3, 6]\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    os._exit(list(map_blocks(lambda rows: rows.start, 9, 3)) != [0, 3, 6])\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+    )
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_labels_do_not_depend_on_the_number_of_cores() -> None:
     """The same fit pinned to one core and on all of them, bit for bit."""
     script = (

@@ -10,8 +10,9 @@ from sklearn.metrics import adjusted_mutual_info_score
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.errors import ConfigError, GpuclusterWarning
 from gpucluster.events import Reporter
-from gpucluster.ops.stability import HALF_ROWS, LEAST_HALF, candidate_sizes
-from gpucluster.ops.tree import basins, dendrogram
+from gpucluster.ops.density import density_dendrogram
+from gpucluster.ops.stability import HALF_ROWS, LEAST_HALF, candidate_sizes, score_cuts
+from gpucluster.ops.tree import Rule, basins, dendrogram
 from gpucluster.preprocess.umap import UMAP
 
 AUTO = HDBSCAN(min_cluster_size="auto", cluster_selection_method="auto")
@@ -66,6 +67,20 @@ def test_the_seed_decides():
     assert np.array_equal(AUTO.fit(X).labels_, AUTO.fit(X).labels_)
     other = AUTO.model_copy(update={"random_state": 1}).fit(X)
     assert other.info["granularity"] != AUTO.fit(X).info["granularity"]
+
+
+def test_small_halves_are_drawn_more_often():
+    seen = []
+
+    def hierarchy(rows, mass):
+        seen.append(len(rows))
+        return density_dendrogram(rows, 5, Reporter(), mass)
+
+    for n_samples, n_pairs in ((1000, 2), (HALF_ROWS, 2), (2 * HALF_ROWS + 2, 1)):
+        X = np.random.default_rng(0).normal(size=(n_samples, 2)).astype(np.float32)
+        score_cuts(X, None, hierarchy, (Rule(),), random_state=0, reporter=Reporter())
+        assert seen == [min(n_samples // 2, HALF_ROWS)] * (2 * n_pairs)
+        seen.clear()
 
 
 def test_equal_rows_count_by_their_number():

@@ -1,0 +1,156 @@
+"""Whether to centre or to whiten, decided on a sample by what its halves agree on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from gpucluster.device.select import Device
+from gpucluster.events import Muted, Reporter
+from gpucluster.ops.layout import LANES
+from gpucluster.preprocess.base import Fitted, Step
+from gpucluster.preprocess.normalize import Center
+from gpucluster.preprocess.umap import UMAP
+from gpucluster.preprocess.whitening import Whitening
+from gpucluster.types import Cost, Matrix
+
+FEW_ROWS = 500  # fewer say nothing about their halves: they stay as they are
+MARGIN = 0.5  # nats by which a change has to be better: thrice what scores differ by chance
+CLEAR = 1.0  # nats that a change has to reach; below it, the sample holds too little of clusters
+GENTLE, STRONG = (
+    Whitening(regularization=share, regularization_mode="relative", force=True)
+    for share in (1.0, 0.1)
+)
+TRIAL = UMAP(n_components=LANES, n_neighbors=15, n_epochs=50)
+DENSITY_SAMPLES = 5
+
+
+class Conditioning(Step):
+    """Centre or whiten the rows where that makes clusters more stable; else leave them alone.
+
+    Rows as they are and whitened ones are tried on a sample: each is laid out by UMAP and
+    clustered, and scored as ``min_cluster_size: auto`` scores a size, by what two halves of the
+    sample agree on. Where rows have more in common than they differ by, centring is tried too;
+    where whitening helps, or where rows as they are show no clear clusters, a stronger one. A
+    change is made when its score reaches `CLEAR` and is the higher one by `MARGIN`.
+
+    Notes
+    -----
+    Whitening takes out directions that carry no clusters, and helps by much where there are some;
+    where there are none it brings up noise. The score tells the two apart without labels:
+    docs/algorithms/conditioning.md has the measurements.
+    """
+
+    applied: ClassVar[tuple[str, ...]] = ("mean", "matrix")
+    has_gpu_path: ClassVar[bool] = False
+    library_bytes: ClassVar[int] = 150 << 20
+
+    method: Literal["conditioning"] = "conditioning"
+    sample_size: Annotated[int, Field(ge=FEW_ROWS, le=1_000_000)] = Field(
+        default=2000, description="Rows on which the ways are compared."
+    )
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = Field(default=42, description="Seed.")
+
+    def n_out(self, n_features: int) -> int:
+        """Return `n_features`."""
+        return n_features
+
+    def cost(self, n_samples: int, n_features: int) -> Cost:
+        """Return the cost of two trials, and the memory of whitening all rows should that win."""
+        n_drawn = min(n_samples, self.sample_size)
+        trial = TRIAL.cost(n_drawn, n_features)
+        whole = Whitening().cost(n_samples, n_features)
+        seconds = 2 * (2 * (trial.seconds or 0) + 0.05)
+        return Cost(whole.bytes + trial.bytes, seconds, f"on {n_drawn:,} rows")
+
+    def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
+        """Try the ways on a sample; learn the best one from all rows."""
+        import numpy as np
+
+        n_drawn = min(len(X), self.sample_size)
+        drawn = np.random.default_rng(self.random_state).permutation(len(X))[:n_drawn]
+        sample = np.ascontiguousarray(X[np.sort(drawn)])
+        tried: list[dict[str, Any]] = []
+        chosen: Step | None = None
+        needed = -math.inf
+        for way in _ways(sample) if n_drawn >= FEW_ROWS else ():
+            if way is STRONG and chosen is not GENTLE and tried[0]["score"] >= CLEAR:
+                break
+            reporter.cancel.raise_if_cancelled()
+            found = self._try(way, sample, reporter)
+            tried.append({"step": _name(way), **found})
+            if way is None:
+                needed = max(CLEAR, found["score"] + MARGIN)
+            elif found["score"] >= needed:
+                chosen, needed = way, found["score"]
+        info = {"chosen": _name(chosen), "tried": tried, "n_rows": n_drawn}
+        method = f"on {n_drawn:,} rows"
+        if chosen is None:
+            return Fitted({}, "numpy", method, info)
+        fitted = chosen.fit(X, "cpu", reporter)
+        arrays = {name: fitted.arrays[name] for name in chosen.applied}
+        return Fitted(arrays, fitted.backend, method, {**info, **fitted.info})
+
+    def _try(self, way: Step | None, sample: Matrix, reporter: Reporter) -> dict[str, Any]:
+        """Return what halves of the prepared sample agree on, at best."""
+        from gpucluster.ops.density import density_dendrogram
+        from gpucluster.ops.duplicates import distinct_rows
+        from gpucluster.ops.stability import score_cuts
+        from gpucluster.ops.tree import Rule
+
+        quiet = Muted(self.method, cancel=reporter.cancel)
+        X, weights = sample, None
+        if way is not None:
+            X = way.output(X, way.fit(X, "cpu", quiet).arrays)
+        if X.shape[1] > LANES:
+            layout = TRIAL.model_copy(update={"random_state": self.random_state})
+            X = layout.fit(X, "cpu", quiet).arrays["layout"]
+        distinct = distinct_rows(X)
+        if distinct is not None:
+            X, weights = X[distinct.rows], distinct.weights
+        scored = score_cuts(
+            X,
+            weights,
+            lambda rows, mass: density_dendrogram(
+                rows, min(DENSITY_SAMPLES, len(rows) - 1), quiet, mass
+            ),
+            (Rule(method="eom"), Rule(method="leaf")),
+            random_state=self.random_state,
+            reporter=quiet,
+        )
+        if not scored:
+            return {"score": 0.0, "stability": 0.0, "n_clusters": 0}
+        best = max(scored, key=lambda candidate: candidate.score)
+        return {
+            "score": best.score,
+            "stability": best.stability,
+            "n_clusters": best.n_clusters,
+        }
+
+    def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+        """Return the rows as the chosen way has them."""
+        return X if not arrays else _learned(arrays).apply(X, arrays)
+
+    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+        """Return the training rows as the chosen way has them; `X` itself where that is none."""
+        return X if not arrays else _learned(arrays).output(X, arrays)
+
+
+def _ways(sample: Matrix) -> list[Step | None]:
+    """Return what is tried: nothing, centring where a common offset hides the rest, whitening."""
+    from gpucluster.ops.normalize import offset
+
+    return [None, *([] if offset(sample) is None else [Center()]), GENTLE, STRONG]
+
+
+def _name(way: Step | None) -> str:
+    if isinstance(way, Whitening):
+        return f"{way.method} {way.regularization_mode}:{way.regularization:g}"
+    return "none" if way is None else way.method
+
+
+def _learned(arrays: Mapping[str, Any]) -> Step:
+    return GENTLE if "matrix" in arrays else Center()
