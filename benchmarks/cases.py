@@ -31,8 +31,10 @@ TAILS = {
 class Case:
     """A workload; `seed` is None for a real set, `text_bytes` counts over all rows.
 
-    `part_of` names the real set that a smaller one is drawn from, with `seed`. `spread` is that
-    of the synthetic clusters. A `bundled` set comes with scikit-learn.
+    `part_of` names the set that another one is drawn from, with `seed`. `spread` is that of the
+    synthetic clusters. A `bundled` set comes with scikit-learn. What has nothing to do with the
+    classes is added to a part: `style` along three directions, in lengths of a row, and `scale`
+    by factors of the dimensions, of which it is the standard deviation in logarithms.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Case:
     part_of: str | None = None
     spread: float = SPREAD
     bundled: bool = False
+    style: float = 0.0
+    scale: float = 0.0
 
     @property
     def is_file(self) -> bool:
@@ -60,6 +64,10 @@ CASES = {
         Case("fashion_5k", 5_000, 784, 10, seed=0, part_of="fashion_mnist"),
         Case("fashion_20k", 20_000, 784, 10, seed=0, part_of="fashion_mnist"),
         Case("digits", 1_797, 64, 10, bundled=True),
+        Case("digits_styled", 1_797, 64, 10, seed=5, part_of="digits", style=0.5),
+        Case("banking77_styled", 13_083, 384, 77, seed=5, part_of="banking77", style=0.5),
+        Case("clinc150_styled", 23_700, 384, 151, seed=5, part_of="clinc150", style=1.5),
+        Case("banking77_scaled", 13_083, 384, 77, seed=5, part_of="banking77", scale=1.0),
         *(Case(name, n_samples, 384, 100, seed=3) for name, n_samples in TAILS.items()),
         Case("loose_20k", 20_000, 384, 300, seed=4, spread=2.5),
         Case("smoke", 3_000, 64, 12, seed=0),
@@ -93,8 +101,13 @@ def write_synthetic(out: Path, name: str) -> None:
         pq.write_table(_bundled(name), out / f"{name}.parquet")
         return
     if case.part_of is not None:
-        source = real_path(CASES[case.part_of])
+        whole = CASES[case.part_of]
+        if not whole.is_file:
+            write_synthetic(out, whole.name)
+        source = real_path(whole) if whole.is_file else out / f"{whole.name}.parquet"
         write_part(out, str(source), case.n_samples, f"{name}.parquet", case.seed)
+        if case.style or case.scale:
+            _disturb(out / f"{name}.parquet", case)
         return
     pieces = _pieces(case)
     first = next(pieces)
@@ -113,6 +126,24 @@ def write_part(out: Path, data: str, n_samples: int, name: str, seed: int | None
     n_samples = min(n_samples, len(table))
     drawn = np.random.default_rng(seed).choice(len(table), n_samples, replace=False)
     pq.write_table(table.take(np.sort(drawn)), out / name)
+
+
+def _disturb(path: Path, case: Case) -> None:
+    """Add to the unit vectors of a file what has nothing to do with its classes."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    X = read_unit_vectors(path)
+    drawn = np.random.default_rng(case.seed)
+    directions = np.linalg.qr(drawn.normal(size=(X.shape[1], 3)))[0].T
+    X += case.style * drawn.normal(size=(len(X), 3)) @ directions
+    X *= np.exp(case.scale * drawn.normal(size=X.shape[1]))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.astype(np.float16).ravel()), X.shape[1])
+    table = pq.read_table(path)
+    pq.write_table(
+        table.set_column(table.column_names.index("embedding"), "embedding", vectors), path
+    )
 
 
 def _bundled(name: str) -> pa.Table:

@@ -263,7 +263,7 @@ class HDBSCAN(Algorithm):
             return Raw(np.full(len(X), NOISE), backend="numpy", probabilities=np.zeros(len(X)))
         tree = self._dendrogram(X, reporter, weights)
         if size == "auto":
-            size, rule, info = self._choose(X, reporter, weights)
+            size, rule, info = self._choose(X, tree, reporter, weights)
             found = flat_clusters(tree, size, rule)
         else:
             found = flat_clusters(tree, size, rule)
@@ -282,13 +282,14 @@ class HDBSCAN(Algorithm):
         )
 
     def _choose(
-        self, X: Matrix, reporter: Reporter, weights: Weights | None
+        self, X: Matrix, tree: Dendrogram, reporter: Reporter, weights: Weights | None
     ) -> tuple[int, Rule, dict[str, Any]]:
         """Return the size and rule that halves of the rows agree on most, and what was tried."""
         quiet = Reporter(self.name, cancel=reporter.cancel)
         tried = score_cuts(
             X,
             weights,
+            tree,
             lambda rows, mass: self._dendrogram(rows, quiet, mass),
             self.rules(),
             random_state=self.random_state,

@@ -139,8 +139,10 @@ class KDTree:
         least_core = np.empty(len(self._nodes[0]))
         common = np.empty(len(self._nodes[0]), np.int64)
         summarise(self._nodes, cores, components, least_core, common)
-        weight, target = limit.copy(), np.full(len(rows), -1, np.int32)
-        places = self._place[rows]
+        # neighbours in the tree search the same nodes: what one has read, the next finds in cache
+        order = np.argsort(self._place[rows])
+        places = self._place[rows[order]]
+        weight, target = limit[order], np.full(len(rows), -1, np.int32)
 
         def work(part: slice) -> None:
             leaving(
@@ -159,4 +161,5 @@ class KDTree:
 
         for _ in map_blocks(work, len(rows), BLOCK_ROWS):
             pass
-        return weight, target
+        back = np.argsort(order)
+        return weight[back], target[back]

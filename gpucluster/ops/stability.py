@@ -1,8 +1,9 @@
-"""How coarse to cluster, without labels: what two halves of the rows agree on.
+"""How coarse to cluster, without labels: what is found again in halves of the rows.
 
 Clusters that are there are found again in other rows of the same source; splits of one cluster
-fall elsewhere each time. Each way of cutting the hierarchy is tried on two halves, every row is
-given to a cluster of both, and the cut whose clusters say most about each other wins.
+fall elsewhere each time. Each way of cutting the hierarchy is tried on all rows and on halves of
+them, every row is given to a cluster of each, and the cut whose clusters say most about those of
+the halves wins.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from gpucluster.events import Reporter
+from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.density import nearest_row
 from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
 from gpucluster.types import Labels, Matrix, Weights
@@ -30,24 +33,24 @@ PRICE = 5.0  # of information that the halves do not share, in information that 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What the halves say of one way to cut.
+    """What halves of the rows say of one way to cut.
 
     Attributes
     ----------
     min_cluster_size : int
     method : str
         ``eom`` or ``leaf``.
-    n_clusters : float
-        Mean of the halves.
+    n_clusters : int
+        Of all rows.
     stability : float
-        Share of the information of a half's clusters that the other half's have too, in [0, 1].
+        Share of the information of the clusters that those of a half have too, in [0, 1].
     score : float
         Shared information, less `PRICE` times what is not shared, less what chance shares; nats.
     """
 
     min_cluster_size: int
     method: str
-    n_clusters: float
+    n_clusters: int
     stability: float
     score: float
 
@@ -65,13 +68,14 @@ def candidate_sizes(n_rows: int) -> tuple[int, ...]:
 def score_cuts(
     X: Matrix,
     weights: Weights | None,
+    tree: Dendrogram,
     hierarchy: Callable[[Matrix, Weights | None], Dendrogram],
     rules: Sequence[Rule],
     *,
     random_state: int,
     reporter: Reporter,
 ) -> list[Candidate]:
-    """Try every size and rule on two halves of the rows.
+    """Try every size and rule on all rows and on two halves of them.
 
     Parameters
     ----------
@@ -79,6 +83,8 @@ def score_cuts(
         Distinct rows.
     weights : ndarray of shape (n_samples,), int64, or None
         How many equal rows each stands for; None: one.
+    tree : Dendrogram
+        Of all rows.
     hierarchy : callable
         Returns the dendrogram of some of the rows with their weights.
     rules : sequence of Rule
@@ -91,17 +97,18 @@ def score_cuts(
     Returns
     -------
     list of Candidate
-        Those that give each half two clusters or more. Empty when there is none.
+        Those that give all rows and each half two clusters or more. Empty when there is none.
 
     Notes
     -----
     Halves are disjoint, of at most `HALF_ROWS` rows each, and sizes shrink with them; where they
-    are small, two pairs of them say more than one. A row of a
-    half belongs to the cluster whose basin it lies in (`tree.basins`), a row of the other half
-    to that of its nearest neighbour. With mutual information I and mean entropy H of the two
-    partitions, the score is ``I - PRICE * (H - I) - (k1 - 1) * (k2 - 1) / (2 * n)``; the last
-    term is what independent partitions of so many clusters share (Miller 1955). Extra memory: two
-    copies of the halves.
+    are small, two pairs of them say more than one. A row belongs to the cluster whose basin it
+    lies in (`tree.basins`), one that a half has not seen to that of its nearest neighbour there.
+    With mutual information I and mean entropy H of the clusters of all rows and those of a half,
+    the score is ``I - PRICE * (H - I) - (k1 - 1) * (k2 - 1) / (2 * n)``, the mean over the halves;
+    the last term is what independent partitions of so many clusters share (Miller 1955). Halves
+    that are compared with each other alone say nothing of what is found in twice as many rows:
+    that can be something else. Extra memory: two copies of the halves.
 
     References
     ----------
@@ -114,47 +121,54 @@ def score_cuts(
         return []
     drawn = np.random.default_rng(random_state)
     total = len(X) if weights is None else int(weights.sum())
-    tried: dict[tuple[int, str], list[Candidate]] = {}
     n_pairs = min(MOST_PAIRS, max(1, HALF_ROWS // n_half))
-    for _ in range(n_pairs):
-        order = drawn.permutation(len(X))
-        halves = np.sort(order[:n_half]), np.sort(order[n_half : 2 * n_half])
-        rows = [np.ascontiguousarray(X[half]) for half in halves]
-        trees = [
-            hierarchy(own, None if weights is None else weights[half])
-            for own, half in zip(rows, halves, strict=True)
-        ]
-        across = [nearest_row(rows[0], rows[1]), nearest_row(rows[1], rows[0])]
-        for size in candidate_sizes(total):
-            for rule in rules:
-                reporter.cancel.raise_if_cancelled()
-                share = max(2, round(size * trees[0].total / total)), rule
-                first = _on_both(trees[0], share, across[0])
-                share = max(2, round(size * trees[1].total / total)), rule
-                second = _on_both(trees[1], share, across[1])
-                if first is not None and second is not None:
-                    second = np.concatenate((second[n_half:], second[:n_half]))
-                    judged = _judged(size, rule, first, second)
-                    tried.setdefault((size, rule.method), []).append(judged)
-    return [_mean(found) for found in tried.values() if len(found) == n_pairs]
+    pairs = [
+        np.sort(drawn.permutation(len(X))[: 2 * n_half].reshape(2, n_half)) for _ in range(n_pairs)
+    ]
+    seen = np.unique(np.concatenate(pairs))
+    sizes = candidate_sizes(total)
+    reporter.cancel.raise_if_cancelled()
+    found = _cuts(tree, sizes, rules, seen)
+    scores: dict[tuple[int, Rule], list[Candidate]] = {cut: [] for cut in found}
+    for half, other in chain.from_iterable((pair, pair[::-1]) for pair in pairs):
+        rows = np.ascontiguousarray(X[half])
+        small = hierarchy(rows, None if weights is None else weights[half])
+        nearest = nearest_row(rows, np.ascontiguousarray(X[other]))
+        both = np.searchsorted(seen, np.concatenate((half, other)))
+        share = small.total / total
+        again = _cuts(small, sizes, rules, np.concatenate((np.arange(n_half), nearest)), share)
+        reporter.cancel.raise_if_cancelled()
+        for cut in found.keys() & again.keys():
+            scores[cut].append(_judged(*cut, found[cut][both], again[cut]))
+    return [_mean(each) for each in scores.values() if len(each) == 2 * n_pairs]
 
 
-def _on_both(tree: Dendrogram, cut: tuple[int, Rule], across: Labels) -> Labels | None:
-    """Return the basins of the rows of a tree and of those of the other half, in this order."""
-    labels = flat_clusters(tree, *cut).labels
-    if labels.max(initial=-1) < 1:
-        return None
-    own = basins(tree, labels)
-    return np.concatenate((own, own[across]))
+def _cuts(
+    tree: Dendrogram, sizes: Sequence[int], rules: Sequence[Rule], rows: Any, share: float = 1.0
+) -> dict[tuple[int, Rule], Labels]:
+    """Return the basins of some rows, for the cuts that give two clusters or more.
+
+    `share` is that of the tree in all rows, by which sizes are meant.
+    """
+
+    def work(part: slice) -> list[tuple[tuple[int, Rule], Labels]]:
+        size = sizes[part.start]
+        own = max(2, round(size * share))
+        cut = []
+        for rule in rules:
+            labels = flat_clusters(tree, own, rule).labels
+            if labels.max(initial=-1) >= 1:
+                cut.append(((size, rule), basins(tree, labels)[rows]))
+        return cut
+
+    return dict(chain.from_iterable(map_blocks(work, len(sizes), 1)))
 
 
-def _mean(found: Sequence[Candidate]) -> Candidate:
-    count = len(found)
+def _mean(each: Sequence[Candidate]) -> Candidate:
     return replace(
-        found[0],
-        n_clusters=sum(one.n_clusters for one in found) / count,
-        stability=sum(one.stability for one in found) / count,
-        score=sum(one.score for one in found) / count,
+        each[0],
+        stability=sum(one.stability for one in each) / len(each),
+        score=sum(one.score for one in each) / len(each),
     )
 
 
@@ -168,7 +182,7 @@ def _judged(size: int, rule: Rule, first: Labels, second: Labels) -> Candidate:
     return Candidate(
         min_cluster_size=size,
         method=rule.method,
-        n_clusters=(k1 + k2) / 2,
+        n_clusters=k1,
         stability=min(1.0, max(0.0, shared / mean)) if mean > 0 else 0.0,
         score=shared - PRICE * (mean - shared) - chance,
     )

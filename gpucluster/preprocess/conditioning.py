@@ -15,7 +15,7 @@ from gpucluster.preprocess.base import Fitted, Step
 from gpucluster.preprocess.normalize import Center
 from gpucluster.preprocess.umap import UMAP
 from gpucluster.preprocess.whitening import Whitening
-from gpucluster.types import Cost, Matrix
+from gpucluster.types import Cost, Matrix, Weights
 
 FEW_ROWS = 500  # fewer say nothing about their halves: they stay as they are
 MARGIN = 0.5  # nats by which a change has to be better: thrice what scores differ by chance
@@ -77,7 +77,7 @@ class Conditioning(Step):
         chosen: Step | None = None
         needed = -math.inf
         for way in _ways(sample) if n_drawn >= FEW_ROWS else ():
-            if way is STRONG and chosen is not GENTLE and tried[0]["score"] >= CLEAR:
+            if way is STRONG and chosen is not GENTLE and tried[0]["score"] >= CLEAR + MARGIN:
                 break
             reporter.cancel.raise_if_cancelled()
             found = self._try(way, sample, reporter)
@@ -99,7 +99,7 @@ class Conditioning(Step):
         from gpucluster.ops.density import density_dendrogram
         from gpucluster.ops.duplicates import distinct_rows
         from gpucluster.ops.stability import score_cuts
-        from gpucluster.ops.tree import Rule
+        from gpucluster.ops.tree import Dendrogram, Rule
 
         quiet = Muted(self.method, cancel=reporter.cancel)
         X, weights = sample, None
@@ -111,12 +111,17 @@ class Conditioning(Step):
         distinct = distinct_rows(X)
         if distinct is not None:
             X, weights = X[distinct.rows], distinct.weights
+        if len(X) < 2:
+            return {"score": 0.0, "stability": 0.0, "n_clusters": 0}
+
+        def hierarchy(rows: Matrix, mass: Weights | None) -> Dendrogram:
+            return density_dendrogram(rows, min(DENSITY_SAMPLES, len(rows) - 1), quiet, mass)
+
         scored = score_cuts(
             X,
             weights,
-            lambda rows, mass: density_dendrogram(
-                rows, min(DENSITY_SAMPLES, len(rows) - 1), quiet, mass
-            ),
+            hierarchy(X, weights),
+            hierarchy,
             (Rule(method="eom"), Rule(method="leaf")),
             random_state=self.random_state,
             reporter=quiet,

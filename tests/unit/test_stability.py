@@ -78,7 +78,8 @@ def test_small_halves_are_drawn_more_often():
 
     for n_samples, n_pairs in ((1000, 2), (HALF_ROWS, 2), (2 * HALF_ROWS + 2, 1)):
         X = np.random.default_rng(0).normal(size=(n_samples, 2)).astype(np.float32)
-        score_cuts(X, None, hierarchy, (Rule(),), random_state=0, reporter=Reporter())
+        tree = density_dendrogram(X, 5, Reporter())
+        score_cuts(X, None, tree, hierarchy, (Rule(),), random_state=0, reporter=Reporter())
         assert seen == [min(n_samples // 2, HALF_ROWS)] * (2 * n_pairs)
         seen.clear()
 
