@@ -18,6 +18,7 @@ from gpucluster.metrics.quality import Measured, measure
 from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.nesting import labels_at
 from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.silhouette import squared_silhouette
 from gpucluster.routes import Grouped
 from gpucluster.sources import Source, remaining
 from gpucluster.types import NOISE, Hierarchy, Labels, Samples, Vector
@@ -96,6 +97,8 @@ def place_samples(
     labels, assigned_by = policy.apply(nodes.labels, near, similarity, thresholds)
     if (assigned_by == BY_NOISE_POLICY).any():
         found = measured(replace(nodes, labels=labels))
+    reduced = _reduced(grouped, labels_at(labels, nodes.parents, 0))
+    found = replace(found, metrics=found.metrics | {"silhouette_score_reduced": reduced})
     members = Members(
         ids=samples.ids,
         rows=samples.rows,
@@ -107,6 +110,14 @@ def place_samples(
         truth=samples.payload.get("truth"),
     )
     return members, found
+
+
+def _reduced(grouped: Grouped, labels: Labels) -> float | None:
+    """Return the silhouette in the space that the clusters were found in, if it is another one."""
+    if grouped.prepared is None or labels.max(initial=NOISE) < 1:
+        return None
+    silhouette = squared_silhouette(grouped.prepared, labels)
+    return float(np.nanmean(silhouette, dtype=np.float64))
 
 
 def _slopes(samples: Samples, grouped: Grouped, found: Measured) -> tuple[Labels, Vector]:

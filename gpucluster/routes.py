@@ -45,6 +45,8 @@ class Grouped:
         Weights, and how clusters of several features lie in each other.
     block_weights : tuple of float, or None
         By which the blocks of the matrix were weighted.
+    prepared : ndarray of shape (n_samples, n_prepared), float32, or None
+        The rows as the clusters were found in them, where that is another space.
     """
 
     key: str
@@ -54,6 +56,7 @@ class Grouped:
     names: tuple[str, ...] | None = None
     features: Mapping[str, Any] | None = None
     block_weights: tuple[float, ...] | None = None
+    prepared: Matrix | None = None
 
 
 def group_rows(
@@ -100,6 +103,7 @@ def group_rows(
         preparation=preparation,
         features=weights and {"strategy": config.multi_feature_strategy, **_named(blocks, weights)},
         block_weights=None if weights is None else tuple(weights["weights"]),
+        prepared=None if X is samples.X else X,
     )
 
 

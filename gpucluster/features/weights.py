@@ -16,6 +16,7 @@ from gpucluster.events import Reporter
 from gpucluster.ops.assign import lloyd_step
 from gpucluster.ops.blocks import one_blas_thread
 from gpucluster.ops.seeding import first_centers
+from gpucluster.ops.silhouette import squared_silhouette
 from gpucluster.types import Labels, Matrix
 
 Block = tuple[str, int]  # feature URI and dimension
@@ -153,6 +154,7 @@ def _score(
     labels = _groups(weighted, min(n_clusters, len(X) - 1), settings.random_state)
     if len(np.unique(labels)) < 2:
         return -math.inf
+    labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)  # without empty groups
     with one_blas_thread:
         return float(np.mean([_clear(X[:, cols], labels, settings) for cols in columns(blocks)]))
 
@@ -176,7 +178,7 @@ def _clear(block: Matrix, labels: Any, settings: WeightLearning) -> float:
     from sklearn import metrics
 
     if settings.metric == "silhouette":
-        return float(metrics.silhouette_score(block, labels, metric="sqeuclidean"))
+        return float(squared_silhouette(block, labels).mean(dtype=np.float64))
     if settings.metric == "davies_bouldin":
         # between 0 and 1, or a feature without groups would decide the mean
         return 1 / (1 + float(metrics.davies_bouldin_score(block, labels)))

@@ -26,7 +26,7 @@ TARGET = 0.96  # share of the neighbours that lists are to hold; more changed no
 NARROW_SECONDS = 1.0  # of a search; shorter ones do not repay that directions are learned
 NARROW = 0.995  # share of them that few directions are to tell from other rows
 RECALL_STEP = 0.05  # by which it is lowered until a search is affordable
-MOST_FLOP = 2e14  # about 20 minutes on two cores: what structureless data may take
+MOST_FLOP = 2e13  # some two minutes on two cores: what structureless data may take
 FLOOR = 0.9  # below it, a graph is announced as poor
 DRAWN = 200  # rows on which the reach of a search is chosen, and as many on which it is tested
 

@@ -14,6 +14,7 @@ from gpucluster.metrics.external import compare_with_truth
 from gpucluster.metrics.quality import measure, size_entropy
 from gpucluster.metrics.recluster import QualityThresholds, judge
 from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.silhouette import squared_silhouette
 
 
 @settings(max_examples=40, deadline=None)
@@ -171,3 +172,30 @@ def test_recluster_gives_reasons_and_lists_what_it_could_not_judge() -> None:
     assert not_evaluated == ["silhouette_score"]
     calm, _ = judge(metrics, 12, QualityThresholds(mean_cosine_to_centroid=None))
     assert calm == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_samples=st.integers(3, 120),
+    n_clusters=st.integers(2, 9),
+    shift=st.sampled_from([0.0, 100.0]),
+    seed=st.integers(0, 999),
+)
+def test_the_squared_silhouette_is_that_of_all_pairs(
+    n_samples: int, n_clusters: int, shift: float, seed: int
+) -> None:
+    stream = np.random.default_rng(seed)
+    X = (stream.normal(size=(n_samples, 3)).round(1) + shift).astype(np.float32)
+    labels = stream.integers(-1, n_clusters, n_samples).astype(np.int32)
+    kept = labels >= 0
+    labels[kept] = np.unique(labels[kept], return_inverse=True)[1]
+    found = squared_silhouette(X, labels)
+    assert np.isnan(found[~kept]).all()
+    n_found = len(np.unique(labels[kept]))
+    if not 2 <= n_found < kept.sum():
+        assert (found[kept] == 0).all()
+        return
+    expected = reference.silhouette_samples(
+        X[kept].astype(np.float64), labels[kept], metric="sqeuclidean"
+    )
+    np.testing.assert_allclose(found[kept], expected, atol=2e-5)

@@ -1,0 +1,88 @@
+"""The silhouette by squared Euclidean distance, exact, without comparing rows with each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucluster.device.memory import rows_per_block
+from gpucluster.events import Reporter
+from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.blocks import map_blocks
+from gpucluster.types import NOISE, Labels, Matrix, Vector
+
+
+def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Vector:
+    """Return the silhouette of each row by squared Euclidean distance.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+    labels : ndarray of shape (n_samples,), int32
+        ``0..n_clusters-1``, every one with rows; noise is -1.
+    reporter : Reporter, optional
+        Told after each block.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), float32
+        In [-1, 1]; 0 for a row alone in its cluster and where there are fewer than two
+        clusters, NaN for noise.
+
+    Notes
+    -----
+    The mean squared distance from ``x`` to the rows of a cluster is ``|x - c|^2 + v``, with the
+    mean ``c`` of the cluster and the mean squared distance ``v`` of its rows to it; so O(n k d)
+    replaces O(n^2 d). The own cluster counts without the row itself: times ``m / (m - 1)``.
+    Which other cluster is nearest is decided by float32 products, how far it is by differences in
+    float64. Extra memory: a block of products and differences on each core.
+
+    References
+    ----------
+    Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
+    """
+    n_samples, n_features = X.shape
+    n_clusters = int(labels.max(initial=NOISE)) + 1
+    silhouette = np.where(labels >= 0, np.float32(0), np.float32(np.nan))
+    if n_clusters < 2:
+        return silhouette
+    sizes = np.bincount(labels[labels >= 0], minlength=n_clusters)
+    means = cluster_sums(X, labels, n_clusters) / sizes[:, None]
+    shift = means.mean(axis=0)  # products of rows far from zero lose their digits
+    centred = (means - shift).astype(np.float32)
+    within = np.zeros(n_samples)  # squared distance to the own mean
+
+    def spread(rows: slice) -> None:
+        kept = rows.start + np.flatnonzero(labels[rows] >= 0)
+        within[kept] = _sqdist(X[kept], means[labels[kept]])
+
+    def compare(rows: slice) -> None:
+        kept = rows.start + np.flatnonzero(labels[rows] >= 0)
+        own = labels[kept]
+        scores = level - 2 * ((X[kept] - shift.astype(np.float32)) @ centred.T)
+        scores[np.arange(len(kept)), own] = np.inf
+        other = scores.argmin(axis=1)
+        apart = _sqdist(X[kept], means[other]) + variance[other]
+        size = sizes[own]
+        together = (within[kept] + variance[own]) * size / np.maximum(size - 1, 1)
+        larger = np.maximum(apart, together)
+        defined = (size > 1) & (larger > 0)
+        score = (apart - together) / np.where(defined, larger, 1)
+        silhouette[kept] = np.where(defined, score, 0)
+
+    block_rows = rows_per_block(24 * n_features + 8 * n_clusters)
+    for _ in map_blocks(spread, n_samples, block_rows):
+        pass
+    clustered = labels >= 0
+    variance = np.bincount(labels[clustered], within[clustered], minlength=n_clusters) / sizes
+    level = (variance + np.einsum("ij,ij->i", means - shift, means - shift)).astype(np.float32)
+    for _ in map_blocks(compare, n_samples, block_rows, reporter):
+        pass
+    return silhouette
+
+
+def _sqdist(rows: Matrix, others: Any) -> Any:
+    """Return the squared distance of each row to the one beside it, float64."""
+    difference = rows - others
+    return np.einsum("ij,ij->i", difference, difference)
