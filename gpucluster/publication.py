@@ -19,6 +19,7 @@ from gpucluster.artifacts import (
     Manifest,
     Run,
     centroids_table,
+    layers_table,
     members_table,
     publish,
     rejected_table,
@@ -178,7 +179,16 @@ def _tables(result: Result) -> dict[str, pa.Table]:
             leaf_reasons=nodes.reasons,
         ),
         "rejected": rejected_table(result.rejected),
+        **_layers(result),
     }
+
+
+def _layers(result: Result) -> dict[str, pa.Table]:
+    """Return the table of other granularities of the fitted rows, where there are some."""
+    layers, samples = result.grouped.found.layers_, result.samples
+    if layers is None:
+        return {}
+    return {"layers": layers_table(samples.ids, samples.rows, layers)}
 
 
 def _extended(values: Any, count: int) -> Any:

@@ -105,6 +105,7 @@ def cluster(
                 info=info,
                 levels=arrays.get("levels"),
                 basins_=arrays.get("basins"),
+                layers_=arrays.get("layers"),
             )
         found, device = fit_algorithm(algorithm, X, decision, reporter)
         ledger.note(device=device, backend=found.backend, method=found.method)
@@ -115,6 +116,8 @@ def cluster(
             kept["levels"] = found.levels
         if found.basins_ is not None:
             kept["basins"] = found.basins_
+        if found.layers_ is not None:
+            kept["layers"] = found.layers_
         ledger.keep(reporter.stage, key(device), kept, found.info)
         return found
 

@@ -112,6 +112,9 @@ class Clustering:
     basins_ : ndarray of shape (n_samples,), int32, or None
         The cluster of each row, and for noise the one that it would join first. None where the
         algorithm cannot say.
+    layers_ : ndarray of shape (n_layers, n_samples), int32, or None
+        Clusterings of other granularities from the same fit, finest first, `labels_` among
+        them; ``info["granularity"]["layers"]`` describes each. Numbered as `labels_` is.
     """
 
     labels_: Labels
@@ -122,6 +125,7 @@ class Clustering:
     info: Mapping[str, Any] = field(default_factory=dict)
     levels: Labels | None = None
     basins_: Labels | None = None
+    layers_: Labels | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Raw:
     info: Mapping[str, Any] = field(default_factory=dict)
     levels: Any = None
     basins: Any = None  # numbered as the labels
+    layers: Any = None
 
 
 class Algorithm(BaseModel, ABC):
@@ -115,6 +116,7 @@ class Algorithm(BaseModel, ABC):
             info=raw.info,
             levels=raw.levels,
             basins_=None if raw.basins is None else renumbered(raw.basins, found, labels),
+            layers_=_layers(raw.layers),
         )
 
     def check(self, n_samples: int, reporter: Reporter) -> None:
@@ -169,7 +171,13 @@ def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Ra
         info={**raw.info, "duplicates": distinct.summary()},
         levels=None if raw.levels is None else np.asarray(raw.levels)[:, distinct.inverse],
         basins=None if raw.basins is None else np.asarray(raw.basins)[distinct.inverse],
+        layers=None if raw.layers is None else [layer[distinct.inverse] for layer in raw.layers],
     )
+
+
+def _layers(found: Any) -> Labels | None:
+    """Return clusterings, each numbered by itself; None where there are none."""
+    return np.stack([canonical_labels(layer) for layer in found]) if found else None
 
 
 def require_at_most(path: str, got: int, limit: int, what: str) -> None:

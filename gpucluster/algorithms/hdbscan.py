@@ -16,7 +16,7 @@ from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamples
 from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.granularity import granularities
-from gpucluster.ops.stability import candidate_sizes, score_cuts
+from gpucluster.ops.stability import candidate_sizes, octaves, score_cuts
 from gpucluster.ops.sweep import Sweep, check_sizes, cliff_near, default_sizes, sweep
 from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
 from gpucluster.types import NOISE, Cost, Matrix, Weights
@@ -259,12 +259,14 @@ class HDBSCAN(Algorithm):
         n_rows = len(X) if weights is None else int(weights.sum())
         size, rule = self.min_cluster_size, self.rules()[0]
         info: dict[str, Any] = {}
+        layers = None
         if len(X) == 1 or (size != "auto" and size >= n_rows):
             return Raw(np.full(len(X), NOISE), backend="numpy", probabilities=np.zeros(len(X)))
         tree = self._dendrogram(X, reporter, weights)
         if size == "auto":
-            size, rule, info = self._choose(X, tree, reporter, weights)
+            size, rule, cuts, info = self._choose(X, tree, reporter, weights)
             found = flat_clusters(tree, size, rule)
+            layers = [flat_clusters(tree, *cut).labels for cut in cuts]
         else:
             found = flat_clusters(tree, size, rule)
             self._look_for_cliff(tree, size, len(found.persistence), reporter)
@@ -279,19 +281,24 @@ class HDBSCAN(Algorithm):
             info=info,
             levels=levels,
             basins=basins(tree, found.labels),
+            layers=layers,
         )
 
     def _choose(
         self, X: Matrix, tree: Dendrogram, reporter: Reporter, weights: Weights | None
-    ) -> tuple[int, Rule, dict[str, Any]]:
-        """Return the size and rule that halves of the rows agree on most, and what was tried."""
+    ) -> tuple[int, Rule, list[tuple[int, Rule]], dict[str, Any]]:
+        """Return the size and rule found again best in halves of the rows; and the others.
+
+        Those are the best of each doubling of the number of clusters, and what was tried.
+        """
         quiet = Reporter(self.name, cancel=reporter.cancel)
+        rules = {rule.method: rule for rule in self.rules()}
         tried = score_cuts(
             X,
             weights,
             tree,
             lambda rows, mass: self._dendrogram(rows, quiet, mass),
-            self.rules(),
+            tuple(rules.values()),
             random_state=self.random_state,
             reporter=reporter,
         )
@@ -302,7 +309,7 @@ class HDBSCAN(Algorithm):
                 f"hdbscan.min_cluster_size: auto found no size at which halves of the rows have "
                 f"two clusters, and takes {size}",
             )
-            return size, self.rules()[0], {}
+            return size, self.rules()[0], [], {}
         best = max(tried, key=lambda candidate: candidate.score)
         if best.score <= 0:
             reporter.warn(
@@ -310,9 +317,14 @@ class HDBSCAN(Algorithm):
                 f"hdbscan.min_cluster_size: auto: halves of the rows agree on "
                 f"{100 * best.stability:.0f} % at best; the clusters may be chance",
             )
-        rule = next(rule for rule in self.rules() if rule.method == best.method)
-        info = {"chosen": asdict(best), "tried": [asdict(candidate) for candidate in tried]}
-        return best.min_cluster_size, rule, {"granularity": info}
+        layers = octaves(tried, best)
+        info = {
+            "chosen": asdict(best),
+            "layers": [asdict(candidate) for candidate in layers],
+            "tried": [asdict(candidate) for candidate in tried],
+        }
+        cuts = [(layer.min_cluster_size, rules[layer.method]) for layer in layers]
+        return best.min_cluster_size, rules[best.method], cuts, {"granularity": info}
 
     def _look_for_cliff(
         self, tree: Dendrogram, size: int, n_clusters: int, reporter: Reporter

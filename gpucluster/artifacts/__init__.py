@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gpucluster.artifacts.schema import (
         centroids_table,
         flat_paths,
+        layers_table,
         members_table,
         rejected_table,
     )
@@ -28,6 +29,7 @@ __all__ = [
     "Store",
     "centroids_table",
     "flat_paths",
+    "layers_table",
     "members_table",
     "publish",
     "rejected_table",

@@ -173,6 +173,17 @@ class Run:
         return self._table("rejected")
 
     @cached_property
+    def layers(self) -> pa.Table | None:
+        """One row for each fitted row, in input order: its cluster at other granularities.
+
+        ``layer_0``, the finest, and coarser ones (`schema.layers_schema`), as
+        ``manifest.algorithm_info["granularity"]["layers"]`` describes them. None where the
+        algorithm has one granularity.
+        """
+        found = any(re.fullmatch(r"layers(-\d+)?\.parquet", name) for name in self.manifest.files)
+        return self._table("layers") if found else None
+
+    @cached_property
     def model(self) -> Model:
         """The fitted preparation, step by step: what assignment applies to new vectors."""
         model: dict[str, dict[str, Any]] = {}

@@ -62,6 +62,18 @@ REJECTED = pa.schema(
 
 
 @functools.cache
+def layers_schema(n_layers: int) -> pa.Schema:
+    """Return the columns of clusterings of other granularities, finest first."""
+    return pa.schema(
+        [
+            _required("document_id", pa.string()),
+            _required("row", pa.int64()),  # position in the input
+            *(_required(f"layer_{layer}", pa.int32()) for layer in range(n_layers)),  # noise -1
+        ]
+    )
+
+
+@functools.cache
 def centroids_schema(n_features: int, *, divided: bool = False) -> pa.Schema:
     """Return the columns of the centroids of vectors with `n_features` dimensions.
 
@@ -103,6 +115,8 @@ def expected_schema(found: pa.Schema) -> pa.Schema:
         kind = found.field("centroid_vector").type
         n_features = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
         return centroids_schema(n_features, divided="leaf_reason" in found.names)
+    if "layer_0" in found.names:
+        return layers_schema(sum(name.startswith("layer_") for name in found.names))
     return MEMBERS if "cluster_id" in found.names else REJECTED
 
 
@@ -275,6 +289,15 @@ def centroids_table(
         for value, field in zip(values, schema, strict=True)
     ]
     return pa.table(columns, schema=schema)
+
+
+def layers_table(ids: pa.Array, rows: Rows, layers: Labels) -> pa.Table:
+    """Return clusterings of other granularities, with the columns of `layers_schema`.
+
+    ``layers`` is (n_layers, n_samples) int32.
+    """
+    columns = [ids.cast(pa.string()), pa.array(rows, pa.int64()), *map(pa.array, layers)]
+    return pa.table(columns, schema=layers_schema(len(layers)))
 
 
 def rejected_table(rejected: pa.Table) -> pa.Table:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Candidate:
     """
 
     min_cluster_size: int
-    method: str
+    method: Literal["eom", "leaf"]
     n_clusters: int
     stability: float
     score: float
@@ -141,6 +141,20 @@ def score_cuts(
         for cut in found.keys() & again.keys():
             scores[cut].append(_judged(*cut, found[cut][both], again[cut]))
     return [_mean(each) for each in scores.values() if len(each) == 2 * n_pairs]
+
+
+def octaves(tried: Sequence[Candidate], chosen: Candidate) -> list[Candidate]:
+    """Return the best candidate of each doubling of the number of clusters, finest first.
+
+    That of the doubling in which `chosen` lies is `chosen`.
+    """
+    best: dict[int, Candidate] = {}
+    for candidate in tried:
+        octave = candidate.n_clusters.bit_length()
+        if octave not in best or candidate.score > best[octave].score:
+            best[octave] = candidate
+    best[chosen.n_clusters.bit_length()] = chosen
+    return [best[octave] for octave in sorted(best, reverse=True)]
 
 
 def _cuts(
