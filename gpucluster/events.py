@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,7 +82,14 @@ class RunOpened:
     path: str
 
 
-Event = StageStarted | Progress | StageFinished | Warned | RunOpened
+@dataclass(frozen=True, slots=True)
+class Compiling:
+    """A kernel is being compiled: once in an installation, or always where nothing can be kept."""
+
+    kernel: str
+
+
+Event = StageStarted | Progress | StageFinished | Warned | RunOpened | Compiling
 
 
 class Observer(Protocol):
@@ -92,6 +101,25 @@ class Observer(Protocol):
 
 def ignore(event: Event, /) -> None:
     """Observe nothing."""
+
+
+_HEARING: list[Observer] = []  # by the whole process, as compiled code is
+
+
+@contextmanager
+def hearing_compilations(observer: Observer) -> Iterator[None]:
+    """Tell an observer of kernels that are compiled meanwhile, by whichever thread."""
+    _HEARING.append(observer)
+    try:
+        yield
+    finally:
+        _HEARING.remove(observer)
+
+
+def announce_compilation(kernel: str) -> None:
+    """Tell whoever listens that a kernel is being compiled."""
+    for observer in tuple(_HEARING):
+        observer(Compiling(kernel))
 
 
 class CancelToken:

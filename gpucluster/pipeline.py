@@ -22,7 +22,7 @@ from gpucluster.artifacts import Checkpoints, LocalStore, Run
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
 from gpucluster.errors import RunNotFoundError
-from gpucluster.events import CancelToken, Observer, Reporter, RunOpened
+from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.ledger import Ledger
 from gpucluster.membership import join_rest, over_all, place_samples
 from gpucluster.metrics.external import compare_levels, compare_with_truth
@@ -108,7 +108,7 @@ def run_pipeline(
     if finished is not None:
         return finished
     store = LocalStore(out)
-    with store.lease(run_id):
+    with store.lease(run_id), hearing_compilations(observer):
         finished = _finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished

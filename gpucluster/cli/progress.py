@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from gpucluster.cli.render import amount, duration, gigabytes
 from gpucluster.cli.voice import Voice
 from gpucluster.events import (
+    Compiling,
     Event,
     Progress,
     RunOpened,
@@ -22,6 +23,7 @@ from gpucluster.events import (
 )
 
 SPOKEN_EVERY_S = 10.0
+COMPILING = "compiling, once in this installation"
 
 
 class Watcher(Protocol):
@@ -77,6 +79,7 @@ class Lines:
         self._lock = threading.Lock()
         self._stage: _Stage | None = None
         self._spoken = 0.0
+        self._has_compiled = False
 
     def __call__(self, event: Event, /) -> None:
         """Say what happened."""
@@ -96,6 +99,9 @@ class Lines:
                     self._voice.warn(message)
                 case RunOpened(path=path):
                     self._voice.say(f"the run lies in {path}")
+                case Compiling() if not self._has_compiled:
+                    self._has_compiled = True
+                    self._voice.say(f"{COMPILING} ...")
 
     def tick(self) -> None:
         """Say how far a long stage has come."""
@@ -153,6 +159,8 @@ class Bars:
                 self._voice.warn(message)
             case RunOpened(path=path):
                 self._voice.say(f"the run lies in {path}")
+            case Compiling(kernel=kernel) if self._stage is not None:
+                self._display.update(self._task, note=f"{COMPILING}: {kernel}")
 
     def tick(self) -> None:
         """Do nothing: rich redraws by itself."""

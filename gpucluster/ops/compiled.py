@@ -9,8 +9,13 @@ float64. Ties go to the lower row.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
+from numba.core import event
+
+from gpucluster.events import announce_compilation
 
 
 def _cache_is_writable() -> bool:
@@ -22,7 +27,19 @@ def _cache_is_writable() -> bool:
     return True
 
 
+class _Announcer(event.Listener):
+    """Says what is compiled; what is loaded from disk is not."""
+
+    def on_start(self, event: Any) -> None:
+        """Say that a compilation begins."""
+        announce_compilation(event.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, event: Any) -> None:
+        """Say nothing."""
+
+
 CACHE = _cache_is_writable()
+event.register("numba:compile", _Announcer())  # type: ignore[no-untyped-call]
 kernel = njit(nogil=True, cache=CACHE)
 LANES = 64  # columns that a scan passes over together
 

@@ -10,15 +10,18 @@ import numpy as np
 from numba import njit
 
 from gpucluster.ops.compiled import CACHE, kernel
+from gpucluster.ops.compiled_lines import GROUP, sqdists
+from gpucluster.ops.layout import LANES
 
 DEPTH = 128  # of the stack of a search: twice the levels of a tree of 2**63 points
+LEAF_SIZE = GROUP * LANES  # most points of a leaf: they are compared together
 
 _fast = njit(nogil=True, cache=CACHE, fastmath={"reassoc", "contract"})
 
 
 @kernel
-def build(points, order, leaf_size, start, stop, child, low, high):
-    """Split at the median of the widest side until nodes have `leaf_size` points.
+def build(points, order, start, stop, child, low, high):
+    """Split at the median of the widest side until nodes have `LEAF_SIZE` points.
 
     ``points`` (n, d) float64 and ``order`` (n,) int64 are rearranged together; nodes are written to
     ``start``, ``stop``, ``child`` (n_nodes,) int64 and their boxes to ``low`` and ``high``
@@ -39,7 +42,7 @@ def build(points, order, leaf_size, start, stop, child, low, high):
             if most - least > widest:
                 widest, side = most - least, f
         child[node] = 0
-        if b - a > leaf_size and widest > 0:
+        if b - a > LEAF_SIZE and widest > 0:
             middle = (a + b) // 2
             _select(points, order, a, b - 1, middle, side)
             child[node] = n_nodes
@@ -95,19 +98,58 @@ def _apart(a, b):
 
 
 @kernel
-def nearest(queries, first, points, order, nodes, sqdist, rows):
+def fill_leaves(points, nodes, leaf, leaves):
+    """Write the points of leaves side by side: ``leaves`` (n_leaves, d, LEAF_SIZE) float32.
+
+    ``leaf`` (n_nodes,) int64 numbers the nodes that are leaves. Places without a point repeat one.
+    """
+    start, stop, child, _, _ = nodes
+    for node in range(len(start)):
+        if child[node] == 0:
+            for slot in range(LEAF_SIZE):
+                j = min(start[node] + slot, stop[node] - 1)
+                for f in range(points.shape[1]):
+                    leaves[leaf[node], f, slot] = points[j, f]
+
+
+@_fast
+def _all_beyond(leaf, point, limit, rough):
+    """Write rough squared distances of a point to those of a leaf; return if all are beyond.
+
+    ``rough`` is in float32, ``limit`` has its rounding added. What overflows is not beyond.
+    """
+    sqdists(  # type: ignore[call-arg]
+        leaf.ctypes.data, point.ctypes.data, point.shape[0], rough.ctypes.data
+    )
+    within = np.int32(0)
+    for slot in range(LEAF_SIZE):
+        within += np.int32(not limit < rough[slot] < np.inf)
+    return within == 0
+
+
+@_fast
+def _rounded_up(sqdist, n_features):
+    """Return a squared distance with the rounding of one in float32 added."""
+    return np.float32(sqdist * (1.0 + 2e-7 * (n_features + 8)))
+
+
+@kernel
+def nearest(queries, first, points, order, nodes, leaves, sqdist, rows):
     """Find the nearest points of ``queries`` (count, d) float64.
 
     They are points ``first``, ``first + 1`` ... of the tree, and none is its own neighbour; others
-    have a ``first`` of -count. ``nodes`` are start, stop, child, low and high. ``sqdist``
-    (count, k) float64, rising, and ``rows`` (count, k) int32, numbers of the input, are written;
-    ties go to the lower row.
+    have a ``first`` of -count. ``nodes`` are start, stop, child, low and high, ``leaves`` the
+    numbers of leaves and their points. ``sqdist`` (count, k) float64, rising, and ``rows``
+    (count, k) int32, numbers of the input, are written; ties go to the lower row.
     """
     start, stop, child, low, high = nodes
+    leaf, side_by_side = leaves
     count, k = sqdist.shape
+    rough, point32 = np.empty(LEAF_SIZE, np.float32), np.empty(points.shape[1], np.float32)
     stack, reach = np.empty(DEPTH, np.int64), np.empty(DEPTH)
     for i in range(count):
         point = queries[i]
+        point32[:] = point
         sqdist[i] = np.inf
         rows[i] = -1
         stack[0], reach[0], top = 0, 0.0, 1
@@ -117,8 +159,11 @@ def nearest(queries, first, points, order, nodes, sqdist, rows):
             if reach[top] > sqdist[i, k - 1]:
                 continue
             if child[node] == 0:
+                limit = _rounded_up(sqdist[i, k - 1], points.shape[1])
+                if _all_beyond(side_by_side[leaf[node]], point32, limit, rough):
+                    continue
                 for j in range(start[node], stop[node]):
-                    if j == first + i:
+                    if limit < rough[j - start[node]] < np.inf or j == first + i:
                         continue
                     found, row = _apart(point, points[j]), order[j]
                     last = sqdist[i, k - 1]
@@ -165,7 +210,7 @@ def summarise(nodes, sqcore, component, least_core, common):
 
 @kernel
 def leaving(
-    places, points, order, nodes, least_core, common, sqcore, component, scale, found, ends
+    places, points, order, nodes, leaves, least_core, common, sqcore, component, scale, found, ends
 ):
     """Find the lightest edge that leaves the component of each of some points.
 
@@ -174,10 +219,13 @@ def leaving(
     has to be lighter than, and gets its weight; ``ends`` (count,) int32 gets the row at its end.
     """
     start, stop, child, low, high = nodes
+    leaf, side_by_side = leaves
+    rough, point32 = np.empty(LEAF_SIZE, np.float32), np.empty(points.shape[1], np.float32)
     stack, reach = np.empty(DEPTH, np.int64), np.empty(DEPTH)
     for i in range(len(places)):
         place = places[i]
         point, own, core = points[place], component[place], sqcore[place]
+        point32[:] = point
         best = found[i]
         stack[0], reach[0], top = 0, 0.0, 1
         while top > 0:
@@ -186,7 +234,12 @@ def leaving(
             if max(reach[top], least_core[node], core) >= best or common[node] == own:
                 continue
             if child[node] == 0:
+                limit = _rounded_up(best / scale, points.shape[1])
+                if _all_beyond(side_by_side[leaf[node]], point32, limit, rough):
+                    continue
                 for j in range(start[node], stop[node]):
+                    if limit < rough[j - start[node]] < np.inf:
+                        continue
                     if component[j] == own or sqcore[j] >= best:
                         continue
                     weight = max(scale * _apart(point, points[j]), core, sqcore[j])

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from gpucluster.ops.compiled import CACHE, kernel
+from gpucluster.ops.compiled_lines import FLAGS, LINE_BYTES, add_way, line_sqdist
 from gpucluster.ops.layout import LANES
 
 CELL_BITS = 16  # of a float32 that forces do not look at: exponent and 7 bits are left
 N_CELLS = 1 << (31 - CELL_BITS)
-
-LINE_BYTES = 4 * LANES
-FLAGS = ("reassoc", "nsz", "contract", "arcp")
 
 _fast = njit(nogil=True, cache=CACHE, fastmath=set(FLAGS))
 
@@ -81,67 +76,13 @@ def membership(sqdist, scale, root, radius, weights):
             weights[i, j] = np.exp(-beyond / width) if beyond > 0 else 1.0
 
 
-_LINE = ir.VectorType(ir.FloatType(), LANES)
-_INTO_ONE = f"llvm.vector.reduce.fadd.v{LANES}f32"
-
-
-def _line(builder: Any, address: Any) -> Any:
-    """Load a cache line; nobody promises that an array begins with one."""
-    return builder.load(builder.inttoptr(address, _LINE.as_pointer()), align=4)
-
-
-def _gap(builder: Any, here: Any, there: Any) -> Any:
-    """Return the difference of two cache lines, given by their addresses."""
-    return builder.fsub(_line(builder, there), _line(builder, here), flags=FLAGS)
-
-
-@intrinsic
-def _sqdist(_context, _here, _there):
-    """Return the squared distance of two cache lines.
-
-    Written out, because the compiler asks before each loop over a line whether it overlaps with
-    another, and that took half of the time.
-    """
-
-    def generate(_context, builder, _signature, args):
-        gap = _gap(builder, *args)
-        number = ir.FloatType()
-        kind = ir.FunctionType(number, [number, _LINE])
-        reduce = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
-            builder.module, kind, _INTO_ONE
-        )
-        square = builder.fmul(gap, gap, flags=FLAGS)
-        return builder.call(reduce, [ir.Constant(number, 0.0), square], fastmath=FLAGS)
-
-    return types.float32(types.intp, types.intp), generate
-
-
-@intrinsic
-def _pull(_context, _moved, _here, _there, _force):
-    """Add to a cache line ``force`` times the way from one to another."""
-
-    def generate(context, builder, _signature, args):
-        moved, here, there, force = args
-        index = ir.IntType(32)
-        line = builder.insert_element(ir.Constant(_LINE, ir.Undefined), force, index(0))
-        everywhere = ir.Constant(ir.VectorType(index, LANES), [0] * LANES)
-        change = builder.fmul(
-            builder.shuffle_vector(line, line, everywhere), _gap(builder, here, there), flags=FLAGS
-        )
-        change = builder.fadd(_line(builder, moved), change, flags=FLAGS)
-        builder.store(change, builder.inttoptr(moved, _LINE.as_pointer()), align=4)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.intp, types.float32), generate
-
-
 @_fast
 def _force(here, there, width, table):
     """Return what a table says of the distance of two rows, given by their addresses."""
-    sqdist = np.float32(0)
+    total = np.float32(0)
     for at in range(0, width, LINE_BYTES):
-        sqdist += _sqdist(here + at, there + at)  # type: ignore[call-arg]
-    return table[_cell(sqdist)]
+        total += line_sqdist(here + at, there + at)  # type: ignore[call-arg]
+    return table[_cell(total)]
 
 
 @_fast
@@ -180,7 +121,7 @@ def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed):
         for there in acting[:n_acting]:
             force = pull_step * _force(here, there, width, pull)
             for at in range(0, width, LINE_BYTES):
-                _pull(mine + at, here + at, there + at, force)  # type: ignore[call-arg]
+                add_way(mine + at, here + at, there + at, force)  # type: ignore[call-arg]
         state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
         state += np.uint64(i) * np.uint64(0xBF58476D1CE4E5B9)
         state += np.uint64(epoch + 1) * np.uint64(0x94D049BB133111EB)
@@ -192,4 +133,4 @@ def move(rows, layout, moved, graph, forces, steps, epoch, n_drawn, seed):
             there = layout.ctypes.data + j * width  # itself is no way away
             force = push_step * _force(here, there, width, push)
             for at in range(0, width, LINE_BYTES):
-                _pull(mine + at, there + at, here + at, force)  # type: ignore[call-arg]
+                add_way(mine + at, there + at, here + at, force)  # type: ignore[call-arg]

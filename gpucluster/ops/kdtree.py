@@ -11,7 +11,6 @@ from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.neighbors import Neighbors
 from gpucluster.types import Labels, Matrix
 
-LEAF_SIZE = 24
 BLOCK_ROWS = 1024
 
 
@@ -28,7 +27,9 @@ class KDTree:
 
     Notes
     -----
-    Memory: ``8 * n_features + 16`` bytes a row, and a tenth of that for the nodes.
+    Memory: some ``14 * n_features + 16`` bytes a row. Points of a leaf lie side by side in float32
+    too, so that all are compared at once; what that cannot rule out is compared in
+    float64.
 
     References
     ----------
@@ -36,7 +37,7 @@ class KDTree:
     """
 
     def __init__(self, X: Matrix) -> None:
-        from gpucluster.ops.compiled_kdtree import build
+        from gpucluster.ops.compiled_kdtree import LEAF_SIZE, build, fill_leaves
 
         n_samples, n_features = X.shape
         self._points = X.astype(np.float64)
@@ -44,8 +45,12 @@ class KDTree:
         room = 4 * (n_samples // LEAF_SIZE) + 3
         start, stop, child = (np.empty(room, np.int64) for _ in range(3))
         low, high = (np.empty((room, n_features)) for _ in range(2))
-        used = build(self._points, self._order, LEAF_SIZE, start, stop, child, low, high)
+        used = build(self._points, self._order, start, stop, child, low, high)
         self._nodes = tuple(part[:used] for part in (start, stop, child, low, high))
+        is_leaf = self._nodes[2] == 0
+        leaves = np.empty((int(is_leaf.sum()), n_features, LEAF_SIZE), np.float32)
+        self._leaves = np.cumsum(is_leaf) - 1, leaves
+        fill_leaves(self._points, self._nodes, *self._leaves)
         self._place = np.empty(n_samples, np.int64)
         self._place[self._order] = np.arange(n_samples)
 
@@ -75,7 +80,16 @@ class KDTree:
                 np.empty((count, n_neighbors - 1), "i4"),
             )
             points = self._points
-            nearest(points[block], block.start, points, self._order, self._nodes, near, found)
+            nearest(
+                points[block],
+                block.start,
+                points,
+                self._order,
+                self._nodes,
+                self._leaves,
+                near,
+                found,
+            )
             own = self._order[block]
             rows[own, 0] = own
             rows[own, 1:] = found
@@ -103,7 +117,16 @@ class KDTree:
         def work(block: slice) -> None:
             points = queries[block].astype(np.float64)
             near, rows = np.empty((len(points), 1)), np.empty((len(points), 1), np.int32)
-            nearest(points, -len(points), self._points, self._order, self._nodes, near, rows)
+            nearest(
+                points,
+                -len(points),
+                self._points,
+                self._order,
+                self._nodes,
+                self._leaves,
+                near,
+                rows,
+            )
             found[block] = rows[:, 0]
 
         for _ in map_blocks(work, len(queries), BLOCK_ROWS):
@@ -150,6 +173,7 @@ class KDTree:
                 self._points,
                 self._order,
                 self._nodes,
+                self._leaves,
                 least_core,
                 common,
                 cores,

@@ -23,7 +23,7 @@ from gpucluster import __version__, api, errors
 from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
 from gpucluster.cli.exits import MEANINGS, Stopped, exit_code
-from gpucluster.cli.progress import Lines
+from gpucluster.cli.progress import COMPILING, Lines
 from gpucluster.cli.render import amount, duration, shortened, table
 from gpucluster.cli.voice import Voice
 from gpucluster.device.select import decide
@@ -92,8 +92,9 @@ def test_a_run_ends_with_a_table(folder: Path, sample_path: Path) -> None:
     path = re.search(r"^files +(.+)$", done.stdout, re.M)[1]
     assert Path(path, "manifest.json").is_file()
     assert Path(path).parent == folder / "gpucluster-out"
+    said = done.stderr.replace(f"{COMPILING} ...\n", "")  # in a new installation
     for stage in ("load", "prepare.0.pca", "cluster", "measure", "write"):
-        assert f"{stage} ...\n{stage}: done in " in done.stderr.replace("the run lies", "\nthe")
+        assert f"{stage} ...\n{stage}: done in " in said.replace("the run lies", "\nthe")
     again = process("run", sample_path, "--algorithm", "kmeans", *steps, *columns)
     assert again.stdout == done.stdout
     assert "nothing was left to do" in again.stderr
@@ -145,6 +146,21 @@ def test_an_answer_that_cannot_be_written(folder: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 7
     assert done.stderr == "error: cannot write to <stdout>: No space left on device\n"
+
+
+def test_the_first_run_of_an_installation_says_that_it_compiles(folder: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
+    said = []
+    for name in ("a", "b"):
+        done = subprocess.run(
+            [*PROGRAM, "run", "docs.parquet", *KMEANS, "--out", name],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said.append(done.stderr.count(f"{COMPILING} ...\n"))
+    assert said == [1, 0]
 
 
 @pytest.mark.parametrize("no_color", [False, True])

@@ -458,6 +458,26 @@ def test_a_medoid_may_stand_for_a_cluster(parquet: Path, tmp_path: Path) -> None
         assert medoid["cosine_similarity_to_centroid"] == pytest.approx(1, abs=1e-5)
 
 
+def test_layers_are_kept_with_the_run(tmp_path: Path) -> None:
+    pq.write_table(documents(600, 24), tmp_path / "docs.parquet")
+    run = gpucluster.cluster(tmp_path / "docs.parquet", out=tmp_path / "out")
+    described = run.manifest.algorithm_info["granularity"]["layers"]
+    layers = run.layers
+    assert layers.column_names == [
+        "document_id",
+        "row",
+        *(f"layer_{i}" for i in range(len(described))),
+    ]
+    assert layers["row"].to_pylist() == list(range(600))
+    for number, facts in enumerate(described):
+        assert layers[f"layer_{number}"].to_numpy().max() + 1 == facts["n_clusters"]
+    assert gpucluster.open_run(run.path, verify=True).layers.equals(layers)
+    flat = gpucluster.cluster(tmp_path / "docs.parquet", KMEANS, out=tmp_path / "out")
+    assert flat.layers is None
+    assert run.metrics["silhouette_score_reduced"] > run.metrics["silhouette_score"]
+    assert flat.metrics["silhouette_score_reduced"] is None
+
+
 def test_the_default_run_leaves_the_same_bytes_on_any_number_of_cores(tmp_path: Path) -> None:
     """Large enough for inverted lists, whitening and two pairs of halves."""
     pq.write_table(documents(9_000, 96), tmp_path / "docs.parquet")

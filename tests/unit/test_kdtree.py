@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpucluster.ops import blocks
-from gpucluster.ops.kdtree import LEAF_SIZE, KDTree
+from gpucluster.ops.compiled_kdtree import LEAF_SIZE
+from gpucluster.ops.kdtree import KDTree
 from gpucluster.ops.neighbors import nearest_neighbors
 from gpucluster.ops.spanning import mutual_reachability_tree
 

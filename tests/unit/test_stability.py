@@ -56,6 +56,29 @@ def test_the_choice_is_explained():
     assert np.array_equal(by_hand.labels_, found.labels_)
 
 
+def test_other_granularities_are_layers():
+    X, _ = blobs([300, 260, 220, 200] * 4, spread=0.7)
+    X[::2] += 30  # two groups of groups
+    found = AUTO.fit(X)
+    described = found.info["granularity"]["layers"]
+    assert found.layers_.shape == (len(described), len(X))
+    counts = [layer["n_clusters"] for layer in described]
+    assert counts == sorted(counts, reverse=True)
+    assert len({count.bit_length() for count in counts}) == len(counts)
+    assert found.info["granularity"]["chosen"] in described
+    for layer, facts in zip(found.layers_, described, strict=True):
+        by_hand = HDBSCAN(
+            min_cluster_size=facts["min_cluster_size"],
+            min_samples=5,
+            cluster_selection_method=facts["method"],
+        ).fit(X)
+        assert np.array_equal(layer, by_hand.labels_)
+        assert layer.max() + 1 == facts["n_clusters"]
+    copies = AUTO.fit(np.repeat(X, 2, axis=0))
+    assert copies.layers_.shape[1] == 2 * len(X)
+    assert HDBSCAN(min_cluster_size=30).fit(X).layers_ is None
+
+
 def test_a_method_that_is_named_is_kept():
     X, _ = blobs([200] * 6)
     tried = HDBSCAN(min_cluster_size="auto").fit(X).info["granularity"]["tried"]
