@@ -23,7 +23,6 @@ from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
 from gpucluster.types import Labels, Matrix, Weights
 
 HALF_ROWS = 25_000  # most rows of a half
-MOST_PAIRS = 2  # of halves, drawn anew, where they are small
 LEAST_HALF = 5  # rows that make a cluster of a half, at least: fewer are chance
 FIRST_SIZE = 10
 LAST_SHARE = 10  # the largest size is the number of rows divided by it
@@ -101,9 +100,9 @@ def score_cuts(
 
     Notes
     -----
-    Halves are disjoint, of at most `HALF_ROWS` rows each, and sizes shrink with them; where they
-    are small, two pairs of them say more than one. A row belongs to the cluster whose basin it
-    lies in (`tree.basins`), one that a half has not seen to that of its nearest neighbour there.
+    Halves are disjoint, of at most `HALF_ROWS` rows each, and sizes shrink with them. A row
+    belongs to the cluster whose basin it lies in (`tree.basins`), one that a half has not seen to
+    that of its nearest neighbour there.
     With mutual information I and mean entropy H of the clusters of all rows and those of a half,
     the score is ``I - PRICE * (H - I) - (k1 - 1) * (k2 - 1) / (2 * n)``, the mean over the halves;
     the last term is what independent partitions of so many clusters share (Miller 1955). Halves
@@ -121,16 +120,13 @@ def score_cuts(
         return []
     drawn = np.random.default_rng(random_state)
     total = len(X) if weights is None else int(weights.sum())
-    n_pairs = min(MOST_PAIRS, max(1, HALF_ROWS // n_half))
-    pairs = [
-        np.sort(drawn.permutation(len(X))[: 2 * n_half].reshape(2, n_half)) for _ in range(n_pairs)
-    ]
-    seen = np.unique(np.concatenate(pairs))
+    halves = np.sort(drawn.permutation(len(X))[: 2 * n_half].reshape(2, n_half))
+    seen = np.sort(halves, axis=None)
     sizes = candidate_sizes(total)
     reporter.cancel.raise_if_cancelled()
     found = _cuts(tree, sizes, rules, seen)
     scores: dict[tuple[int, Rule], list[Candidate]] = {cut: [] for cut in found}
-    for half, other in chain.from_iterable((pair, pair[::-1]) for pair in pairs):
+    for half, other in (halves, halves[::-1]):
         rows = np.ascontiguousarray(X[half])
         small = hierarchy(rows, None if weights is None else weights[half])
         nearest = nearest_row(rows, np.ascontiguousarray(X[other]))
@@ -140,7 +136,7 @@ def score_cuts(
         reporter.cancel.raise_if_cancelled()
         for cut in found.keys() & again.keys():
             scores[cut].append(_judged(*cut, found[cut][both], again[cut]))
-    return [_mean(each) for each in scores.values() if len(each) == 2 * n_pairs]
+    return [_mean(each) for each in scores.values() if len(each) == 2]
 
 
 def octaves(tried: Sequence[Candidate], chosen: Candidate) -> list[Candidate]:
