@@ -68,6 +68,8 @@ def section(result: Mapping[str, Any] | None) -> str:
     parts = [NOTE, _measured_on(result)]
     for name, titles in TITLES.items():
         rows = [row for row in result["rows"] if row["table"] == name]
+        sets = list(dict.fromkeys(row["case"] for row in rows))
+        rows.sort(key=lambda row: sets.index(row["case"]))  # what was measured later lies apart
         if rows:
             head = ["data", "what", *titles.values()]
             cells = [render.cells(row, list(titles)) for row in rows]

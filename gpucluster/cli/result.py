@@ -59,6 +59,9 @@ def _text(run: Run, n_clusters: int, *, verbose: bool) -> str:
     granularity = (run.manifest.algorithm_info or {}).get("granularity")
     if granularity is not None:
         facts[1:1] = [("chosen", _granularity(granularity))]
+    facts[1:1] = [
+        ("conditioned", _ways(step)) for step in run.manifest.preparation if "tried" in step
+    ]
     if run.manifest.hierarchy is not None:
         facts[1:1] = [("hierarchy", _hierarchy(run.manifest.hierarchy))]
     metrics = _measured(run.metrics) | {"should_recluster": _recluster(run)}
@@ -97,6 +100,12 @@ def _granularity(found: Any) -> str:
         f"{amount(len(found['tried']))} ways: halves of the rows agree on "
         f"{100 * best['stability']:.0f} %"
     )
+
+
+def _ways(step: Any) -> str:
+    """Say whether the rows were centred or whitened, and how stable clusters were each way."""
+    scores = ", ".join(f"{way['step']} {way['score']:.2f}" for way in step["tried"])
+    return f"{step['chosen']}; " + (f"scores: {scores}" if scores else "too few rows to try more")
 
 
 def _clusters(run: Run, n_clusters: int) -> str:
