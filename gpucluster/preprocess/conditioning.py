@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -26,6 +28,8 @@ GENTLE, STRONG = (
 )
 TRIAL = UMAP(n_components=LANES, n_neighbors=15, n_epochs=50)
 DENSITY_SAMPLES = 5
+DOUBTFUL = 4  # times the rows, where whitening is ahead by less than `MARGIN`
+NOTHING = {"score": 0.0, "stability": 0.0, "n_clusters": 0}  # where no cut gives two clusters
 
 
 class Conditioning(Step):
@@ -35,7 +39,8 @@ class Conditioning(Step):
     clustered, and scored as ``min_cluster_size: auto`` scores a size, by what two halves of the
     sample agree on. Where rows have more in common than they differ by, centring is tried too;
     where whitening helps, or where rows as they are show no clear clusters, a stronger one. A
-    change is made when its score reaches `CLEAR` and is the higher one by `MARGIN`.
+    change is made when its score reaches `CLEAR` and is the higher one by `MARGIN`. Where
+    whitening is ahead by less, `DOUBTFUL` times as many rows decide, by half the margin.
 
     Notes
     -----
@@ -64,28 +69,22 @@ class Conditioning(Step):
         trial = TRIAL.cost(n_drawn, n_features)
         whole = Whitening().cost(n_samples, n_features)
         seconds = 2 * (2 * (trial.seconds or 0) + 0.05)
-        return Cost(whole.bytes + trial.bytes, seconds, f"on {n_drawn:,} rows")
+        return Cost(whole.bytes + 3 * trial.bytes, seconds, f"on {n_drawn:,} rows")
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Try the ways on a sample; learn the best one from all rows."""
         import numpy as np
 
+        order = np.random.default_rng(self.random_state).permutation(len(X))
         n_drawn = min(len(X), self.sample_size)
-        drawn = np.random.default_rng(self.random_state).permutation(len(X))[:n_drawn]
-        sample = np.ascontiguousarray(X[np.sort(drawn)])
-        tried: list[dict[str, Any]] = []
-        chosen: Step | None = None
-        needed = -math.inf
-        for way in _ways(sample) if n_drawn >= FEW_ROWS else ():
-            if way is STRONG and chosen is not GENTLE and tried[0]["score"] >= CLEAR + MARGIN:
-                break
-            reporter.cancel.raise_if_cancelled()
-            found = self._try(way, sample, reporter)
-            tried.append({"step": _name(way), **found})
-            if way is None:
-                needed = max(CLEAR, found["score"] + MARGIN)
-            elif found["score"] >= needed:
-                chosen, needed = way, found["score"]
+        tried = self._trials(np.ascontiguousarray(X[np.sort(order[:n_drawn])]), reporter)
+        margin = MARGIN
+        if n_drawn < len(X) and _is_doubtful(tried):
+            margin = MARGIN / math.sqrt(DOUBTFUL)  # as chance goes down with more rows
+            n_drawn = min(len(X), DOUBTFUL * self.sample_size)
+            tried = self._trials(np.ascontiguousarray(X[np.sort(order[:n_drawn])]), reporter)
+        chosen = _best(tried, margin)
+        tried = [{**found, "step": _name(found["step"])} for found in tried]
         info = {"chosen": _name(chosen), "tried": tried, "n_rows": n_drawn}
         method = f"on {n_drawn:,} rows"
         if chosen is None:
@@ -93,6 +92,17 @@ class Conditioning(Step):
         fitted = chosen.fit(X, "cpu", reporter)
         arrays = {name: fitted.arrays[name] for name in chosen.applied}
         return Fitted(arrays, fitted.backend, method, {**info, **fitted.info})
+
+    def _trials(self, sample: Matrix, reporter: Reporter) -> list[dict[str, Any]]:
+        """Return what each way gives, that of none first; nothing for few rows."""
+        if len(sample) < FEW_ROWS:
+            return []
+        attempt = partial(self._try, sample=sample, reporter=reporter)
+        with ThreadPoolExecutor() as pool:  # half of a trial is work for one core
+            tried = list(pool.map(attempt, _ways(sample)))
+        if _best(tried) is GENTLE or tried[0]["score"] < CLEAR + MARGIN:
+            tried.append(attempt(STRONG))
+        return tried
 
     def _try(self, way: Step | None, sample: Matrix, reporter: Reporter) -> dict[str, Any]:
         """Return what halves of the prepared sample agree on, at best."""
@@ -112,7 +122,7 @@ class Conditioning(Step):
         if distinct is not None:
             X, weights = X[distinct.rows], distinct.weights
         if len(X) < 2:
-            return {"score": 0.0, "stability": 0.0, "n_clusters": 0}
+            return {"step": way, **NOTHING}
 
         def hierarchy(rows: Matrix, mass: Weights | None) -> Dendrogram:
             return density_dendrogram(rows, min(DENSITY_SAMPLES, len(rows) - 1), quiet, mass)
@@ -127,9 +137,10 @@ class Conditioning(Step):
             reporter=quiet,
         )
         if not scored:
-            return {"score": 0.0, "stability": 0.0, "n_clusters": 0}
+            return {"step": way, **NOTHING}
         best = max(scored, key=lambda candidate: candidate.score)
         return {
+            "step": way,
             "score": best.score,
             "stability": best.stability,
             "n_clusters": best.n_clusters,
@@ -145,10 +156,28 @@ class Conditioning(Step):
 
 
 def _ways(sample: Matrix) -> list[Step | None]:
-    """Return what is tried: nothing, centring where a common offset hides the rest, whitening."""
+    """Return what is always tried; centring only where a common offset hides the rest."""
     from gpucluster.ops.normalize import offset
 
-    return [None, *([] if offset(sample) is None else [Center()]), GENTLE, STRONG]
+    return [None, *([] if offset(sample) is None else [Center()]), GENTLE]
+
+
+def _best(tried: Sequence[Mapping[str, Any]], margin: float = MARGIN) -> Step | None:
+    """Return the way of the highest score, if that is clear and higher by a margin than none's."""
+    if not tried:
+        return None
+    best = max(tried[1:], key=lambda found: found["score"])
+    needed = max(CLEAR, tried[0]["score"] + margin)
+    chosen: Step | None = best["step"] if best["score"] >= needed else None
+    return chosen
+
+
+def _is_doubtful(tried: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a whitening is ahead, but not by enough."""
+    if not tried or _best(tried) is not None:
+        return False
+    leader = max(tried, key=lambda found: found["score"])["step"]
+    return isinstance(leader, Whitening)
 
 
 def _name(way: Step | None) -> str:
