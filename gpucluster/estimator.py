@@ -58,6 +58,8 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         Clusters, noise not counted.
     n_features_in_ : int
         Dimension of the rows seen by `fit`.
+    layers_ : ndarray of shape (n_layers, n_samples), int32, or None
+        Clusterings of other granularities, finest first, where the algorithm has chosen one.
 
     Examples
     --------
@@ -165,6 +167,7 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         found, _ = fit_algorithm(config.algorithm, X, decision, reporter.for_stage("cluster"))
         self.labels_: Labels = found.labels_
         self.n_clusters_ = found.n_clusters_
+        self.layers_: Labels | None = found.layers_
         self.probabilities_ = (
             (found.labels_ != NOISE).astype(np.float32)
             if found.probabilities_ is None

@@ -84,9 +84,10 @@ class RunOpened:
 
 @dataclass(frozen=True, slots=True)
 class Compiling:
-    """A kernel is being compiled: once in an installation, or always where nothing can be kept."""
+    """A kernel is being compiled: once in an installation where that is kept, else each time."""
 
     kernel: str
+    is_kept: bool
 
 
 Event = StageStarted | Progress | StageFinished | Warned | RunOpened | Compiling
@@ -116,10 +117,10 @@ def hearing_compilations(observer: Observer) -> Iterator[None]:
         _HEARING.remove(observer)
 
 
-def announce_compilation(kernel: str) -> None:
+def announce_compilation(kernel: str, *, is_kept: bool) -> None:
     """Tell whoever listens that a kernel is being compiled."""
     for observer in tuple(_HEARING):
-        observer(Compiling(kernel))
+        observer(Compiling(kernel, is_kept))
 
 
 class CancelToken:

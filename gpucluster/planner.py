@@ -209,7 +209,7 @@ def _complete(
     if n_samples > DENSITY_ROWS:
         chosen: dict[str, Any] = {"n_clusters": max(2, math.isqrt(n_samples))}
         method, steps = "kmeans", []
-        reason = f"more than {DENSITY_ROWS} rows: k-means with sqrt(n_samples) clusters"
+        reason = f"more than {DENSITY_ROWS:,} rows: k-means with sqrt(n_samples) clusters"
     else:
         chosen = {"min_cluster_size": "auto", "cluster_selection_method": "auto"}
         wide = n_samples >= LAYOUT_ROWS and n_features > LAYOUT_COMPONENTS
@@ -219,7 +219,7 @@ def _complete(
             "n_neighbors": LAYOUT_NEIGHBORS,
         }
         method, steps = "hdbscan", [{"method": Conditioning().method}, layout] if wide else []
-        reason = f"up to {DENSITY_ROWS} rows: HDBSCAN finds the number of clusters by itself"
+        reason = f"up to {DENSITY_ROWS:,} rows: HDBSCAN finds the number of clusters by itself"
     changes = {"clustering_method": method, "algorithm_params": chosen}
     if "noise_policy" not in config.model_fields_set:
         changes["noise_policy"] = "assign_near"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -197,7 +197,7 @@ def _each_feature(
     nodes = nested(levels[0], list(levels[1:]), len(blocks), least_parts=1, max_noise=1)
     return Grouped(
         key=key,
-        found=found[0],
+        found=replace(found[0], layers_=None),  # they would be those of one feature
         nodes=nodes,
         preparation=Preparation(key, model, tuple(learned)),
         features={

@@ -54,8 +54,8 @@ class HDBSCAN(Algorithm):
 
     min_cluster_size: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
         default=5,
-        description="Rows that make a cluster; smaller groups are noise. auto: the size at which "
-        "two halves of the rows agree most.",
+        description="Rows that make a cluster; smaller groups are noise. auto: the size whose "
+        "clusters are found again best in halves of the rows.",
     )
     min_samples: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
@@ -314,8 +314,8 @@ class HDBSCAN(Algorithm):
         if best.score <= 0:
             reporter.warn(
                 "granularity_unstable",
-                f"hdbscan.min_cluster_size: auto: halves of the rows agree on "
-                f"{100 * best.stability:.0f} % at best; the clusters may be chance",
+                f"hdbscan.min_cluster_size: auto: at best {100 * best.stability:.0f} % of the "
+                "clusters is found again in halves of the rows; they may be chance",
             )
         layers = octaves(tried, best)
         info = {

@@ -24,6 +24,7 @@ from gpucluster.events import (
 
 SPOKEN_EVERY_S = 10.0
 COMPILING = "compiling, once in this installation"
+COMPILING_AGAIN = "compiling; set NUMBA_CACHE_DIR to a writable folder to do so once"
 
 
 class Watcher(Protocol):
@@ -99,9 +100,9 @@ class Lines:
                     self._voice.warn(message)
                 case RunOpened(path=path):
                     self._voice.say(f"the run lies in {path}")
-                case Compiling() if not self._has_compiled:
+                case Compiling(is_kept=is_kept) if not self._has_compiled:
                     self._has_compiled = True
-                    self._voice.say(f"{COMPILING} ...")
+                    self._voice.say(f"{COMPILING if is_kept else COMPILING_AGAIN} ...")
 
     def tick(self) -> None:
         """Say how far a long stage has come."""
@@ -159,8 +160,8 @@ class Bars:
                 self._voice.warn(message)
             case RunOpened(path=path):
                 self._voice.say(f"the run lies in {path}")
-            case Compiling(kernel=kernel) if self._stage is not None:
-                self._display.update(self._task, note=f"{COMPILING}: {kernel}")
+            case Compiling(is_kept=is_kept) if self._stage is not None:
+                self._display.update(self._task, note=COMPILING if is_kept else COMPILING_AGAIN)
 
     def tick(self) -> None:
         """Do nothing: rich redraws by itself."""

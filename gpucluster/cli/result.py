@@ -97,15 +97,18 @@ def _granularity(found: Any) -> str:
     best = found["chosen"]
     return (
         f"min_cluster_size {amount(best['min_cluster_size'])} ({best['method']}), of "
-        f"{amount(len(found['tried']))} ways: halves of the rows agree on "
-        f"{100 * best['stability']:.0f} %"
+        f"{amount(len(found['tried']))} ways: {100 * best['stability']:.0f} % of "
+        f"it is found again in halves of the rows"
     )
 
 
 def _ways(step: Any) -> str:
     """Say whether the rows were centred or whitened, and how stable clusters were each way."""
     scores = ", ".join(f"{way['step']} {way['score']:.2f}" for way in step["tried"])
-    return f"{step['chosen']}; " + (f"scores: {scores}" if scores else "too few rows to try more")
+    feature = f"{step['feature_uri']}: " if "feature_uri" in step else ""
+    return f"{feature}{step['chosen']}; " + (
+        f"scores: {scores}" if scores else "too few rows to try more"
+    )
 
 
 def _clusters(run: Run, n_clusters: int) -> str:

@@ -37,6 +37,14 @@ class _OneBlasThread:
         self._controller: Any = None
         self._modules = 0
 
+    def reset(self) -> None:
+        """Forget who was inside: the threads of a parent do not exist in its child."""
+        limit, self._limit, self._users = self._limit, None, 0
+        self._lock = threading.Lock()
+        if limit is not None:
+            _take_blas_control()
+            limit.restore_original_limits()
+
     def __enter__(self) -> None:
         with self._lock:
             if self._users == 0:
@@ -67,6 +75,8 @@ def _take_blas_control() -> None:
 
 
 one_blas_thread = _OneBlasThread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=one_blas_thread.reset)
 _here = threading.local()
 
 
@@ -93,7 +103,8 @@ def map_blocks(
 
     `work` must be thread-safe and release the GIL where the time goes (numpy, BLAS and
     compiled kernels do). A cancelled reporter stops it between blocks. At most `in_flight`
-    results exist before they are taken; two for each core if omitted.
+    results exist before they are taken; two for each core if omitted. Within `work` blocks are
+    done one after the other; a thread of its own that calls this may wait forever.
     """
     blocks = deque(row_blocks(n_rows, block_rows))
     in_flight = in_flight or 2 * n_threads()

@@ -28,11 +28,13 @@ def _cache_is_writable() -> bool:
 
 
 class _Announcer(event.Listener):
-    """Says what is compiled; what is loaded from disk is not."""
+    """Says which of our kernels is compiled; what is loaded from disk is not."""
 
     def on_start(self, event: Any) -> None:
         """Say that a compilation begins."""
-        announce_compilation(event.data["dispatcher"].py_func.__name__)
+        function = event.data["dispatcher"].py_func
+        if function.__module__.startswith("gpucluster."):
+            announce_compilation(function.__name__, is_kept=CACHE)
 
     def on_end(self, event: Any) -> None:
         """Say nothing."""

@@ -42,7 +42,7 @@ def build(points, order, start, stop, child, low, high):
             if most - least > widest:
                 widest, side = most - least, f
         child[node] = 0
-        if b - a > LEAF_SIZE and widest > 0:
+        if b - a > LEAF_SIZE:  # equal points too
             middle = (a + b) // 2
             _select(points, order, a, b - 1, middle, side)
             child[node] = n_nodes
@@ -129,8 +129,8 @@ def _all_beyond(leaf, point, limit, rough):
 
 @_fast
 def _rounded_up(sqdist, n_features):
-    """Return a squared distance with the rounding of one in float32 added."""
-    return np.float32(sqdist * (1.0 + 2e-7 * (n_features + 8)))
+    """Return a squared distance with the rounding of one in float32 added, and its underflow."""
+    return np.float32(sqdist * (1.0 + 2e-7 * (n_features + 8)) + 1.2e-38 * n_features)
 
 
 @kernel

@@ -49,7 +49,8 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
         return silhouette
     sizes = np.bincount(labels[labels >= 0], minlength=n_clusters)
     means = cluster_sums(X, labels, n_clusters) / sizes[:, None]
-    shift = means.mean(axis=0)  # products of rows far from zero lose their digits
+    # products of rows far from zero lose their digits
+    shift = means.mean(axis=0).astype(np.float32)
     centred = (means - shift).astype(np.float32)
     within = np.zeros(n_samples)  # squared distance to the own mean
 
@@ -60,7 +61,7 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
     def compare(rows: slice) -> None:
         kept = rows.start + np.flatnonzero(labels[rows] >= 0)
         own = labels[kept]
-        scores = level - 2 * ((X[kept] - shift.astype(np.float32)) @ centred.T)
+        scores = level - 2 * ((X[kept] - shift) @ centred.T)
         scores[np.arange(len(kept)), own] = np.inf
         other = scores.argmin(axis=1)
         apart = _sqdist(X[kept], means[other]) + variance[other]

@@ -107,7 +107,8 @@ def score_cuts(
     the score is ``I - PRICE * (H - I) - (k1 - 1) * (k2 - 1) / (2 * n)``, the mean over the halves;
     the last term is what independent partitions of so many clusters share (Miller 1955). Halves
     that are compared with each other alone say nothing of what is found in twice as many rows:
-    that can be something else. Extra memory: two copies of the halves.
+    that can be something else. Extra memory: two copies of the halves, and 8 bytes for each of
+    their rows and each cut.
 
     References
     ----------

@@ -20,15 +20,16 @@ from gpucluster.preprocess.whitening import Whitening
 from gpucluster.types import Cost, Matrix, Weights
 
 FEW_ROWS = 500  # fewer say nothing about their halves: they stay as they are
-MARGIN = 0.5  # nats by which a change has to be better: thrice what scores differ by chance
-CLEAR = 1.0  # nats that a change has to reach; below it, the sample holds too little of clusters
+MARGIN = 0.5  # nats by which a change has to be better; scores differ by 0.1 to 0.4 by chance
+CLEAR = 0.5  # nats that a change has to reach: two clusters that are always found have 0.69
+SETTLED = 1.5  # nats of rows as they are, from which on one whitening is tried, and not two
 GENTLE, STRONG = (
     Whitening(regularization=share, regularization_mode="relative", force=True)
     for share in (1.0, 0.1)
 )
 TRIAL = UMAP(n_components=LANES, n_neighbors=15, n_epochs=50)
 DENSITY_SAMPLES = 5
-DOUBTFUL = 4  # times the rows, where whitening is ahead by less than `MARGIN`
+DOUBTFUL = 4  # times the rows at most, where whitening is ahead by less than `MARGIN`
 NOTHING = {"score": 0.0, "stability": 0.0, "n_clusters": 0}  # where no cut gives two clusters
 
 
@@ -38,9 +39,10 @@ class Conditioning(Step):
     Rows as they are and whitened ones are tried on a sample: each is laid out by UMAP and
     clustered, and scored as ``min_cluster_size: auto`` scores a size, by what two halves of the
     sample agree on. Where rows have more in common than they differ by, centring is tried too;
-    where whitening helps, or where rows as they are show no clear clusters, a stronger one. A
+    where whitening helps, or where rows as they are stay below `SETTLED`, a stronger one. A
     change is made when its score reaches `CLEAR` and is the higher one by `MARGIN`. Where
-    whitening is ahead by less, `DOUBTFUL` times as many rows decide, by half the margin.
+    whitening is ahead by less, up to `DOUBTFUL` times as many rows decide, by a margin that
+    goes down with the root of their number.
 
     Notes
     -----
@@ -64,12 +66,16 @@ class Conditioning(Step):
         return n_features
 
     def cost(self, n_samples: int, n_features: int) -> Cost:
-        """Return the cost of two trials, and the memory of whitening all rows should that win."""
+        """Return the time of two trials, and the memory of a second look and of whitening all."""
         n_drawn = min(n_samples, self.sample_size)
+        if n_drawn < FEW_ROWS:
+            return Cost(0, 0.0)
         trial = TRIAL.cost(n_drawn, n_features)
+        second = TRIAL.cost(min(n_samples, DOUBTFUL * self.sample_size), n_features)
+        spectrum = Whitening().cost(n_drawn, n_features)
         whole = Whitening().cost(n_samples, n_features)
-        seconds = 2 * (2 * (trial.seconds or 0) + 0.05)
-        return Cost(whole.bytes + 3 * trial.bytes, seconds, f"on {n_drawn:,} rows")
+        seconds = 2 * (2 * (trial.seconds or 0) + (spectrum.seconds or 0) + 0.05)
+        return Cost(whole.bytes + 3 * second.bytes, seconds, f"on {n_drawn:,} rows")
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Try the ways on a sample; learn the best one from all rows."""
@@ -80,8 +86,8 @@ class Conditioning(Step):
         tried = self._trials(np.ascontiguousarray(X[np.sort(order[:n_drawn])]), reporter)
         margin = MARGIN
         if n_drawn < len(X) and _is_doubtful(tried):
-            margin = MARGIN / math.sqrt(DOUBTFUL)  # as chance goes down with more rows
             n_drawn = min(len(X), DOUBTFUL * self.sample_size)
+            margin = MARGIN * math.sqrt(self.sample_size / n_drawn)  # as chance goes down
             tried = self._trials(np.ascontiguousarray(X[np.sort(order[:n_drawn])]), reporter)
         chosen = _best(tried, margin)
         tried = [{**found, "step": _name(found["step"])} for found in tried]
@@ -98,9 +104,10 @@ class Conditioning(Step):
         if len(sample) < FEW_ROWS:
             return []
         attempt = partial(self._try, sample=sample, reporter=reporter)
-        with ThreadPoolExecutor() as pool:  # half of a trial is work for one core
-            tried = list(pool.map(attempt, _ways(sample)))
-        if _best(tried) is GENTLE or tried[0]["score"] < CLEAR + MARGIN:
+        ways = _ways(sample)
+        with ThreadPoolExecutor(len(ways)) as pool:  # half of a trial is work for one core
+            tried = list(pool.map(attempt, ways))
+        if _best(tried) is GENTLE or tried[0]["score"] < SETTLED:
             tried.append(attempt(STRONG))
         return tried
 
@@ -176,8 +183,8 @@ def _is_doubtful(tried: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a whitening is ahead, but not by enough."""
     if not tried or _best(tried) is not None:
         return False
-    leader = max(tried, key=lambda found: found["score"])["step"]
-    return isinstance(leader, Whitening)
+    leader = max(tried, key=lambda found: found["score"])
+    return isinstance(leader["step"], Whitening) and leader["score"] >= CLEAR
 
 
 def _name(way: Step | None) -> str:

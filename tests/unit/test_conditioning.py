@@ -11,8 +11,8 @@ from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.errors import Cancelled
 from gpucluster.events import CancelToken, Reporter
 from gpucluster.ops import blocks
-from gpucluster.preprocess import UMAP, Conditioning
-from gpucluster.preprocess.conditioning import CLEAR, FEW_ROWS, MARGIN
+from gpucluster.preprocess import UMAP, Conditioning, conditioning
+from gpucluster.preprocess.conditioning import CLEAR, DOUBTFUL, FEW_ROWS, MARGIN
 from gpucluster.types import Matrix
 
 
@@ -81,6 +81,49 @@ def test_a_common_offset_is_a_reason_to_try_centring():
 
     assert "center" not in tried(0.0)
     assert "center" in tried(50.0)
+
+
+def test_more_rows_decide_where_it_is_close(monkeypatch):
+    X, _ = digits()
+    X = with_nuisance(X, 0.5)
+    step = Conditioning(sample_size=500)
+    assert step.fit(X, "cpu", Reporter()).info["n_rows"] == 500
+    looks = []
+
+    def ahead_by_little(tried):
+        looks.append(tried)
+        return True
+
+    monkeypatch.setattr(conditioning, "_is_doubtful", ahead_by_little)
+    info = step.fit(X, "cpu", Reporter()).info
+    assert info["n_rows"] == min(len(X), DOUBTFUL * 500)
+    assert info["chosen"].startswith("whitening")
+    assert len(looks) == 1
+    assert step.fit(X[:500], "cpu", Reporter()).info["n_rows"] == 500  # there are no more
+
+
+@pytest.mark.parametrize(
+    ("scores", "doubtful"),
+    [
+        ((2.0, 1.5), False),
+        ((2.0, 2.3), True),
+        ((2.0, 2.6), False),
+        ((0.2, 0.6), True),
+        ((-1.0, 0.2), False),
+    ],
+)
+def test_what_is_close(scores, doubtful):
+    ways = (None, conditioning.GENTLE)
+    tried = [{"step": way, "score": score} for way, score in zip(ways, scores, strict=True)]
+    assert conditioning._is_doubtful(tried) is doubtful
+
+
+def test_two_clusters_are_enough():
+    perfect = np.log(2)
+    tried = [{"step": None, "score": -2.5}, {"step": conditioning.GENTLE, "score": perfect}]
+    assert conditioning._best(tried) is conditioning.GENTLE
+    tried[0]["score"] = 0.5
+    assert conditioning._best(tried) is None
 
 
 def test_noise_is_not_conditioned():

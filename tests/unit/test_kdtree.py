@@ -57,6 +57,24 @@ def test_spanning_tree_weighs_as_much_as_that_of_all_comparisons(X, min_samples,
     assert len(np.unique(found[:, :2])) == len(X)
 
 
+def test_more_equal_rows_than_a_leaf_holds():
+    stream = np.random.default_rng(0)
+    X = np.zeros((20 * LEAF_SIZE, 3), np.float32)
+    X[:100] = stream.normal(size=(100, 3))
+    found = KDTree(X).neighbors(6)
+    expected = nearest_neighbors(X, 6, exact=True)
+    assert np.array_equal(found.sqdist, expected.sqdist)
+    assert np.array_equal(found.rows, expected.rows)
+
+
+@pytest.mark.parametrize("scale", [1e-22, 1e-20, 1e15])
+def test_squares_that_float32_cannot_hold_are_compared_in_float64(scale):
+    X = np.random.default_rng(0).normal(size=(3000, 5)).astype(np.float32)
+    found, expected = KDTree((X * scale).astype(np.float32)), KDTree(X)
+    same = (found.neighbors(10).rows == expected.neighbors(10).rows).mean()
+    assert same > 0.999  # rounding of the scaled rows themselves
+
+
 def test_far_groups_are_joined_by_their_shortest_edges():
     stream = np.random.default_rng(0)
     groups = [stream.normal(size=(400, 3)) + 1000 * shift for shift in range(4)]

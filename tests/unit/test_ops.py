@@ -137,9 +137,13 @@ def test_blocks_within_blocks_do_not_wait_for_each_other() -> None:
 def test_a_forked_child_has_threads_of_its_own() -> None:
     script = (
         "import os\n"
+        "from gpucluster.ops import blocks\n"
         "from gpucluster.ops.blocks import map_blocks\n"
         "assert list(map_blocks(lambda rows: rows.start, 9, 3)) == [0, 3, 6]\n"
+        "blocks.one_blas_thread.__enter__()  # as another thread would\n"
         "child = os.fork()\n"
+        "if not child:\n"
+        "    assert blocks.one_blas_thread._users == 0\n"
         "if not child:\n"
         "    os._exit(list(map_blocks(lambda rows: rows.start, 9, 3)) != [0, 3, 6])\n"
         "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
