@@ -16,7 +16,7 @@ from gpucluster.events import Muted, Warned
 from gpucluster.ops.layout import LANES
 from gpucluster.preprocess import UMAP, Conditioning, check_chain
 
-DENSITY_ROWS = 1_000_000  # above it, UMAP and HDBSCAN take more than 15 minutes on two cores
+DENSITY_ROWS = 1_000_000  # the most that was measured: some four minutes on two cores
 LAYOUT_ROWS = 200  # below it, a layout has nothing to learn from
 LAYOUT_COMPONENTS = LANES  # 50 gave no better clusters, in three times the time
 LAYOUT_NEIGHBORS = 20  # 30 gave no better clusters

@@ -14,6 +14,7 @@ from gpucluster.algorithms.base import Algorithm, Raw, check_matrix
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamplesError
 from gpucluster.events import Reporter
+from gpucluster.ops.density import AUTO_SAMPLES, LISTED, density_dendrogram, searches_tree
 from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.granularity import granularities
 from gpucluster.ops.stability import candidate_sizes, octaves, score_cuts
@@ -21,7 +22,6 @@ from gpucluster.ops.sweep import Sweep, check_sizes, cliff_near, default_sizes, 
 from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
 from gpucluster.types import NOISE, Cost, Matrix, Weights
 
-AUTO_SAMPLES = 5  # min_samples where neither it nor a size is given
 CUML_MAX_MIN_SAMPLES = 1023
 EQUAL_ROWS = "rows are equal: cuML's HDBSCAN cannot weigh them, and can abort (NVIDIA/cuml#4474)"
 
@@ -240,8 +240,6 @@ class HDBSCAN(Algorithm):
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""
-        from gpucluster.ops.density import LISTED, searches_tree
-
         neighbors = self.density_neighbors(n_samples)
         if device == "gpu":  # NVIDIA/cuml#7553
             return Cost(n_samples * (72 + 140 * neighbors + 4 * n_features), None)
@@ -339,8 +337,6 @@ class HDBSCAN(Algorithm):
 
     def _dendrogram(self, X: Matrix, reporter: Reporter, weights: Weights | None) -> Dendrogram:
         """Return the hierarchy of two points or more."""
-        from gpucluster.ops.density import density_dendrogram
-
         depth = self.density_neighbors(len(X))
         return density_dendrogram(X, depth, reporter, weights, alpha=self.alpha)
 

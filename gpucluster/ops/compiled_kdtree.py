@@ -118,7 +118,7 @@ def _all_beyond(leaf, point, limit, rough):
 
     ``rough`` is in float32, ``limit`` has its rounding added. What overflows is not beyond.
     """
-    sqdists(  # type: ignore[call-arg]
+    sqdists(  # type: ignore[call-arg]  # numba passes the context
         leaf.ctypes.data, point.ctypes.data, point.shape[0], rough.ctypes.data
     )
     within = np.int32(0)

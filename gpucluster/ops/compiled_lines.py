@@ -20,6 +20,7 @@ LINE_BYTES = 4 * LANES
 GROUP = 4  # lines whose sums wait for each other no longer than they take
 FLAGS = ("reassoc", "nsz", "contract", "arcp")
 
+# numba has no types, and its cgutils are called as they are
 _NUMBER = ir.FloatType()
 _LINE = ir.VectorType(_NUMBER, LANES)
 _INTO_ONE = f"llvm.vector.reduce.fadd.v{LANES}f32"
@@ -93,13 +94,13 @@ def sqdists(_context, _rows, _point, _n_features, _found):
             place = builder.add(point, builder.mul(loop.index, size(LINE_BYTES // LANES)))
             number = builder.load(builder.inttoptr(place, _NUMBER.as_pointer()), align=4)
             line = builder.add(rows, builder.mul(loop.index, size(GROUP * LINE_BYTES)))
-            for number_of, total in enumerate(totals):
-                at = builder.add(line, size(number_of * LINE_BYTES))
+            for part, total in enumerate(totals):
+                at = builder.add(line, size(part * LINE_BYTES))
                 gap = builder.fsub(_load(builder, at), _everywhere(builder, number), flags=FLAGS)
                 square = builder.fmul(gap, gap, flags=FLAGS)
                 builder.store(builder.fadd(builder.load(total), square, flags=FLAGS), total)
-        for number_of, total in enumerate(totals):
-            at = builder.add(found, size(number_of * LINE_BYTES))
+        for part, total in enumerate(totals):
+            at = builder.add(found, size(part * LINE_BYTES))
             builder.store(builder.load(total), builder.inttoptr(at, _LINE.as_pointer()), align=4)
         return context.get_dummy_value()
 

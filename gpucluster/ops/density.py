@@ -10,6 +10,7 @@ from gpucluster.ops.spanning import mutual_reachability_tree
 from gpucluster.ops.tree import Dendrogram, dendrogram
 from gpucluster.types import Labels, Matrix, Weights
 
+AUTO_SAMPLES = 5  # min_samples where nobody names one, and no size that it could follow
 LISTED = 15  # neighbours that are looked at before a search; min_samples if that is more
 TREE_DIMENSIONS = 60  # above it a k-d tree looks at everything anyway, and BLAS is faster
 

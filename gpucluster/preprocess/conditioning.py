@@ -1,4 +1,4 @@
-"""Whether to centre or to whiten, decided on a sample by what its halves agree on."""
+"""Whether to centre or to whiten, decided on a sample by what halves of it show again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ GENTLE, STRONG = (
     for share in (1.0, 0.1)
 )
 TRIAL = UMAP(n_components=LANES, n_neighbors=15, n_epochs=50)
-DENSITY_SAMPLES = 5
 DOUBTFUL = 4  # times the rows at most, where whitening is ahead by less than `MARGIN`
 NOTHING = {"score": 0.0, "stability": 0.0, "n_clusters": 0}  # where no cut gives two clusters
 
@@ -37,8 +36,8 @@ class Conditioning(Step):
     """Centre or whiten the rows where that makes clusters more stable; else leave them alone.
 
     Rows as they are and whitened ones are tried on a sample: each is laid out by UMAP and
-    clustered, and scored as ``min_cluster_size: auto`` scores a size, by what two halves of the
-    sample agree on. Where rows have more in common than they differ by, centring is tried too;
+    clustered, and scored as ``min_cluster_size: auto`` scores a size, by what is found again in
+    halves of the sample. Where rows have more in common than they differ by, centring is tried too;
     where whitening helps, or where rows as they are stay below `SETTLED`, a stronger one. A
     change is made when its score reaches `CLEAR` and is the higher one by `MARGIN`. Where
     whitening is ahead by less, up to `DOUBTFUL` times as many rows decide, by a margin that
@@ -112,8 +111,8 @@ class Conditioning(Step):
         return tried
 
     def _try(self, way: Step | None, sample: Matrix, reporter: Reporter) -> dict[str, Any]:
-        """Return what halves of the prepared sample agree on, at best."""
-        from gpucluster.ops.density import density_dendrogram
+        """Return what is found again in halves of the prepared sample, at best."""
+        from gpucluster.ops.density import AUTO_SAMPLES, density_dendrogram
         from gpucluster.ops.duplicates import distinct_rows
         from gpucluster.ops.stability import score_cuts
         from gpucluster.ops.tree import Dendrogram, Rule
@@ -132,7 +131,7 @@ class Conditioning(Step):
             return {"step": way, **NOTHING}
 
         def hierarchy(rows: Matrix, mass: Weights | None) -> Dendrogram:
-            return density_dendrogram(rows, min(DENSITY_SAMPLES, len(rows) - 1), quiet, mass)
+            return density_dendrogram(rows, min(AUTO_SAMPLES, len(rows) - 1), quiet, mass)
 
         scored = score_cuts(
             X,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FEW_ROWS = 10_000  # up to here more epochs cost little
 ROOMY = 8  # dimensions from which rows pass each other, and are at rest sooner
-LANDMARKS = 20_000  # rows kept to place new ones; a layout cannot be written as a formula
+LANDMARKS = 20_000  # rows that the start is learned from, and that are kept to place new ones
 
 
 class UMAP(Step):
