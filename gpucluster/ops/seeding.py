@@ -12,9 +12,11 @@ from gpucluster.ops.blocks import map_blocks, one_blas_thread
 from gpucluster.types import Matrix
 
 SEEDING_ROWS = 10_000  # the first centres come from this many rows, or 50 for each cluster
-PART_CENTERS = 256  # twice as many and more are drawn part by part of the sample
+PARTS_FROM = 256  # centres; so many and more are drawn part by part of the sample
+PART_CENTERS = 64  # of a part, on average
 PART_ROWS = 1000  # for each part, to find the parts
 PART_STEPS = 5
+PART_SHARE = 0.9  # of the rows; a larger part would be divided in vain
 SEEDING_FLOP_S = 20e9  # a few candidates at a time: products as fast as memory is read
 
 Seeding = Literal["k-means++", "random"]
@@ -27,7 +29,7 @@ def seeding_rows(n_samples: int, n_clusters: int) -> int:
 
 def seeding_seconds(n_samples: int, n_features: int, n_clusters: int) -> float:
     """Return the wall time of greedy k-means++."""
-    met = n_clusters if n_clusters < 2 * PART_CENTERS else PART_CENTERS  # those of its part
+    met = n_clusters if n_clusters < PARTS_FROM else PART_CENTERS  # those of its part
     flop = 2.0 * seeding_rows(n_samples, n_clusters) * met * _n_candidates(met) * n_features
     return flop / SEEDING_FLOP_S
 
@@ -80,9 +82,16 @@ def first_centers(
         return pool[stream.choice(len(pool), n_clusters, replace=False)].copy()
     # many small products: sharing them costs more than it gains, and changes their last bits
     with one_blas_thread:
-        if n_clusters >= 2 * PART_CENTERS:
-            return _part_by_part(pool, n_clusters, stream, reporter)
-        return _kmeans_plusplus(pool, n_clusters, stream, reporter)
+        return _far_apart(pool, n_clusters, stream, reporter)
+
+
+def _far_apart(
+    X: Matrix, n_clusters: int, stream: np.random.Generator, reporter: Reporter
+) -> Matrix:
+    """Draw rows by greedy k-means++: few from all rows, many from the parts of the rows."""
+    if n_clusters < PARTS_FROM:
+        return _kmeans_plusplus(X, n_clusters, stream, reporter)
+    return _part_by_part(X, n_clusters, stream, reporter)
 
 
 def _part_by_part(
@@ -91,14 +100,15 @@ def _part_by_part(
     """Divide the rows into parts of about `PART_CENTERS` centres, and draw them within each.
 
     A part gets centres by its share of the squared distances, as k-means++ would give it
-    on average, at the cost of the rows of that part alone.
+    on average, at the cost of the rows of that part alone. A part that gets many is
+    divided again.
     """
     quiet = Reporter(cancel=reporter.cancel)
     n_parts = n_clusters // PART_CENTERS
     few = X
     if len(X) > PART_ROWS * n_parts:
         few = X[np.sort(stream.choice(len(X), PART_ROWS * n_parts, replace=False))]
-    middles = _kmeans_plusplus(few, n_parts, stream, quiet)
+    middles = _far_apart(few, n_parts, stream, quiet)
     for _ in range(PART_STEPS):
         step = lloyd_step(few, middles, reporter)
         filled = step.counts > 0
@@ -108,17 +118,18 @@ def _part_by_part(
     wanted = _shares(n_clusters, mass, step.counts)
     order = np.argsort(step.labels, kind="stable")
     ends = np.cumsum(step.counts)
+    parts = np.argsort(-wanted * step.counts, kind="stable")  # the longest first, for the cores
+    parts = parts[wanted[parts] > 0]
     streams = stream.spawn(n_parts)
 
-    def work(part: slice) -> Matrix:
-        i = part.start
+    def work(turn: slice) -> Matrix:
+        i = parts[turn.start]
         rows = X[order[ends[i] - step.counts[i] : ends[i]]]
-        if wanted[i] == 0:
-            return rows[:0]
-        return _kmeans_plusplus(rows, int(wanted[i]), streams[i], quiet)
+        draw = _far_apart if len(rows) <= PART_SHARE * len(X) else _kmeans_plusplus
+        return draw(rows, int(wanted[i]), streams[i], quiet)
 
     drawn = []
-    for centers in map_blocks(work, n_parts, 1):
+    for centers in map_blocks(work, len(parts), 1):
         drawn.append(centers)
         reporter.progress(sum(map(len, drawn)), n_clusters, "centres")
     return np.concatenate(drawn)

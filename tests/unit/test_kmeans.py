@@ -107,6 +107,14 @@ def test_parts_share_the_centres_among_rows_that_are_few() -> None:
     assert KMeans(n_clusters=600, n_init=1).fit(X).n_clusters_ == 300
 
 
+@pytest.mark.filterwarnings("ignore::gpucluster.errors.NotConvergedWarning")
+def test_a_part_that_holds_nearly_all_rows_is_not_divided_for_ever() -> None:
+    X = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
+    X[:3] += 1e4  # what is far gets the parts, and the rest stays together
+    X[100:3000] = X[50]
+    assert KMeans(n_clusters=1000, n_init=1).fit(X).n_clusters_ == 1000
+
+
 @settings(max_examples=30, deadline=None)
 @given(total=st.integers(1, 60), data=st.data())
 def test_shares_are_whole_and_within_reach(total: int, data: st.DataObject) -> None:
