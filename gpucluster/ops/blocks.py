@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
@@ -130,6 +130,16 @@ def map_blocks(
             for _, future in running:
                 future.cancel()
             wait([future for _, future in running])
+
+
+def read_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield `items`, of which another thread makes the next while one is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "gpucluster-read") as reader:
+        coming = reader.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = reader.submit(next, iterator, end)
+            yield item  # type: ignore[misc]  # not the end
 
 
 @cache

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
 
 from gpucluster.device.arrays import namespace
 from gpucluster.device.memory import rows_per_block
-from gpucluster.ops.blocks import row_blocks
+from gpucluster.ops.blocks import map_blocks, row_blocks
+
+T = TypeVar("T")
 
 UNIT_TOLERANCE = 1e-6  # a few roundings of a float32 norm
+CACHED_BYTES = 8 << 20  # of a block in float64; a larger one leaves the caches
 
 
 def row_norms(X: Any) -> Any:
@@ -26,9 +32,13 @@ def row_norms(X: Any) -> Any:
     """
     xp = namespace(X)
     norms = xp.empty(len(X), "float64")
-    for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 8)):
+
+    def work(rows: slice) -> None:
         block = X[rows].astype("float64")
         norms[rows] = xp.sqrt(xp.einsum("ij,ij->i", block, block))
+
+    for _ in _by_rows(work, X):
+        pass
     return norms
 
 
@@ -52,7 +62,12 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
         return X
     out = xp.empty_like(X) if out is None else out
     norms[norms == 0] = 1
-    xp.divide(X, norms[:, None], out=out, casting="same_kind")
+
+    def work(rows: slice) -> None:
+        xp.divide(X[rows], norms[rows, None], out=out[rows], casting="same_kind")
+
+    for _ in _by_rows(work, X):
+        pass
     return out
 
 
@@ -67,12 +82,20 @@ def spread(X: Any) -> tuple[Any, float]:
     -------
     mean : array of shape (n_features,), float64
     variance : float
-        Summed over the features. Two passes in buffers, no temporary of the size of `X`.
+        Summed over the features. One pass in blocks, no temporary of the size of `X`.
     """
     xp = namespace(X)
-    mean = X.mean(axis=0, dtype="float64")
-    square = float(xp.einsum("ij,ij->", X, X, dtype="float64")) / len(X)
-    return mean, max(0.0, square - float(mean @ mean))
+
+    def work(rows: slice) -> tuple[Any, Any]:
+        block = X[rows].astype("float64")
+        return block.sum(axis=0), xp.einsum("ij,ij->", block, block)
+
+    mean, square = xp.zeros(X.shape[1], "float64"), xp.zeros((), "float64")
+    for total, squares in _by_rows(work, X):
+        mean += total
+        square += squares
+    mean /= len(X)
+    return mean, max(0.0, float(square) / len(X) - float(mean @ mean))
 
 
 def offset(X: Any) -> Any:
@@ -96,4 +119,22 @@ def offset(X: Any) -> Any:
 def without_offset(X: Any) -> Any:
     """Return `X` without its `offset`: a centred copy, or `X` itself. Distances do not change."""
     common = offset(X)
-    return X if common is None else X - common
+    if common is None:
+        return X
+    xp = namespace(X)
+    centred = xp.empty_like(X)
+
+    def work(rows: slice) -> None:
+        xp.subtract(X[rows], common, out=centred[rows])
+
+    for _ in _by_rows(work, X):
+        pass
+    return centred
+
+
+def _by_rows(work: Callable[[slice], T], X: Any) -> Iterator[T]:
+    """Yield what `work` finds in each block of rows: on the host computed on all cores."""
+    block_rows = rows_per_block(X.shape[1] * 8, CACHED_BYTES)
+    if namespace(X) is np:
+        return map_blocks(work, len(X), block_rows)
+    return map(work, row_blocks(len(X), block_rows))

@@ -17,6 +17,7 @@ from gpucluster.errors import (
     TooFewSamplesError,
 )
 from gpucluster.events import Reporter
+from gpucluster.ops.blocks import read_ahead
 from gpucluster.sources.base import BATCH_BYTES, Source, SourceInfo
 from gpucluster.sources.columns import concatenate
 from gpucluster.sources.digests import WholeDigest
@@ -96,7 +97,8 @@ def load(
 
     Notes
     -----
-    Memory: the float32 matrix, the ids, the payload that was asked for, and one batch.
+    Memory: the float32 matrix, the ids, the payload that was asked for, and two batches: the
+    next one is read while one is judged.
     """
     info = source.info
     ids, matches = _checked_ids(source, filters)
@@ -114,7 +116,7 @@ def load(
     payload: dict[str, list[pa.Array]] = {}
     filled = stop = 0
     everything = WholeDigest(ids, matches) if digest_all else None
-    for batch in source.batches(batch_bytes):
+    for batch in read_ahead(source.batches(batch_bytes)):
         start, stop = stop, stop + len(batch.vectors)
         if stop > n_rows:
             break
