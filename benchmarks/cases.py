@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PIECE_ROWS = 8192  # also the row groups of the real sets
 NOISE_SHARE = 0.1
 SPREAD = 1.0  # of a cluster: its rows have a cosine of about 0.7 to their centre
+ROUGH = 0.2  # of a flat cluster's spread, in all dimensions
 TAILS = {
     "tail_5k": 5_000,
     "tail_20k": 20_000,
@@ -32,9 +33,11 @@ class Case:
     """A workload; `seed` is None for a real set, `text_bytes` counts over all rows.
 
     `part_of` names the set that another one is drawn from, with `seed`. `spread` is that of the
-    synthetic clusters. A `bundled` set comes with scikit-learn. What has nothing to do with the
-    classes is added to a part: `style` along three directions, in lengths of a row, and `scale`
-    by factors of the dimensions, of which it is the standard deviation in logarithms.
+    synthetic clusters: in all dimensions, or for each along `directions` of its own, as embeddings
+    do (the neighbours of real ones spread in 7 to 15). A `bundled` set comes with scikit-learn.
+    What has nothing to do with the classes is added to a part: `style` along three directions, in
+    lengths of a row, and `scale` by factors of the dimensions, of which it is the standard
+    deviation in logarithms.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Case:
     text_bytes: int = 0
     part_of: str | None = None
     spread: float = SPREAD
+    directions: int = 0
     bundled: bool = False
     style: float = 0.0
     scale: float = 0.0
@@ -69,6 +73,7 @@ CASES = {
         Case("clinc150_styled", 23_700, 384, 151, seed=5, part_of="clinc150", style=1.5),
         Case("banking77_scaled", 13_083, 384, 77, seed=5, part_of="banking77", scale=1.0),
         *(Case(name, n_samples, 384, 100, seed=3) for name, n_samples in TAILS.items()),
+        Case("flat_20k", 20_000, 384, 100, seed=6, directions=16),
         Case("loose_20k", 20_000, 384, 300, seed=4, spread=2.5),
         Case("smoke", 3_000, 64, 12, seed=0),
         Case("heavy_tail_100k", 100_000, 768, 300, seed=1),
@@ -179,6 +184,8 @@ def _pieces(case: Case) -> Iterator[pa.Table]:
         X = drawn.standard_normal((count, case.n_features), np.float32)
         X *= case.spread / np.sqrt(case.n_features)
         noise = drawn.random(count) < NOISE_SHARE
+        if case.directions:
+            _flatten(X, np.where(noise, -1, labels), case, drawn)
         X[~noise] += centers[labels[~noise]]
         vectors = pa.array(X.astype(np.float16).ravel())
         columns = {
@@ -192,6 +199,22 @@ def _pieces(case: Case) -> Iterator[pa.Table]:
             columns["title"] = _texts(stream, count, each // 4)
             columns["text"] = _texts(stream, count, each - each // 4)
         yield pa.table(columns)
+
+
+def _flatten(X: Any, labels: Any, case: Case, drawn: Any) -> None:
+    """Let the rows of each cluster spread along directions of its own, and hardly elsewhere.
+
+    Rows with a negative label stay as they are.
+    """
+    import numpy as np
+
+    shape = case.n_classes, case.directions, case.n_features
+    axes = np.random.default_rng([case.seed or 0, 3]).standard_normal(shape, np.float32)
+    axes *= case.spread / np.sqrt(case.directions * case.n_features)
+    X[labels >= 0] *= ROUGH
+    for label in np.unique(labels[labels >= 0]):
+        rows = labels == label
+        X[rows] += drawn.standard_normal((rows.sum(), case.directions), np.float32) @ axes[label]
 
 
 def _texts(stream: Any, count: int, length: int) -> pa.Array:

@@ -45,6 +45,8 @@ COLUMNS = {
     "added_mb": ("added MB", ".0f"),
     "planned_mb": ("planned MB", ".0f"),
     "inertia": ("inertia", ".6g"),
+    "deviation": ("deviation from white", ".1g"),
+    "floor_ratio": ("s, of the products", ".2f"),
     "inertia_ratio": ("inertia, of theirs", ".4f"),
     "cpu_ratio": ("CPU, of theirs", ".2f"),
     "n_iter": ("iterations", ".0f"),
