@@ -106,7 +106,8 @@ class Session:
         Values that the table shows, or those of each table.
     chosen : argparse.Namespace
         What `options` returned. With ``resume``, the newest result of that name goes on: rows
-        that were measured are kept, those that failed or were disturbed are measured again.
+        that were measured are kept, those that failed or were disturbed are measured again. It
+        may ask for fewer repeats than the result began with.
     """
 
     def __init__(
@@ -159,8 +160,8 @@ class Session:
         before = self.result["machine"] or machine
         facts = (set(before) | set(machine)) - {"load_average"}
         changed = sorted(fact for fact in facts if before.get(fact) != machine.get(fact))
-        if self.result["repeats"] != self.chosen.repeats:
-            changed.append("repeats")
+        if self.result["repeats"] < self.chosen.repeats:  # fewer are a note below the table
+            changed.append("number of repeats")
         if changed:
             raise SystemExit(f"{self.path.name} cannot go on: another {', '.join(changed)}")
 

@@ -74,7 +74,7 @@ def section(result: Mapping[str, Any] | None) -> str:
             head = ["data", "what", *titles.values()]
             cells = [render.cells(row, list(titles)) for row in rows]
             parts += [TEXTS[name], render.table(head, _grouped(cells))]
-            parts += _notes(rows)
+            parts += _notes(rows, result["repeats"])
     return "\n\n".join(parts) + "\n"
 
 
@@ -92,13 +92,14 @@ def _described(name: str) -> str:
     return f"{name}, {case.n_samples:,} x {case.n_features}, {case.n_classes} classes"
 
 
-def _notes(rows: list[dict[str, Any]]) -> list[str]:
+def _notes(rows: list[dict[str, Any]], repeats: int) -> list[str]:
     """Return what needs to be known about a table."""
     failed = [row for row in rows if row["error"] and not was_stopped(row["error"])]
     notes = [f"{row['case']}, {row['subject']}: {row['error']}." for row in failed]
     if limits := sorted({row["limit_s"] for row in rows if was_stopped(row["error"])}):
         said = ", ".join(f"`over {limit:.0f}`" for limit in limits)
         notes.append(f"{said}: stopped after so many seconds, the warm-up counted in.")
+    notes += [f"{note}." for note in render.fewer(rows, repeats)]
     if any(row["disturbed"] for row in rows):
         notes.append(f"`!`: {render.DISTURBED}.")
     return ["\n".join(f"- {note}" for note in notes)] if notes else []

@@ -62,9 +62,24 @@ def report(result: Mapping[str, Any]) -> str:
     """Return the table of a result, with the machine and what needs to be known about it."""
     rows = result["rows"]
     notes = [f"- {row['case']}, {row['subject']}: {row['error']}" for row in rows if row["error"]]
+    notes += [f"- {note}" for note in fewer(rows, result["repeats"])]
     if any(row["disturbed"] for row in rows):
         notes.append(f"- `!`: {DISTURBED}")
     return "\n\n".join(filter(None, [_heading(result), results_table(result), "\n".join(notes)]))
+
+
+def fewer(rows: Iterable[Mapping[str, Any]], repeats: int) -> list[str]:
+    """Say which rows are medians of fewer runs than the others."""
+    found: dict[int, dict[str, list[str]]] = {}
+    for row in rows:
+        count = len(row["runs"])
+        if not row["error"] and count < repeats:
+            found.setdefault(count, {}).setdefault(row["subject"], []).append(row["case"])
+    return [
+        f"{count} of {repeats} runs: "
+        + "; ".join(f"{subject} ({', '.join(cases)})" for subject, cases in subjects.items())
+        for count, subjects in sorted(found.items())
+    ]
 
 
 def results_table(result: Mapping[str, Any], name: str | None = None) -> str:

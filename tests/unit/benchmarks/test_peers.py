@@ -40,7 +40,7 @@ def in_readme(readme, result, *, write):
     return python("-c", code, readme, json.dumps(result), write).returncode
 
 
-def row(table, case, subject, error=None, *, disturbed=False, **values):
+def row(table, case, subject, error=None, *, disturbed=False, n_runs=3, **values):
     return {
         "table": table,
         "case": case,
@@ -49,6 +49,7 @@ def row(table, case, subject, error=None, *, disturbed=False, **values):
         "error": error,
         "disturbed": disturbed,
         "limit_s": 60,
+        "runs": [{}] * n_runs,
     }
 
 
@@ -56,7 +57,7 @@ def row(table, case, subject, error=None, *, disturbed=False, **values):
 def result():
     return {
         "started_at": "2026-01-31T00:00:00+00:00",
-        "repeats": 1,
+        "repeats": 3,
         "machine": {
             "cpu": "abacus",
             "cores": 2,
@@ -68,6 +69,7 @@ def result():
         "rows": [
             row("sets", "digits", "ours", ami=0.9, seconds=2.0, warm_s=1.0, disturbed=True),
             row("sets", "digits", "theirs", "exit code 1: boom"),
+            row("growth", "tail_5k", "ours", warm_s=1.0, n_runs=1),
             row("growth", "tail_5k", "theirs", "stopped after 60 s"),
             row("growth", "tail_20k", "theirs", "not tried: 5,000 rows: stopped after 60 s"),
         ],
@@ -108,6 +110,7 @@ def test_what_has_no_time_says_why(readme, result):
     assert "- digits, theirs: exit code 1: boom." in text
     assert "| theirs | over 60 |" in text
     assert "not tried: 5,000 rows" in text
+    assert text.count("1 of 3 runs: ours (tail_5k).") == 1
 
 
 def test_a_readme_without_marks_is_an_error(tmp_path, result):
@@ -165,4 +168,4 @@ def test_ours_is_measured_and_a_result_goes_on(tmp_path):
     assert json.loads(file.read_text())["rows"] == [ours]
     refused = peers(tmp_path, *options[:-1], "2", "--resume")
     assert refused.returncode != 0
-    assert "cannot go on: another repeats" in refused.stderr
+    assert "cannot go on: another number of repeats" in refused.stderr
