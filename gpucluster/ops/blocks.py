@@ -133,13 +133,19 @@ def map_blocks(
 
 
 def read_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yield `items`, of which another thread makes the next while one is used."""
+    """Yield `items`, of which another thread makes the next while one is used.
+
+    Whoever stops early waits for the one that is being made.
+    """
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "gpucluster-read") as reader:
         coming = reader.submit(next, iterator, end)
-        while (item := coming.result()) is not end:
-            coming = reader.submit(next, iterator, end)
-            yield item  # type: ignore[misc]  # not the end
+        try:
+            while (item := coming.result()) is not end:
+                coming = reader.submit(next, iterator, end)
+                yield item  # type: ignore[misc]  # not the end
+        finally:
+            del coming  # its error knows this frame, and would keep alive what the caller holds
 
 
 @cache

@@ -14,7 +14,8 @@ from gpucluster.ops.blocks import map_blocks, row_blocks
 T = TypeVar("T")
 
 UNIT_TOLERANCE = 1e-6  # a few roundings of a float32 norm
-CACHED_BYTES = 8 << 20  # of a block in float64; a larger one leaves the caches
+CACHED_BYTES = 8 << 20  # of a block in float64 on the host; a larger one leaves the caches
+GPU_BYTES = 256 << 20  # on a GPU, where few large kernels are faster
 
 
 def row_norms(X: Any) -> Any:
@@ -134,7 +135,8 @@ def without_offset(X: Any) -> Any:
 
 def _by_rows(work: Callable[[slice], T], X: Any) -> Iterator[T]:
     """Yield what `work` finds in each block of rows: on the host computed on all cores."""
-    block_rows = rows_per_block(X.shape[1] * 8, CACHED_BYTES)
-    if namespace(X) is np:
+    on_host = namespace(X) is np
+    block_rows = rows_per_block(X.shape[1] * 8, CACHED_BYTES if on_host else GPU_BYTES)
+    if on_host and len(X) > block_rows:
         return map_blocks(work, len(X), block_rows)
     return map(work, row_blocks(len(X), block_rows))

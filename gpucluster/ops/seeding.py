@@ -14,9 +14,9 @@ from gpucluster.types import Matrix
 SEEDING_ROWS = 10_000  # the first centres come from this many rows, or 50 for each cluster
 PARTS_FROM = 256  # centres; so many and more are drawn part by part of the sample
 PART_CENTERS = 64  # of a part, on average
-PART_ROWS = 1000  # for each part, to find the parts
+PART_ROWS = 250  # for each part, to find the parts
 PART_STEPS = 5
-PART_SHARE = 0.9  # of the rows; a larger part would be divided in vain
+PART_SHARE = 0.9  # of the rows; a larger part is divided at random, as the rest is by distance
 SEEDING_FLOP_S = 20e9  # a few candidates at a time: products as fast as memory is read
 
 Seeding = Literal["k-means++", "random"]
@@ -28,10 +28,17 @@ def seeding_rows(n_samples: int, n_clusters: int) -> int:
 
 
 def seeding_seconds(n_samples: int, n_features: int, n_clusters: int) -> float:
-    """Return the wall time of greedy k-means++."""
-    met = n_clusters if n_clusters < PARTS_FROM else PART_CENTERS  # those of its part
-    flop = 2.0 * seeding_rows(n_samples, n_clusters) * met * _n_candidates(met) * n_features
-    return flop / SEEDING_FLOP_S
+    """Return the wall time of greedy k-means++, as it draws the first centres."""
+    rows, flop = seeding_rows(n_samples, n_clusters), 0.0
+    while n_clusters >= PARTS_FROM:
+        flop += _flop(rows, PART_CENTERS, n_features)
+        n_clusters //= PART_CENTERS  # the middles of the parts
+        rows = min(rows, PART_ROWS * n_clusters)
+    return (flop + _flop(rows, n_clusters, n_features)) / SEEDING_FLOP_S
+
+
+def _flop(n_samples: int, n_clusters: int, n_features: int) -> float:
+    return 2.0 * n_samples * n_clusters * _n_candidates(n_clusters) * n_features
 
 
 def seeding_sample(X: Matrix, n_clusters: int, stream: np.random.Generator) -> Matrix:
@@ -71,7 +78,7 @@ def first_centers(
 
     Notes
     -----
-    Extra memory: a copy of `seeding_rows` rows.
+    Extra memory: two copies of `seeding_rows` rows.
 
     References
     ----------
@@ -100,7 +107,7 @@ def _part_by_part(
     """Divide the rows into parts of about `PART_CENTERS` centres, and draw them within each.
 
     A part gets centres by its share of the squared distances, as k-means++ would give it
-    on average, at the cost of the rows of that part alone. A part that gets many is
+    on average, and each of them costs the rows of that part alone. A part that gets many is
     divided again.
     """
     quiet = Reporter(cancel=reporter.cancel)
@@ -125,13 +132,27 @@ def _part_by_part(
     def work(turn: slice) -> Matrix:
         i = parts[turn.start]
         rows = X[order[ends[i] - step.counts[i] : ends[i]]]
-        draw = _far_apart if len(rows) <= PART_SHARE * len(X) else _kmeans_plusplus
+        draw = _far_apart if len(rows) <= PART_SHARE * len(X) else _dealt
         return draw(rows, int(wanted[i]), streams[i], quiet)
 
     drawn = []
     for centers in map_blocks(work, len(parts), 1):
         drawn.append(centers)
         reporter.progress(sum(map(len, drawn)), n_clusters, "centres")
+    return np.concatenate(drawn)
+
+
+def _dealt(X: Matrix, n_clusters: int, stream: np.random.Generator, reporter: Reporter) -> Matrix:
+    """Deal the rows out like cards to parts of `PART_CENTERS` centres, and draw them within each.
+
+    What a few far rows keep from being divided by distance.
+    """
+    n_parts = max(1, n_clusters // PART_CENTERS)
+    order = stream.permutation(len(X))
+    drawn = []
+    for i in range(n_parts):
+        wanted = len(range(i, n_clusters, n_parts))
+        drawn.append(_kmeans_plusplus(X[order[i::n_parts]], wanted, stream, reporter))
     return np.concatenate(drawn)
 
 

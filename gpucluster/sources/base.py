@@ -27,7 +27,7 @@ from gpucluster.errors import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_BYTES = 16 << 20  # vectors of one batch; larger ones go to fresh memory each time
+BATCH_BYTES = 16 << 20  # vectors of one batch; from 32 MB on, malloc asks for new pages each time
 
 # What a file may claim about itself before anything is allocated on its word.
 MAX_FEATURES = 1_000_000

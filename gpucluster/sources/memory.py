@@ -159,6 +159,7 @@ def _sliceable(data: Any) -> tuple[Any, Callable[[Any], Block]]:
     if isinstance(data, np.ndarray | Reduced):
         return data, np.asarray
     if hasattr(data, "__cuda_array_interface__") and hasattr(data, "get"):  # CuPy
+        data.device.synchronize()  # it is copied on another thread's stream
         return data, lambda block: block.get()
     if hasattr(data, "detach"):  # PyTorch
         data = data.detach().cpu()

@@ -96,7 +96,7 @@ def remaining(
     if not left.any():
         return
     allowed = 0 if on_bad_rows == "error" else max_bad_fraction * n_matching
-    bad = [samples.rejected]
+    bad, n_bad = [samples.rejected], samples.rejected.num_rows
     share = min(4, np.dtype(info.dtype).itemsize) / 4  # they become float32
     stop = 0
     for batch in source.batches(max(1, int(batch_bytes * share))):
@@ -110,7 +110,8 @@ def remaining(
         ids = pa.array(np.arange(start, stop)) if batch.ids is None else batch.ids
         rejected = rejected_table(ids, rows[~clean], reasons[~clean], offset=start)
         bad.append(rejected)
-        if sum(table.num_rows for table in bad) > allowed:
+        n_bad += rejected.num_rows
+        if n_bad > allowed:
             raise too_many(info.where, pa.concat_tables(bad), n_matching, allowed)
         if rows.size:
             yield Remainder(

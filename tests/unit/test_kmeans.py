@@ -14,7 +14,7 @@ from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Cancelled, CancelToken, Event, Progress, Reporter
 from gpucluster.ops.assign import nearest_center
 from gpucluster.ops.normalize import unit_rows
-from gpucluster.ops.seeding import _shares
+from gpucluster.ops.seeding import _dealt, _shares
 from gpucluster.types import Matrix
 
 
@@ -109,10 +109,17 @@ def test_parts_share_the_centres_among_rows_that_are_few() -> None:
 
 @pytest.mark.filterwarnings("ignore::gpucluster.errors.NotConvergedWarning")
 def test_a_part_that_holds_nearly_all_rows_is_not_divided_for_ever() -> None:
-    X = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
-    X[:3] += 1e4  # what is far gets the parts, and the rest stays together
-    X[100:3000] = X[50]
-    assert KMeans(n_clusters=1000, n_init=1).fit(X).n_clusters_ == 1000
+    X = np.zeros((4000, 4), np.float32)
+    X[:3] = np.random.default_rng(0).normal(size=(3, 4))
+    assert KMeans(n_clusters=1000, n_init=1).fit(X).n_clusters_ == 4
+
+
+def test_rows_that_stay_together_are_dealt_to_parts() -> None:
+    X = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
+    for n_clusters in (1, 300, 999, 1000):
+        drawn = _dealt(X, n_clusters, np.random.default_rng(1), Reporter())
+        assert drawn.shape == (n_clusters, 4)
+        assert len(np.unique(drawn, axis=0)) == n_clusters
 
 
 @settings(max_examples=30, deadline=None)

@@ -159,8 +159,8 @@ def test_labels_do_not_depend_on_the_number_of_cores() -> None:
         "import os, hashlib, numpy as np\n"
         "if os.environ['PIN'] == '1': os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "from gpucluster.algorithms import KMeans\n"
-        "X = np.random.default_rng(0).normal(size=(20000, 32)).astype('float32')\n"
-        "found = KMeans(n_clusters=40, n_init=1).fit(X)\n"
+        "X = np.random.default_rng(0).normal(size=(20000, 64)).astype('float32')\n"
+        "found = KMeans(n_clusters=300, n_init=1).fit(X)\n"
         "print(hashlib.sha256(found.labels_.tobytes()).hexdigest(), found.info['n_iter'])\n"
     )
     if not hasattr(os, "sched_setaffinity"):

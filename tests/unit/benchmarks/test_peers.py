@@ -166,6 +166,11 @@ def test_ours_is_measured_and_a_result_goes_on(tmp_path):
     options = (*options[:-4], "--only", "^nobody", "--repeats", "1")
     assert peers(tmp_path, *options, "--resume").returncode == 0
     assert json.loads(file.read_text())["rows"] == [ours]
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps({**written, "repeats": 3}))
+    assert peers(tmp_path, *options, "--resume").returncode == 0
+    assert json.loads(file.read_text())["repeats"] == 3
+    file.write_text(json.dumps(written))
     refused = peers(tmp_path, *options[:-1], "2", "--resume")
     assert refused.returncode != 0
     assert "cannot go on: another number of repeats" in refused.stderr
