@@ -137,6 +137,7 @@ def subjects(case: Case, small: str, faiss_env: Mapping[str, str | None]) -> Ite
     )
     yield peer("EVoC", "evoc", small, env)
     told: dict[str, Any] = {"seed": "{seed}", "n_clusters": case.n_classes}
+    yield peer(f"k-means, gpucluster {TOLD}", "our_kmeans", small, env, n_init=1, **told)
     yield peer(f"k-means, scikit-learn {TOLD}", "sklearn_kmeans", small, env, n_init=1, **told)
     yield peer(f"k-means, faiss {TOLD}", "faiss_kmeans", small, faiss_env, **told)
     yield peer(f"k-means, superkmeans {TOLD}", "super_kmeans", small, env, **told)

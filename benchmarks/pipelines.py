@@ -88,6 +88,16 @@ def evoc(out: Path, data: str, seed: str | None = None) -> None:
     np.save(out / "labels.npy", model.fit_predict(read_vectors(data)))
 
 
+def our_kmeans(out: Path, data: str, seed: str, n_clusters: int, n_init: int) -> None:
+    """Cluster the unit vectors with our k-means."""
+    import numpy as np
+
+    from gpucluster.algorithms import KMeans
+
+    model = KMeans(n_clusters=n_clusters, n_init=n_init, random_state=int(seed))
+    np.save(out / "labels.npy", model.fit(read_unit_vectors(data)).labels_)
+
+
 def sklearn_kmeans(out: Path, data: str, seed: str, n_clusters: int, n_init: int) -> None:
     """Cluster the unit vectors with scikit-learn's k-means."""
     import numpy as np
