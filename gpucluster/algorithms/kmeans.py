@@ -17,9 +17,10 @@ from gpucluster.events import Reporter
 from gpucluster.ops.blocks import n_threads
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding_seconds
-from gpucluster.types import Cost, Labels, Matrix
+from gpucluster.types import Cost, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
+GPU_BYTES = 512 << 20  # tiles of products and differences
 FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
 
 
@@ -83,7 +84,7 @@ class KMeans(Algorithm):
         if self.metric == "cosine":
             extra += 4 * n_samples * n_features  # unit rows
         if device == "gpu":
-            return Cost(extra + 4 * n_samples * n_features, None)
+            return Cost(extra + 6 * n_samples * n_features + 28 * n_samples + GPU_BYTES, None)
         sampled = seeding_rows(n_samples, k)
         bounds = n_groups(k, n_features)
         extra += 4 * bounds * n_samples + 6 * BLOCK_BYTES * n_threads()
@@ -109,6 +110,16 @@ class KMeans(Algorithm):
         return flop / 150e9 + iterations * read / 30e9
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        return self._fit(X, X, reporter, "numba")
+
+    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
+        import cupy
+
+        return self._fit(X, cupy.asarray(X), reporter, "cupy")
+
+    def _fit(self, X: Matrix, rows: Any, reporter: Reporter, backend: str) -> Raw:
+        """Let the starts compete on the host; the best goes on with `rows`, which are `X`."""
+        from gpucluster.device.arrays import namespace, to_host
         from gpucluster.ops.blocks import one_blas_thread
         from gpucluster.ops.normalize import spread
         from gpucluster.ops.seeding import seeding_sample
@@ -128,20 +139,24 @@ class KMeans(Algorithm):
                 for each in streams
             )
             best = min(starts, key=lambda start: start.inertia)
-            if len(sample) < len(X):
-                best = self._descend(X, best.centers, tolerance, reporter)
-        self._judge(best.labels, reporter, converged=best.converged)
+            if len(sample) < len(X) or rows is not X:
+                centers = namespace(rows).asarray(best.centers)
+                best = self._descend(rows, centers, tolerance, reporter)
+        labels = to_host(best.labels)
+        self._judge(labels, reporter, converged=best.converged)
         return Raw(
-            best.labels,
-            backend="numba",
+            labels,
+            backend=backend,
             info={"inertia": best.inertia, "n_iter": best.n_iter, "n_init": restarts},
         )
 
-    def _descend(self, X: Matrix, centers: Matrix, tolerance: float, reporter: Reporter) -> _Found:
-        """Move the centres to the means of their rows until they rest."""
+    def _descend(self, X: Any, centers: Any, tolerance: float, reporter: Reporter) -> _Found:
+        """Move the centres to the means of their rows until they rest, where the rows are."""
+        from gpucluster.device.arrays import is_on_gpu
+        from gpucluster.ops.half_lloyd import HalfLloyd
         from gpucluster.ops.lloyd import Lloyd
 
-        lloyd = Lloyd(X, centers, reporter)
+        lloyd = (HalfLloyd if is_on_gpu(X) else Lloyd)(X, centers, reporter)
         converged = False
         for n_iter in range(1, self.max_iter + 1):
             converged = lloyd.move(self._on_sphere(lloyd.means(), lloyd.centers)) <= tolerance
@@ -150,46 +165,16 @@ class KMeans(Algorithm):
             reporter.progress(n_iter, self.max_iter, "iterations")
         return _Found(lloyd.centers, lloyd.labels, float(lloyd.sqdist().sum()), n_iter, converged)
 
-    def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        from cuml.cluster import KMeans as CumlKMeans
-
-        model = CumlKMeans(
-            n_clusters=self.n_clusters,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            random_state=self.random_state,
-            init=self.init,
-            n_init=self.restarts(len(X)),
-            output_type="numpy",
-        ).fit(X)
-        self._judge(model.labels_, reporter, converged=int(model.n_iter_) < self.max_iter)
-        return Raw(
-            model.labels_,
-            backend="cuml",
-            info={
-                "inertia": float(model.inertia_),
-                "n_iter": int(model.n_iter_),
-                "n_init": self.restarts(len(X)),
-            },
-        )
-
     def _metric_space(self, X: Matrix) -> Matrix:
         return unit_rows(X) if self.metric == "cosine" else X
 
-    def _on_sphere(self, means: Matrix, before: Matrix) -> Matrix:
+    def _on_sphere(self, means: Any, before: Any) -> Any:
         """Return the centres that stand for `means`: as they are, or their directions."""
         if self.metric == "euclidean":
             return means
         nowhere = ~means.any(axis=1)  # rows that cancel out: the centre stays
         means[nowhere] = before[nowhere]
-        centers: Matrix = unit_rows(means)
-        return centers
-
-    def gpu_obstacle(self, X: Matrix) -> str | None:
-        """Say what cuML's KMeans cannot do."""
-        if self.metric == "cosine":
-            return "cuML's KMeans has no cosine metric"
-        return None
+        return unit_rows(means)
 
     def _judge(self, labels: Any, reporter: Reporter, *, converged: bool) -> None:
         if not converged:
@@ -213,8 +198,8 @@ class KMeans(Algorithm):
 class _Found:
     """Where a start came to rest."""
 
-    centers: Matrix
-    labels: Labels
+    centers: Any
+    labels: Any
     inertia: float
     n_iter: int
     converged: bool

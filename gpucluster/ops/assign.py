@@ -17,6 +17,7 @@ from gpucluster.types import Labels, Matrix, Vector, Vector64
 TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
 GPU_TILE_BYTES = 1 << 30
 PARTS = 32  # that many parts or more, where there are rows enough
+SEGMENT_ROWS = 256  # of a cluster, that a block of a GPU sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +146,60 @@ def most_similar(X: Matrix, directions: Matrix) -> tuple[Labels, Vector]:
 
 
 def cluster_sums(X: Matrix, labels: Labels, n_clusters: int) -> Vector64:
-    """Return the sum of the rows of each cluster, float64; rows labelled -1 are left out."""
+    """Return the sum of the rows of each cluster, float64; rows labelled -1 are left out.
+
+    The bits are the same every time, on a GPU as well.
+    """
+    if is_on_gpu(X):
+        on_gpu: Vector64 = _sums_on_gpu(X, labels, n_clusters)
+        return on_gpu
     sums = np.zeros((n_clusters, X.shape[1]), np.float64)
     for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 8)):
         touched, part = sums_by_label(X[rows].astype(np.float64), labels[rows])
         sums[touched] += part
     return sums
+
+
+def _sums_on_gpu(X: Any, labels: Any, n_clusters: int) -> Any:
+    """Sum the rows of parts of clusters one after the other, then the parts of each cluster."""
+    import cupy
+
+    from gpucluster.device.kernels import SEGMENT_SUMS, launch
+
+    n_features = X.shape[1]
+    order = cupy.argsort(labels).astype(np.int32)  # of equal labels the lower row first
+    bounds = cupy.asnumpy(cupy.searchsorted(labels[order], cupy.arange(n_clusters + 1)))
+    starts, firsts = segment_parts(bounds)
+    partial = cupy.empty((len(starts) - 1, n_features), np.float64)
+    sums = cupy.empty((n_clusters, n_features), np.float64)
+    sizes = len(partial), n_features
+    launch(SEGMENT_SUMS[X.dtype.name], X, order, cupy.asarray(starts), *sizes, partial)
+    order = cupy.arange(len(partial), dtype=np.int32)
+    sizes = n_clusters, n_features
+    launch(SEGMENT_SUMS["float64"], partial, order, cupy.asarray(firsts), *sizes, sums)
+    return sums
+
+
+def segment_parts(bounds: Any) -> tuple[Any, Any]:
+    """Cut segments into parts of at most `SEGMENT_ROWS`.
+
+    Parameters
+    ----------
+    bounds : ndarray of shape (n_segments + 1,), int64
+        Where each segment begins, and where the last one ends.
+
+    Returns
+    -------
+    starts : ndarray of shape (n_parts + 1,), int64
+        Where each part begins, and where the last one ends.
+    firsts : ndarray of shape (n_segments + 1,), int64
+        The first part of each segment, and the number of parts.
+    """
+    counts = -(-np.diff(bounds) // SEGMENT_ROWS)
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    within = np.arange(firsts[-1]) - np.repeat(firsts[:-1], counts)
+    starts = np.repeat(bounds[:-1], counts) + SEGMENT_ROWS * within
+    return np.append(starts, bounds[-1]), firsts
 
 
 def sums_by_label(block: Any, labels: Labels) -> tuple[Any, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from gpucluster.device.arrays import namespace, to_host
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import TILE_CENTERS, TILE_ROWS, lloyd_step, part_rows, sums_by_label
 from gpucluster.ops.blocks import map_blocks, row_blocks
@@ -100,20 +102,9 @@ class Lloyd:
 
     def means(self) -> Matrix:
         """Return the mean of each cluster; an empty one gets the row farthest from its centre."""
-        sums, counts = self.sums, self.counts
-        empty = np.flatnonzero(counts == 0)
-        if len(empty):
-            sums, counts = sums.copy(), counts.copy()
-            farthest = np.argsort(-self.sqdist(), kind="stable")
-            donors = [row for row in farthest[: len(empty) * 4] if counts[self.labels[row]] > 1]
-            for cluster, row in zip(empty, donors, strict=False):
-                donor = self.labels[row]
-                sums[donor] -= self._X[row]
-                counts[donor] -= 1
-                sums[cluster], counts[cluster] = self._X[row], 1
-        filled = counts > 0
-        means = self.centers.copy()
-        means[filled] = sums[filled] / counts[filled, None]
+        means: Matrix = filled_means(
+            self._X, self.labels, self.centers, self.sums, self.counts, self.sqdist
+        )
         return means
 
     def sqdist(self) -> Vector64:
@@ -208,6 +199,45 @@ class Lloyd:
             if self._reporter is not None:
                 self._reporter.cancel.raise_if_cancelled()
         self.counts = np.bincount(self.labels, minlength=len(self.centers))
+
+
+def filled_means(
+    X: Any, labels: Any, centers: Any, sums: Any, counts: Any, sqdist: Callable[[], Any]
+) -> Any:
+    """Return the mean of each cluster; an empty one gets the row farthest from its centre.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features), float32
+        Its device is that of all arrays but `counts`, which is on the host.
+    labels : array of shape (n_samples,), int32
+    centers : array of shape (n_clusters, n_features), float32
+        What a cluster keeps that stays empty.
+    sums : array of shape (n_clusters, n_features), float64
+        Of the rows of each cluster.
+    counts : ndarray of shape (n_clusters,), int64
+    sqdist : callable
+        Returns the squared distance of each row to its centre.
+
+    Returns
+    -------
+    array of shape (n_clusters, n_features), float32
+    """
+    xp = namespace(X)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        sums, counts = sums.copy(), counts.copy()
+        farthest = np.argsort(-to_host(sqdist()), kind="stable")[: len(empty) * 4]
+        own = to_host(labels[xp.asarray(farthest)])
+        donors = [pair for pair in zip(farthest, own, strict=True) if counts[pair[1]] > 1]
+        for cluster, (row, donor) in zip(empty, donors, strict=False):
+            sums[donor] -= X[row]
+            counts[donor] -= 1
+            sums[cluster], counts[cluster] = X[row], 1
+    filled = np.flatnonzero(counts)
+    means = centers.copy()
+    means[filled] = sums[filled] / xp.asarray(counts[filled])[:, None]
+    return means
 
 
 def _grouped(centers: Matrix, n_wanted: int) -> Labels:

@@ -24,7 +24,6 @@ EXPECTED = {
     "algorithms/agglomerative.py": {"cuml.cluster.AgglomerativeClustering"},
     "algorithms/dbscan.py": {"cuml.cluster.DBSCAN"},
     "algorithms/hdbscan.py": {"cuml.cluster.HDBSCAN"},
-    "algorithms/kmeans.py": {"cuml.cluster.KMeans"},
     "preprocess/umap.py": {"cuml.manifold.UMAP"},
 }
 

@@ -145,8 +145,7 @@ def test_cosine_is_about_directions() -> None:
     np.testing.assert_array_equal((unit @ directions.T).argmax(axis=1), found.labels_)
     cosines = np.einsum("ij,ij->i", unit, directions[found.labels_])
     assert found.info["inertia"] == pytest.approx(float(2 * (1 - cosines).sum()), rel=1e-3)
-    assert "no cosine" in (model.gpu_obstacle(X) or "")
-    assert KMeans().gpu_obstacle(X) is None
+    assert model.gpu_obstacle(X) is None
 
 
 def test_cosine_centres_stay_where_rows_cancel_out() -> None:

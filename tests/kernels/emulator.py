@@ -1,0 +1,82 @@
+"""Run kernels on the CPU: g++ compiles them with cuda_cpu.hpp, and ctypes calls them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucluster.device.kernels import KernelSpec, read_source
+
+HEADER = Path(__file__).parent / "cuda_cpu.hpp"
+SCHEDULES = range(4)
+DIVERGENT = 1
+C_TYPES = {
+    "float16": "half_bits",
+    "float32": "float",
+    "float64": "double",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "unsigned char",
+}
+
+
+class DivergentBarrierError(Exception):
+    """Threads of a block wait at a barrier that others never reach."""
+
+
+def launcher(spec: KernelSpec) -> str:
+    """Return a function in C that calls a kernel with the arguments behind an array of pointers."""
+    given = [
+        f"*({C_TYPES[kind.rstrip('*')]}{'*' if kind.endswith('*') else ''}*)values[{i}]"
+        for i, (_, kind) in enumerate(spec.arguments)
+    ]
+    return (
+        f'extern "C" int run_{spec.name}(unsigned n_blocks, unsigned n_threads, int schedule, '
+        "void** values) {\n"
+        f"  return cuda_cpu::run(n_blocks, n_threads, schedule, [=] {{ {spec.name}(\n      "
+        + ",\n      ".join(given)
+        + "); });\n}\n"
+    )
+
+
+def build(spec: KernelSpec, folder: Path, source: str | None = None) -> ctypes.CDLL:
+    """Compile a kernel, or another source of it, into `folder`, and load it."""
+    text = f'#include "{HEADER}"\n{source or read_source(spec.file)}\n{launcher(spec)}'
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    library = folder / f"{spec.name}-{name}.so"
+    if not library.exists():
+        code = folder / f"{spec.name}-{name}.cpp"
+        code.write_text(text)
+        subprocess.run(
+            ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", library, code],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    return ctypes.CDLL(str(library))
+
+
+def run(library: ctypes.CDLL, spec: KernelSpec, *values: Any, schedule: int = 0) -> None:
+    """Run a kernel; arrays are numpy's, and changed in place.
+
+    Raises
+    ------
+    DivergentBarrierError
+        It would hang on a GPU, or do something that is not defined.
+    """
+    n_blocks = spec.n_blocks(spec.numbers(values))
+    kept = [  # what the pointers point at
+        ctypes.c_void_p(value.ctypes.data)
+        if kind.endswith("*")
+        else np.ctypeslib.as_ctypes_type(kind)(value)
+        for (_, kind), value in zip(spec.arguments, values, strict=True)
+    ]
+    pointers = (ctypes.c_void_p * len(kept))(*[ctypes.addressof(each) for each in kept])
+    function = getattr(library, f"run_{spec.name}")
+    if function(max(1, n_blocks), spec.threads, schedule, pointers) == DIVERGENT:
+        raise DivergentBarrierError(spec.name)

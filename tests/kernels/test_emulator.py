@@ -1,0 +1,70 @@
+"""The emulator catches what tests of kernels are for: each planted mistake is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpucluster.device.kernels import FOLD_TOP2, SCAN_CAST, SEGMENT_SUMS, read_source
+from tests.kernels import emulator
+
+FLOAT_MAX = np.finfo(np.float32).max
+
+
+def changed(spec, old, new):
+    source = read_source(spec.file)
+    assert source.count(old) == 1
+    return source.replace(old, new)
+
+
+def column_sums(library, schedule):
+    X, shift = np.ones((64, 40), np.float32), np.zeros(40, np.float32)
+    X[::2, 3] = np.nan
+    cast, flags = np.empty(X.shape, np.float16), np.zeros(64, np.uint8)
+    norms, residuals = np.empty((2, 64), np.float32)
+    sums = np.empty((1, 40), np.float32)
+    values = X, shift, 64, 40, 64, cast, norms, residuals, flags, sums
+    emulator.run(library, SCAN_CAST, *values, schedule=schedule)
+    return sums
+
+
+def test_a_missing_barrier_is_seen_under_some_schedule(libraries) -> None:
+    whole = emulator.build(SCAN_CAST, libraries)
+    broken = emulator.build(SCAN_CAST, libraries, changed(SCAN_CAST, "  __syncthreads();", ""))
+    found = [column_sums(broken, schedule) for schedule in emulator.SCHEDULES]
+    assert all((column_sums(whole, schedule) == 32).all() for schedule in emulator.SCHEDULES)
+    assert not all((sums == 32).all() for sums in found)
+
+
+def test_a_barrier_that_some_threads_never_reach_is_reported(libraries) -> None:
+    source = changed(SCAN_CAST, "  __syncthreads();", "  if (threadIdx.x < 8) __syncthreads();")
+    library = emulator.build(SCAN_CAST, libraries, source)
+    with pytest.raises(emulator.DivergentBarrierError, match="scan_cast_f32"):
+        column_sums(library, 0)
+
+
+def test_a_wrong_tie_is_seen(libraries) -> None:
+    source = changed(FOLD_TOP2, "b.index < a.index", "b.index > a.index")
+    library = emulator.build(FOLD_TOP2, libraries, source)
+    dots, half = np.zeros((2, 40), np.float32), np.zeros(40, np.float32)
+    best, second = np.full((2, 2), -FLOAT_MAX, np.float32)
+    label = np.full(2, np.iinfo(np.int32).max, np.int32)
+    emulator.run(library, FOLD_TOP2, dots, 2, 40, 0, half, best, second, label)
+    assert (label != 0).any()
+
+
+def test_an_unguarded_tail_is_seen(libraries) -> None:
+    spec = SEGMENT_SUMS["float32"]
+    source = changed(spec, "f < n_features; f += blockDim.x", "f < blockDim.x; f += blockDim.x")
+    library = emulator.build(spec, libraries, source)
+    X, order, starts = np.ones((1, 300), np.float32), np.zeros(1, np.int32), np.array([0, 1])
+    sums = np.zeros((1, 300))
+    emulator.run(library, spec, X, order, starts, 1, 300, sums)
+    assert (sums != 1).any()
+
+
+def test_sources_are_one_text_each_file_once() -> None:
+    source = read_source("fold_top2.cu")
+    assert '#include "' not in source
+    assert "#pragma once" not in source
+    assert source.count("struct Top2") == source.count("const int LANES") == 1

@@ -1,0 +1,90 @@
+"""Labels from float16 products are those of float64, however close the centres lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpucluster.ops import certified
+from gpucluster.ops.certified import certified_nearest, half_rows
+
+if TYPE_CHECKING:
+    import pytest
+    from numpy.typing import NDArray
+
+
+def common_shift(centers: NDArray[np.float32]) -> NDArray[np.float32]:
+    return centers.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def exact_scores(X: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.float64]:
+    shift = common_shift(centers).astype(np.float64)
+    rows, others = X.astype(np.float64) - shift, centers.astype(np.float64) - shift
+    return rows @ others.T - 0.5 * np.square(others).sum(axis=1)
+
+
+def problem(
+    seed: int, n_rows: int, n_centers: int, n_features: int, spread: float, offset: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    stream = np.random.default_rng(seed)
+    centers = stream.normal(size=(n_centers, n_features)) * spread + offset
+    X = centers[stream.integers(0, n_centers, n_rows)] + stream.normal(size=(n_rows, n_features))
+    X[::7] = centers[:2].mean(axis=0)  # as near to one as to the other
+    return X.astype(np.float32), centers.astype(np.float32)
+
+
+@given(
+    seed=st.integers(0, 99),
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 70)),
+    spread=st.sampled_from([1e-4, 0.01, 1.0, 30.0]),
+    offset=st.sampled_from([0.0, 5.0, 300.0]),
+)
+def test_labels_are_those_of_float64(seed, shape, spread, offset) -> None:
+    X, centers = problem(seed, *shape, spread, offset)
+    found = certified_nearest(X, centers)
+    np.testing.assert_array_equal(found.labels, exact_scores(X, centers).argmax(axis=1))
+    assert 0 <= found.n_rechecked <= len(X)
+
+
+@given(seed=st.integers(0, 99), n_features=st.integers(1, 300), offset=st.sampled_from([0.0, 50.0]))
+def test_no_score_is_off_by_more_than_the_bound(seed, n_features, offset) -> None:
+    X, centers = problem(seed, 30, 9, n_features, 1.0, offset)
+    shift = common_shift(centers)
+    rows, others = half_rows(X, shift), half_rows(centers, shift)
+    exact = exact_scores(X, centers)
+    half_sqnorms = 0.5 * np.square(centers.astype(np.float64) - shift).sum(axis=1)
+    products = rows.cast.astype(np.float32) @ others.cast.astype(np.float32).T
+    off = np.abs(products - half_sqnorms.astype(np.float32) - exact)
+    bound = certified._bound(rows, others, half_sqnorms)
+    assert (off <= bound[:, None]).all()
+
+
+def test_clear_rows_are_not_looked_at_again() -> None:
+    stream = np.random.default_rng(0)
+    centers = stream.normal(size=(20, 64)).astype(np.float32)
+    labels = stream.integers(0, 20, 500)
+    X = centers[labels] + 0.1 * stream.normal(size=(500, 64)).astype(np.float32)
+    found = certified_nearest(X, centers)
+    assert found.n_rechecked == 0
+    np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_equal_centres_give_the_lower_one_after_a_second_look() -> None:
+    X = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    found = certified_nearest(X, np.repeat(X[:3], 2, axis=0))
+    assert found.n_rechecked == len(X)
+    assert set(found.labels.tolist()) <= {0, 2, 4}
+
+
+def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, centers = problem(3, 200, 50, 20, 0.3, 2.0)
+    whole = certified_nearest(X, centers)
+    monkeypatch.setattr(certified, "TILE_COLS", 7)
+    monkeypatch.setattr(certified, "TILE_BYTES", 4 * 7 * 11)
+    monkeypatch.setattr(certified, "EXACT_BYTES", 8 * 50 * 3)
+    cut = certified_nearest(X, centers)
+    np.testing.assert_array_equal(cut.labels, whole.labels)
+    assert cut.n_rechecked == whole.n_rechecked > 0
