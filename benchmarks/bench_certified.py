@@ -1,8 +1,8 @@
 """How many labels of float16 and bfloat16 products are proven, at the centres of k-means.
 
 `open` is the share of rows whose label the products leave open, and that are looked at again in
-float64; `wrong` the share that the products alone would get wrong; `wrong after` what is left
-of that, which must be nothing.
+float64; `wrong` the share that the products alone would get wrong; `wrong_proven` the share of
+wrong ones among the proven, which must be nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from cases import read_unit_vectors
 from harness import Session, call, options
 
-COLUMNS = ("open", "wrong", "wrong_after")
+COLUMNS = ("open", "wrong", "wrong_proven")
 CLUSTERS = (10, 100, 1000)
 KINDS = ("float16", "bfloat16")
 
@@ -79,7 +79,7 @@ def count(_out: Path, folder: str, n_clusters: int, kind: str) -> dict[str, Any]
     return {
         "open": float(is_open.mean()),
         "wrong": float((labels != true).mean()),
-        "wrong_after": float((labels != true)[~is_open].mean()) if not is_open.all() else 0.0,
+        "wrong_proven": float((labels != true)[~is_open].mean()) if not is_open.all() else 0.0,
         "no_labels": True,
     }
 

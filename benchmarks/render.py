@@ -47,7 +47,7 @@ COLUMNS = {
     "inertia": ("inertia", ".6g"),
     "open": ("open", ".2%"),
     "wrong": ("wrong without a second look", ".3%"),
-    "wrong_after": ("wrong", ".3%"),
+    "wrong_proven": ("wrong among the proven", ".3%"),
     "deviation": ("deviation from white", ".1g"),
     "floor_ratio": ("s, of the products", ".2f"),
     "inertia_ratio": ("inertia, of theirs", ".4f"),

@@ -3,7 +3,8 @@
 // shapes   product (n_rows, n_features) float32, C order; bias (n_features,) float32
 //          out: out (n_rows, n_features) float32 or float16, may be `product` itself where float32;
 //          norms (n_rows,) float32: of product + bias
-// unit     to_unit_length other than 0 divides by the norm; a row of norm 0 stays 0
+// unit     to_unit_length other than 0 divides by the norm; a row of norm 0 stays 0, and one
+//          shorter than 1e-19, whose square vanishes, as it is
 // tails    any n_rows, n_features >= 1
 // bytes    reads 4 * n_rows * n_features (from L2 where the tile is small enough), writes
 //          itemsize * n_rows * n_features + 4 * n_rows

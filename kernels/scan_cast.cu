@@ -11,7 +11,7 @@
 //          depend on rows_per_block and on nothing else
 // tails    any n_rows, n_features, rows_per_block >= 1
 // bytes    reads 4 * n_rows * n_features (a block reads its rows twice, the second time from
-//          cache), writes 2 * n_rows * n_features + 9 * n_rows + 4 * n_blocks * n_features
+//          cache, if the rows of all blocks that run at once fit into it), writes 2 * n_rows * n_features + 9 * n_rows + 4 * n_blocks * n_features
 // launch   one block of whole warps for every rows_per_block rows
 #include "reduce.cuh"
 

@@ -20,7 +20,6 @@ from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding
 from gpucluster.types import Cost, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
-GPU_BYTES = 512 << 20  # tiles of products and differences
 FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
 
 
@@ -84,7 +83,7 @@ class KMeans(Algorithm):
         if self.metric == "cosine":
             extra += 4 * n_samples * n_features  # unit rows
         if device == "gpu":
-            return Cost(extra + 6 * n_samples * n_features + 28 * n_samples + GPU_BYTES, None)
+            return Cost(extra + 4 * n_samples * n_features, None)
         sampled = seeding_rows(n_samples, k)
         bounds = n_groups(k, n_features)
         extra += 4 * bounds * n_samples + 6 * BLOCK_BYTES * n_threads()
@@ -118,7 +117,7 @@ class KMeans(Algorithm):
         return self._fit(X, cupy.asarray(X), reporter, "cupy")
 
     def _fit(self, X: Matrix, rows: Any, reporter: Reporter, backend: str) -> Raw:
-        """Let the starts compete on the host; the best goes on with `rows`, which are `X`."""
+        """Let the starts compete on a sample; the best goes on with `rows`, which are `X`."""
         from gpucluster.device.arrays import namespace, to_host
         from gpucluster.ops.blocks import one_blas_thread
         from gpucluster.ops.normalize import spread
@@ -129,17 +128,17 @@ class KMeans(Algorithm):
         stream, *streams = np.random.default_rng(self.random_state).spawn(1 + restarts)
         with one_blas_thread:
             sample = seeding_sample(X, self.n_clusters, stream)
-            starts = (
-                self._descend(
-                    sample,
-                    first_centers(sample, self.n_clusters, self.init, each, reporter),
-                    tolerance,
-                    reporter,
-                )
+            first = (
+                first_centers(sample, self.n_clusters, self.init, each, reporter)
                 for each in streams
             )
+            contest = sample if len(sample) < len(X) else rows
+            starts = (
+                self._descend(contest, namespace(contest).asarray(each), tolerance, reporter)
+                for each in first
+            )
             best = min(starts, key=lambda start: start.inertia)
-            if len(sample) < len(X) or rows is not X:
+            if len(sample) < len(X):
                 centers = namespace(rows).asarray(best.centers)
                 best = self._descend(rows, centers, tolerance, reporter)
         labels = to_host(best.labels)

@@ -24,7 +24,7 @@ _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 class KernelSpec:
     """A kernel.
 
-    Parameters
+    Attributes
     ----------
     file : str
         The source, in the folder of kernels.
@@ -238,9 +238,11 @@ def launch(spec: KernelSpec, *values: Any) -> None:
     import numpy as np
 
     n_blocks = spec.n_blocks(spec.numbers(values))
+    if n_blocks == 0:
+        return
     given = [
         value if kind.endswith("*") else np.dtype(kind).type(value)
         for (_, kind), value in zip(spec.arguments, values, strict=True)
     ]
     kernel = _function(spec.file, spec.name, cupy.cuda.Device().id)
-    kernel((max(1, n_blocks),), (spec.threads,), tuple(given))
+    kernel((n_blocks,), (spec.threads,), tuple(given))

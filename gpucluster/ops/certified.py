@@ -20,10 +20,12 @@ from gpucluster.ops.blocks import row_blocks
 from gpucluster.types import Matrix
 
 ROUNDING = float(np.finfo(np.float32).eps) / 2
-ACCUMULATED = 2.0 * ROUNDING  # of each addition: tensor cores cut off instead of rounding
+ACCUMULATED = 4.0 * ROUNDING  # of each addition: tensor cores cut off, and keep no guard bits
+VANISHING = 2.0**-62  # values whose squares are lost, on a GPU denormal ones as well
+DENORMAL = 2.0**-126  # what each sum may lose where a GPU takes denormals for zero
 TILE_BYTES = 24 << 20  # products that stay in the second cache of a GPU until they are folded
 TILE_COLS = 8192
-SCAN_ROWS = 256  # of a block of the scan
+SCAN_ROWS = 16  # of a block of the scan: those of all blocks at once stay in the second cache
 EXACT_BYTES = 64 << 20  # of float64 products at a time
 _CUDA_R_32F, _CUDA_R_16F = 0, 2  # of CUDA's library_types.h
 
@@ -130,22 +132,60 @@ def certified_nearest(X: Any, centers: Any, half: HalfRows | None = None) -> Cer
     best, second, labels = _top2(rows.cast, others.cast, half_sqnorms.astype(np.float32))
     proven = best - second > 2 * _bound(rows, others, half_sqnorms)  # no NaN proves anything
     open_rows = xp.flatnonzero(~proven)
-    for part in row_blocks(len(open_rows), rows_per_block(8 * len(centers), EXACT_BYTES)):
+    row_bytes = 16 * len(centers) + 12 * X.shape[1]
+    for part in row_blocks(len(open_rows), rows_per_block(row_bytes, EXACT_BYTES)):
         at = open_rows[part]
         exact = X[at].astype(np.float64) - shift
-        labels[at] = (exact @ exact_centers.T - half_sqnorms).argmax(axis=1)
+        scores = exact @ exact_centers.T - half_sqnorms
+        labels[at] = _decided(X[at], centers, scores, _exact_bound(exact, half_sqnorms))
     return Certified(labels, len(open_rows))
+
+
+def _exact_bound(exact: Any, half_sqnorms: Any) -> Any:
+    """Bound by how much the float64 scores of a row may be off."""
+    xp = namespace(exact)
+    squares = xp.einsum("ij,ij->i", exact, exact) + 2 * float(half_sqnorms.max())
+    return 4 * (exact.shape[1] + 4) * np.finfo(np.float64).eps * squares
+
+
+def _decided(X: Any, centers: Any, scores: Any, bound: Any) -> Any:
+    """Return the best centre of each row; where scores cannot tell, by differences in float64.
+
+    A product may give equal columns other last bits, so ties are none to it.
+    """
+    xp = namespace(X)
+    labels = scores.argmax(axis=1)
+    near = scores >= (scores.max(axis=1) - 2 * bound)[:, None]
+    near &= (near.sum(axis=1) > 1)[:, None]
+    rows, found = xp.nonzero(near)
+    if not len(rows):
+        return labels
+    sqdist = xp.empty(len(rows), np.float64)
+    for part in row_blocks(len(rows), rows_per_block(24 * X.shape[1], EXACT_BYTES)):
+        gap = X[rows[part]].astype(np.float64) - centers[found[part]]
+        sqdist[part] = xp.einsum("ij,ij->i", gap, gap)
+    order = xp.lexsort(xp.stack((found, sqdist, rows)))  # the nearest of a row first, then lower
+    rows, found = rows[order], found[order]
+    first = xp.concatenate((xp.ones(1, bool), rows[1:] != rows[:-1]))
+    labels[rows[first]] = found[first]
+    return labels
 
 
 def _bound(rows: HalfRows, centers: HalfRows, half_sqnorms: Any) -> Any:
     """Bound, for each row, by how much any of its scores is off; float64."""
-    longest = float(centers.norms.max())
-    lost = float((centers.residuals + ROUNDING * centers.norms).max())  # and what the shift rounds
-    norms = rows.norms.astype(np.float64)
-    products = norms * lost + (rows.residuals + ROUNDING * norms) * (longest + lost)
-    sums = ACCUMULATED * rows.cast.shape[1] * (norms + rows.residuals) * (longest + lost)
+    n_features = rows.cast.shape[1]
+    vanished = VANISHING * n_features**0.5
+    longest = float(centers.norms.max()) + vanished
+    # and what the shift rounds
+    lost = float((centers.residuals + ROUNDING * centers.norms).max()) + vanished
+    norms = rows.norms.astype(np.float64) + vanished
+    residuals = rows.residuals + ROUNDING * norms + vanished
+    products = norms * lost + residuals * (longest + lost)
+    growth = n_features * ACCUMULATED / (1 - n_features * ACCUMULATED)
+    sums = growth * (norms + residuals) * (longest + lost)
     differences = 2 * ROUNDING * (norms * longest + float(half_sqnorms.max()))
-    return 1.001 * (products + sums + differences)  # norms and residuals are rounded as well
+    total = 1.001 * (products + sums + differences)  # norms and residuals are rounded as well
+    return total + (n_features + 4) * DENORMAL
 
 
 def _top2(rows: Any, centers: Any, half_sqnorms: Any) -> tuple[Any, Any, Any]:

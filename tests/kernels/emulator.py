@@ -70,6 +70,8 @@ def run(library: ctypes.CDLL, spec: KernelSpec, *values: Any, schedule: int = 0)
         It would hang on a GPU, or do something that is not defined.
     """
     n_blocks = spec.n_blocks(spec.numbers(values))
+    if n_blocks == 0:
+        return
     kept = [  # what the pointers point at
         ctypes.c_void_p(value.ctypes.data)
         if kind.endswith("*")
@@ -78,5 +80,5 @@ def run(library: ctypes.CDLL, spec: KernelSpec, *values: Any, schedule: int = 0)
     ]
     pointers = (ctypes.c_void_p * len(kept))(*[ctypes.addressof(each) for each in kept])
     function = getattr(library, f"run_{spec.name}")
-    if function(max(1, n_blocks), spec.threads, schedule, pointers) == DIVERGENT:
+    if function(n_blocks, spec.threads, schedule, pointers) == DIVERGENT:
         raise DivergentBarrierError(spec.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,14 @@ NAN, INFINITE, ZERO, BEYOND = 1, 2, 4, 8
 FLOAT_MAX = np.finfo(np.float32).max
 NO_LABEL = np.iinfo(np.int32).max
 
+GRIDS = [None, 1]  # of a kernel that strides over its grid: its own, and one block for all
+
 SHAPES = [(1, 1, 1), (7, 3, 2), (33, 31, 8), (64, 32, 64), (70, 130, 17), (5, 300, 64)]
+
+
+def on_grid(spec, n_blocks):
+    """Return a kernel that runs in so many blocks, if there is anything to do."""
+    return spec if n_blocks is None else replace(spec, n_blocks=lambda _: n_blocks)
 
 
 def rows(n_rows: int, n_features: int) -> NDArray[np.float32]:
@@ -76,9 +84,10 @@ def test_scan_cast(run, shape, shifted) -> None:
         np.testing.assert_allclose(sums[block], total, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_blocks", GRIDS)
 @pytest.mark.parametrize("tile_cols", [1, 5, 32, 100])
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (9, 31), (40, 33), (17, 100)], ids=str)
-def test_fold_top2(run, shape, tile_cols) -> None:
+def test_fold_top2(run, shape, tile_cols, n_blocks) -> None:
     n_rows, n_centers = shape
     stream = np.random.default_rng([n_rows, n_centers])
     # few values: most rows have ties, within tiles and across them
@@ -88,7 +97,17 @@ def test_fold_top2(run, shape, tile_cols) -> None:
     label = np.full(n_rows, NO_LABEL, np.int32)
     for first in range(0, n_centers, tile_cols):
         tile = np.ascontiguousarray(dots[:, first : first + tile_cols])
-        run(FOLD_TOP2, tile, n_rows, tile.shape[1], first, half_sqnorms, best, second, label)
+        run(
+            on_grid(FOLD_TOP2, n_blocks),
+            tile,
+            n_rows,
+            tile.shape[1],
+            first,
+            half_sqnorms,
+            best,
+            second,
+            label,
+        )
 
     scores = dots - half_sqnorms
     np.testing.assert_array_equal(label, scores.argmax(axis=1))
@@ -99,9 +118,10 @@ def test_fold_top2(run, shape, tile_cols) -> None:
         np.testing.assert_array_equal(second, -FLOAT_MAX)
 
 
+@pytest.mark.parametrize("n_blocks", GRIDS)
 @pytest.mark.parametrize("tile_cols", [1, 7, 100])
 @pytest.mark.parametrize("shape", [(1, 1), (6, 2), (40, 33), (17, 100)], ids=str)
-def test_fold_others(run, shape, tile_cols) -> None:
+def test_fold_others(run, shape, tile_cols, n_blocks) -> None:
     n_rows, n_clusters = shape
     stream = np.random.default_rng([n_rows, n_clusters])
     dots = stream.integers(-2, 3, size=shape).astype(np.float32)
@@ -112,7 +132,16 @@ def test_fold_others(run, shape, tile_cols) -> None:
     for first in range(0, n_clusters, tile_cols):
         tile = np.ascontiguousarray(dots[:, first : first + tile_cols])
         sizes = n_rows, tile.shape[1], first
-        run(FOLD_OTHERS, tile, *sizes, half_sqnorms, label, own, other, other_label)
+        run(
+            on_grid(FOLD_OTHERS, n_blocks),
+            tile,
+            *sizes,
+            half_sqnorms,
+            label,
+            own,
+            other,
+            other_label,
+        )
 
     scores = dots - half_sqnorms
     held = np.flatnonzero(label >= 0)
@@ -124,17 +153,27 @@ def test_fold_others(run, shape, tile_cols) -> None:
     np.testing.assert_array_equal(other_label, found)
 
 
+@pytest.mark.parametrize("n_blocks", GRIDS)
 @pytest.mark.parametrize("to_unit_length", [0, 1])
 @pytest.mark.parametrize("dtype", FINISH_ROWS)
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (33, 31), (20, 130)], ids=str)
-def test_finish_rows(run, shape, dtype, to_unit_length) -> None:
+def test_finish_rows(run, shape, dtype, to_unit_length, n_blocks) -> None:
     n_rows, n_features = shape
     stream = np.random.default_rng(n_rows)
     product, bias = stream.normal(size=shape), stream.normal(size=n_features)
     product, bias = product.astype(np.float32), bias.astype(np.float32)
     product[1::5] = -bias  # nothing is left of these rows
     out, norms = np.full(shape, np.nan, dtype), np.full(n_rows, np.nan, np.float32)
-    run(FINISH_ROWS[dtype], product, bias, n_rows, n_features, to_unit_length, out, norms)
+    run(
+        on_grid(FINISH_ROWS[dtype], n_blocks),
+        product,
+        bias,
+        n_rows,
+        n_features,
+        to_unit_length,
+        out,
+        norms,
+    )
 
     expected = (product + bias).astype(np.float64)
     length = np.linalg.norm(expected, axis=1)
@@ -144,6 +183,14 @@ def test_finish_rows(run, shape, dtype, to_unit_length) -> None:
     np.testing.assert_allclose(out, expected, rtol=1e-6 if dtype == "float32" else 1e-3, atol=1e-7)
 
 
+def test_no_rows_are_no_launch(run) -> None:
+    X, cast = np.empty((0, 3), np.float32), np.empty((0, 3), np.float16)
+    norms, flags, zero = np.empty(0, np.float32), np.empty(0, np.uint8), np.zeros(3, np.float32)
+    behind = np.full(3, 7, np.float32)
+    run(SCAN_CAST, X, zero, 0, 3, 8, cast, norms, norms, flags, behind)
+    assert (behind == 7).all()
+
+
 def test_finish_rows_in_place(run) -> None:
     product, bias = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones(4, np.float32)
     norms, expected = np.empty(3, np.float32), product + 1
@@ -151,9 +198,10 @@ def test_finish_rows_in_place(run) -> None:
     np.testing.assert_array_equal(product, expected)
 
 
+@pytest.mark.parametrize("n_blocks", GRIDS)
 @pytest.mark.parametrize("dtype", SEGMENT_SUMS)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (10, 3, 4), (50, 257, 3), (200, 40, 7)], ids=str)
-def test_segment_sums(run, shape, dtype) -> None:
+def test_segment_sums(run, shape, dtype, n_blocks) -> None:
     n_rows, n_features, n_segments = shape
     stream = np.random.default_rng([n_rows, n_features])
     X = stream.normal(size=(n_rows, n_features)).astype(dtype)
@@ -161,7 +209,7 @@ def test_segment_sums(run, shape, dtype) -> None:
     order = np.argsort(labels, kind="stable").astype(np.int32)
     starts = np.searchsorted(labels[order], np.arange(n_segments + 1))
     sums = np.full((n_segments, n_features), np.nan)
-    run(SEGMENT_SUMS[dtype], X, order, starts, n_segments, n_features, sums)
+    run(on_grid(SEGMENT_SUMS[dtype], n_blocks), X, order, starts, n_segments, n_features, sums)
 
     expected = np.zeros((n_segments, n_features))
     np.add.at(expected, labels[order], X[order].astype(np.float64))  # one row after the other

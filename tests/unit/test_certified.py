@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpucluster.device.arrays import to_device, to_host
 from gpucluster.ops import certified
 from gpucluster.ops.certified import certified_nearest, half_rows
 
 if TYPE_CHECKING:
-    import pytest
     from numpy.typing import NDArray
 
 
@@ -62,14 +63,61 @@ def test_no_score_is_off_by_more_than_the_bound(seed, n_features, offset) -> Non
     assert (off <= bound[:, None]).all()
 
 
-def test_clear_rows_are_not_looked_at_again() -> None:
+@pytest.mark.parametrize("n_features", [16, 300, 3000])
+def test_the_bound_holds_where_every_addition_cuts_off(n_features: int) -> None:
+    stream = np.random.default_rng(n_features)
+    X = np.abs(stream.normal(size=(6, n_features))).astype(np.float16).astype(np.float32)
+    centers = np.abs(stream.normal(size=(3, n_features))).astype(np.float16).astype(np.float32)
+    zero = np.zeros(n_features, np.float32)
+    rows, others = half_rows(X, zero), half_rows(centers, zero)
+    assert not rows.residuals.any()  # the copies are exact: all that is off comes from the sums
+    cut = np.zeros((6, 3), np.float32)
+    for f in range(n_features):
+        exact = cut.astype(np.float64) + np.outer(X[:, f], centers[:, f])
+        cut = exact.astype(np.float32)
+        cut = np.where(cut > exact, np.nextafter(cut, np.float32(0)), cut)
+    off = np.abs(cut - X.astype(np.float64) @ centers.astype(np.float64).T)
+    assert (off <= certified._bound(rows, others, np.zeros(3))[:, None]).all()
+    assert off.max() > 1e-7 * n_features
+
+
+@pytest.mark.parametrize("scale", [1e-30, 3.741e-23, 1e-19, 1e-12])
+def test_what_vanishes_proves_nothing(scale: float) -> None:
+    stream = np.random.default_rng(0)
+    for _ in range(200):
+        centers = np.array([[scale], [-scale]]) * (1 + 1e-3 * stream.random((2, 1)))
+        X = 1e-3 * scale * stream.normal(size=(3, 1))  # about as near to one as to the other
+        X, centers = X.astype(np.float32), centers.astype(np.float32)
+        found = certified_nearest(X, centers, half_rows(X, np.zeros(1, np.float32)))
+        gap = np.abs(X.astype(np.float64) - centers.astype(np.float64).T)
+        np.testing.assert_array_equal(found.labels, gap.argmin(axis=1))
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 100), (3, 9, 33), (40, 7, 5), (2, 30, 784)], ids=str)
+def test_ties_go_to_the_lower_centre(shape: tuple[int, int, int], device: str) -> None:
+    n_rows, n_centers, n_features = shape
+    stream = np.random.default_rng(shape)
+    center = stream.normal(size=(1, n_features)).astype(np.float32)
+    for _ in range(20):
+        other = 3 * stream.normal(size=(1, n_features))
+        centers = np.concatenate([np.repeat(center, n_centers, axis=0), other]).astype(np.float32)
+        X = (center + 3 * stream.normal(size=(n_rows, n_features))).astype(np.float32)
+        found = certified_nearest(to_device(X, device), to_device(centers, device))
+        assert set(to_host(found.labels).tolist()) <= {0, n_centers}
+    x = stream.integers(0, 256, size=(1, n_features))
+    between = np.concatenate([x + center.round(), x - center.round()]).astype(np.float32)
+    found = certified_nearest(to_device(x.astype(np.float32), device), to_device(between, device))
+    assert to_host(found.labels).tolist() == [0]
+
+
+def test_clear_rows_are_not_looked_at_again(device: str) -> None:
     stream = np.random.default_rng(0)
     centers = stream.normal(size=(20, 64)).astype(np.float32)
     labels = stream.integers(0, 20, 500)
     X = centers[labels] + 0.1 * stream.normal(size=(500, 64)).astype(np.float32)
-    found = certified_nearest(X, centers)
+    found = certified_nearest(to_device(X, device), to_device(centers, device))
     assert found.n_rechecked == 0
-    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(to_host(found.labels), labels)
 
 
 def test_equal_centres_give_the_lower_one_after_a_second_look() -> None:

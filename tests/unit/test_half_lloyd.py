@@ -7,29 +7,32 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from gpucluster.device.arrays import to_device, to_host
 from gpucluster.ops.assign import SEGMENT_ROWS, cluster_sums, segment_parts
 from gpucluster.ops.half_lloyd import HalfLloyd
 from gpucluster.ops.lloyd import Lloyd
 
 
 @pytest.mark.parametrize("offset", [0.0, 40.0])
-def test_both_go_the_same_way(offset: float) -> None:
+def test_both_go_the_same_way(offset: float, device: str) -> None:
     stream = np.random.default_rng(0)
     X = (stream.normal(size=(3000, 24)) + offset).astype(np.float32)
     start = X[:30].copy()
-    bounds, halves = Lloyd(X, start), HalfLloyd(X, start)
+    bounds, halves = Lloyd(X, start), HalfLloyd(to_device(X, device), to_device(start, device))
     for _ in range(12):
-        np.testing.assert_array_equal(halves.labels, bounds.labels)
-        np.testing.assert_allclose(halves.means(), bounds.means(), rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(to_host(halves.labels), bounds.labels)
+        np.testing.assert_allclose(to_host(halves.means()), bounds.means(), rtol=1e-6, atol=1e-6)
         moved = bounds.means()
-        assert halves.move(moved) == pytest.approx(bounds.move(moved), rel=1e-9)
-    np.testing.assert_allclose(halves.sqdist(), bounds.sqdist(), rtol=1e-9)
+        went = halves.move(to_device(moved, device))
+        assert went == pytest.approx(bounds.move(moved), rel=1e-9)
+    np.testing.assert_allclose(to_host(halves.sqdist()), bounds.sqdist(), rtol=1e-9)
 
 
-def test_an_empty_cluster_gets_the_farthest_row() -> None:
+def test_an_empty_cluster_gets_the_farthest_row(device: str) -> None:
     X = np.array([[0, 0], [0, 1], [1, 0], [9, 9]], np.float32)
     far = np.array([[0, 0], [50, 50]], np.float32)
-    assert HalfLloyd(X, far).means()[1].tolist() == [9, 9]
+    lloyd = HalfLloyd(to_device(X, device), to_device(far, device))
+    assert to_host(lloyd.means())[1].tolist() == [9, 9]
 
 
 def test_segments_are_cut_into_parts_in_order() -> None:
