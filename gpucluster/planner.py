@@ -13,7 +13,7 @@ from gpucluster.device.memory import available_bytes
 from gpucluster.device.select import Decision
 from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
 from gpucluster.events import Muted, Warned
-from gpucluster.ops.layout import LANES
+from gpucluster.ops.lines import LANES
 from gpucluster.preprocess import UMAP, Conditioning, check_chain
 
 DENSITY_ROWS = 1_000_000  # the most that was measured: some four minutes on two cores

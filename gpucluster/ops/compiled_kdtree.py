@@ -11,7 +11,7 @@ from numba import njit
 
 from gpucluster.ops.compiled import CACHE, kernel
 from gpucluster.ops.compiled_lines import GROUP, sqdists
-from gpucluster.ops.layout import LANES
+from gpucluster.ops.lines import LANES
 
 DEPTH = 128  # of the stack of a search: twice the levels of a tree of 2**63 points
 LEAF_SIZE = GROUP * LANES  # most points of a leaf: they are compared together

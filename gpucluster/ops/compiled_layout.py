@@ -8,8 +8,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from gpucluster.ops.compiled import CACHE, kernel
-from gpucluster.ops.compiled_lines import FLAGS, LINE_BYTES, add_way, line_sqdist
-from gpucluster.ops.layout import LANES
+from gpucluster.ops.compiled_lines import FLAGS, add_way, line_sqdist
+from gpucluster.ops.lines import LANES, LINE_BYTES
 
 CELL_BITS = 16  # of a float32 that forces do not look at: exponent and 7 bits are left
 N_CELLS = 1 << (31 - CELL_BITS)

@@ -14,9 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from gpucluster.ops.layout import LANES
+from gpucluster.ops.lines import LANES, LINE_BYTES
 
-LINE_BYTES = 4 * LANES
 GROUP = 4  # lines whose sums wait for each other no longer than they take
 FLAGS = ("reassoc", "nsz", "contract", "arcp")
 

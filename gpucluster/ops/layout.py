@@ -10,10 +10,10 @@ import numpy as np
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.fuzzy import FuzzyGraph
+from gpucluster.ops.lines import LANES, LINE_BYTES
 from gpucluster.types import Matrix
 
 BLOCK_ROWS = 2048
-LANES = 16  # float32 numbers of a cache line; layouts are padded to whole ones
 PUSHES = 5  # from other rows, for each pull along an edge
 DRAWN = 2  # rows that stand for them: fewer, and each pushes harder
 REACH = 4  # greatest move of one force along one axis
@@ -99,8 +99,8 @@ def optimise_layout(
 def _lines(n_samples: int, width: int) -> Matrix:
     """Return zeros, no row of which lies across more cache lines than it must."""
     size = 4 * n_samples * width
-    room = np.zeros(size + 4 * LANES, np.uint8)
-    first = -room.ctypes.data % (4 * LANES)
+    room = np.zeros(size + LINE_BYTES, np.uint8)
+    first = -room.ctypes.data % LINE_BYTES
     return room[first : first + size].view(np.float32).reshape(n_samples, width)
 
 

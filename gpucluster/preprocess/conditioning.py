@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gpucluster.device.select import Device
 from gpucluster.events import Muted, Reporter
-from gpucluster.ops.layout import LANES
+from gpucluster.ops.lines import LANES
 from gpucluster.preprocess.base import Fitted, Step
 from gpucluster.preprocess.normalize import Center
 from gpucluster.preprocess.umap import UMAP
