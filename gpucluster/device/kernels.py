@@ -1,7 +1,7 @@
 """Our CUDA kernels: what each one takes, where its source lies, and how it is launched.
 
-A kernel is described once, by a `KernelSpec`. The launcher here, the emulator and the compile
-test in `tests/kernels`, and the benchmark read it.
+A kernel is described once, by a `KernelSpec`. The launcher here, and the emulator and the
+compile test in `tests/kernels`, read it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class KernelSpec:
     n_blocks : callable
         Blocks of a launch, from the arguments by name: numbers, and the sizes of arrays.
     n_bytes : callable
-        Bytes that must pass through device memory, from the same.
+        Bytes that must pass through device memory, from the same: what its time is held against.
     threads : int
         Of a block; whole warps.
     """

@@ -223,3 +223,29 @@ def test_the_wrong_dtype_or_order_is_refused() -> None:
         SEGMENT_SUMS["float32"].numbers((X, order, starts, 1, 2, sums))
     with pytest.raises(TypeError, match="segment_sums_f64: X is float64, not contiguous"):
         SEGMENT_SUMS["float64"].numbers((X.T, order, starts, 1, 2, sums))
+
+
+def test_bytes_are_those_of_the_arrays() -> None:
+    def of_size(*shape, dtype="float32"):
+        return np.empty(shape, dtype)
+
+    X, row, half = of_size(70, 30), of_size(70), of_size(70, 30, dtype="float16")
+    flags, sums = of_size(70, dtype="uint8"), of_size(9, 30)
+    given = X, of_size(30), 70, 30, 8, half, row, row, flags, sums
+    moved = X.nbytes + half.nbytes + 2 * row.nbytes + flags.nbytes + sums.nbytes
+    assert SCAN_CAST.n_bytes(SCAN_CAST.numbers(given)) == moved
+
+    label = of_size(70, dtype="int32")
+    given = X, 70, 30, 0, of_size(30), row, row, label  # all but the tile is read and written
+    assert FOLD_TOP2.n_bytes(FOLD_TOP2.numbers(given)) == X.nbytes + 6 * row.nbytes
+    given = X, 70, 30, 0, of_size(30), label, row, row, label
+    assert FOLD_OTHERS.n_bytes(FOLD_OTHERS.numbers(given)) == X.nbytes + 7 * row.nbytes
+
+    spec = FINISH_ROWS["float16"]
+    found = spec.n_bytes(spec.numbers((X, of_size(30), 70, 30, 1, half, row)))
+    assert found == X.nbytes + half.nbytes + row.nbytes
+
+    spec, order, starts = SEGMENT_SUMS["float16"], label, of_size(4, dtype="int64")
+    sums = of_size(3, 30, dtype="float64")
+    found = spec.n_bytes(spec.numbers((half, order, starts, 3, 30, sums)))
+    assert found == half.nbytes + order.nbytes + sums.nbytes
