@@ -42,18 +42,17 @@ def bfloat16(values: Any) -> Any:
     return (rounded & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def rounded_rows(X: Any, shift: Any, kind: str) -> Any:
-    """Return rows as products of a kind see them, with what that loses."""
+def bfloat16_rows(X: Any, shift: Any) -> Any:
+    """Do what `half_rows` does, for products of bfloat16."""
     import numpy as np
 
-    from gpucluster.ops.certified import HalfRows, half_rows
+    from gpucluster.ops.half import HalfRows
 
-    if kind == "float16":
-        return half_rows(X, shift)
     less = X - shift
     cast = bfloat16(less)
     norms = (np.linalg.norm(each, axis=1).astype(np.float32) for each in (less, less - cast))
-    return HalfRows(cast, *norms, shift)
+    scales, flags = np.ones(len(X), np.float32), np.zeros(len(X), np.uint8)
+    return HalfRows(cast, scales, *norms, flags)
 
 
 def count(_out: Path, folder: str, n_clusters: int, kind: str) -> dict[str, Any]:
@@ -61,25 +60,29 @@ def count(_out: Path, folder: str, n_clusters: int, kind: str) -> dict[str, Any]
     import numpy as np
 
     from gpucluster.ops import certified
+    from gpucluster.ops.half import half_product
 
+    if kind == "bfloat16":
+        certified.half_rows = bfloat16_rows
     X = np.load(Path(folder, "vectors.npy"))
-    centers = np.load(Path(folder, f"centers-{n_clusters}.npy"))
-    shift = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
-    exact = centers.astype(np.float64) - shift
+    centers = np.load(Path(folder, f"centers-{n_clusters}.npy")).astype(np.float64)
+    shift = centers.mean(axis=0).astype(np.float32)
+    search = certified._Search.of(centers, shift, None)
+    rows = certified.half_rows(X, shift)
+    found = search.bounds(rows, np.full(len(X), -1, np.int32))
+    is_open = ~(found.floor > found.second)
+    exact = centers - shift
     half_sqnorms = 0.5 * np.square(exact).sum(axis=1)
-    true = np.concatenate(
-        [
-            ((part.astype(np.float64) - shift) @ exact.T - half_sqnorms).argmax(axis=1)
-            for part in np.array_split(X, -(-len(X) // 4096))
-        ]
-    )
-    rows, others = (rounded_rows(each, shift, kind) for each in (X, centers))
-    best, second, labels = certified._top2(rows.cast, others.cast, half_sqnorms.astype(np.float32))
-    is_open = ~(best - second > 2 * certified._bound(rows, others, half_sqnorms))
+    true, alone = np.empty((2, len(X)), np.int64)
+    for part in np.array_split(np.arange(len(X)), -(-len(X) // 4096)):
+        true[part] = ((X[part].astype(np.float64) - shift) @ exact.T - half_sqnorms).argmax(axis=1)
+        dots = half_product(rows.cast[part], search.scores.cast)
+        scales, offsets = search.scores.columns[:2]
+        alone[part] = (dots * (rows.scales[part, None] * scales) - offsets).argmax(axis=1)
     return {
         "open": float(is_open.mean()),
-        "wrong": float((labels != true).mean()),
-        "wrong_proven": float((labels != true)[~is_open].mean()) if not is_open.all() else 0.0,
+        "wrong": float((alone != true).mean()),
+        "wrong_proven": float((found.label != true)[~is_open].mean()) if not is_open.all() else 0.0,
         "no_labels": True,
     }
 

@@ -1,13 +1,14 @@
-// Finish rows that a product has just written: add what the mean became, scale, and convert.
+// Finish rows that a product of scaled copies has just written: undo the scales, norm, convert.
 //
-// shapes   product (n_rows, n_features) float32, C order; bias (n_features,) float32
+// shapes   product (n_rows, n_features) float32, C order; scales (n_rows,) and column_scales
+//          (n_features,) float32: what the copies of rows and columns were divided by
 //          out: out (n_rows, n_features) float32 or float16, may be `product` itself where float32;
-//          norms (n_rows,) float32: of product + bias
+//          norms (n_rows,) float32: of the rows before they are scaled to unit length
 // unit     to_unit_length other than 0 divides by the norm; a row of norm 0 stays 0, and one
 //          shorter than 1e-19, whose square vanishes, as it is
 // tails    any n_rows, n_features >= 1
-// bytes    reads 4 * n_rows * n_features (from L2 where the tile is small enough), writes
-//          itemsize * n_rows * n_features + 4 * n_rows
+// bytes    reads 4 * n_rows * n_features (from L2 where the tile is small enough) and 4 * n_rows,
+//          writes itemsize * n_rows * n_features + 4 * n_rows
 // launch   grid-stride over rows, a warp for each; blocks of whole warps
 #include "reduce.cuh"
 
@@ -15,35 +16,39 @@ __device__ __forceinline__ void store(float* out, float value) { *out = value; }
 __device__ __forceinline__ void store(half_bits* out, float value) { *out = to_half(value); }
 
 template <class T>
-__device__ __forceinline__ void finish_rows(const float* product, const float* bias,
-                                            long long n_rows, int n_features, int to_unit_length,
-                                            T* out, float* norms) {
+__device__ __forceinline__ void finish_rows(const float* product, const float* scales,
+                                            const float* column_scales, long long n_rows,
+                                            int n_features, int to_unit_length, T* out,
+                                            float* norms) {
   const int lane = threadIdx.x % LANES, n_warps = blockDim.x / LANES;
   const long long first = blockIdx.x * (long long)n_warps + threadIdx.x / LANES;
   for (long long row = first; row < n_rows; row += gridDim.x * (long long)n_warps) {
     const float* x = product + row * n_features;
+    const float scale = scales[row];
     float square = 0;
     for (int f = lane; f < n_features; f += LANES) {
-      const float value = x[f] + bias[f];
+      const float value = x[f] * (scale * column_scales[f]);
       square += value * value;
     }
     const float norm = sqrtf(warp_sum(square));
-    const float scale = to_unit_length && norm > 0 ? 1 / norm : 1;
+    const float length = to_unit_length && norm > 0 ? 1 / norm : 1;
     for (int f = lane; f < n_features; f += LANES) {
-      store(out + row * n_features + f, (x[f] + bias[f]) * scale);
+      store(out + row * n_features + f, x[f] * (scale * column_scales[f]) * length);
     }
     if (lane == 0) norms[row] = norm;
   }
 }
 
-extern "C" __global__ void finish_rows_f32(const float* product, const float* __restrict__ bias,
+extern "C" __global__ void finish_rows_f32(const float* product, const float* __restrict__ scales,
+                                           const float* __restrict__ column_scales,
                                            long long n_rows, int n_features, int to_unit_length,
                                            float* out, float* __restrict__ norms) {
-  finish_rows(product, bias, n_rows, n_features, to_unit_length, out, norms);
+  finish_rows(product, scales, column_scales, n_rows, n_features, to_unit_length, out, norms);
 }
 
-extern "C" __global__ void finish_rows_f16(const float* product, const float* __restrict__ bias,
+extern "C" __global__ void finish_rows_f16(const float* product, const float* __restrict__ scales,
+                                           const float* __restrict__ column_scales,
                                            long long n_rows, int n_features, int to_unit_length,
                                            half_bits* out, float* __restrict__ norms) {
-  finish_rows(product, bias, n_rows, n_features, to_unit_length, out, norms);
+  finish_rows(product, scales, column_scales, n_rows, n_features, to_unit_length, out, norms);
 }

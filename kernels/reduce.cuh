@@ -17,33 +17,36 @@ __device__ __forceinline__ int warp_or(int bits) {
   return bits;
 }
 
-// The two largest scores seen, and where the largest was; of equal ones the lower index.
-struct Top2 {
-  float best;
+// Of the centers seen: the two largest upper bounds of scores, where the largest was, of equal ones
+// the lower index, and the lower bound there.
+struct Nearest {
+  float upper;
   float second;
+  float lower;
   int index;
 };
 
-__device__ __forceinline__ Top2 nothing_yet() {
-  const Top2 top = {-FLOAT_MAX, -FLOAT_MAX, NO_INDEX};
-  return top;
+__device__ __forceinline__ Nearest nothing_yet() {
+  const Nearest nothing = {-FLOAT_MAX, -FLOAT_MAX, -FLOAT_MAX, NO_INDEX};
+  return nothing;
 }
 
-__device__ __forceinline__ Top2 larger(const Top2& a, const Top2& b) {
-  const bool b_wins = b.best > a.best || (b.best == a.best && b.index < a.index);
-  const Top2& won = b_wins ? b : a;
-  const Top2& lost = b_wins ? a : b;
-  const Top2 top = {won.best, fmaxf(won.second, lost.best), won.index};
-  return top;
+__device__ __forceinline__ Nearest nearer(const Nearest& a, const Nearest& b) {
+  const bool b_wins = b.upper > a.upper || (b.upper == a.upper && b.index < a.index);
+  const Nearest& won = b_wins ? b : a;
+  const Nearest& lost = b_wins ? a : b;
+  const Nearest both = {won.upper, fmaxf(won.second, lost.upper), won.lower, won.index};
+  return both;
 }
 
-__device__ __forceinline__ Top2 warp_larger(Top2 top) {
+__device__ __forceinline__ Nearest warp_nearest(Nearest found) {
   for (int step = LANES / 2; step > 0; step /= 2) {
-    Top2 other;
-    other.best = __shfl_xor_sync(ALL_LANES, top.best, step);
-    other.second = __shfl_xor_sync(ALL_LANES, top.second, step);
-    other.index = __shfl_xor_sync(ALL_LANES, top.index, step);
-    top = larger(top, other);
+    Nearest other;
+    other.upper = __shfl_xor_sync(ALL_LANES, found.upper, step);
+    other.second = __shfl_xor_sync(ALL_LANES, found.second, step);
+    other.lower = __shfl_xor_sync(ALL_LANES, found.lower, step);
+    other.index = __shfl_xor_sync(ALL_LANES, found.index, step);
+    found = nearer(found, other);
   }
-  return top;
+  return found;
 }

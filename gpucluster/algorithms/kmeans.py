@@ -109,16 +109,14 @@ class KMeans(Algorithm):
         return flop / 150e9 + iterations * read / 30e9
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        return self._fit(X, X, reporter, "numba")
+        return self._fit(X, "cpu", reporter)
 
     def _fit_gpu(self, X: Matrix, reporter: Reporter) -> Raw:
-        import cupy
+        return self._fit(X, "gpu", reporter)
 
-        return self._fit(X, cupy.asarray(X), reporter, "cupy")
-
-    def _fit(self, X: Matrix, rows: Any, reporter: Reporter, backend: str) -> Raw:
-        """Let the starts compete on a sample; the best goes on with `rows`, which are `X`."""
-        from gpucluster.device.arrays import namespace, to_host
+    def _fit(self, X: Matrix, device: Device, reporter: Reporter) -> Raw:
+        """Let the starts compete on a sample; the best goes on with all rows."""
+        from gpucluster.device.arrays import to_device, to_host
         from gpucluster.ops.blocks import one_blas_thread
         from gpucluster.ops.normalize import spread
         from gpucluster.ops.seeding import seeding_sample
@@ -128,41 +126,73 @@ class KMeans(Algorithm):
         stream, *streams = np.random.default_rng(self.random_state).spawn(1 + restarts)
         with one_blas_thread:
             sample = seeding_sample(X, self.n_clusters, stream)
-            first = (
+            contest = to_device(sample, device)
+            starts = (
                 first_centers(sample, self.n_clusters, self.init, each, reporter)
                 for each in streams
             )
-            contest = sample if len(sample) < len(X) else rows
-            starts = (
-                self._descend(contest, namespace(contest).asarray(each), tolerance, reporter)
-                for each in first
+            found = (
+                self._descend(contest, to_device(each, device), tolerance, reporter)
+                for each in starts
             )
-            best = min(starts, key=lambda start: start.inertia)
+            best = min(found, key=lambda each: each.inertia)
             if len(sample) < len(X):
-                centers = namespace(rows).asarray(best.centers)
-                best = self._descend(rows, centers, tolerance, reporter)
+                del contest
+                best = self._go_on(X, best.centers, tolerance, device, reporter)
         labels = to_host(best.labels)
         self._judge(labels, reporter, converged=best.converged)
+        info = {"inertia": best.inertia, "n_iter": best.n_iter, "n_init": restarts}
+        if device == "cpu":
+            return Raw(labels, backend="numba", info=info)
+        share = best.n_rechecked / len(X)
         return Raw(
-            labels,
-            backend=backend,
-            info={"inertia": best.inertia, "n_iter": best.n_iter, "n_init": restarts},
+            labels, backend="cupy", method=best.method, info=info | {"rechecked_share": share}
         )
 
+    def _go_on(
+        self, X: Matrix, centers: Any, tolerance: float, device: Device, reporter: Reporter
+    ) -> _Found:
+        """Descend with all rows: on a GPU that can hold them, or where they come block by block."""
+        from gpucluster.device.arrays import is_on_gpu
+        from gpucluster.ops.half_lloyd import resident_bytes
+        from gpucluster.ops.streaming import placed
+
+        rows = placed(X, resident_bytes(*X.shape)) if device == "gpu" else X
+        try:
+            return self._descend(rows, centers, tolerance, reporter)
+        except MemoryError:
+            if not is_on_gpu(rows):
+                raise
+        del rows
+        reporter.warn(
+            "gpu_streamed",
+            "kmeans ran out of GPU memory: the rows stay on the host and come block by block",
+        )
+        return self._descend(X, centers, tolerance, reporter)
+
     def _descend(self, X: Any, centers: Any, tolerance: float, reporter: Reporter) -> _Found:
-        """Move the centres to the means of their rows until they rest, where the rows are."""
+        """Move the centres to the means of their rows until they rest, where the centres are."""
         from gpucluster.device.arrays import is_on_gpu
         from gpucluster.ops.half_lloyd import HalfLloyd
         from gpucluster.ops.lloyd import Lloyd
 
-        lloyd = (HalfLloyd if is_on_gpu(X) else Lloyd)(X, centers, reporter)
+        on_gpu = is_on_gpu(centers)
+        lloyd = (HalfLloyd if on_gpu else Lloyd)(X, centers, reporter)
         converged = False
         for n_iter in range(1, self.max_iter + 1):
             converged = lloyd.move(self._on_sphere(lloyd.means(), lloyd.centers)) <= tolerance
             if converged:
                 break
             reporter.progress(n_iter, self.max_iter, "iterations")
-        return _Found(lloyd.centers, lloyd.labels, float(lloyd.sqdist().sum()), n_iter, converged)
+        return _Found(
+            centers=lloyd.centers,
+            labels=lloyd.labels,
+            inertia=float(lloyd.sqdist().sum()),
+            n_iter=n_iter,
+            converged=converged,
+            method="streamed" if on_gpu and not is_on_gpu(X) else "exact",
+            n_rechecked=lloyd.n_rechecked if isinstance(lloyd, HalfLloyd) else 0,
+        )
 
     def _metric_space(self, X: Matrix) -> Matrix:
         return unit_rows(X) if self.metric == "cosine" else X
@@ -193,7 +223,7 @@ class KMeans(Algorithm):
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
     """Where a start came to rest."""
 
@@ -202,3 +232,5 @@ class _Found:
     inertia: float
     n_iter: int
     converged: bool
+    method: str
+    n_rechecked: int

@@ -11,12 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 OPTIONS = ("--std=c++17",)
 BLOCK_THREADS = 256
 GRID_BLOCKS = 1 << 16  # of grid-stride kernels at most: enough for all processors of any GPU
+_SCALARS = {"int32": np.int32, "int64": np.int64}
 _INCLUDE = re.compile(r'^#include "(.+)"\n', re.MULTILINE)
 
 
@@ -30,8 +34,10 @@ class KernelSpec:
         The source, in the folder of kernels.
     name : str
         Of the function; it ends in the dtype of what it reads.
-    arguments : tuple of (str, str)
-        Name and type of each, in order: numpy's name of a dtype, with ``*`` for an array.
+    arguments : tuple of (str, str, str)
+        Name, type and size of each, in order. The type is numpy's name of a dtype, with ``*``
+        for an array. The size of an array is the product of what it names: numbers, and other
+        arguments; empty where it follows from nothing else.
     n_blocks : callable
         Blocks of a launch, from the arguments by name: numbers, and the sizes of arrays.
     n_bytes : callable
@@ -42,7 +48,7 @@ class KernelSpec:
 
     file: str
     name: str
-    arguments: tuple[tuple[str, str], ...]
+    arguments: tuple[tuple[str, str, str], ...]
     n_blocks: Callable[[dict[str, int]], int]
     n_bytes: Callable[[dict[str, int]], int]
     threads: int = BLOCK_THREADS
@@ -54,80 +60,130 @@ class KernelSpec:
         ------
         TypeError
             An array has another dtype than the kernel reads, or is not C-contiguous.
+        ValueError
+            It has another size than the numbers say.
         """
-        found = {}
-        for (name, kind), value in zip(self.arguments, values, strict=True):
+        found = {
+            name: int(value.size if kind.endswith("*") else value)
+            for (name, kind, _), value in zip(self.arguments, values, strict=True)
+        }
+        for (name, kind, size), value in zip(self.arguments, values, strict=True):
             if not kind.endswith("*"):
-                found[name] = int(value)
                 continue
-            found[name] = int(value.size)
             if value.dtype.name != kind[:-1] or not value.flags.c_contiguous:
                 raise TypeError(
                     f"{self.name}: {name} is {value.dtype}, "
                     f"{'' if value.flags.c_contiguous else 'not '}contiguous; "
                     f"expected {kind[:-1]}, C order"
                 )
+            expected = prod(found[n] if n in found else int(n) for n in size.split())
+            if size and found[name] != expected:
+                raise ValueError(f"{self.name}: {name} has {found[name]} values, not {expected}")
         return found
 
 
 def _rows_a_warp(numbers: dict[str, int]) -> int:
-    return min(GRID_BLOCKS, -(-numbers["n_rows"] // (BLOCK_THREADS // 32)))
+    rows = numbers.get("n_rows", numbers.get("n_pairs", 0))
+    return min(GRID_BLOCKS, -(-rows // (BLOCK_THREADS // 32)))
 
+
+def _scan_blocks(numbers: dict[str, int]) -> int:
+    return -(-numbers["n_rows"] // numbers["rows_per_block"])
+
+
+BY_ROW = 2**31 - 1  # for an exponent of the scan: that of each row's norm
 
 SCAN_CAST = KernelSpec(
     "scan_cast.cu",
     "scan_cast_f32",
     (
-        ("X", "float32*"),
-        ("shift", "float32*"),
-        ("n_rows", "int64"),
-        ("n_features", "int32"),
-        ("rows_per_block", "int32"),
-        ("cast", "float16*"),
-        ("norms", "float32*"),
-        ("residuals", "float32*"),
-        ("flags", "uint8*"),
-        ("column_sums", "float32*"),
+        ("X", "float32*", "n_rows n_features"),
+        ("shift", "float32*", "n_features"),
+        ("n_rows", "int64", ""),
+        ("n_features", "int32", ""),
+        ("rows_per_block", "int32", ""),
+        ("exponent", "int32", ""),
+        ("with_sums", "int32", ""),
+        ("cast", "float16*", "n_rows n_features"),
+        ("scales", "float32*", "n_rows"),
+        ("norms", "float32*", "n_rows"),
+        ("residuals", "float32*", "n_rows"),
+        ("flags", "uint8*", "n_rows"),
+        ("column_sums", "float32*", ""),
     ),
-    n_blocks=lambda of: -(-of["n_rows"] // of["rows_per_block"]),
+    n_blocks=_scan_blocks,
     n_bytes=lambda of: (
-        of["n_rows"] * (6 * of["n_features"] + 9)
-        + 4 * -(-of["n_rows"] // of["rows_per_block"]) * of["n_features"]
+        of["n_rows"] * (6 * of["n_features"] + 13)
+        + of["with_sums"] * 4 * _scan_blocks(of) * of["n_features"]
     ),
 )
-FOLD_TOP2 = KernelSpec(
-    "fold_top2.cu",
-    "fold_top2_f32",
+FOLD_NEAREST = KernelSpec(
+    "fold_nearest.cu",
+    "fold_nearest_f32",
     (
-        ("dots", "float32*"),
-        ("n_rows", "int64"),
-        ("n_cols", "int32"),
-        ("first_col", "int32"),
-        ("half_sqnorms", "float32*"),
-        ("best", "float32*"),
-        ("second", "float32*"),
-        ("label", "int32*"),
+        ("dots", "float32*", "n_rows n_cols"),
+        ("first_row", "int64", ""),
+        ("n_rows", "int64", ""),
+        ("n_cols", "int32", ""),
+        ("first_col", "int32", ""),
+        ("n_centers", "int32", ""),
+        ("columns", "float32*", "5 n_centers"),
+        ("scales", "float32*", ""),
+        ("norms", "float32*", "scales"),
+        ("residuals", "float32*", "scales"),
+        ("skip", "int32*", "scales"),
+        ("best", "float32*", "scales"),
+        ("second", "float32*", "scales"),
+        ("floor", "float32*", "scales"),
+        ("label", "int32*", "scales"),
     ),
     n_blocks=_rows_a_warp,
-    n_bytes=lambda of: of["n_rows"] * (4 * of["n_cols"] + 24),
+    n_bytes=lambda of: of["n_rows"] * (4 * of["n_cols"] + 48),
 )
-FOLD_OTHERS = KernelSpec(
-    "fold_others.cu",
-    "fold_others_f32",
+MOST_NEIGHBORS = 128  # that the kernel keeps
+FOLD_NEIGHBORS = KernelSpec(
+    "fold_neighbors.cu",
+    "fold_neighbors_f32",
     (
-        ("dots", "float32*"),
-        ("n_rows", "int64"),
-        ("n_cols", "int32"),
-        ("first_col", "int32"),
-        ("half_sqnorms", "float32*"),
-        ("label", "int32*"),
-        ("own", "float32*"),
-        ("other", "float32*"),
-        ("other_label", "int32*"),
+        ("dots", "float32*", "n_rows n_cols"),
+        ("first_row", "int64", ""),
+        ("n_rows", "int64", ""),
+        ("n_cols", "int32", ""),
+        ("first_col", "int32", ""),
+        ("n_others", "int32", ""),
+        ("columns", "float32*", "5 n_others"),
+        ("scales", "float32*", ""),
+        ("norms", "float32*", "scales"),
+        ("residuals", "float32*", "scales"),
+        ("skip", "int32*", "scales"),
+        ("n_kept", "int32", ""),
+        ("bounds", "float32*", "scales n_kept"),
+        ("found", "int32*", "scales n_kept"),
     ),
     n_blocks=_rows_a_warp,
-    n_bytes=lambda of: of["n_rows"] * (4 * of["n_cols"] + 28),
+    n_bytes=lambda of: of["n_rows"] * (4 * of["n_cols"] + 16 * of["n_kept"] + 16),
 )
+
+
+def _pair_sqdist(dtype: str, suffix: str) -> KernelSpec:
+    return KernelSpec(
+        "pair_sqdist.cu",
+        f"pair_sqdist_{suffix}",
+        (
+            ("X", "float32*", ""),
+            ("centers", f"{dtype}*", ""),
+            ("rows", "int32*", "n_pairs"),
+            ("labels", "int32*", "n_pairs"),
+            ("n_pairs", "int64", ""),
+            ("n_features", "int32", ""),
+            ("sqdist", "float64*", "n_pairs"),
+        ),
+        n_blocks=_rows_a_warp,
+        n_bytes=lambda of: of["n_pairs"] * (4 * of["n_features"] + 16),
+    )
+
+
+PAIR_SQDIST = {"float32": _pair_sqdist("float32", "f32"), "float64": _pair_sqdist("float64", "f64")}
 
 
 def _finish_rows(dtype: str, suffix: str, itemsize: int) -> KernelSpec:
@@ -135,16 +191,17 @@ def _finish_rows(dtype: str, suffix: str, itemsize: int) -> KernelSpec:
         "finish_rows.cu",
         f"finish_rows_{suffix}",
         (
-            ("product", "float32*"),
-            ("bias", "float32*"),
-            ("n_rows", "int64"),
-            ("n_features", "int32"),
-            ("to_unit_length", "int32"),
-            ("out", f"{dtype}*"),
-            ("norms", "float32*"),
+            ("product", "float32*", "n_rows n_features"),
+            ("scales", "float32*", "n_rows"),
+            ("column_scales", "float32*", "n_features"),
+            ("n_rows", "int64", ""),
+            ("n_features", "int32", ""),
+            ("to_unit_length", "int32", ""),
+            ("out", f"{dtype}*", "n_rows n_features"),
+            ("norms", "float32*", "n_rows"),
         ),
         n_blocks=_rows_a_warp,
-        n_bytes=lambda of: of["n_rows"] * ((4 + itemsize) * of["n_features"] + 4),
+        n_bytes=lambda of: of["n_rows"] * ((4 + itemsize) * of["n_features"] + 8),
     )
 
 
@@ -159,12 +216,12 @@ def _segment_sums(dtype: str, suffix: str, itemsize: int) -> KernelSpec:
         "segment_sums.cu",
         f"segment_sums_{suffix}",
         (
-            ("X", f"{dtype}*"),
-            ("order", "int32*"),
-            ("starts", "int64*"),
-            ("n_parts", "int32"),
-            ("n_features", "int32"),
-            ("sums", "float64*"),
+            ("X", f"{dtype}*", ""),
+            ("order", "int32*", ""),
+            ("starts", "int64*", ""),
+            ("n_parts", "int32", ""),
+            ("n_features", "int32", ""),
+            ("sums", "float64*", "n_parts n_features"),
         ),
         n_blocks=lambda of: min(GRID_BLOCKS, of["n_parts"]),
         n_bytes=lambda of: (
@@ -180,8 +237,9 @@ SEGMENT_SUMS = {
 }
 KERNELS = (
     SCAN_CAST,
-    FOLD_TOP2,
-    FOLD_OTHERS,
+    FOLD_NEAREST,
+    FOLD_NEIGHBORS,
+    *PAIR_SQDIST.values(),
     *FINISH_ROWS.values(),
     *SEGMENT_SUMS.values(),
 )
@@ -220,7 +278,7 @@ def _function(file: str, name: str, _device: int) -> Any:
     return cupy.RawModule(code=read_source(file), options=OPTIONS).get_function(name)
 
 
-def launch(spec: KernelSpec, *values: Any) -> None:
+def launch(spec: KernelSpec, *values: Any, checked: bool = True) -> None:
     """Launch a kernel on the current stream of the current device.
 
     Parameters
@@ -228,21 +286,28 @@ def launch(spec: KernelSpec, *values: Any) -> None:
     spec : KernelSpec
     *values : cupy.ndarray or int
         Its arguments.
+    checked : bool, default True
+        Whether to look at the arguments; that takes longer than some tiles.
 
     Raises
     ------
     TypeError
         An array has another dtype than the kernel reads, or is not C-contiguous.
+    ValueError
+        It has another size than the numbers say.
     """
     import cupy
-    import numpy as np
 
-    n_blocks = spec.n_blocks(spec.numbers(values))
+    if checked:
+        numbers = spec.numbers(values)
+    else:
+        named = zip(spec.arguments, values, strict=True)
+        numbers = {name: value for (name, kind, _), value in named if not kind.endswith("*")}
+    n_blocks = spec.n_blocks(numbers)
     if n_blocks == 0:
         return
-    given = [
-        value if kind.endswith("*") else np.dtype(kind).type(value)
-        for (_, kind), value in zip(spec.arguments, values, strict=True)
-    ]
-    kernel = _function(spec.file, spec.name, cupy.cuda.Device().id)
-    kernel((n_blocks,), (spec.threads,), tuple(given))
+    given = tuple(
+        value if kind.endswith("*") else _SCALARS[kind](value)
+        for (_, kind, _), value in zip(spec.arguments, values, strict=True)
+    )
+    _function(spec.file, spec.name, cupy.cuda.Device().id)((n_blocks,), (spec.threads,), given)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.metrics.quality import Center, Measured, measure
 from gpucluster.ops.assign import most_similar
@@ -24,6 +25,7 @@ def measure_nodes(
     reporter: Reporter | None = None,
     *,
     center: Center = "mean",
+    device: Device = "cpu",
 ) -> Measured:
     """Measure every node; what concerns a node covers the rows of all its descendants.
 
@@ -38,6 +40,8 @@ def measure_nodes(
         Told after each block.
     center : {"mean", "median", "medoid"}, default "mean"
         As for `measure`.
+    device : {"cpu", "gpu"}, default "cpu"
+        Where rows and centroids are compared.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def measure_nodes(
         at_level = labels_at(hierarchy.labels, hierarchy.parents, level) - nodes[0]
         inside = (at_level >= 0) & (at_level < len(nodes))
         inner = np.where(inside, at_level, NOISE).astype(np.int32)
-        measured = measure(X, inner, reporter, center=center)
+        measured = measure(X, inner, reporter, center=center, device=device)
         own = np.isin(hierarchy.labels, nodes)
         cosine[own] = measured.cosine_similarity[own]
         by_level.append(measured)
@@ -69,7 +73,7 @@ def measure_nodes(
         return np.concatenate([getattr(measured, name) for measured in by_level])
 
     centroids = joined("centroids")
-    nearest, nearest_similarity = _nearest(X, hierarchy, centroids)
+    nearest, nearest_similarity = _nearest(X, hierarchy, centroids, device)
     return replace(
         top,
         cosine_similarity=cosine,
@@ -80,8 +84,10 @@ def measure_nodes(
     )
 
 
-def _nearest(X: Matrix, hierarchy: Hierarchy, centroids: Matrix) -> tuple[Labels, Vector]:
+def _nearest(
+    X: Matrix, hierarchy: Hierarchy, centroids: Matrix, device: Device
+) -> tuple[Labels, Vector]:
     """Return the most similar of the nodes that hold rows of their own, and its similarity."""
     holders = np.unique(hierarchy.labels[hierarchy.labels >= 0])
-    found, similarity = most_similar(X, unit_rows(centroids[holders]))
+    found, similarity = most_similar(X, unit_rows(centroids[holders]), device)
     return holders[found], similarity

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
+from gpucluster.device.memory import rows_per_block
+from gpucluster.device.select import Device
 from gpucluster.events import Reporter
+from gpucluster.metrics.rows import rows_on_cpu, rows_on_gpu
 from gpucluster.ops.assign import sums_by_label
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.normalize import row_norms, unit_rows
@@ -61,7 +63,12 @@ class Measured:
 
 
 def measure(
-    X: Matrix, labels: Labels, reporter: Reporter | None = None, *, center: Center = "mean"
+    X: Matrix,
+    labels: Labels,
+    reporter: Reporter | None = None,
+    *,
+    center: Center = "mean",
+    device: Device = "cpu",
 ) -> Measured:
     """Measure a clustering of the rows of `X`.
 
@@ -76,6 +83,8 @@ def measure(
     center : {"mean", "median", "medoid"}, default "mean"
         Which centroid stands for a cluster in the cosine similarities. Silhouette and the
         indices are about the means whatever it is.
+    device : {"cpu", "gpu"}, default "cpu"
+        Where rows and centroids are compared.
 
     Returns
     -------
@@ -95,45 +104,10 @@ def measure(
     if n_clusters == 0:
         return _nothing(n_samples, n_features, labels)
     means = _unit_means(X, labels, sizes)
-    average = means.astype(np.float32)
     centroids = centers(X, labels, means, center)
-    lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
-    scale = np.divide(1, lengths, where=lengths > 0, out=np.zeros_like(lengths)).astype(np.float32)
-
-    cosine = np.full(n_samples, np.nan, np.float32)
-    nearest = np.empty(n_samples, np.int32)
-    nearest_similarity = np.empty(n_samples, np.float32)
-    silhouette = np.zeros(n_samples, np.float32)
-    sqdist = np.zeros(n_samples, np.float64)  # to the own mean
-
-    def work(rows: slice) -> int:
-        own = labels[rows]
-        unit = unit_rows(X[rows])
-        products = unit @ average.T
-        cosines = (products if center == "mean" else unit @ centroids.T) * scale
-        nearest[rows] = cosines.argmax(axis=1)
-        nearest_similarity[rows] = np.clip(cosines.max(axis=1), -1, 1)
-        kept = np.flatnonzero(own >= 0)
-        own = own[kept]
-        products = products[kept]
-        inside = products[np.arange(len(kept)), own]
-        similarity = cosines[kept, own]
-        cosine[rows][kept] = np.clip(similarity, 0, 1)
-        difference = unit[kept] - means[own]
-        sqdist[rows][kept] = np.einsum("ij,ij->i", difference, difference)
-        if n_clusters > 1:
-            size = sizes[own]
-            products[np.arange(len(kept)), own] = -np.inf
-            apart = 1 - products.max(axis=1)
-            together = (1 - inside) * size / np.maximum(size - 1, 1)
-            larger = np.maximum(apart, together)
-            defined = (size > 1) & (larger > 0)
-            score = np.where(defined, (apart - together) / np.where(larger > 0, larger, 1), 0)
-            silhouette[rows][kept] = np.clip(score, -1, 1)  # products round beyond it
-        return int((similarity < 0).sum())
-
-    block_rows = rows_per_block(24 * n_features + 8 * n_clusters, BLOCK_BYTES // 4)
-    clipped = sum(map_blocks(work, n_samples, block_rows, reporter))
+    compare = rows_on_gpu if device == "gpu" else rows_on_cpu
+    rows = compare(X, labels, means, centroids, sizes, reporter)
+    cosine, sqdist = rows.cosine, rows.sqdist
 
     clustered = labels >= 0
     members = labels[clustered]
@@ -144,8 +118,8 @@ def measure(
     spread = _mean_by(members, np.sqrt(within), sizes)
     return Measured(
         cosine_similarity=cosine,
-        nearest=nearest,
-        nearest_similarity=nearest_similarity,
+        nearest=rows.nearest,
+        nearest_similarity=rows.nearest_similarity,
         centroids=centroids,
         num_members=sizes,
         mean_cosine=mean_cosine.astype(np.float32),
@@ -153,13 +127,13 @@ def measure(
         variance=_mean_by(members, within, sizes).astype(np.float32),
         medoid_rows=_medoids(labels, sqdist, means),
         metrics={
-            "silhouette_score": _silhouette(silhouette[clustered], n_clusters),
+            "silhouette_score": _silhouette(rows.silhouette[clustered], n_clusters),
             "davies_bouldin_index": _davies_bouldin(means, spread),
             "calinski_harabasz_score": _calinski_harabasz(means, sizes, float(within.sum())),
             "mean_cosine_to_centroid": float(cosine[clustered].mean(dtype=np.float64)),
             "noise_ratio": float((~clustered).mean()),
             "cluster_size_entropy": size_entropy(sizes),
-            "num_clipped_cosines": float(clipped),
+            "num_clipped_cosines": float(rows.n_clipped),
         },
     )
 

@@ -1,10 +1,8 @@
-"""Nearest centres by float16 products: each label proven, or its row looked at again in float64.
+"""Nearest centres by float16 products: each label proven, or decided in float64.
 
-A row and a centre differ from their float16 copies by known residuals, so a product of the
-copies differs from that of the originals by a known bound (Cauchy-Schwarz). Where the best
-score leads by more than twice that bound, no rounding can have changed the label. On a GPU the
-products run on tensor cores; on the host they are the same numbers from float32 products, which
-proves nothing faster, but shows without a GPU what is proven.
+Every score lies between two bounds (`ops.bounded`). Where the lower bound of one centre is above
+the upper bounds of all others, no rounding can have changed the label. Of the other rows, the
+centres that bounds do not rule out are compared by differences in float64.
 """
 
 from __future__ import annotations
@@ -17,37 +15,12 @@ import numpy as np
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.ops.blocks import row_blocks
-from gpucluster.types import Matrix
+from gpucluster.ops.bounded import FLOAT_MAX, BoundedScores
+from gpucluster.ops.half import TILE_COLS, HalfRows, each_tile, half_rows
 
-ROUNDING = float(np.finfo(np.float32).eps) / 2
-ACCUMULATED = 4.0 * ROUNDING  # of each addition: tensor cores cut off, and keep no guard bits
-VANISHING = 2.0**-62  # values whose squares are lost, on a GPU denormal ones as well
-DENORMAL = 2.0**-126  # what each sum may lose where a GPU takes denormals for zero
-TILE_BYTES = 24 << 20  # products that stay in the second cache of a GPU until they are folded
-TILE_COLS = 8192
-SCAN_ROWS = 16  # of a block of the scan: those of all blocks at once stay in the second cache
-EXACT_BYTES = 64 << 20  # of float64 products at a time
-_CUDA_R_32F, _CUDA_R_16F = 0, 2  # of CUDA's library_types.h
-
-
-@dataclass(frozen=True, slots=True)
-class HalfRows:
-    """Rows less a shift, in float16, and what that lost.
-
-    Attributes
-    ----------
-    cast : array of shape (n_rows, n_features), float16
-    norms : array of shape (n_rows,), float32
-        Of the rows less the shift.
-    residuals : array of shape (n_rows,), float32
-        Norms of what the copy lacks.
-    shift : array of shape (n_features,), float32
-    """
-
-    cast: Any
-    norms: Any
-    residuals: Any
-    shift: Any
+NO_INDEX = np.iinfo(np.int32).max
+EXACT_BYTES = 64 << 20  # of what is compared in float64 at a time
+MANY = 16  # candidates a row, from which float64 products thin them out before differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +30,7 @@ class Certified:
     Attributes
     ----------
     labels : array of shape (n_rows,), int32
-        Ties to the lower centre.
+        Ties to the lower centre; -1 where there is none but the one skipped.
     n_rechecked : int
         Rows whose label the float16 products left open.
     """
@@ -66,53 +39,31 @@ class Certified:
     n_rechecked: int
 
 
-def half_rows(X: Any, shift: Any) -> HalfRows:
-    """Copy rows to float16 and measure what that loses, in one pass.
-
-    Parameters
-    ----------
-    X : array of shape (n_rows, n_features), float32, C-contiguous
-        Its device decides where the work runs. Finite; where a value less the shift is beyond
-        +-65504, nothing will be proven of the row.
-    shift : array of shape (n_features,), float32
-
-    Returns
-    -------
-    HalfRows
-    """
-    xp = namespace(X)
-    n_rows, n_features = X.shape
-    cast = xp.empty(X.shape, np.float16)
-    norms, residuals = xp.empty(n_rows, np.float32), xp.empty(n_rows, np.float32)
-    if is_on_gpu(X):
-        from gpucluster.device.kernels import SCAN_CAST, launch
-
-        flags = xp.empty(n_rows, np.uint8)
-        sums = xp.empty((-(-n_rows // SCAN_ROWS), n_features), np.float32)
-        sizes = n_rows, n_features, SCAN_ROWS
-        launch(SCAN_CAST, X, shift, *sizes, cast, norms, residuals, flags, sums)
-        return HalfRows(cast, norms, residuals, shift)
-    for rows in row_blocks(n_rows, rows_per_block(n_features * 16)):
-        block = X[rows] - shift
-        cast[rows] = block
-        lost = block - cast[rows]
-        norms[rows] = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
-        residuals[rows] = np.sqrt(np.einsum("ij,ij->i", lost, lost, dtype=np.float64))
-    return HalfRows(cast, norms, residuals, shift)
-
-
-def certified_nearest(X: Any, centers: Any, half: HalfRows | None = None) -> Certified:
-    """Find the nearest centre of each row.
+def certified_nearest(
+    X: Any,
+    centers: Any,
+    half: HalfRows | None = None,
+    shift: Any = None,
+    *,
+    weights: Any = None,
+    skip: Any = None,
+) -> Certified:
+    """Find the centre with the least ``|x - c|^2 + weight`` for each row.
 
     Parameters
     ----------
     X : array of shape (n_rows, n_features), float32, C-contiguous
         Finite; its device decides where the work runs.
-    centers : array of shape (n_centers, n_features), float32
+    centers : array of shape (n_centers, n_features), float32 or float64
         On the same device.
     half : HalfRows, optional
-        Of `X`, less anything near the centres: the closer, the more is proven. Less their mean
-        if omitted.
+        Of `X`, less `shift`.
+    shift : array of shape (n_features,), float32, optional
+        The nearer to the centres, the more is proven. Omitted: their mean.
+    weights : array of shape (n_centers,), float64, optional
+        Of the centres; all 0 if omitted.
+    skip : array of shape (n_rows,), int32, optional
+        A centre that is none for this row; negative for none.
 
     Returns
     -------
@@ -120,125 +71,170 @@ def certified_nearest(X: Any, centers: Any, half: HalfRows | None = None) -> Cer
 
     Notes
     -----
-    Extra memory: a tile of products, 2 bytes for each value of `X` unless `half` is given, 16
-    bytes a row, and `EXACT_BYTES` for rows that are looked at again.
+    Extra memory: a tile of products, 2 bytes for each value of `X` unless `half` is given, 36
+    bytes a row, 8 bytes for each value of `centers`, and `EXACT_BYTES` for rows that are looked at
+    again.
     """
     xp = namespace(X)
-    rows = half or half_rows(X, centers.mean(axis=0, dtype=np.float64).astype(np.float32))
-    others = half_rows(centers, rows.shift)
-    shift = rows.shift.astype(np.float64)
-    exact_centers = centers.astype(np.float64) - shift
-    half_sqnorms = 0.5 * xp.einsum("ij,ij->i", exact_centers, exact_centers)
-    best, second, labels = _top2(rows.cast, others.cast, half_sqnorms.astype(np.float32))
-    proven = best - second > 2 * _bound(rows, others, half_sqnorms)  # no NaN proves anything
-    open_rows = xp.flatnonzero(~proven)
-    row_bytes = 16 * len(centers) + 12 * X.shape[1]
+    if shift is None:
+        shift = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
+    rows = half or half_rows(X, shift)
+    if skip is None:
+        skip = xp.full(len(X), -1, np.int32)
+    search = _Search.of(centers.astype(np.float64), shift, weights)
+    found = search.bounds(rows, skip)
+    labels = found.label
+    open_rows = xp.flatnonzero(~(found.floor > found.second))  # no NaN proves anything
+    row_bytes = 8 * min(len(centers), TILE_COLS) + 4 * X.shape[1]
     for part in row_blocks(len(open_rows), rows_per_block(row_bytes, EXACT_BYTES)):
         at = open_rows[part]
-        exact = X[at].astype(np.float64) - shift
-        scores = exact @ exact_centers.T - half_sqnorms
-        labels[at] = _decided(X[at], centers, scores, _exact_bound(exact, half_sqnorms))
+        near, candidates = search.scores.candidates(rows[at], found.floor[at], skip[at])
+        if len(near) > MANY * len(at):
+            near, candidates = search.thinned(X[at], near, candidates)
+        labels[at] = search.decided(X[at], near, candidates)
     return Certified(labels, len(open_rows))
 
 
-def _exact_bound(exact: Any, half_sqnorms: Any) -> Any:
-    """Bound by how much the float64 scores of a row may be off."""
-    xp = namespace(exact)
-    squares = xp.einsum("ij,ij->i", exact, exact) + 2 * float(half_sqnorms.max())
-    return 4 * (exact.shape[1] + 4) * np.finfo(np.float64).eps * squares
+def pair_sqdist(X: Any, centers: Any, rows: Any, labels: Any) -> Any:
+    """Return the squared distance of each pair of a row and a centre, by differences in float64.
 
+    Parameters
+    ----------
+    X : array of shape (n_rows, n_features), float32, C-contiguous
+        Its device decides where the work runs.
+    centers : array of shape (n_centers, n_features), float32 or float64, C-contiguous
+    rows, labels : arrays of shape (n_pairs,), int32
+        The pairs; a negative label is no centre.
 
-def _decided(X: Any, centers: Any, scores: Any, bound: Any) -> Any:
-    """Return the best centre of each row; where scores cannot tell, by differences in float64.
-
-    A product may give equal columns other last bits, so ties are none to it.
+    Returns
+    -------
+    array of shape (n_pairs,), float64
+        0 without a centre.
     """
     xp = namespace(X)
-    labels = scores.argmax(axis=1)
-    near = scores >= (scores.max(axis=1) - 2 * bound)[:, None]
-    near &= (near.sum(axis=1) > 1)[:, None]
-    rows, found = xp.nonzero(near)
-    if not len(rows):
+    sqdist = xp.zeros(len(rows), np.float64)
+    if is_on_gpu(X):
+        from gpucluster.device.kernels import PAIR_SQDIST, launch
+
+        launch(
+            PAIR_SQDIST[centers.dtype.name], X, centers, rows, labels, len(rows), X.shape[1], sqdist
+        )
+        return sqdist
+    for part in row_blocks(len(rows), rows_per_block(16 * X.shape[1], EXACT_BYTES)):
+        gap = X[rows[part]].astype(np.float64) - centers[labels[part]]
+        sqdist[part] = np.einsum("ij,ij->i", gap, gap)
+    sqdist[labels < 0] = 0
+    return sqdist
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """The two largest upper bounds of each row, where the largest is, and the lower bound there."""
+
+    best: Any
+    second: Any
+    floor: Any
+    label: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Centres as float16 products see them, and as they are."""
+
+    scores: BoundedScores
+    centers: Any
+    weights: Any
+
+    @classmethod
+    def of(cls, centers: Any, shift: Any, weights: Any) -> _Search:
+        xp = namespace(centers)
+        if weights is None:
+            weights = xp.zeros(len(centers), np.float64)
+        shifted = centers - shift.astype(np.float64)
+        half = half_rows(shifted.astype(np.float32), xp.zeros_like(shift))
+        offsets = 0.5 * (xp.einsum("ij,ij->i", shifted, shifted) + weights)
+        return cls(BoundedScores.of(half, offsets), centers, weights)
+
+    def bounds(self, rows: HalfRows, skip: Any) -> _Bounds:
+        """Bound the scores of all centres, tile by tile, and keep what decides."""
+        xp, n_rows = namespace(skip), len(skip)
+        best, second, floor = (xp.full(n_rows, -FLOAT_MAX, np.float32) for _ in range(3))
+        found = _Bounds(best, second, floor, xp.full(n_rows, NO_INDEX, np.int32))
+
+        def fold(dots: Any, part: slice, cols: slice) -> None:
+            self._fold(dots, part, cols.start, rows, skip, found)
+
+        each_tile(rows.cast, self.scores.cast, fold)
+        found.label[found.label == NO_INDEX] = -1
+        return found
+
+    def _fold(
+        self, dots: Any, part: slice, first: int, rows: HalfRows, skip: Any, found: _Bounds
+    ) -> None:
+        """Keep what decides of a tile and of what was there before, in place."""
+        if is_on_gpu(dots):
+            from gpucluster.device.kernels import FOLD_NEAREST, launch
+
+            sizes = part.start, *dots.shape, first, self.scores.columns.shape[1]
+            of_rows = rows.scales, rows.norms, rows.residuals, skip
+            kept = found.best, found.second, found.floor, found.label
+            is_first = not part.start and not first
+            launch(
+                *(FOLD_NEAREST, dots, *sizes, self.scores.columns, *of_rows, *kept),
+                checked=is_first,
+            )
+            return
+        found = _Bounds(
+            *(each[part] for each in (found.best, found.second, found.floor, found.label))
+        )
+        lower, upper = self.scores.interval(dots, first, rows[part], skip[part])
+        own = np.arange(len(dots))
+        at = upper.argmax(axis=1)
+        best, floor = upper[own, at], lower[own, at]
+        upper[own, at] = -FLOAT_MAX
+        runner_up = upper.max(axis=1)
+        wins = best > found.best
+        found.second[:] = np.where(
+            wins, np.maximum(found.best, runner_up), np.maximum(found.second, best)
+        )
+        found.best[wins], found.floor[wins] = best[wins], floor[wins]
+        found.label[wins] = at[wins] + first
+
+    def thinned(self, X: Any, near: Any, candidates: Any) -> tuple[Any, Any]:
+        """Return the pairs that float64 products do not rule out."""
+        xp = namespace(X)
+        middle = self.centers.mean(axis=0)
+        rows, centers = X.astype(np.float64) - middle, self.centers - middle
+        sqnorms = xp.einsum("ij,ij->i", centers, centers)
+        kept_near, kept = [], []
+        row_bytes = 16 * len(centers)
+        for part in row_blocks(len(X), rows_per_block(row_bytes, EXACT_BYTES)):
+            inside = (near >= part.start) & (near < part.stop)
+            at, col = near[inside], candidates[inside]
+            keys = (sqnorms + self.weights) - 2 * (rows[part] @ centers.T)
+            allowed = xp.full(keys.shape, np.inf)
+            local = at - part.start
+            allowed[local, col] = keys[local, col]
+            squares = xp.einsum("ij,ij->i", rows[part], rows[part])
+            size = squares + float((sqnorms + abs(self.weights)).max())
+            off = 8 * (X.shape[1] + 4) * np.finfo(np.float64).eps * size
+            close = allowed <= (allowed.min(axis=1) + off)[:, None]
+            at, col = xp.nonzero(close & (allowed < np.inf))
+            kept_near.append(at + part.start)
+            kept.append(col)
+        return xp.concatenate(kept_near), xp.concatenate(kept)
+
+    def decided(self, X: Any, near: Any, candidates: Any) -> Any:
+        """Return the best candidate of each row by differences in float64, ties to the lower.
+
+        A product may give equal columns other last bits, so ties are none to it.
+        """
+        xp = namespace(X)
+        near, candidates = near.astype(np.int32), candidates.astype(np.int32)
+        keys = pair_sqdist(X, self.centers, near, candidates) + self.weights[candidates]
+        order = xp.lexsort(xp.stack((candidates.astype(np.float64), keys, near.astype(np.float64))))
+        near, candidates = near[order], candidates[order]
+        first = xp.concatenate((xp.ones(1, bool), near[1:] != near[:-1]))
+        labels = xp.full(len(X), -1, np.int32)
+        labels[near[first[: len(near)]]] = candidates[first[: len(near)]]
         return labels
-    sqdist = xp.empty(len(rows), np.float64)
-    for part in row_blocks(len(rows), rows_per_block(24 * X.shape[1], EXACT_BYTES)):
-        gap = X[rows[part]].astype(np.float64) - centers[found[part]]
-        sqdist[part] = xp.einsum("ij,ij->i", gap, gap)
-    order = xp.lexsort(xp.stack((found, sqdist, rows)))  # the nearest of a row first, then lower
-    rows, found = rows[order], found[order]
-    first = xp.concatenate((xp.ones(1, bool), rows[1:] != rows[:-1]))
-    labels[rows[first]] = found[first]
-    return labels
-
-
-def _bound(rows: HalfRows, centers: HalfRows, half_sqnorms: Any) -> Any:
-    """Bound, for each row, by how much any of its scores is off; float64."""
-    n_features = rows.cast.shape[1]
-    vanished = VANISHING * n_features**0.5
-    longest = float(centers.norms.max()) + vanished
-    # and what the shift rounds
-    lost = float((centers.residuals + ROUNDING * centers.norms).max()) + vanished
-    norms = rows.norms.astype(np.float64) + vanished
-    residuals = rows.residuals + ROUNDING * norms + vanished
-    products = norms * lost + residuals * (longest + lost)
-    growth = n_features * ACCUMULATED / (1 - n_features * ACCUMULATED)
-    sums = growth * (norms + residuals) * (longest + lost)
-    differences = 2 * ROUNDING * (norms * longest + float(half_sqnorms.max()))
-    total = 1.001 * (products + sums + differences)  # norms and residuals are rounded as well
-    return total + (n_features + 4) * DENORMAL
-
-
-def _top2(rows: Any, centers: Any, half_sqnorms: Any) -> tuple[Any, Any, Any]:
-    """Return the best score of each row, the second, and the label of the best."""
-    xp = namespace(rows)
-    best = xp.full(len(rows), -np.finfo(np.float32).max, np.float32)
-    second, labels = best.copy(), xp.full(len(rows), np.iinfo(np.int32).max, np.int32)
-    tile_cols = min(TILE_COLS, len(centers))
-    for part in row_blocks(len(rows), rows_per_block(4 * tile_cols, TILE_BYTES)):
-        for cols in row_blocks(len(centers), tile_cols):
-            dots = _half_product(rows[part], centers[cols])
-            _fold(dots, cols.start, half_sqnorms, best[part], second[part], labels[part])
-    return best, second, labels
-
-
-def _fold(dots: Any, first: int, half_sqnorms: Any, best: Any, second: Any, labels: Any) -> None:
-    """Keep the two best of a tile and of what was there before, in place."""
-    if is_on_gpu(dots):
-        from gpucluster.device.kernels import FOLD_TOP2, launch
-
-        launch(FOLD_TOP2, dots, *dots.shape, first, half_sqnorms, best, second, labels)
-        return
-    scores: Matrix = dots - half_sqnorms[first : first + dots.shape[1]]
-    own = np.arange(len(scores))
-    found = scores.argmax(axis=1)
-    score = scores[own, found]
-    scores[own, found] = -np.finfo(np.float32).max
-    runner_up = scores.max(axis=1)
-    wins = score > best
-    second[:] = np.where(wins, np.maximum(best, runner_up), np.maximum(second, score))
-    best[wins], labels[wins] = score[wins], found[wins] + first
-
-
-def _half_product(rows: Any, centers: Any) -> Any:
-    """Return the products of float16 rows and centres, summed in float32."""
-    if not is_on_gpu(rows):
-        return rows.astype(np.float32) @ centers.astype(np.float32).T
-    import cupy
-    from cupy.cuda import cublas
-
-    # cupy.matmul would return float16. cuBLAS counts columns first, so it is told the transposes.
-    out = cupy.empty((len(rows), len(centers)), np.float32)
-    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-    n_features = rows.shape[1]
-    cublas.gemmEx(
-        cupy.cuda.device.get_cublas_handle(),
-        cublas.CUBLAS_OP_T,
-        cublas.CUBLAS_OP_N,
-        *(len(centers), len(rows), n_features, one.ctypes.data),
-        *(centers.data.ptr, _CUDA_R_16F, n_features),
-        *(rows.data.ptr, _CUDA_R_16F, n_features),
-        *(zero.ctypes.data, out.data.ptr, _CUDA_R_32F, len(centers)),
-        cublas.CUBLAS_COMPUTE_32F,
-        cublas.CUBLAS_GEMM_DEFAULT,
-    )
-    return out

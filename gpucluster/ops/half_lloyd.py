@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
-from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import cluster_sums
-from gpucluster.ops.blocks import row_blocks
-from gpucluster.ops.certified import certified_nearest, half_rows
+from gpucluster.ops.certified import certified_nearest, pair_sqdist
+from gpucluster.ops.half import coarse_middle, half_rows, sample_of
 from gpucluster.ops.lloyd import filled_means
+from gpucluster.ops.streaming import SPARE_BYTES, each_block
 
-DIFFERENCE_BYTES = 256 << 20  # of float64 differences at a time
+
+def resident_bytes(n_samples: int, n_features: int) -> int:
+    """Return the device memory that `HalfLloyd` takes with rows that stay there."""
+    return n_samples * (6 * n_features + 80) + SPARE_BYTES
 
 
 class HalfLloyd:
@@ -26,11 +29,12 @@ class HalfLloyd:
     Parameters
     ----------
     X : array of shape (n_samples, n_features), float32, C-contiguous
-        Its device decides where the work runs.
+        On the device of the centres, or on the host: then it comes there block by block, in every
+        iteration.
     centers : array of shape (n_clusters, n_features), float32
-        Where the centres begin; on the same device.
+        Where the centres begin; their device decides where the work runs.
     reporter : Reporter, optional
-        Asked for cancellation after each search.
+        Asked for cancellation after each block.
 
     Attributes
     ----------
@@ -41,27 +45,36 @@ class HalfLloyd:
 
     Notes
     -----
-    Extra memory: 2 bytes for each value of `X`, 28 bytes a row, 32 bytes a centre and feature,
-    and what `certified_nearest` takes.
+    Extra memory: 2 bytes for each value of `X` where it stays, 2 blocks where it comes, 40 bytes a
+    row, 32 bytes a centre and feature, and what `certified_nearest` takes.
     """
 
     def __init__(self, X: Any, centers: Any, reporter: Reporter | None = None) -> None:
         self._X, self._reporter = X, reporter
-        self._half = half_rows(X, X.mean(axis=0, dtype=np.float64).astype(np.float32))
+        self._xp = namespace(centers)
+        self._shift = coarse_middle(self._xp.asarray(sample_of(X)))
+        self._half = half_rows(X, self._shift) if namespace(X) is self._xp else None
+        self.labels = self._xp.empty(len(X), np.int32)
         self._search(centers)
 
     def _search(self, centers: Any) -> None:
-        self.centers = centers
-        found = certified_nearest(self._X, centers, self._half)
-        self.labels, self.n_rechecked = found.labels, found.n_rechecked
-        if self._reporter is not None:
-            self._reporter.cancel.raise_if_cancelled()
+        self.centers, self.n_rechecked = centers, 0
+        self._sums = self._xp.zeros(centers.shape, np.float64)
+
+        def work(rows: slice, block: Any) -> None:
+            half = half_rows(block, self._shift) if self._half is None else self._half[rows]
+            found = certified_nearest(block, centers, half, self._shift)
+            sums = cluster_sums(block, found.labels, len(centers))
+            self.labels[rows] = found.labels
+            self.n_rechecked += found.n_rechecked
+            self._sums += sums  # last: a block that ran out of memory comes again
+
+        each_block(work, self._X, self._xp, self._reporter)
 
     def means(self) -> Any:
         """Return the mean of each cluster; an empty one gets the row farthest from its centre."""
-        counts = np.bincount(to_host(self.labels), minlength=len(self.centers))
-        sums = cluster_sums(self._X, self.labels, len(self.centers))
-        return filled_means(self._X, self.labels, self.centers, sums, counts, self.sqdist)
+        counts = to_host(self._xp.bincount(self.labels, minlength=len(self.centers)))
+        return filled_means(self._X, self.labels, self.centers, self._sums, counts, self.sqdist)
 
     def move(self, centers: Any) -> float:
         """Move the centres and assign the rows again; return the sum of squared moves."""
@@ -71,11 +84,12 @@ class HalfLloyd:
 
     def sqdist(self) -> Any:
         """Return the squared distance of each row to its centre, from differences in float64."""
-        xp = namespace(self._X)
-        sqdist = xp.empty(len(self._X), np.float64)
-        for rows in row_blocks(
-            len(self._X), rows_per_block(8 * self._X.shape[1], DIFFERENCE_BYTES)
-        ):
-            gap = self._X[rows].astype(np.float64) - self.centers[self.labels[rows]]
-            sqdist[rows] = xp.einsum("ij,ij->i", gap, gap)
+        sqdist = self._xp.empty(len(self._X), np.float64)
+        centers = self.centers.astype(np.float64)
+
+        def work(rows: slice, block: Any) -> None:
+            numbers = self._xp.arange(len(block), dtype=np.int32)
+            sqdist[rows] = pair_sqdist(block, centers, numbers, self.labels[rows])
+
+        each_block(work, self._X, self._xp, self._reporter)
         return sqdist

@@ -209,7 +209,7 @@ def filled_means(
     Parameters
     ----------
     X : array of shape (n_samples, n_features), float32
-        Its device is that of all arrays but `counts`, which is on the host.
+        On the device of the other arrays, or on the host, as `counts` is.
     labels : array of shape (n_samples,), int32
     centers : array of shape (n_clusters, n_features), float32
         What a cluster keeps that stays empty.
@@ -223,7 +223,7 @@ def filled_means(
     -------
     array of shape (n_clusters, n_features), float32
     """
-    xp = namespace(X)
+    xp = namespace(sums)
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         sums, counts = sums.copy(), counts.copy()
@@ -231,9 +231,10 @@ def filled_means(
         own = to_host(labels[xp.asarray(farthest)])
         donors = [pair for pair in zip(farthest, own, strict=True) if counts[pair[1]] > 1]
         for cluster, (row, donor) in zip(empty, donors, strict=False):
-            sums[donor] -= X[row]
+            vector = xp.asarray(X[row])
+            sums[donor] -= vector
             counts[donor] -= 1
-            sums[cluster], counts[cluster] = X[row], 1
+            sums[cluster], counts[cluster] = vector, 1
     filled = np.flatnonzero(counts)
     means = centers.copy()
     means[filled] = sums[filled] / xp.asarray(counts[filled])[:, None]

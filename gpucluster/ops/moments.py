@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from gpucluster.device.arrays import is_on_gpu, namespace, to_host
+from gpucluster.device.arrays import namespace, to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, n_threads, one_blas_thread, row_blocks
+from gpucluster.ops.streaming import each_block
 from gpucluster.types import Cost, Matrix, Vector64
 
 PART_ROWS = 2048  # enough work to hide that the product of each part is added to the total
@@ -20,14 +21,15 @@ PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """First and second moments of the rows of a matrix, in float64 on the host.
+    """First and second moments of the rows of a matrix, in float64.
 
     Attributes
     ----------
     n_samples : int
     mean : ndarray of shape (n_features,), float64
-    covariance : ndarray of shape (n_features, n_features), float64
-        Normalised by ``n_samples - 1``.
+        On the host.
+    covariance : array of shape (n_features, n_features), float64
+        Normalised by ``n_samples - 1``; where it was computed.
     """
 
     n_samples: int
@@ -35,10 +37,14 @@ class Moments:
     covariance: Any
 
     def eigen(self) -> tuple[Vector64, Any]:
-        """Return the eigenvalues, falling and not below 0, and the eigenvectors as columns."""
+        """Return the eigenvalues, falling and not below 0, and the eigenvectors as columns.
+
+        The values are on the host, the vectors where the covariance is.
+        """
+        xp = namespace(self.covariance)
         with one_blas_thread:  # with more of them, the last bits depend on how many
-            values, vectors = np.linalg.eigh(self.covariance)
-        return np.clip(values[::-1], 0, None), np.ascontiguousarray(vectors[:, ::-1])
+            values, vectors = xp.linalg.eigh(self.covariance)
+        return np.clip(to_host(values)[::-1], 0, None), xp.ascontiguousarray(vectors[:, ::-1])
 
 
 def spectral_cost(n_samples: int, n_features: int) -> Cost:
@@ -56,7 +62,7 @@ def _in_flight(n_features: int) -> int:
     return max(4, PARTS_BYTES // _part_bytes(n_features))
 
 
-def moments(X: Any, reporter: Reporter | None = None) -> Moments:
+def moments(X: Any, reporter: Reporter | None = None, *, xp: Any = np) -> Moments:
     """Measure mean and covariance in one pass.
 
     Blocks are shifted by the mean of the first one before they are multiplied in
@@ -67,9 +73,11 @@ def moments(X: Any, reporter: Reporter | None = None) -> Moments:
     Parameters
     ----------
     X : array of shape (n_samples, n_features), float32
-        Its device decides where the products are computed.
+        Where the products are computed, or on the host, from where it comes block by block.
     reporter : Reporter, optional
         Told after each block.
+    xp : module, default numpy
+        NumPy or CuPy: where the products are computed.
 
     Returns
     -------
@@ -80,33 +88,51 @@ def moments(X: Any, reporter: Reporter | None = None) -> Moments:
     Extra memory: ``32 * n_features**2`` bytes, and two blocks with their products for
     each core, at most ``PARTS_BYTES`` where that leaves four of them.
     """
-    xp = namespace(X)
     n_samples, n_features = X.shape
     block_rows = rows_per_block(n_features * 4)
-    if not is_on_gpu(X):
+    if xp is np:
         block_rows = min(block_rows, max(PART_ROWS, n_features))
-    shift = X[:block_rows].mean(axis=0, dtype=np.float64).astype(np.float32)
+    shift = xp.asarray(X[:block_rows].mean(axis=0, dtype=np.float64).astype(np.float32))
     total = xp.zeros(n_features, np.float64)
     outer = xp.zeros((n_features, n_features), np.float64)
 
-    def part(rows: slice) -> tuple[Any, Any]:
-        shifted = X[rows] - shift
-        return shifted.sum(axis=0, dtype=np.float64), shifted.T @ shifted
+    def add(parts: Iterable[tuple[Any, Any]]) -> None:
+        for part_total, part_outer in parts:
+            total[...] += part_total
+            outer[...] += part_outer
+            if reporter is not None:
+                reporter.cancel.raise_if_cancelled()
 
-    parts: Iterator[tuple[Any, Any]]
-    if is_on_gpu(X):
-        parts = map(part, row_blocks(n_samples, block_rows))
-    else:
+    def work(_: slice, block: Any) -> None:
+        cut = row_blocks(len(block), max(block_rows, 4 * n_features))
+        add([shifted_products(block[rows], shift) for rows in cut])
+
+    if xp is np:
         in_flight = min(_in_flight(n_features), 2 * n_threads())
-        parts = map_blocks(part, n_samples, block_rows, reporter, in_flight=in_flight)
-    for part_total, part_outer in parts:
-        total += part_total
-        outer += part_outer
-        if reporter is not None:
-            reporter.cancel.raise_if_cancelled()
+        add(
+            map_blocks(
+                lambda rows: shifted_products(X[rows], shift),
+                *(n_samples, block_rows, reporter),
+                in_flight=in_flight,
+            )
+        )
+    else:
+        each_block(work, X, xp, reporter)
+    return centred_moments(total, outer, n_samples, shift)
+
+
+def shifted_products(block: Any, shift: Any) -> tuple[Any, Any]:
+    """Return sums and products of rows less a shift, by float32 products."""
+    shifted = block - shift
+    return shifted.sum(axis=0, dtype=np.float64), shifted.T @ shifted
+
+
+def centred_moments(total: Any, outer: Any, n_samples: int, shift: Any) -> Moments:
+    """Return the moments, of sums and products of rows less a shift."""
+    xp = namespace(shift)
     offset = total / n_samples
     covariance = (outer - n_samples * xp.outer(offset, offset)) / max(1, n_samples - 1)
-    return Moments(n_samples, to_host(offset + shift), to_host(covariance))
+    return Moments(n_samples, to_host(offset + shift), covariance)
 
 
 def centred_product(X: Matrix, mean: Vector64, matrix: Any) -> Matrix:

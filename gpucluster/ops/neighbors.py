@@ -11,6 +11,7 @@ from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.half_neighbors import SPARE, half_neighbors, most_half_neighbors
 from gpucluster.ops.normalize import without_offset
 from gpucluster.types import Cost, Matrix, Rows, Vector
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 TILE_COLS = 4096
 TILE_ROWS = 512
-SPARE = 8  # candidates kept beyond those asked for: what rounding may have swapped
 SCAN_FLOP = 16  # for which a pair of rows takes the time that its scan takes
 EXACT_LIMIT_FLOP = 1e11  # less than a second on two cores; above it lists are approximated
 TARGET = 0.96  # share of the neighbours that lists are to hold; 0.985 gave the same clusters
@@ -114,7 +114,8 @@ def nearest_neighbors(
     copy of `X` when its rows lie far from zero, and a few megabytes a core. On the host
     the candidates are ordered by float64 differences, ties by the lower row; rows whose
     list float32 products cannot prove complete are compared with all others again, in
-    float64. On a GPU distances are those of float32 products.
+    float64. On a GPU the same by float16 products (`ops.half_neighbors`); lists longer than those
+    of the kernel are by float32 products, and their distances too.
 
     Above `EXACT_LIMIT_FLOP` on the host, unless `exact`: inverted lists (`ops.inverted`). The
     exact neighbours of `DRAWN` rows tell how many lists a row must look into so that `TARGET`
@@ -126,6 +127,8 @@ def nearest_neighbors(
     what `neighbor_cost` says. The result does not depend on the number of cores.
     """
     if is_on_gpu(X):
+        if n_neighbors <= most_half_neighbors():
+            return Neighbors(*half_neighbors(X, n_neighbors, reporter), "exact")
         return _on_gpu(X, n_neighbors, reporter)
     space = _Space.of(X)
     if n_neighbors > 1 and not exact and neighbor_method(*X.shape) != "exact":

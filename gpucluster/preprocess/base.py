@@ -51,6 +51,7 @@ class Step(BaseModel, ABC):
     applied: ClassVar[tuple[str, ...]] = ()
     trained: ClassVar[str | None] = None
     has_gpu_path: ClassVar[bool] = True
+    output_on_gpu: ClassVar[bool] = False  # whether `output` is worth the way there and back
     library_bytes: ClassVar[int] = 0  # resident memory of the libraries that the CPU path loads
     method: str
 
@@ -77,10 +78,12 @@ class Step(BaseModel, ABC):
     def apply(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
         """Map rows with the fitted `arrays`; works on a block of any length."""
 
-    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+    def output(self, X: Matrix, arrays: Mapping[str, Any], device: Device = "cpu") -> Matrix:
         """Return the mapped training rows, float32, C-contiguous.
 
-        The blocks depend on the data alone, and so do the bits of the result.
+        The blocks depend on the data alone, and so do the bits of the result. `device` is where
+        the rows are mapped; ``gpu`` comes only to steps that set `output_on_gpu`, which may leave
+        the result there.
         """
         import numpy as np
 

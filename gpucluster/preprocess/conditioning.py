@@ -156,7 +156,7 @@ class Conditioning(Step):
         """Return the rows as the chosen way has them."""
         return X if not arrays else _learned(arrays).apply(X, arrays)
 
-    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+    def output(self, X: Matrix, arrays: Mapping[str, Any], device: Device = "cpu") -> Matrix:
         """Return the training rows as the chosen way has them; `X` itself where that is none."""
         return X if not arrays else _learned(arrays).output(X, arrays)
 

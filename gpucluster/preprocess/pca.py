@@ -69,7 +69,7 @@ class PCA(Step):
 
         return centred_product(X, arrays["mean"], arrays["components"])
 
-    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
+    def output(self, X: Matrix, arrays: Mapping[str, Any], device: Device = "cpu") -> Matrix:
         """Return the projected training rows; `apply` cuts them into blocks itself."""
         return self.apply(X, arrays)
 
@@ -129,11 +129,14 @@ def _spectrum(X: Matrix, device: Device, reporter: Reporter) -> tuple[Any, Any, 
     """Return mean, falling eigenvalues, and eigenvectors with a fixed sign."""
     import numpy as np
 
-    from gpucluster.device.arrays import to_device
+    from gpucluster.device.arrays import to_host
     from gpucluster.ops.moments import moments
+    from gpucluster.ops.streaming import workplace
 
-    measured = moments(to_device(X, device), reporter)
+    rows, xp = workplace(X, device)
+    measured = moments(rows, reporter, xp=xp)
     values, vectors = measured.eigen()
+    vectors = to_host(vectors)
     largest = np.abs(vectors).argmax(axis=0)
     vectors *= np.where(vectors[largest, np.arange(len(values))] < 0, -1.0, 1.0)
     return measured.mean, values, vectors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -116,18 +115,15 @@ class UMAP(Step):
         """Compute the layout of all rows."""
         import numpy as np
 
-        from gpucluster.device.arrays import to_device, to_host
+        from gpucluster.device.arrays import namespace, to_device, to_host
         from gpucluster.ops.neighbors import nearest_neighbors
         from gpucluster.ops.normalize import unit_rows
 
-        data = unit_rows(X) if self.metric == "cosine" else X
+        rows = to_device(X, device)
+        data = unit_rows(rows) if self.metric == "cosine" else rows
         graph = nearest_neighbors(
-            to_device(data, device),
-            self.n_neighbors,
-            random_state=self.random_state,
-            reporter=reporter,
+            data, self.n_neighbors, random_state=self.random_state, reporter=reporter
         )
-        graph = replace(graph, rows=to_host(graph.rows), sqdist=to_host(graph.sqdist))
         fit = self._fit_gpu if device == "gpu" else self._fit_cpu
         reporter.cancel.raise_if_cancelled()
         layout = fit(data, graph, reporter)
@@ -135,7 +131,9 @@ class UMAP(Step):
         return Fitted(
             arrays={
                 "layout": layout,
-                "landmarks": np.ascontiguousarray(data[landmarks]),
+                "landmarks": np.ascontiguousarray(
+                    to_host(data[namespace(data).asarray(landmarks)])
+                ),
                 "landmark_layout": np.ascontiguousarray(layout[landmarks]),
             },
             backend="numba" if device == "cpu" else "cuml",
@@ -170,12 +168,11 @@ class UMAP(Step):
             reporter=reporter,
         )
 
-    def _fit_gpu(self, data: Matrix, graph: Neighbors, reporter: Reporter) -> Matrix:
+    def _fit_gpu(self, data: Any, graph: Neighbors, reporter: Reporter) -> Matrix:
         import numpy as np
         from cuml.manifold import UMAP as CumlUMAP
 
-        distances = graph.sqdist / 2 if self.metric == "cosine" else np.sqrt(graph.sqdist)
-
+        distances = graph.sqdist / 2 if self.metric == "cosine" else graph.sqdist**0.5
         model = CumlUMAP(
             n_components=self.n_components,
             n_neighbors=self.n_neighbors,
@@ -189,15 +186,22 @@ class UMAP(Step):
         )
         return np.ascontiguousarray(model.fit_transform(data), np.float32)
 
-    def _start(self, data: Matrix) -> Matrix:
+    def _start(self, data: Any) -> Matrix:
         """Return a PCA of the rows, scaled to a width of 20, with noise that parts equal rows."""
         import numpy as np
 
+        from gpucluster.device.arrays import is_on_gpu, namespace, to_host
+        from gpucluster.ops.half_moments import half_centred_product
         from gpucluster.preprocess.pca import PCA
 
-        taught = data[:: max(1, len(data) // LANDMARKS)]
+        taught = to_host(data[:: max(1, len(data) // LANDMARKS)])
         pca = PCA(n_components=min(self.n_components, *taught.shape))
-        start = pca.output(data, pca.fit(taught, "cpu", Reporter()).arrays)
+        learned = pca.fit(taught, "cpu", Reporter()).arrays
+        if is_on_gpu(data):
+            given = learned["mean"], learned["components"]
+            start = to_host(half_centred_product(data, *given, namespace(data)))
+        else:
+            start = pca.output(data, learned)
         widest = float(np.abs(start).max())
         drawn = np.random.default_rng(self.random_state)
         noise = drawn.normal(scale=1e-4, size=(len(data), self.n_components))

@@ -35,6 +35,7 @@ class Whitening(Step):
     """
 
     applied: ClassVar[tuple[str, ...]] = ("mean", "matrix")
+    output_on_gpu: ClassVar[bool] = True
 
     method: Literal["whitening"] = "whitening"
     regularization: Annotated[float, Field(ge=0, le=1e12)] | None = Field(
@@ -89,22 +90,21 @@ class Whitening(Step):
         """Learn mean and whitening matrix; float64 from the covariance on."""
         import numpy as np
 
-        from gpucluster.device.arrays import to_device
+        from gpucluster.device.arrays import namespace, to_host
         from gpucluster.ops.blocks import one_blas_thread
-        from gpucluster.ops.moments import moments
 
-        measured = moments(to_device(X, device), reporter)
+        measured = self._measured(X, device, reporter)
         values, vectors = measured.eigen()
         epsilon = self.epsilon(float(values.mean()))
         self._judge(measured, float(values.mean()), epsilon, reporter)
         # a direction without any variance has nothing to scale, also when epsilon is 0
         gains = np.where(values + epsilon > 0, values + epsilon, np.inf) ** -0.5
         with one_blas_thread:  # the last bits of a product depend on how many share it
-            matrix = (vectors * gains) @ vectors.T
+            matrix = (vectors * namespace(vectors).asarray(gains)) @ vectors.T
         return Fitted(
             arrays={
                 "mean": measured.mean,
-                "matrix": matrix,
+                "matrix": to_host(matrix),
                 "eigenvalues": values,
             },
             backend="numpy" if device == "cpu" else "cupy",
@@ -120,6 +120,23 @@ class Whitening(Step):
                 ),
             },
         )
+
+    def _measured(self, X: Matrix, device: Device, reporter: Reporter) -> Moments:
+        """Return the moments; on a GPU by float16 products, where those are good enough."""
+        from gpucluster.ops.half_moments import half_moments
+        from gpucluster.ops.moments import moments
+        from gpucluster.ops.streaming import workplace
+
+        rows, xp = workplace(X, device)
+        if device == "gpu":
+            measured = half_moments(rows, xp, reporter)
+            if self._is_mild(float(measured.covariance.trace()) / X.shape[1]):
+                return measured
+        return moments(rows, reporter, xp=xp)
+
+    def _is_mild(self, mean_eigenvalue: float) -> bool:
+        """Whether what float16 products are off by is small beside the constant that is added."""
+        return self.epsilon(mean_eigenvalue) >= MILD_SHARE * mean_eigenvalue
 
     def _judge(
         self, measured: Moments, mean_eigenvalue: float, epsilon: float, reporter: Reporter
@@ -146,9 +163,19 @@ class Whitening(Step):
 
         return centred_product(X, arrays["mean"], arrays["matrix"])
 
-    def output(self, X: Matrix, arrays: Mapping[str, Any]) -> Matrix:
-        """Return the whitened training rows; `apply` cuts them into blocks itself."""
-        return self.apply(X, arrays)
+    def output(self, X: Matrix, arrays: Mapping[str, Any], device: Device = "cpu") -> Matrix:
+        """Return the whitened training rows; `apply` cuts them into blocks itself.
+
+        On a GPU by float16 products where whitening is mild, and where the rows are.
+        """
+        from gpucluster.ops.half_moments import half_centred_product
+        from gpucluster.ops.streaming import workplace
+
+        if device == "cpu" or not self._is_mild(float(arrays["eigenvalues"].mean())):
+            return self.apply(X, arrays)
+        rows, xp = workplace(X, device)
+        whitened: Matrix = half_centred_product(rows, arrays["mean"], arrays["matrix"], xp)
+        return whitened
 
 
 def effective_rank(eigenvalues: Any) -> float:

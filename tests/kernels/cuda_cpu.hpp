@@ -5,6 +5,8 @@
 // It knows nothing of the order in which a GPU's memory shows what was written, nor of lanes that
 // have left their warp: that is for compute-sanitizer, on a GPU.
 #pragma once
+#undef _FORTIFY_SOURCE  // it forbids jumps between stacks
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -34,26 +36,37 @@ enum class At { ready, block_barrier, warp_barrier, done };
 enum Error { none = 0, divergent = 1 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // where it begins; it goes on from `point`, which needs no system call
+  jmp_buf point;
+  bool begun = false;
   std::unique_ptr<char[]> stack;
   At at;
 };
 
 inline std::vector<Fiber> fibers;
 inline std::vector<std::uint64_t> lane_slots;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline const std::function<void()>* body;
 inline unsigned current;
 inline Error error;
 
 inline void wait(At at) {
   fibers[current].at = at;
-  swapcontext(&fibers[current].context, &scheduler);
+  if (_setjmp(fibers[current].point) == 0) _longjmp(scheduler, 1);
 }
 
 inline void entry() {
-  (*body)();
-  wait(At::done);
+  for (;;) {  // block after block
+    (*body)();
+    wait(At::done);
+  }
+}
+
+[[gnu::noinline]] inline void resume(Fiber& fiber) {
+  if (_setjmp(scheduler) != 0) return;
+  if (fiber.begun) _longjmp(fiber.point, 1);
+  fiber.begun = true;
+  setcontext(&fiber.context);
 }
 
 // Let a group go on when all of it has arrived at the same kind of barrier.
@@ -80,20 +93,13 @@ inline void run_warp(unsigned begin, unsigned end, bool reverse, bool* ran) {
     current = reverse ? end - 1 - i : begin + i;
     if (fibers[current].at != At::ready) continue;
     threadIdx = dim3{current};
-    swapcontext(&scheduler, &fibers[current].context);
+    resume(fibers[current]);
     *ran = true;
   }
 }
 
 inline void run_block(unsigned n_threads, bool reverse, bool greedy) {
-  for (Fiber& fiber : fibers) {
-    fiber.at = At::ready;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = STACK_BYTES;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, entry, 0);
-  }
+  for (Fiber& fiber : fibers) fiber.at = At::ready;
   const unsigned n_warps = (n_threads + WARP - 1) / WARP;
   for (;;) {
     bool ran = false, released = false, done = true;
@@ -125,7 +131,14 @@ inline int run(unsigned n_blocks, unsigned n_threads, int schedule,
   body = &kernel;
   error = none;
   fibers = std::vector<Fiber>(n_threads);
-  for (Fiber& fiber : fibers) fiber.stack.reset(new char[STACK_BYTES]);
+  for (Fiber& fiber : fibers) {
+    fiber.stack.reset(new char[STACK_BYTES]);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = STACK_BYTES;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, entry, 0);
+  }
   lane_slots.assign(n_threads, 0);
   for (unsigned block = 0; block < n_blocks && !error; ++block) {
     blockIdx = dim3{block};
@@ -155,3 +168,30 @@ template <class T>
 T __shfl_xor_sync(unsigned, T value, unsigned mask) {
   return cuda_cpu::shuffle(value, (cuda_cpu::current % cuda_cpu::WARP) ^ mask);
 }
+
+template <class T>
+T __shfl_sync(unsigned, T value, int source) {
+  return cuda_cpu::shuffle(value, unsigned(source) % cuda_cpu::WARP);
+}
+
+template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned by) {  // the first lanes keep what they have
+  const unsigned lane = cuda_cpu::current % cuda_cpu::WARP;
+  return cuda_cpu::shuffle(value, lane >= by ? lane - by : lane);
+}
+
+inline unsigned __ballot_sync(unsigned, int vote) {
+  using namespace cuda_cpu;
+  const unsigned first = current / WARP * WARP;
+  lane_slots[current] = vote != 0;
+  wait(At::warp_barrier);
+  unsigned votes = 0;
+  for (unsigned lane = 0; lane < WARP && first + lane < lane_slots.size(); ++lane) {
+    votes |= unsigned(lane_slots[first + lane]) << lane;
+  }
+  wait(At::warp_barrier);
+  return votes;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpucluster.device.kernels import FOLD_TOP2, SCAN_CAST, SEGMENT_SUMS, read_source
+from gpucluster.device.kernels import FOLD_NEAREST, SCAN_CAST, SEGMENT_SUMS, read_source
 from tests.kernels import emulator
 
 FLOAT_MAX = np.finfo(np.float32).max
@@ -21,9 +21,9 @@ def column_sums(library, schedule):
     X, shift = np.ones((64, 40), np.float32), np.zeros(40, np.float32)
     X[::2, 3] = np.nan
     cast, flags = np.empty(X.shape, np.float16), np.zeros(64, np.uint8)
-    norms, residuals = np.empty((2, 64), np.float32)
+    scales, norms, residuals = np.empty((3, 64), np.float32)
     sums = np.empty((1, 40), np.float32)
-    values = X, shift, 64, 40, 64, cast, norms, residuals, flags, sums
+    values = X, shift, 64, 40, 64, 0, 1, cast, scales, norms, residuals, flags, sums
     emulator.run(library, SCAN_CAST, *values, schedule=schedule)
     return sums
 
@@ -44,12 +44,14 @@ def test_a_barrier_that_some_threads_never_reach_is_reported(libraries) -> None:
 
 
 def test_a_wrong_tie_is_seen(libraries) -> None:
-    source = changed(FOLD_TOP2, "b.index < a.index", "b.index > a.index")
-    library = emulator.build(FOLD_TOP2, libraries, source)
-    dots, half = np.zeros((2, 40), np.float32), np.zeros(40, np.float32)
-    best, second = np.full((2, 2), -FLOAT_MAX, np.float32)
-    label = np.full(2, np.iinfo(np.int32).max, np.int32)
-    emulator.run(library, FOLD_TOP2, dots, 2, 40, 0, half, best, second, label)
+    source = changed(FOLD_NEAREST, "b.index < a.index", "b.index > a.index")
+    library = emulator.build(FOLD_NEAREST, libraries, source)
+    dots, columns = np.zeros((2, 40), np.float32), np.zeros((5, 40), np.float32)
+    of_rows = np.ones((3, 2), np.float32)
+    skip, label = np.full(2, -1, np.int32), np.full(2, np.iinfo(np.int32).max, np.int32)
+    kept = np.full((3, 2), -FLOAT_MAX, np.float32)
+    sizes = 0, 2, 40, 0, 40
+    emulator.run(library, FOLD_NEAREST, dots, *sizes, columns, *of_rows, skip, *kept, label)
     assert (label != 0).any()
 
 
@@ -64,7 +66,7 @@ def test_an_unguarded_tail_is_seen(libraries) -> None:
 
 
 def test_sources_are_one_text_each_file_once() -> None:
-    source = read_source("fold_top2.cu")
+    source = read_source("fold_nearest.cu")
     assert '#include "' not in source
     assert "#pragma once" not in source
-    assert source.count("struct Top2") == source.count("const int LANES") == 1
+    assert source.count("struct Nearest") == source.count("const int LANES") == 1

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.device.arrays import to_device, to_host
-from gpucluster.ops import certified
-from gpucluster.ops.certified import certified_nearest, half_rows
+from gpucluster.ops import bounded, certified, half
+from gpucluster.ops.certified import certified_nearest, pair_sqdist
+from gpucluster.ops.half import half_product, half_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,35 +51,116 @@ def test_labels_are_those_of_float64(seed, shape, spread, offset) -> None:
     assert 0 <= found.n_rechecked <= len(X)
 
 
-@given(seed=st.integers(0, 99), n_features=st.integers(1, 300), offset=st.sampled_from([0.0, 50.0]))
-def test_no_score_is_off_by_more_than_the_bound(seed, n_features, offset) -> None:
+def interval(X, centers, shift, weights=None, dots=None):
+    """Return the bounds of all scores, and the products that they come from."""
+    search = certified._Search.of(centers.astype(np.float64), shift, weights)
+    rows = half_rows(X, shift)
+    if dots is None:
+        dots = half_product(rows.cast, search.scores.cast)
+    lower, upper = search.scores.interval(dots, 0, rows, np.full(len(X), -1, np.int32))
+    return lower.astype(np.float64), upper.astype(np.float64)
+
+
+@given(
+    seed=st.integers(0, 99),
+    n_features=st.integers(1, 300),
+    offset=st.sampled_from([0.0, 50.0]),
+    unit=st.sampled_from([1e-9, 1.0, 1e9]),
+    far=st.sampled_from([1.0, 1e4]),
+)
+def test_every_score_lies_between_its_bounds(seed, n_features, offset, unit, far) -> None:
     X, centers = problem(seed, 30, 9, n_features, 1.0, offset)
-    shift = common_shift(centers)
-    rows, others = half_rows(X, shift), half_rows(centers, shift)
+    X, centers = X * np.float32(unit), centers * np.float32(unit)
+    centers[3] *= np.float32(far)
+    X[5] *= np.float32(far)
     exact = exact_scores(X, centers)
-    half_sqnorms = 0.5 * np.square(centers.astype(np.float64) - shift).sum(axis=1)
-    products = rows.cast.astype(np.float32) @ others.cast.astype(np.float32).T
-    off = np.abs(products - half_sqnorms.astype(np.float32) - exact)
-    bound = certified._bound(rows, others, half_sqnorms)
-    assert (off <= bound[:, None]).all()
+    lower, upper = interval(X, centers, common_shift(centers))
+    assert (lower <= exact).all()
+    assert (exact <= upper).all()
+    # and none is much wider than it must be: twelve bits of a product of norms
+    shift = common_shift(centers).astype(np.float64)
+    norms = np.linalg.norm(X - shift, axis=1)[:, None] * np.linalg.norm(centers - shift, axis=1)
+    off = np.square(centers - shift).sum(axis=1)
+    assert (upper - lower <= 2.0**-8 * norms + 1e-6 * off + 1e-30).all()
 
 
 @pytest.mark.parametrize("n_features", [16, 300, 3000])
-def test_the_bound_holds_where_every_addition_cuts_off(n_features: int) -> None:
+def test_the_bounds_hold_where_every_addition_cuts_off(n_features: int) -> None:
     stream = np.random.default_rng(n_features)
     X = np.abs(stream.normal(size=(6, n_features))).astype(np.float16).astype(np.float32)
     centers = np.abs(stream.normal(size=(3, n_features))).astype(np.float16).astype(np.float32)
     zero = np.zeros(n_features, np.float32)
     rows, others = half_rows(X, zero), half_rows(centers, zero)
     assert not rows.residuals.any()  # the copies are exact: all that is off comes from the sums
+    copies = rows.cast.astype(np.float64), others.cast.astype(np.float64)
     cut = np.zeros((6, 3), np.float32)
     for f in range(n_features):
-        exact = cut.astype(np.float64) + np.outer(X[:, f], centers[:, f])
+        exact = cut.astype(np.float64) + np.outer(copies[0][:, f], copies[1][:, f])
         cut = exact.astype(np.float32)
         cut = np.where(cut > exact, np.nextafter(cut, np.float32(0)), cut)
-    off = np.abs(cut - X.astype(np.float64) @ centers.astype(np.float64).T)
-    assert (off <= certified._bound(rows, others, np.zeros(3))[:, None]).all()
-    assert off.max() > 1e-7 * n_features
+    scores = X.astype(np.float64) @ centers.astype(np.float64).T
+    weights = -np.square(centers.astype(np.float64)).sum(axis=1)  # nothing is taken off
+    lower, upper = interval(X, centers, zero, weights, cut)
+    assert ((lower <= scores) & (scores <= upper)).all()
+    assert np.abs(cut * (rows.scales[:, None] * others.scales) - scores).max() > 1e-7 * n_features
+
+
+@given(
+    seed=st.integers(0, 99),
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40)),
+    spread=st.sampled_from([1e-3, 1.0]),
+)
+def test_weights_and_a_centre_that_is_skipped(seed, shape, spread) -> None:
+    X, centers = problem(seed, *shape, spread, 1.0)
+    stream = np.random.default_rng(seed)
+    weights = stream.normal(size=len(centers))
+    skip = stream.integers(-1, len(centers), len(X)).astype(np.int32)
+    found = certified_nearest(X, centers, weights=weights, skip=skip)
+    gap = X[:, None].astype(np.float64) - centers
+    keys = np.square(gap).sum(axis=2) + weights
+    held = np.flatnonzero(skip >= 0)
+    keys[held, skip[held]] = np.inf
+    expected = np.where(np.isinf(keys).all(axis=1), -1, keys.argmin(axis=1))
+    np.testing.assert_array_equal(found.labels, expected)
+
+
+def test_a_score_beyond_float32_proves_nothing() -> None:
+    X, centers = problem(0, 40, 6, 5, 1.0, 0.0)
+    centers[2] = 1e30
+    found = certified_nearest(X, centers, shift=np.zeros(5, np.float32))
+    assert found.n_rechecked == len(X)
+    usual = np.delete(np.arange(6), 2)
+    expected = usual[exact_scores(X, centers[usual]).argmax(axis=1)]
+    np.testing.assert_array_equal(found.labels, expected)
+
+
+def test_one_centre_far_away_leaves_no_other_row_open() -> None:
+    X, centers = problem(0, 3000, 8, 32, 5.0, 0.0)
+    near = certified_nearest(X, centers).n_rechecked
+    far = np.concatenate([centers, 1e4 * centers[:1]])
+    found = certified_nearest(X, far, shift=common_shift(centers))
+    assert found.n_rechecked <= 1.2 * near
+    np.testing.assert_array_equal(found.labels, exact_scores(X, far).argmax(axis=1))
+
+
+def test_many_candidates_are_thinned_before_they_are_compared(monkeypatch) -> None:
+    stream = np.random.default_rng(0)
+    base = stream.normal(size=(2, 24)) * 100
+    centers = base[stream.integers(0, 2, 60)] + 1e-3 * stream.normal(size=(60, 24))
+    X = base[stream.integers(0, 2, 200)] + 1e-3 * stream.normal(size=(200, 24))
+    X, centers = X.astype(np.float32), centers.astype(np.float32)
+    compared = []
+
+    def counted(X, centers, rows, labels):
+        compared.append(len(rows))
+        return pair_sqdist(X, centers, rows, labels)
+
+    monkeypatch.setattr(certified, "pair_sqdist", counted)
+    found = certified_nearest(X, centers)
+    assert found.n_rechecked == len(X)
+    assert sum(compared) < 2 * len(X)  # of some thirty a row
+    gap = X[:, None].astype(np.float64) - centers
+    np.testing.assert_array_equal(found.labels, np.square(gap).sum(axis=2).argmin(axis=1))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 3.741e-23, 1e-19, 1e-12])
@@ -88,7 +170,7 @@ def test_what_vanishes_proves_nothing(scale: float) -> None:
         centers = np.array([[scale], [-scale]]) * (1 + 1e-3 * stream.random((2, 1)))
         X = 1e-3 * scale * stream.normal(size=(3, 1))  # about as near to one as to the other
         X, centers = X.astype(np.float32), centers.astype(np.float32)
-        found = certified_nearest(X, centers, half_rows(X, np.zeros(1, np.float32)))
+        found = certified_nearest(X, centers, shift=np.zeros(1, np.float32))
         gap = np.abs(X.astype(np.float64) - centers.astype(np.float64).T)
         np.testing.assert_array_equal(found.labels, gap.argmin(axis=1))
 
@@ -130,8 +212,9 @@ def test_equal_centres_give_the_lower_one_after_a_second_look() -> None:
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     X, centers = problem(3, 200, 50, 20, 0.3, 2.0)
     whole = certified_nearest(X, centers)
-    monkeypatch.setattr(certified, "TILE_COLS", 7)
-    monkeypatch.setattr(certified, "TILE_BYTES", 4 * 7 * 11)
+    monkeypatch.setattr(half, "TILE_COLS", 7)
+    monkeypatch.setattr(bounded, "TILE_COLS", 7)
+    monkeypatch.setattr(half, "TILE_BYTES", 4 * 7 * 11)
     monkeypatch.setattr(certified, "EXACT_BYTES", 8 * 50 * 3)
     cut = certified_nearest(X, centers)
     np.testing.assert_array_equal(cut.labels, whole.labels)

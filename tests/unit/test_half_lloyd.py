@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpucluster.device.arrays import to_device, to_host
+from gpucluster.ops import streaming
 from gpucluster.ops.assign import SEGMENT_ROWS, cluster_sums, segment_parts
 from gpucluster.ops.half_lloyd import HalfLloyd
 from gpucluster.ops.lloyd import Lloyd
@@ -26,6 +27,20 @@ def test_both_go_the_same_way(offset: float, device: str) -> None:
         went = halves.move(to_device(moved, device))
         assert went == pytest.approx(bounds.move(moved), rel=1e-9)
     np.testing.assert_allclose(to_host(halves.sqdist()), bounds.sqdist(), rtol=1e-9)
+
+
+def test_rows_that_come_in_blocks_go_the_same_way(device, monkeypatch) -> None:
+    monkeypatch.setattr(streaming, "STREAM_BYTES", 4 * 24 * 700)
+    stream = np.random.default_rng(0)
+    X = stream.normal(size=(3000, 24)).astype(np.float32)
+    centers = to_device(X[:30].copy(), device)
+    held, comes = HalfLloyd(to_device(X, device), centers), HalfLloyd(X, centers)
+    for _ in range(4):
+        np.testing.assert_array_equal(to_host(comes.labels), to_host(held.labels))
+        means = held.means()
+        np.testing.assert_array_equal(to_host(comes.means()), to_host(means))
+        assert comes.move(means) == held.move(means)
+    np.testing.assert_array_equal(to_host(comes.sqdist()), to_host(held.sqdist()))
 
 
 def test_an_empty_cluster_gets_the_farthest_row(device: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from gpucluster.algorithms import canonical_labels
+from gpucluster.metrics import quality
 from gpucluster.metrics.external import compare_with_truth
 from gpucluster.metrics.quality import measure, size_entropy
 from gpucluster.metrics.recluster import QualityThresholds, judge
+from gpucluster.metrics.rows import compare_rows
+from gpucluster.ops import streaming
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.silhouette import squared_silhouette
 
@@ -199,3 +204,33 @@ def test_the_squared_silhouette_is_that_of_all_pairs(
         X[kept].astype(np.float64), labels[kept], metric="sqeuclidean"
     )
     np.testing.assert_allclose(found[kept], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("center", ["mean", "median", "medoid"])
+@pytest.mark.parametrize("n_clusters", [1, 2, 9])
+def test_certified_searches_measure_the_same(n_clusters, center, device, monkeypatch) -> None:
+    monkeypatch.setattr(streaming, "STREAM_BYTES", 4 * 24 * 700)
+    stream = np.random.default_rng(n_clusters)
+    middles = stream.normal(size=(n_clusters, 24))
+    raw = stream.integers(-1, n_clusters, 2000)
+    X = (middles[raw] + 0.7 * stream.normal(size=(2000, 24))).astype(np.float32)
+    labels = canonical_labels(raw)
+    plain = measure(X, labels, center=center)
+    if device == "gpu":
+        found = measure(X, labels, center=center, device="gpu")
+    else:
+        monkeypatch.setattr(quality, "rows_on_cpu", partial(compare_rows, np))
+        found = measure(X, labels, center=center)
+    assert (found.nearest == plain.nearest).mean() > 0.999
+    for name in (
+        "cosine_similarity",
+        "nearest_similarity",
+        "mean_cosine",
+        "min_cosine",
+        "variance",
+    ):
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), atol=1e-6)
+    np.testing.assert_array_equal(found.medoid_rows, plain.medoid_rows)
+    known = {name: value for name, value in plain.metrics.items() if value is not None}
+    assert found.metrics.keys() == plain.metrics.keys()
+    assert {name: found.metrics[name] for name in known} == pytest.approx(known, rel=1e-5, abs=1e-6)
