@@ -201,13 +201,14 @@ def sweep(
     """
     from gpucluster.algorithms import HDBSCAN
     from gpucluster.device.select import decide
+    from gpucluster.device.worker import Worker
     from gpucluster.events import Reporter
-    from gpucluster.execution import fit_step
+    from gpucluster.execution import fit_step, step_output
     from gpucluster.ledger import Ledger
     from gpucluster.ops.sweep import check_sizes
     from gpucluster.planner import make_plan
     from gpucluster.routes import one_space
-    from gpucluster.sources import load
+    from gpucluster.sources import CudfDecoder, load
 
     if sizes is not None:
         sizes = check_sizes(sizes)
@@ -231,8 +232,9 @@ def sweep(
         )
     ledger = Ledger(Reporter("", observer or ignore, cancel), plan)
     with ledger.stage("load", backend="pyarrow") as reporter:
+        decoder = CudfDecoder(decision, reporter)
         samples = load(
-            source,
+            decoder.of(source),
             on_bad_rows=parsed.on_bad_rows,
             max_bad_fraction=parsed.max_bad_fraction,
             sample_size=parsed.vector_config.sample_size,
@@ -240,6 +242,7 @@ def sweep(
             filters=parsed.filters,
             reporter=reporter,
         )
+        ledger.note(**decoder.account())
     X = samples.X
     ledger.plan = make_plan(
         *(parsed, info.n_rows, info.n_features, decision, info.blocks), n_samples=len(X)
@@ -249,11 +252,12 @@ def sweep(
         ledger.reporter.repeat(warned)
     config = ledger.plan.definition.vector_config
     one_space(ledger, ledger.plan.definition, X, info.blocks, "")
-    for position, step in enumerate(config.preprocessing_steps or ()):
-        with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
-            fitted, used = fit_step(step, X, decision, reporter)
-            ledger.note(device=used, backend=fitted.backend, method=fitted.method)
-            X = step.output(X, fitted.arrays)
+    with Worker() as worker:
+        for position, step in enumerate(config.preprocessing_steps or ()):
+            with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
+                fitted, used = fit_step(step, X, decision, reporter, worker)
+                ledger.note(device=used, backend=fitted.backend, method=fitted.method)
+                X, _ = step_output(step, X, fitted.arrays, used, decision, reporter, worker)
     with ledger.stage("sweep", backend="numba") as reporter:
         return model.sweep(X, sizes, reporter=reporter)
 

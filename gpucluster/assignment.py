@@ -14,6 +14,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import AfterValidator
 
+from gpucluster.device.select import Device
 from gpucluster.ops.assign import most_similar
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.types import NOISE, Labels, Matrix, Vector
@@ -133,13 +134,18 @@ class Centroids:
                 thresholds[position] = max(0.0, float(np.quantile(own, CALIBRATED_SHARE)))
         return cls(clusters, unit_rows(centroids[clusters]), thresholds)
 
-    def assign(self, X: Matrix) -> tuple[Labels, Labels, Vector]:
+    def arrays(self) -> tuple[Labels, Matrix, Vector]:
+        """Return the attributes in order."""
+        return self.clusters, self.directions, self.thresholds
+
+    def assign(self, X: Matrix, device: Device = "cpu") -> tuple[Labels, Labels, Vector]:
         """Return label, nearest cluster and cosine similarity to it of each row.
 
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features), float32
             No zero row.
+        device : {"cpu", "gpu"}, default "cpu"
 
         Returns
         -------
@@ -151,7 +157,7 @@ class Centroids:
         if not len(self.clusters):
             nothing = np.full(len(X), NOISE, np.int32)
             return nothing, nothing, np.full(len(X), np.nan, np.float32)
-        found, similarity = most_similar(X, self.directions)
+        found, similarity = most_similar(X, self.directions, device)
         nearest = self.clusters[found]
         labels = np.where(similarity >= self.thresholds[found], nearest, NOISE)
         return labels.astype(np.int32), nearest, similarity

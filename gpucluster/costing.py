@@ -192,23 +192,24 @@ def _afterwards(
     flop = 2.0 * levels * n_samples * n_features * (n_clusters + 8)
     yield PlannedStage(
         "measure",
-        "cpu",
+        decision.device,
         "exact",
         room.live + 24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES,
-        flop / 50e9 + n_samples * n_features / 1e9,
-        ON_HOST,
+        flop / 50e9 + n_samples * n_features / 1e9 if decision.device == "cpu" else None,
+        decision.reason,
     )
     n_written = n_samples
     if config.sample_mode == "fit_then_assign" and n_samples < shape.n_rows:
         n_written = shape.n_rows
         rest = n_written - n_samples
+        seconds = rest * n_features * 4 / 100e6 + 2.0 * rest * n_features * n_clusters / 50e9
         yield PlannedStage(
             "assign",
-            "cpu",
+            decision.device,
             "nearest centroid",
             room.live + 40 * n_written + 24 * n_clusters * n_features + 8 * BLOCK_BYTES,
-            rest * n_features * 4 / 100e6 + 2.0 * rest * n_features * n_clusters / 50e9,
-            ON_HOST,
+            seconds if decision.device == "cpu" else None,
+            decision.reason,
         )
     yield PlannedStage(
         "write",

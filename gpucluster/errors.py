@@ -161,10 +161,24 @@ class BackendUnavailableError(DeviceError):
 
 
 class OutOfMemoryError(DeviceError):
-    """The device ran out of memory while working."""
+    """The device ran out of memory while working; in bytes, where they are known."""
 
     code = "out_of_memory"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed_bytes: int | None = None,
+        free_bytes: int | None = None,
+        total_bytes: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.total_bytes = total_bytes
 
 
 class WillNotFitError(DeviceError):

@@ -12,9 +12,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.arrays import is_on_gpu, to_host
 from gpucluster.device.select import decide
+from gpucluster.device.worker import Worker
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
-from gpucluster.execution import fit_algorithm, fit_step
+from gpucluster.execution import fit_algorithm, fit_step, step_output
 from gpucluster.ops.assign import cluster_sums, nearest_center
 from gpucluster.preprocess import check_chain
 from gpucluster.types import NOISE, Labels, Matrix
@@ -160,11 +161,14 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         reporter = Reporter("prepare", observer, cancel)
         steps = check_chain(config.preprocessing_steps or (), len(X), X.shape[1], reporter)
         self._fitted_steps: list[tuple[Any, Mapping[str, Any]]] = []
-        for step in steps:
-            fitted, _ = fit_step(step, X, decision, reporter.for_stage(f"prepare.{step.method}"))
-            X = step.output(X, fitted.arrays)
-            self._fitted_steps.append((step, fitted.arrays))
-        found, _ = fit_algorithm(config.algorithm, X, decision, reporter.for_stage("cluster"))
+        with Worker() as worker:
+            for step in steps:
+                said = reporter.for_stage(f"prepare.{step.method}")
+                fitted, used = fit_step(step, X, decision, said, worker)
+                X, _ = step_output(step, X, fitted.arrays, used, decision, said, worker)
+                self._fitted_steps.append((step, fitted.arrays))
+            said = reporter.for_stage("cluster")
+            found, _ = fit_algorithm(config.algorithm, X, decision, said, worker)
         self.labels_: Labels = found.labels_
         self.n_clusters_ = found.n_clusters_
         self.layers_: Labels | None = found.layers_

@@ -6,18 +6,17 @@ supervised. The CPU paths of this package never abort and run in the calling pro
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from gpucluster.algorithms import Algorithm, catalogue
-from gpucluster.device.child import Child
 from gpucluster.device.memory import translated
 from gpucluster.device.select import Decision, Device
+from gpucluster.device.worker import Worker, hand_back, hand_back_all, shared, with_memory
 from gpucluster.errors import DeviceError, DeviceUnavailableError, StageCrashedError
 from gpucluster.events import Reporter
 from gpucluster.preprocess import AnyStep, Fitted, Step
@@ -25,86 +24,125 @@ from gpucluster.types import Clustering, Matrix
 
 T = TypeVar("T")
 
+CLUSTERING_ARRAYS = ("labels_", "probabilities_", "levels", "basins_", "layers_")
+
 
 def fit_algorithm(
-    algorithm: Algorithm, X: Matrix, decision: Decision, reporter: Reporter
+    algorithm: Algorithm,
+    X: Matrix,
+    decision: Decision,
+    reporter: Reporter,
+    worker: Worker | None = None,
 ) -> tuple[Clustering, Device]:
     """Cluster `X`; return the result and the device that it came from.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+    X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+    decision : Decision
+    reporter : Reporter
+    worker : Worker, optional
+        The process where a fit runs that may abort; omitted: one for this call.
+
+    Returns
+    -------
+    Clustering
+    {"cpu", "gpu"}
 
     Raises
     ------
     StageCrashedError
         The fit died in native code, and the request allows no fallback.
+    OutOfMemoryError
+        All of the device's memory was too little, and the request allows no fallback.
     """
 
     def run(device: Device) -> Clustering:
         if device == "cpu" and not algorithm.may_abort:
             return algorithm.fit(X, device=device, reporter=reporter)
-        with tempfile.TemporaryDirectory(prefix="gpucluster-") as folder:
-            np.save(Path(folder, "X.npy"), X)
-            with Child(reporter.stage, reporter=reporter) as child:
-                facts = child.call(
-                    "gpucluster.execution:fit_algorithm_files",
-                    name=algorithm.name,
-                    params=algorithm.model_dump(mode="json"),
-                    device=device,
-                    folder=folder,
-                )
-            probabilities = Path(folder, "probabilities.npy")
-            return Clustering(
-                labels_=np.load(Path(folder, "labels.npy")),
-                probabilities_=np.load(probabilities) if probabilities.exists() else None,
-                **facts,
+        with either(worker) as process:
+            facts = process.call(
+                "gpucluster.execution:fit_algorithm_files",
+                reporter,
+                name=algorithm.name,
+                params=algorithm.model_dump(mode="json"),
+                device=device,
+                X=process.share(X),
+                out=process.place(X.nbytes),  # results are rarely larger
             )
+            arrays = {name: process.load(path) for name, path in facts.pop("arrays").items()}
+        return Clustering(**({"probabilities_": None} | arrays | facts))
 
     obstacle = algorithm.gpu_obstacle(X) if decision.device == "gpu" else None
     return with_fallback(run, decision, reporter, obstacle)
 
 
 def fit_algorithm_files(
-    name: str, params: dict[str, Any], device: Device, folder: str, reporter: Reporter
+    name: str, params: dict[str, Any], device: Device, X: str, out: str, reporter: Reporter
 ) -> dict[str, Any]:
-    """Cluster ``X.npy`` of `folder` and leave the arrays of the result beside it."""
+    """Cluster the rows of the shared file `X`; the arrays of the result go to files `out`."""
     algorithm = catalogue()[name].model_validate(params)
-    X = np.load(Path(folder, "X.npy"), mmap_mode="r")
-    result = algorithm.fit(np.asarray(X), device=device, reporter=reporter)
-    np.save(Path(folder, "labels.npy"), result.labels_)
-    if result.probabilities_ is not None:
-        np.save(Path(folder, "probabilities.npy"), result.probabilities_)
+    rows = shared(X)
+    found = with_memory(
+        lambda: algorithm.fit(rows, device=device, reporter=reporter), device, reporter
+    )
+    arrays = {name: getattr(found, name) for name in CLUSTERING_ARRAYS}
     return {
-        "n_clusters_": result.n_clusters_,
-        "backend": result.backend,
-        "method": result.method,
-        "info": dict(result.info),
+        "arrays": hand_back_all(out, {n: a for n, a in arrays.items() if a is not None}),
+        "n_clusters_": found.n_clusters_,
+        "backend": found.backend,
+        "method": found.method,
+        "info": dict(found.info),
     }
 
 
 def fit_step(
-    step: Step, X: Matrix, decision: Decision, reporter: Reporter
+    step: Step,
+    X: Matrix,
+    decision: Decision,
+    reporter: Reporter,
+    worker: Worker | None = None,
 ) -> tuple[Fitted, Device]:
     """Fit a preprocessing step; return its state and the device that it came from.
+
+    Parameters
+    ----------
+    step : Step
+    X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+    decision : Decision
+    reporter : Reporter
+    worker : Worker, optional
+        The process where a fit on a GPU runs; omitted: one for this call.
+
+    Returns
+    -------
+    Fitted
+    {"cpu", "gpu"}
 
     Raises
     ------
     StageCrashedError
         The fit died in native code, and the request allows no fallback.
+    OutOfMemoryError
+        All of the device's memory was too little, and the request allows no fallback.
     """
 
     def run(device: Device) -> Fitted:
         if device == "cpu":
             with translated(step.method):
                 return step.fit(X, device, reporter)
-        with tempfile.TemporaryDirectory(prefix="gpucluster-") as folder:
-            np.save(Path(folder, "X.npy"), X)
-            with Child(reporter.stage, reporter=reporter) as child:
-                facts = child.call(
-                    "gpucluster.execution:fit_step_files",
-                    step=step.model_dump(mode="json"),
-                    device=device,
-                    folder=folder,
-                )
-            arrays = {name: np.load(Path(folder, f"{name}.npy")) for name in facts.pop("arrays")}
-            return Fitted(arrays=arrays, **facts)
+        with either(worker) as process:
+            facts = process.call(
+                "gpucluster.execution:fit_step_files",
+                reporter,
+                step=step.model_dump(mode="json"),
+                device=device,
+                X=process.share(X),
+                out=process.place(X.nbytes),  # results are rarely larger
+            )
+            arrays = {name: process.load(path) for name, path in facts.pop("arrays").items()}
+        return Fitted(arrays=arrays, **facts)
 
     if not step.has_gpu_path:
         return run("cpu"), "cpu"
@@ -112,21 +150,99 @@ def fit_step(
 
 
 def fit_step_files(
-    step: dict[str, Any], device: Device, folder: str, reporter: Reporter
+    step: dict[str, Any], device: Device, X: str, out: str, reporter: Reporter
 ) -> dict[str, Any]:
-    """Fit a step to ``X.npy`` of `folder` and leave its arrays beside it."""
-    parsed: Step = TypeAdapter(AnyStep).validate_python(step)
-    X = np.asarray(np.load(Path(folder, "X.npy"), mmap_mode="r"))
-    with translated(parsed.method):
-        fitted = parsed.fit(X, device, reporter)
-    for name, array in fitted.arrays.items():
-        np.save(Path(folder, f"{name}.npy"), array)
+    """Fit a step to the shared file `X`; its arrays go to files `out`."""
+    parsed, rows = _step(step), shared(X)
+
+    def work() -> Fitted:
+        with translated(parsed.method):
+            return parsed.fit(rows, device, reporter)
+
+    fitted = with_memory(work, device, reporter)
     return {
-        "arrays": list(fitted.arrays),
+        "arrays": hand_back_all(out, fitted.arrays),
         "backend": fitted.backend,
         "method": fitted.method,
         "info": dict(fitted.info),
     }
+
+
+def step_output(
+    step: Step,
+    X: Matrix,
+    arrays: Any,
+    device: Device,
+    decision: Decision,
+    reporter: Reporter,
+    worker: Worker | None = None,
+) -> tuple[Matrix, Device]:
+    """Map the training rows with a fitted step; return them and the device that they came from.
+
+    The same for a state that was just fitted and for one from a checkpoint. Where it fails on
+    the GPU and may fall back, rows from the CPU belong to a state from the GPU: whoever keys
+    what comes after must take both devices into account.
+
+    Parameters
+    ----------
+    step : Step
+    X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+        What the step was fitted to.
+    arrays : dict of str to ndarray
+        What it learned.
+    device : {"cpu", "gpu"}
+        Where it was fitted.
+    decision : Decision
+    reporter : Reporter
+    worker : Worker, optional
+        The process where work on a GPU runs; omitted: one for this call.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_out), float32, C-contiguous
+    {"cpu", "gpu"}
+        Always `device` for a step whose output is computed on the host, as nothing else can be.
+    """
+    if device == "cpu" or not step.output_on_gpu:
+        return step.output(X, arrays), device
+
+    def run(device: Device) -> Matrix:
+        if device == "cpu":
+            return step.output(X, arrays)
+        with either(worker) as process:
+            out = process.place(4 * len(X) * step.n_out(X.shape[1])) + "output.npy"
+            process.call(
+                "gpucluster.execution:step_output_file",
+                reporter,
+                step=step.model_dump(mode="json"),
+                arrays={name: process.share(array) for name, array in arrays.items()},
+                device=device,
+                X=process.share(X),
+                out=out,
+            )
+            mapped: Matrix = process.load(out)
+        return mapped
+
+    return with_fallback(run, replace(decision, device=device), reporter)
+
+
+def step_output_file(
+    step: dict[str, Any],
+    arrays: dict[str, str],
+    device: Device,
+    X: str,
+    out: str,
+    reporter: Reporter,
+) -> None:
+    """Map the shared file `X` with the arrays of a fitted step, into the file `out`."""
+    parsed, rows = _step(step), shared(X)
+    learned = {name: shared(path) for name, path in arrays.items()}
+
+    def work() -> Any:
+        with translated(parsed.method):
+            return parsed.output(rows, learned, device)
+
+    hand_back(out, with_memory(work, device, reporter))
 
 
 def with_fallback(
@@ -146,3 +262,18 @@ def with_fallback(
             raise
         reporter.fallback("gpu_failed", f"{error.message}; the CPU path runs instead")
         return run("cpu"), "cpu"
+
+
+@contextmanager
+def either(worker: Worker | None) -> Iterator[Worker]:
+    """Lend a worker, or have one for as long as it takes."""
+    if worker is not None:
+        yield worker
+        return
+    with Worker() as own:
+        yield own
+
+
+def _step(settings: dict[str, Any]) -> Step:
+    parsed: Step = TypeAdapter(AnyStep).validate_python(settings)
+    return parsed

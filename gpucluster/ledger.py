@@ -11,6 +11,7 @@ from typing import Any
 
 from gpucluster.artifacts import Checkpoints
 from gpucluster.device.memory import PeakMemory
+from gpucluster.device.worker import Worker
 from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted, Warned
 from gpucluster.logs import logger
 from gpucluster.planner import Plan
@@ -32,6 +33,8 @@ class Ledger:
         Finished stages, in order.
     checkpoints : Checkpoints or None
         Where finished stages are kept; None keeps nothing.
+    worker : Worker or None
+        Where stages compute that must not run in this process; None lends each its own.
     facts : dict
         Of the running stage: ``device``, ``backend``, ``method``, ``reason``.
     started : datetime
@@ -43,6 +46,7 @@ class Ledger:
         self.records: list[StageRecord] = []
         self.plan = plan
         self.checkpoints: Checkpoints | None = None
+        self.worker: Worker | None = None
         self.started = datetime.now(UTC)
         self._peak = PeakMemory()
         self.facts: dict[str, Any] = {}

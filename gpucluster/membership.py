@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from gpucluster.assignment import BY_FIT, BY_NOISE_POLICY, BY_SAMPLE, Centroids, NoisePolicy
+from gpucluster.comparison import assign_rows, measure_clusters
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.features import weigh
-from gpucluster.metrics.nested import measure_nodes
-from gpucluster.metrics.quality import Measured, measure
+from gpucluster.ledger import Ledger
+from gpucluster.metrics.quality import Measured
 from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.nesting import labels_at
 from gpucluster.ops.normalize import unit_rows
@@ -55,12 +56,18 @@ class Members:
 
 
 def place_samples(
-    definition: ClusterDefinition, samples: Samples, grouped: Grouped, reporter: Reporter
+    ledger: Ledger,
+    definition: ClusterDefinition,
+    samples: Samples,
+    grouped: Grouped,
+    reporter: Reporter,
 ) -> tuple[Members, Measured]:
     """Measure the samples, apply the noise policy, and measure again where it moved any.
 
     Parameters
     ----------
+    ledger : Ledger
+        In the stage that this is.
     definition : ClusterDefinition
         Complete.
     samples : Samples
@@ -78,10 +85,12 @@ def place_samples(
     config = definition.vector_config
 
     def measured(nodes: Hierarchy) -> Measured:
-        center = config.effective_feature_method
-        roots = labels_at(nodes.labels, nodes.parents, 0)
-        top = measure(samples.X, roots, reporter, center=center)
-        return measure_nodes(samples.X, nodes, top, reporter, center=center)
+        found, device = measure_clusters(
+            *(samples.X, nodes, config.effective_feature_method),
+            *(ledger.plan.decision, reporter, ledger.worker),
+        )
+        ledger.note(device=device, backend="numpy" if device == "cpu" else "cupy")
+        return found
 
     nodes = grouped.nodes
     found = measured(nodes)
@@ -140,6 +149,7 @@ def _slopes(samples: Samples, grouped: Grouped, found: Measured) -> tuple[Labels
 
 
 def join_rest(
+    ledger: Ledger,
     definition: ClusterDefinition,
     source: Source,
     samples: Samples,
@@ -152,6 +162,8 @@ def join_rest(
 
     Parameters
     ----------
+    ledger : Ledger
+        In the stage that this is.
     definition : ClusterDefinition
         Complete.
     source : Source
@@ -188,6 +200,7 @@ def join_rest(
         has_noise=bool((grouped.nodes.labels == NOISE).any()),
     )
     parts, rejected = [members], [samples.rejected]
+    decision = ledger.plan.decision
     for rest in remaining(
         source,
         samples,
@@ -198,7 +211,11 @@ def join_rest(
     ):
         if weights is not None:
             weigh(rest.X, source.info.blocks, weights)
-        labels, nearest, similarity = centroids.assign(rest.X)
+        (labels, nearest, similarity), device = assign_rows(
+            centroids, rest.X, decision, reporter, ledger.worker
+        )
+        decision = replace(decision, device=device)  # a GPU that failed is not asked again
+        ledger.note(device=device, backend="numpy" if device == "cpu" else "cupy")
         labels, by = policy.apply(labels, nearest, similarity)
         part = Members(
             ids=rest.ids,

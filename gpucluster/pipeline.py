@@ -21,6 +21,7 @@ import pyarrow as pa
 from gpucluster.artifacts import Checkpoints, LocalStore, Run
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
+from gpucluster.device.worker import Worker
 from gpucluster.errors import RunNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.ledger import Ledger
@@ -31,6 +32,7 @@ from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.routes import group_rows
 from gpucluster.sources import (
+    CudfDecoder,
     Source,
     SourceInfo,
     content_key,
@@ -108,20 +110,21 @@ def run_pipeline(
     if finished is not None:
         return finished
     store = LocalStore(out)
-    with store.lease(run_id), hearing_compilations(observer):
+    with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
         finished = _finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
+        ledger.worker = worker
         grouped = group_rows(ledger, complete, source, samples, data_key, attributes)
         coordinates = display(ledger, complete, samples.X, grouped.key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
-            members, measured = place_samples(complete, samples, grouped, stage_reporter)
+            members, measured = place_samples(ledger, complete, samples, grouped, stage_reporter)
         rejected = samples.rejected
         if complete.vector_config.sample_mode == "fit_then_assign" and samples.is_sample:
             with ledger.stage("assign", backend="numpy") as stage_reporter:
                 members, rejected = join_rest(
-                    complete, source, samples, grouped, members, measured, stage_reporter
+                    ledger, complete, source, samples, grouped, members, measured, stage_reporter
                 )
             measured = replace(measured, metrics=measured.metrics | over_all(members))
         external: dict[str, Any] | None = None
@@ -157,8 +160,9 @@ def _read(
     Returns besides a digest of ids and vectors, and what else of the input tells runs apart.
     """
     with ledger.stage("load", backend="pyarrow") as reporter:
+        decoder = CudfDecoder(ledger.plan.decision, reporter)
         samples = load(
-            source,
+            decoder.of(source),
             on_bad_rows=definition.on_bad_rows,
             max_bad_fraction=definition.max_bad_fraction,
             sample_size=definition.vector_config.sample_size,
@@ -167,6 +171,7 @@ def _read(
             digest_all=definition.vector_config.sample_mode == "fit_then_assign",
             reporter=reporter,
         )
+        ledger.note(**decoder.account())
         if not samples.is_sample:  # no more rows match than a sample would have
             ledger.note(method="exact")
         data_key = content_key(samples)

@@ -15,7 +15,7 @@ from gpucluster import __version__
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
-from gpucluster.execution import fit_algorithm, fit_step
+from gpucluster.execution import fit_algorithm, fit_step, step_output
 from gpucluster.hierarchy import FAILED, Divider, grow, nested
 from gpucluster.ledger import Ledger
 from gpucluster.ops.nesting import flat
@@ -51,8 +51,7 @@ def prepare(
     learned: list[Mapping[str, Any]] = []
     for position, step in enumerate(definition.vector_config.preprocessing_steps or ()):
         with ledger.stage(f"{prefix}prepare.{position}.{step.method}") as reporter:
-            key, arrays, info = _fit_step(ledger, key, step, X, reporter)
-            X = step.output(X, arrays)
+            key, arrays, info, X = _run_step(ledger, key, step, X, reporter)
         model[f"{position}-{step.method}"] = {
             "settings": step.model_dump(mode="json"),
             "arrays": {n: a for n, a in arrays.items() if n in step.applied},
@@ -61,10 +60,10 @@ def prepare(
     return X, Preparation(key, model, tuple(learned))
 
 
-def _fit_step(
+def _run_step(
     ledger: Ledger, previous: str, step: Step, X: Matrix, reporter: Reporter
-) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
-    """Return key, arrays and diagnostics of a fitted step, from a checkpoint if there is one."""
+) -> tuple[str, Mapping[str, Any], Mapping[str, Any], Matrix]:
+    """Return key, arrays, diagnostics and output of a step, fitted or from a checkpoint."""
 
     def key(device: Device) -> str:
         return stage_key(previous, device, step=step.model_dump(mode="json"))
@@ -72,12 +71,17 @@ def _fit_step(
     decision = ledger.plan.decision
     device: Device = decision.device if step.has_gpu_path else "cpu"
     done = ledger.recall(reporter.stage, key(device))
-    if done is not None:
-        return key(device), *done
-    fitted, device = fit_step(step, X, decision, reporter)
-    ledger.note(device=device, backend=fitted.backend, method=fitted.method)
-    ledger.keep(reporter.stage, key(device), fitted.arrays, fitted.info)
-    return key(device), fitted.arrays, fitted.info
+    if done is None:
+        fitted, device = fit_step(step, X, decision, reporter, ledger.worker)
+        ledger.note(device=device, backend=fitted.backend, method=fitted.method)
+        ledger.keep(reporter.stage, key(device), fitted.arrays, fitted.info)
+        done = fitted.arrays, fitted.info
+    arrays, info = done
+    out, where = step_output(step, X, arrays, device, decision, reporter, ledger.worker)
+    made = key(device)
+    if where != device:  # what comes after is of other rows than if both came from one device
+        made = stage_key(made, where)
+    return made, arrays, info, out
 
 
 def cluster(
@@ -107,7 +111,7 @@ def cluster(
                 basins_=arrays.get("basins"),
                 layers_=arrays.get("layers"),
             )
-        found, device = fit_algorithm(algorithm, X, decision, reporter)
+        found, device = fit_algorithm(algorithm, X, decision, reporter, ledger.worker)
         ledger.note(device=device, backend=found.backend, method=found.method)
         kept: dict[str, Any] = {"labels": found.labels_}
         if found.probabilities_ is not None:
@@ -144,7 +148,7 @@ def divide(
         if done is not None:
             arrays, info = done
             return Hierarchy(arrays["labels"], arrays["parents"], tuple(info["reasons"]))
-        with Divider(X, division, decision, reporter) as divider:
+        with Divider(X, division, decision, reporter, worker=ledger.worker) as divider:
             grown = grow(found.labels_, division.levels, division.min_split_size, divider)
         backend = "cuml" if divider.device == "gpu" else "numba"
         ledger.note(device=divider.device, backend=backend, method=divider.method)
@@ -169,13 +173,11 @@ def display(
     rows = settings.landmark_rows(len(X), definition.random_state)
     with ledger.stage("display") as reporter:
         if len(rows) == len(X):
-            _, arrays, _ = _fit_step(ledger, previous, step, X, reporter)
-            return step.output(X, arrays)
+            return _run_step(ledger, previous, step, X, reporter)[-1]
         chosen = digest(previous, seed=definition.random_state, n_landmarks=len(rows))
         data = unit_rows(X[rows])
-        _, arrays, _ = _fit_step(ledger, chosen, step, data, reporter)
+        *_, layout = _run_step(ledger, chosen, step, data, reporter)
         ledger.note(method="landmarks")
-        layout = step.output(data, arrays)
         return place(unit_rows(X), data, layout, settings.k_landmarks, reporter)
 
 

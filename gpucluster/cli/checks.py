@@ -6,17 +6,16 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
 from gpucluster import __version__
 from gpucluster.cli.render import gigabytes
 from gpucluster.device.memory import available_bytes
-from gpucluster.device.select import INSTALL_GPU, decide, probe_gpu
+from gpucluster.device.select import INSTALL_GPU, decide, gpu_facts, probe_gpu
 
 LITTLE_MEMORY_BYTES = 2_000_000_000
 LITTLE_DISK_BYTES = 2_000_000_000
@@ -105,37 +104,12 @@ def _room() -> Iterator[Check]:
 
 def _gpu() -> Iterator[Check]:
     """Yield driver, devices and libraries of the GPU, and what auto would choose."""
-    cards = _cards()
-    for card in cards:
-        yield Check("gpu", card)
-    obstacle = probe_gpu()
-    fix = INSTALL_GPU if cards and find_spec("cupy") is None else None
+    facts = list(gpu_facts())
+    cards = any(name == "gpu" for name, _ in facts)
     if not cards:
-        yield Check("gpu", "none: nvidia-smi finds no driver" if obstacle else "usable")
-    for module in ("cupy", "cuml"):
-        if find_spec(module) is None:
-            yield Check(module, "not installed", fix=fix)
-        else:
-            names = packages_distributions().get(module, [module])
-            yield Check(module, ", ".join(f"{name} {version(name)}" for name in names))
+        yield Check("gpu", "none: nvidia-smi finds no driver" if probe_gpu() else "usable")
+    for name, value in facts:
+        fix = INSTALL_GPU if cards and value is None and name != "rmm" else None
+        yield Check(name, value or "not installed", fix=fix)
     auto = decide("auto")
     yield Check("device auto", f"{auto.device}: {auto.reason}")
-
-
-def _cards() -> list[str]:
-    """Return name, driver and memory of each GPU that the driver knows."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = "--query-gpu=name,driver_version,memory.total"
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader"],  # noqa: S607 - whichever is installed
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    name_driver_memory = (line.split(", ") for line in answer.stdout.splitlines())
-    return [", driver ".join([parts[0], ", ".join(parts[1:])]) for parts in name_driver_memory]

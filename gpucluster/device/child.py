@@ -79,6 +79,10 @@ class Child:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def work_for(self, reporter: Reporter) -> None:
+        """Let later calls be those of another stage, which is told of them."""
+        self._stage, self._reporter = reporter.stage, reporter
+
     def call(self, target: str, /, **kwargs: JSON) -> JSON:
         """Call ``package.module:function`` with `kwargs` and return what it returns.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +19,17 @@ if TYPE_CHECKING:
     from gpucluster.device.select import Device
 
 BLOCK_BYTES = 32 << 20  # working set of one block; larger gains nothing on a GEMM of this kind
+
+# What a pool leaves of the GPU: kernels are loaded, and cuBLAS and cuSOLVER keep their handles and
+# workspaces, outside of it. That grows with the libraries, not with the card.
+SPARE_SHARE, MOST_SPARE_BYTES = 0.05, 1 << 30
+
+# How CuPy, RMM, cuML and the CUDA libraries say it: they have no common class for it.
+_GPU_IS_FULL = re.compile(
+    r"Out of memory allocating|out_of_memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
+    r"|CU\w+_STATUS_ALLOC_FAILED"
+)
+_NEEDED = re.compile(r"allocat(?:e|ing) ([\d,]+) bytes")
 
 
 def rows_per_block(row_bytes: int, budget_bytes: int = BLOCK_BYTES) -> int:
@@ -27,11 +42,15 @@ def available_bytes(device: Device = "cpu") -> int:
 
     On the host this is the smaller of what the kernel calls available and what the
     control group of the process has left, file cache that the kernel would give up included.
+    On a GPU it is what the driver calls free and what the pool holds and does not use, within
+    the limit of the pool.
     """
     if device == "gpu":
         import cupy
 
-        return int(cupy.cuda.runtime.memGetInfo()[0])
+        pool = _OPEN[0] if _OPEN else _pool_of_cupy()
+        free: int = cupy.cuda.runtime.memGetInfo()[0]
+        return max(0, min(free + pool.idle(), pool.left()))
     candidates = [value for value in (_meminfo_available(), _cgroup_left()) if value is not None]
     if not candidates:  # neither Linux file exists (macOS): all memory is the best that is known
         import os
@@ -120,20 +139,123 @@ def translated(name: str) -> Iterator[None]:
 
     try:
         yield
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"{name} ran out of memory ({error})", hint="use sample_size, or fewer dimensions"
-        ) from error
     except np.linalg.LinAlgError as error:
         raise InputError(
             f"{name}: the values are too extreme ({error})",
             hint="look for outliers, or use the l2_normalize step",
         ) from error
-    except RuntimeError as error:
-        # CuPy, RMM and cuML have no common class for it, but all say so
-        if "out_of_memory" in str(error) or "bad_alloc" in str(error):
-            raise OutOfMemoryError(
-                f"{name} ran out of GPU memory ({error})",
-                hint="use sample_size, fewer dimensions, or --device cpu",
-            ) from error
-        raise
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError):
+            raise
+        # a plain bad_alloc is the host's when Cython has made a MemoryError of it
+        unclear = isinstance(error, RuntimeError) and "bad_alloc" in str(error)
+        if _GPU_IS_FULL.search(str(error)) or unclear:
+            raise _gpu_is_full(name, error) from error
+        if isinstance(error, RuntimeError):
+            raise
+        raise OutOfMemoryError(
+            f"{name} ran out of memory ({error})", hint="use sample_size, or fewer dimensions"
+        ) from error
+
+
+def _gpu_is_full(name: str, error: Exception) -> OutOfMemoryError:
+    """Return the error with what is known of the memory."""
+    found = _NEEDED.search(str(error))
+    needed = int(found[1].replace(",", "")) if found else None
+    free = total = None
+    if "cupy" in sys.modules:  # else nobody can be asked
+        import cupy
+
+        try:
+            free, total = available_bytes("gpu"), int(cupy.cuda.runtime.memGetInfo()[1])
+        except Exception:  # noqa: BLE001 - of a device that fails, the first error counts
+            free = total = None
+    numbers = [
+        f"{value / 1e9:.3g} GB {what}"
+        for value, what in ((needed, "needed"), (free, "free"), (total, "in all"))
+        if value is not None
+    ]
+    return OutOfMemoryError(
+        f"{name} ran out of GPU memory: {', '.join([*numbers, str(error)])}",
+        needed_bytes=needed,
+        free_bytes=free,
+        total_bytes=total,
+        hint="use sample_size, fewer dimensions, or --device cpu",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Device memory that is held for later: what its limit leaves, what is idle, give that back."""
+
+    left: Callable[[], int]
+    idle: Callable[[], int]
+    trim: Callable[[], None]
+
+
+_OPEN: list[_Pool] = []  # the pool of this process, once it is open
+
+
+def open_pool() -> None:
+    """Let CuPy and cuML take their memory from one pool; once in a process, before any work.
+
+    Each allocation of its own waits for the device and takes up to a millisecond. The pool is
+    the driver's (``cudaMallocAsync``), through RMM: it maps pages, so what is free can always
+    be had in one piece, and it gives back what is idle. `rmm.reinitialize` would make a pool of
+    fixed pieces that does neither. Nothing is taken in advance, so other processes keep theirs;
+    the limit is what is free now, less 5 %, at most 1 GiB, for what bypasses it.
+
+    Where RMM is missing or the driver has no such pool, CuPy's own gets the limit.
+    """
+    if _OPEN:
+        return
+    import cupy
+
+    runtime, device = cupy.cuda.runtime, cupy.cuda.Device().id
+    free = int(runtime.memGetInfo()[0])
+    limit = free - min(int(SPARE_SHARE * free), MOST_SPARE_BYTES)
+    is_able = runtime.deviceGetAttribute(runtime.cudaDevAttrMemoryPoolsSupported, device)
+    if find_spec("rmm") is None or not is_able:
+        cupy.get_default_memory_pool().set_limit(size=limit)
+        _OPEN.append(_pool_of_cupy(limit))
+        return
+    from cuda.bindings.runtime import cudaMemPool_t
+    from rmm import mr
+    from rmm.allocators.cupy import rmm_cupy_allocator
+
+    handle = runtime.deviceGetDefaultMemPool(device)
+    # by default it gives everything back whenever the device is waited for
+    runtime.memPoolSetAttribute(handle, runtime.cudaMemPoolAttrReleaseThreshold, limit)
+    pool = mr.CudaAsyncViewMemoryResource(cudaMemPool_t(handle))
+    limited = mr.LimitingResourceAdaptor(pool, limit)
+    mr.set_current_device_resource(limited)
+    cupy.cuda.set_allocator(rmm_cupy_allocator)
+
+    def idle() -> int:
+        held = runtime.memPoolGetAttribute(handle, runtime.cudaMemPoolAttrReservedMemCurrent)
+        used = runtime.memPoolGetAttribute(handle, runtime.cudaMemPoolAttrUsedMemCurrent)
+        return int(held - used)
+
+    def trim() -> None:
+        cupy.cuda.Device().synchronize()  # what is being freed is free after that
+        runtime.memPoolTrimTo(handle, 0)
+
+    _OPEN.append(_Pool(lambda: int(limit - limited.get_allocated_bytes()), idle, trim))
+
+
+def free_pools() -> None:
+    """Give back to the device what this process holds and does not use."""
+    gc.collect()  # a cycle, such as a traceback, may hold arrays
+    for pool in _OPEN:
+        pool.trim()
+
+
+def _pool_of_cupy(limit: int = sys.maxsize) -> _Pool:
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    return _Pool(
+        lambda: int(limit - pool.used_bytes()),
+        lambda: int(pool.total_bytes() - pool.used_bytes()),
+        pool.free_all_blocks,
+    )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -12,6 +16,10 @@ DeviceRequest = Literal["auto", "cpu", "gpu"]
 Device = Literal["cpu", "gpu"]
 
 INSTALL_GPU = "pip install 'gpucluster[gpu-cu13]' (CUDA 13) or 'gpucluster[gpu-cu12]' (CUDA 12)"
+
+# What RAPIDS 26.10 asks for, by the CUDA version of its wheels: compute capability, the CUDA
+# version that the driver knows, and the driver that is the first to know it.
+NEEDED = {12: ((7, 0), 12020, "535"), 13: ((7, 5), 13000, "580")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +41,77 @@ def probe_gpu() -> str | None:
         return "cupy is not installed"
     import cupy
 
+    runtime = cupy.cuda.runtime
+    major = max(min(NEEDED), min(max(NEEDED), runtime.runtimeGetVersion() // 1000))
+    capability, least, driver = NEEDED[major]
+    known = runtime.driverGetVersion()  # 0 without a driver
+    if 0 < known < least:
+        return (
+            f"the driver knows CUDA {_dotted(known)}, and cupy is built for CUDA {major}: "
+            f"update the driver to {driver} or newer"
+        )
     if not cupy.is_available():
         return "cupy finds no CUDA device or driver"
+    digits = cupy.cuda.Device(0).compute_capability  # the major number may have two
+    found = int(digits[:-1]), int(digits[-1])
+    if found < capability:
+        return "the GPU has compute capability {}.{}, CUDA {} needs {}.{}".format(
+            *found, major, *capability
+        )
     if find_spec("cuml") is None:
         return "there is a GPU, but cuml is not installed"
     return None
+
+
+def gpu_facts() -> Iterator[tuple[str, str | None]]:
+    """Yield what is known of GPUs, driver, CUDA and libraries: names and values.
+
+    A library that is not installed has None. No context is created.
+    """
+    for card in _cards():
+        yield "gpu", card
+    if find_spec("cupy") is not None:
+        import cupy
+
+        known = cupy.cuda.runtime.driverGetVersion()
+        of_driver = f"the driver knows {_dotted(known)}" if known else "no driver"
+        yield "cuda", f"runtime {_dotted(cupy.cuda.runtime.runtimeGetVersion())}, {of_driver}"
+    for module in ("cupy", "cuml", "rmm"):
+        if find_spec(module) is None:
+            yield module, None
+        else:
+            names = packages_distributions().get(module, [])
+            yield (
+                module,
+                ", ".join(f"{name} {version(name)}" for name in names) or "unknown version",
+            )
+
+
+def _cards() -> Iterator[str]:
+    """Yield what the driver says of each GPU."""
+    if shutil.which("nvidia-smi") is None:
+        return
+    query = "--query-gpu=name,driver_version,compute_cap,memory.free,memory.total"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"],  # noqa: S607 - whichever is installed
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return
+    for line in answer.stdout.splitlines():
+        name, driver, capability, free, total = line.rsplit(", ", 4)
+        yield (
+            f"{name}, driver {driver}, compute capability {capability}, {free} of {total} are free"
+        )
+
+
+def _dotted(cuda: int) -> str:
+    """Return CUDA's number of a version, such as 12020, as 12.2."""
+    return f"{cuda // 1000}.{cuda % 1000 // 10}"
 
 
 def decide(requested: DeviceRequest) -> Decision:

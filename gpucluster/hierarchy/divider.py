@@ -16,6 +16,7 @@ import numpy as np
 
 from gpucluster.device.child import Child
 from gpucluster.device.select import Decision, Device
+from gpucluster.device.worker import Worker
 from gpucluster.errors import Cancelled, InternalError
 from gpucluster.events import Muted, Reporter
 from gpucluster.execution import with_fallback
@@ -27,9 +28,9 @@ from gpucluster.types import Labels, Matrix
 class Divider:
     """The `Split` that computes: UMAP and HDBSCAN on the rows of each node alone.
 
-    Where the work of a level is worth it, and on a GPU always, it goes to processes that live
-    as long as this context. Results do not depend on that, nor on the order of the nodes. A
-    node whose fit fails stays whole; the reason says why.
+    On a GPU one process does all the work. On the CPU it goes to several where that is worth it,
+    which live as long as this context. Results do not depend on that, nor on the order of the
+    nodes. A node whose fit fails stays whole; the reason says why.
 
     Parameters
     ----------
@@ -37,11 +38,13 @@ class Divider:
         What the nodes are divided by.
     division : Division
     decision : Decision
-        On a GPU one process does all the work; ``auto`` may fall back for a node.
+        ``auto`` may fall back for a node.
     reporter : Reporter
         Told after each node, and asked for cancellation.
     workers : int, optional
-        Processes; 0 for none. Omitted: as the work demands.
+        Processes on the CPU; 0 for none. Omitted: as the work demands.
+    worker : Worker, optional
+        The process that has the GPU; omitted: one of its own.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Divider:
         reporter: Reporter,
         *,
         workers: int | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self._X = X
         self._division = division
@@ -60,6 +64,7 @@ class Divider:
         self._workers = workers
         self._quiet = Muted(reporter.stage, cancel=reporter.cancel)  # of the steps of a node
         self._open = ExitStack()
+        self._worker = worker
         self._pool: ThreadPoolExecutor | None = None
         self._idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._done = self._known = 0
@@ -106,14 +111,14 @@ class Divider:
             yield running[future], future.result()
 
     def _start_workers(self, nodes: Sequence[Node]) -> bool:
-        """Whether there are processes, which are started when this level is worth it."""
+        """Whether there are processes for the CPU, started when this level is worth it."""
+        if self._decision.device == "gpu":
+            return False
         wanted = self._workers
         if wanted is None:
             shapes = ((len(node.rows), self._X.shape[1]) for node in nodes)
             seconds = sum(node_seconds(*shape, self._division) for shape in shapes)
             wanted = n_workers() if seconds > PARALLEL_S and len(nodes) > 1 else 0
-            if self._decision.device == "gpu":
-                wanted = 1
         if self._pool is None and wanted:
             # the processes end before the threads that started them, which they would follow
             self._pool = ThreadPoolExecutor(wanted)
@@ -140,22 +145,23 @@ class Divider:
 
     def _fit(self, node: Node, device: Device) -> tuple[Labels, str]:
         X, seed = self._X[node.rows], self._division.seed(node.id)
-        if self._pool is None:
+        if self._pool is None and device == "cpu":
             return divide_rows(X, self._division, seed, device, self._quiet)
         file = str(Path(self._folder, f"{node.index}.npy"))
         np.save(file, X)
         del X
-        child = self._idle.get()
-        try:
-            method = child.call(
-                "gpucluster.hierarchy.division:divide_file",
-                path=file,
-                division=asdict(self._division),
-                seed=seed,
-                device=device,
-            )
-        finally:
-            self._idle.put(child)
+        settings = {"path": file, "division": asdict(self._division), "seed": seed}
+        target = "gpucluster.hierarchy.division:divide_file"
+        if device == "gpu":
+            if self._worker is None:
+                self._worker = self._open.enter_context(Worker())
+            method = self._worker.call(target, self._quiet, **settings, device=device)
+        else:
+            child = self._idle.get()
+            try:
+                method = child.call(target, **settings, device=device)
+            finally:
+                self._idle.put(child)
         labels: Labels = np.load(file)
         Path(file).unlink()
         return labels, method

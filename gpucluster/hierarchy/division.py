@@ -12,6 +12,7 @@ import numpy as np
 from gpucluster.algorithms import HDBSCAN, Algorithm
 from gpucluster.device.memory import translated
 from gpucluster.device.select import Device
+from gpucluster.device.worker import with_memory
 from gpucluster.errors import DeviceUnavailableError
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import n_threads
@@ -120,7 +121,10 @@ def divide_file(
     path: str, division: dict[str, Any], seed: int, device: Device, reporter: Reporter
 ) -> str:
     """Put the labels of the rows in the file `path` in their place; return the method."""
-    labels, method = divide_rows(np.load(path), Division(**division), seed, device, reporter)
+    X, settings = np.load(path), Division(**division)
+    labels, method = with_memory(
+        lambda: divide_rows(X, settings, seed, device, reporter), device, reporter
+    )
     np.save(path, labels)
     return method
 

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gpucluster.device.arrays import is_on_gpu, namespace
+from gpucluster.device.arrays import is_on_gpu, namespace, to_host
 from gpucluster.device.memory import rows_per_block
+from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.certified import certified_nearest, pair_sqdist
 from gpucluster.ops.normalize import offset, unit_rows
+from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
@@ -119,7 +122,7 @@ def nearest_center(X: Matrix, centers: Matrix) -> Labels:
     return labels
 
 
-def most_similar(X: Matrix, directions: Matrix) -> tuple[Labels, Vector]:
+def most_similar(X: Matrix, directions: Matrix, device: Device = "cpu") -> tuple[Labels, Vector]:
     """Return the direction with the largest cosine to each row, and that cosine.
 
     Parameters
@@ -128,6 +131,8 @@ def most_similar(X: Matrix, directions: Matrix) -> tuple[Labels, Vector]:
         Of any length; no zero row.
     directions : ndarray of shape (n_directions, n_features), float32
         Of unit length.
+    device : {"cpu", "gpu"}, default "cpu"
+        On a GPU the search is certified, and similarities are of float64.
 
     Returns
     -------
@@ -138,11 +143,33 @@ def most_similar(X: Matrix, directions: Matrix) -> tuple[Labels, Vector]:
     """
     nearest = np.empty(len(X), np.int32)
     similarity = np.empty(len(X), np.float32)
+    if device == "gpu":
+        _most_similar_on_gpu(X, directions, nearest, similarity)
+        return nearest, similarity
     for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
         unit = unit_rows(X[rows])
         nearest[rows] = found = nearest_center(unit, directions)
         similarity[rows] = np.clip(np.einsum("ij,ij->i", unit, directions[found]), -1, 1)
     return nearest, similarity
+
+
+def _most_similar_on_gpu(
+    X: Matrix, directions: Matrix, nearest: Labels, similarity: Vector
+) -> None:
+    """Fill `nearest` and `similarity`."""
+    rows, xp = workplace(X, "gpu")
+    centers = xp.asarray(directions, np.float64)
+    sqnorms = xp.einsum("ij,ij->i", centers, centers)
+
+    def work(part: slice, block: Any) -> None:
+        unit = unit_rows(block)
+        found = certified_nearest(unit, centers, weights=-sqnorms).labels
+        sqdist = pair_sqdist(unit, centers, xp.arange(len(unit), dtype=np.int32), found)
+        lengths = xp.einsum("ij,ij->i", unit, unit, dtype=np.float64)
+        nearest[part] = to_host(found)
+        similarity[part] = np.clip(to_host(lengths + sqnorms[found] - sqdist) / 2, -1, 1)
+
+    each_block(work, rows, xp)
 
 
 def cluster_sums(X: Matrix, labels: Labels, n_clusters: int) -> Vector64:

@@ -18,7 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "gpucluster").rglob("*.py"))
 
 # What has an extra of its own, or wakes a GPU: no module needs it to be imported.
-OPTIONAL = {"cudf", "cuml", "cupy", "cuvs", "dask", "faiss", "fastapi", "openai", "torch"}
+OPTIONAL = {
+    "cudf",
+    "cuml",
+    "cupy",
+    "cuvs",
+    "dask",
+    "faiss",
+    "fastapi",
+    "openai",
+    "pylibcudf",
+    "rmm",
+    "torch",
+}
 # What `import gpucluster` and `gpucluster --help` must not pay for either.
 HEAVY = OPTIONAL | {"hdbscan", "numba", "pyarrow", "scipy", "sklearn", "umap"}
 
@@ -67,6 +79,21 @@ def test_every_module_can_be_imported_without_a_gpu_library():
         "import gpucluster, importlib, pkgutil\n"
         "for module in pkgutil.walk_packages(gpucluster.__path__, 'gpucluster.'):\n"
         "    if module.name != 'gpucluster.__main__': importlib.import_module(module.name)"
+    )
+    assert modules_after(code) & OPTIONAL == set()
+
+
+def test_a_run_on_the_cpu_loads_no_gpu_library_and_no_driver():
+    code = (
+        "import tempfile, pathlib, numpy as np, gpucluster\n"
+        "X = np.random.default_rng(0).normal(size=(60, 8)).astype('float32')\n"
+        "with tempfile.TemporaryDirectory() as out:\n"
+        "    gpucluster.cluster(X, out=out, device='cpu',\n"
+        "        algorithm='kmeans', algorithm_params={'n_clusters': 3},\n"
+        "        preprocessing_steps=[{'method': 'pca', 'n_components': 3}],\n"
+        "        dimension_reduction={'method': 'pca', 'components': 2})\n"
+        "maps = pathlib.Path('/proc/self/maps')\n"
+        "assert not maps.exists() or 'libcuda' not in maps.read_text()"
     )
     assert modules_after(code) & OPTIONAL == set()
 

@@ -414,11 +414,12 @@ def test_auto_falls_back_to_the_cpu_when_the_gpu_path_dies_and_says_so(
 ) -> None:
     """With a device that claims to be there, the supervised fit fails as on a broken driver."""
     monkeypatch.setattr("gpucluster.device.select.probe_gpu", lambda: None)
-    with pytest.warns(FallbackWarning, match="cluster: .*the CPU path runs instead"):
+    with pytest.warns(FallbackWarning, match="the CPU path runs instead") as told:
         run = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", device="auto")
-    (stage,) = [stage for stage in run.manifest.stages if stage.name == "cluster"]
-    assert stage.device == "cpu"
-    assert [warned.code for warned in run.manifest.warnings] == ["gpu_failed"]
+    stages = {stage.name: stage.device for stage in run.manifest.stages}
+    assert stages["cluster"] == stages["measure"] == "cpu"
+    assert [str(each.message).split(":")[0] for each in told] == ["stage cluster", "stage measure"]
+    assert [warned.code for warned in run.manifest.warnings] == ["gpu_failed", "gpu_failed"]
     with pytest.raises(StageCrashedError):
         gpucluster.cluster(parquet, KMEANS, out=tmp_path / "gpu", device="gpu")
 
