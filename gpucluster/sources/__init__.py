@@ -10,6 +10,7 @@ from gpucluster.sources.attributes import read_attributes
 from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
 from gpucluster.sources.collection import FeatureUri, is_manifest, open_feature
 from gpucluster.sources.detect import check_names
+from gpucluster.sources.device_parquet import CudfDecoder
 from gpucluster.sources.digests import content_key, input_key, table_key
 from gpucluster.sources.features import FeaturesSource
 from gpucluster.sources.filters import Filters
@@ -24,6 +25,7 @@ from gpucluster.sources.texts import read_texts
 __all__ = [
     "Batch",
     "Columns",
+    "CudfDecoder",
     "FeatureUri",
     "FeaturesSource",
     "Filters",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import TypeAlias
+from functools import partial
+from typing import Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -144,6 +146,14 @@ class ColumnarSource:
                 batch = self._decode(path, table, row, row - first)
             yield batch
             row += table.num_rows
+
+    def with_reader(
+        self, read: Callable[[Reader, Sequence[str], int], Iterator[tuple[str, pa.RecordBatch]]]
+    ) -> Self:
+        """Return the same source, read by something that is also given the reader it had."""
+        other = copy(self)
+        other._read = partial(read, self._read)
+        return other
 
     def columns(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield plain columns of all rows in order; a name is left out where it is not there."""

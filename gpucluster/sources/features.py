@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -56,6 +57,12 @@ class FeaturesSource:
             feature=" + ".join(sources),
             blocks=blocks,
         )
+
+    def map(self, change: Callable[[Source], Source]) -> Self:
+        """Return the same rows, read from changed sources that have the same `info`."""
+        other = copy(self)
+        other._sources = tuple(map(change, self._sources))
+        return other
 
     def ids(self) -> pa.Array | None:
         """Return all ids in input order; None when rows have none."""

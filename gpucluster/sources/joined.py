@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -124,6 +125,14 @@ class JoinedSource:
                 for member, columns in zip(members, named, strict=True)
             ),
         )
+
+    def map(self, change: Callable[[Source], Source]) -> Self:
+        """Return the same rows, read from changed sources that have the same `info`."""
+        other = copy(self)
+        other._members = tuple(
+            replace(member, source=change(member.source)) for member in self._members
+        )
+        return other
 
     def ids(self) -> pa.Array | None:
         """Return all ids in order; None when no collection has any.

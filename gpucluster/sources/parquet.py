@@ -46,14 +46,14 @@ def open_parquet(
     schemas: dict[str, pa.Schema] = {}
     n_rows = stored_bytes = 0
     for path in paths:
-        with reading(path), _open(path) as file:
+        with reading(path), open_file(path) as file:
             schemas[path] = file.schema_arrow
             n_rows += _count_rows(path, file.metadata)
             stored_bytes += Path(path).stat().st_size
 
     def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
         for path in paths:
-            with reading(path), _open(path) as file:
+            with reading(path), open_file(path) as file:
                 for batch in file.iter_batches(batch_rows, columns=list(names)):
                     yield path, batch
 
@@ -65,7 +65,8 @@ def open_parquet(
     return source
 
 
-def _open(path: str) -> pq.ParquetFile:
+def open_file(path: str) -> pq.ParquetFile:
+    """Open a file to be read page by page, its checksums verified."""
     # A column chunk may be gigabytes, so it is streamed. But a stream allocates what a page header
     # claims, up to 2 GiB, before it reads; of a small file, a chunk is read as a whole instead.
     small = Path(path).stat().st_size <= WHOLE_BYTES
@@ -93,7 +94,7 @@ def _count_rows(path: str, metadata: pq.FileMetaData) -> int:
 
 def read_ids(path: str) -> pa.Array:
     """Return the ids of a file of ids: its only column, or the one with a usual name."""
-    with _open(path) as file:
+    with open_file(path) as file:
         schema = file.schema_arrow
         names = schema.names if len(schema) == 1 else candidates(schema)["id"]
         if not names:
