@@ -462,12 +462,13 @@ def test_doctor_sees_a_card_without_its_libraries(
     invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     program = folder / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 580.65, 143771 MiB'\n")
+    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 580.65, 9.0, 143000 MiB, 143771 MiB'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setattr("gpucluster.cli.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("gpucluster.device.select.find_spec", lambda name: None)
     done = invoke("doctor")
-    assert re.search(r"^gpu +NVIDIA H200, driver 580.65, 143771 MiB$", done.stdout, re.M)
+    card = "NVIDIA H200, driver 580.65, compute capability 9.0, 143000 MiB of 143771 MiB are free"
+    assert re.search(rf"^gpu +{card}$", done.stdout, re.M)
     assert re.search(
         r"^cupy +not installed\n +fix: pip install 'gpucluster\[gpu-", done.stdout, re.M
     )

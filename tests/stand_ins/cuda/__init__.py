@@ -1,0 +1,1 @@
+"""A stand-in for what is used of cuda-python; see `cupy.stand_in`."""
