@@ -21,7 +21,8 @@ WRITE_BYTES_PER_ROW = 300  # tables of members, while they are sorted and encode
 class PlannedStage:
     """What one stage will do.
 
-    `bytes` is the peak of the process while it runs, `reason` says why on this device.
+    `bytes` is the peak of the host's memory while it runs, `device_bytes` what it takes of the GPU
+    at least, `reason` says why on this device.
     """
 
     name: str
@@ -30,6 +31,7 @@ class PlannedStage:
     bytes: int
     seconds: float | None
     reason: str
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,10 @@ def _fits(
     for position, step in enumerate(config.preprocessing_steps or ()):
         cost = step.cost(n_samples, width)
         room.load(step.library_bytes)
+        on_gpu = step.has_gpu_path and decision.device == "gpu"
+        device_bytes = step.device_bytes(n_samples, width) if on_gpu else 0
         width = step.n_out(width)
         output = 4 * n_samples * width
-        on_gpu = step.has_gpu_path and decision.device == "gpu"
         yield PlannedStage(
             f"{prefix}prepare.{position}.{step.method}",
             "gpu" if on_gpu else "cpu",
@@ -139,6 +142,7 @@ def _fits(
             room.live + prepared + output + cost.bytes,
             None if on_gpu else cost.seconds,
             decision.reason if step.has_gpu_path else ON_HOST,
+            device_bytes,
         )
         prepared = output
     cost = algorithm.cost(n_samples, width, decision.device)
@@ -151,6 +155,7 @@ def _fits(
         room.live + cost.bytes,
         cost.seconds,
         decision.reason,
+        cost.device_bytes,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from gpucluster.algorithms import Algorithm, catalogue
-from gpucluster.device.memory import translated
+from gpucluster.device.memory import require_bytes, translated
 from gpucluster.device.select import Decision, Device
 from gpucluster.device.worker import Worker, hand_back, hand_back_all, shared, with_memory
 from gpucluster.errors import DeviceError, DeviceUnavailableError, StageCrashedError
@@ -157,6 +157,8 @@ def fit_step_files(
 
     def work() -> Fitted:
         with translated(parsed.method):
+            if device == "gpu":
+                require_bytes(parsed.method, parsed.device_bytes(*rows.shape))
             return parsed.fit(rows, device, reporter)
 
     fitted = with_memory(work, device, reporter)

@@ -76,16 +76,19 @@ class Cost:
     Attributes
     ----------
     bytes : int
-        Peak memory beside input and output; unit: bytes.
+        Peak memory of the host beside input and output; unit: bytes.
     seconds : float or None
         Wall time on two cores; None where nothing was ever measured.
     method : str
         ``exact``, or the name of the approximation that will run.
+    device_bytes : int
+        Memory of the GPU that a fit there takes at least, its rows included; unit: bytes.
     """
 
     bytes: int
     seconds: float | None
     method: str = "exact"
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from gpucluster.device.memory import translated
+from gpucluster.device.memory import require_bytes, translated
 from gpucluster.device.select import Device
 from gpucluster.errors import (
     ConfigError,
@@ -96,6 +96,8 @@ class Algorithm(BaseModel, ABC):
         reporter.cancel.raise_if_cancelled()
         path = self._fit_gpu if device == "gpu" else self._fit_cpu
         with translated(self.name):
+            if device == "gpu":
+                require_bytes(self.name, self.cost(len(X), X.shape[1], "gpu").device_bytes)
             points = self._metric_space(X)
             if self.collapses_duplicates:
                 raw = _fit_distinct(path, points, reporter)

@@ -105,7 +105,7 @@ class DBSCAN(Algorithm):
         # unit rows, and the distinct ones among equal rows
         copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
         if device == "gpu":
-            return Cost(n_samples * (4 * n_features + 64), None)
+            return Cost(copies, None, device_bytes=n_samples * (4 * n_features + 64))
         if self._searches_tree(n_features):
             seconds = 4e-6 * n_samples * math.log2(n_samples + 2)
             return Cost(copies + n_samples * (100 * 8 + 16 * n_features), seconds)

@@ -120,7 +120,7 @@ class GaussianMixture(Algorithm):
         if self.init_params != "random" and k > 1:  # k-means may centre a copy
             extra = max(extra, kmeans.bytes + 4 * n * d) + 16 * n
         if device == "gpu":
-            return Cost(extra + 4 * n * d + GPU_BLOCK_BYTES, None, method)
+            return Cost(extra, None, method, device_bytes=4 * n * d + GPU_BLOCK_BYTES)
         flop = {
             # turned rows, members, and the rows that a component is not given up for
             "full": n * d * (2.0 * d + 2.0 * rank + 0.12 * k * rank) + 4.0 * k * rank**2 * d,

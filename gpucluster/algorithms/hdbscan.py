@@ -241,10 +241,11 @@ class HDBSCAN(Algorithm):
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""
         neighbors = self.density_neighbors(n_samples)
-        if device == "gpu":  # NVIDIA/cuml#7553
-            return Cost(n_samples * (72 + 140 * neighbors + 4 * n_features), None)
         # the distinct rows among equal ones are a copy, and so are unit rows
         copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
+        if device == "gpu":  # NVIDIA/cuml#7553
+            on_device = n_samples * (72 + 140 * neighbors + 4 * n_features)
+            return Cost(copies, None, device_bytes=on_device)
         if searches_tree(n_samples, n_features):
             extra = copies + n_samples * (16 * n_features + 12 * neighbors + 700)
             seconds = 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50)

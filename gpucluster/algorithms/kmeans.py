@@ -77,13 +77,15 @@ class KMeans(Algorithm):
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rate in docs/algorithms/kmeans.md."""
         from gpucluster.ops.lloyd import n_groups
+        from gpucluster.ops.streaming import STREAM_BYTES
 
         k = self.n_clusters
         extra = 9 * 4 * k * n_features + 16 * n_samples
         if self.metric == "cosine":
             extra += 4 * n_samples * n_features  # unit rows
         if device == "gpu":
-            return Cost(extra + 4 * n_samples * n_features, None)
+            on_device = min(4 * n_samples * n_features, 2 * STREAM_BYTES)
+            return Cost(extra, None, device_bytes=on_device)
         sampled = seeding_rows(n_samples, k)
         bounds = n_groups(k, n_features)
         extra += 4 * bounds * n_samples + 6 * BLOCK_BYTES * n_threads()

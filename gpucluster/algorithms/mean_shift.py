@@ -86,7 +86,8 @@ class MeanShift(Algorithm):
         distinct = (4 * n_features + 48) * n_samples if method == "exact" else 0
         extra = centred + distinct + sample + 12 * n_samples + max(part.bytes for part in parts)
         if device == "gpu":
-            return Cost(4 * n_samples * n_features + extra + 4 * GPU_TILE_BYTES, None, method)
+            on_device = 4 * n_samples * n_features + 4 * GPU_TILE_BYTES
+            return Cost(extra, None, method, device_bytes=on_device)
         return Cost(extra, sum(part.seconds or 0 for part in parts), method)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:

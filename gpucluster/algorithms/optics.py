@@ -150,7 +150,7 @@ class OPTICS(Algorithm):
         extra = n_samples * (8 * self._listed(n_samples) + 240) + copies + 4 * BLOCK_BYTES
         if device == "gpu":  # the rows, and blocks of distances
             on_device = 4 * n_samples * n_features + min(12 * n_samples**2, 4 << 30)
-            return Cost(extra + on_device, None)
+            return Cost(extra, None, device_bytes=on_device)
         return Cost(extra, n_samples**2 * (2e-9 + 2.7 * n_features / 150e9))
 
     def _needs_power(self) -> bool:

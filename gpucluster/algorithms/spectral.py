@@ -156,7 +156,7 @@ class Spectral(Algorithm):
         extra = graph + vectors + 40 * n_samples * (dimension + 2) + grouped.bytes
         extra += 8 * BLOCK_BYTES
         if device == "gpu":
-            return Cost(extra + copy, None, method)
+            return Cost(extra, None, method, device_bytes=copy)
         # 30 iterations of each start; few dimensions leave BLAS little to gain
         seconds += self.n_init * 30 * n_samples * (1e-7 + 1e-9 * self.n_clusters)
         return Cost(extra, seconds, method)

@@ -158,6 +158,27 @@ def translated(name: str) -> Iterator[None]:
         ) from error
 
 
+def require_bytes(name: str, needed_bytes: int) -> None:
+    """Raise `OutOfMemoryError` where the GPU has not so much left, before it is tried.
+
+    Parameters
+    ----------
+    name : str
+        The algorithm or step, for messages.
+    needed_bytes : int
+    """
+    free = available_bytes("gpu")
+    if needed_bytes <= free:
+        return
+    raise OutOfMemoryError(
+        f"{name} needs about {needed_bytes / 1e9:.3g} GB of GPU memory, "
+        f"{free / 1e9:.3g} GB are free",
+        needed_bytes=needed_bytes,
+        free_bytes=free,
+        hint="use sample_size, fewer dimensions, or --device cpu",
+    )
+
+
 def _gpu_is_full(name: str, error: Exception) -> OutOfMemoryError:
     """Return the error with what is known of the memory."""
     found = _NEEDED.search(str(error))

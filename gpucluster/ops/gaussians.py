@@ -360,13 +360,21 @@ def _precision_factor(covariance: Any) -> Any:
     """Return the upper triangle ``F`` with ``F F'`` the inverse of a covariance."""
     xp = namespace(covariance)
     try:
-        lower = xp.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        lower = xp.full_like(covariance, np.nan)
-    if not bool(xp.isfinite(lower).all()):  # CuPy says it so
-        raise _not_positive()
+        lower = _cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise _not_positive() from error
     inverse = xp.linalg.inv(lower) if is_on_gpu(lower) else dtrtri(lower, lower=1)[0]
     return xp.triu(inverse.T)
+
+
+def _cholesky(covariance: Any) -> Any:
+    if not is_on_gpu(covariance):
+        return np.linalg.cholesky(covariance)
+    import cupy
+    import cupyx
+
+    with cupyx.errstate(linalg="raise"):  # else what comes back is not defined
+        return cupy.linalg.cholesky(covariance)
 
 
 def _not_positive() -> InputError:

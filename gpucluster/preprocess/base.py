@@ -70,6 +70,10 @@ class Step(BaseModel, ABC):
         """Return what a fit on the CPU to data of this shape will take; here, one pass."""
         return Cost(4 * BLOCK_BYTES, n_samples * n_features * 4 / 2e9)
 
+    def device_bytes(self, n_samples: int, n_features: int) -> int:
+        """Return the memory of the GPU that a fit there takes at least; here, rows may stream."""
+        return 0
+
     @abstractmethod
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Learn from all rows of `X`, on `device`."""

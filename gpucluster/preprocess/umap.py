@@ -111,6 +111,13 @@ class UMAP(Step):
             graph.method,
         )
 
+    def device_bytes(self, n_samples: int, n_features: int) -> int:
+        """Return the bytes of rows, their copies in float16, lists, and layout."""
+        from gpucluster.ops.half_neighbors import SPARE
+
+        lists = 16 * (self.n_neighbors + SPARE) + 20 * self.n_neighbors
+        return n_samples * (6 * n_features + lists + 8 * self.n_components)
+
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Compute the layout of all rows."""
         import numpy as np

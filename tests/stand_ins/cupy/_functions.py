@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cupy import _snapshot
+from cupy import _snapshot, stand_in
 from cupy._array import POISON, call, ndarray, wrap
 
 # These make arrays of what is no array, or speak of types; all others want one of the device.
@@ -180,10 +180,12 @@ def einsum(subscripts: str, *operands: Any, dtype: Any = None, optimize: Any = F
 
 
 def cholesky(a: ndarray) -> Any:
-    """Decompose; what is not positive definite becomes NaN, and raises nothing."""
+    """Decompose; what is not positive definite becomes NaN, unless `cupyx.errstate` says raise."""
     try:
         return call("cholesky", np.linalg.cholesky, (a,), {})
     except np.linalg.LinAlgError:
+        if stand_in.linalg_raises:
+            raise
         return wrap(np.tril(np.full(a.shape, np.nan, np.result_type(a.dtype, np.float32))))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 total_bytes = 4 << 30  # a test may set these two
 has_memory_pools = True
+linalg_raises = False  # set by `cupyx.errstate`
 STEP_BYTES = 512
 KERNELS = Path(gettempdir()) / "gpucluster-stand-in-kernels"  # compiled ones
 
