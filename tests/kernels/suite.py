@@ -58,9 +58,8 @@ def table(kernels: dict[str, Tried]) -> str:
     ]
     for name, tried in sorted(kernels.items()):
         passed = ", ".join(str(count) for _, count in sorted(tried.places.items()))
-        lines.append(
-            f"| `{name}` | {' '.join(tried.sizes)} | {len(tried.ways)} | {passed} | {tried.failed} |"
-        )
+        cells = f"`{name}`", " ".join(tried.sizes), len(tried.ways), passed, tried.failed
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 

@@ -141,7 +141,7 @@ def test_hardly_any_distinct_rows(n_distinct: int) -> None:
     assert found.n_clusters_ == (n_distinct > 1)
 
 
-def test_a_gpu_does_not_get_equal_rows() -> None:
+def test_a_gpu_does_not_get_equal_rows(stand_in: Any) -> None:
     X = groups()
     with pytest.raises(DeviceUnavailableError, match="rows are equal"):
         HDBSCAN().fit(np.concatenate([X, X]), device="gpu")

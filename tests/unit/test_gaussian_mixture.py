@@ -347,16 +347,6 @@ def test_memory_stays_within_the_cost(form: str, monkeypatch: pytest.MonkeyPatch
     assert peak < model.cost(*X.shape, "cpu").bytes
 
 
-def test_the_path_of_the_gpu_is_the_same_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    X, _ = overlapping(300)
-    moved = []
-    monkeypatch.setattr(module, "to_device", lambda X, device: moved.append(device) or X)
-    model = GaussianMixture(n_components=3)
-    on_gpu = model.fit(X, device="gpu")
-    assert moved == ["gpu"]
-    np.testing.assert_array_equal(on_gpu.labels_, model.fit(X).labels_)
-
-
 def test_more_components_than_rows_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"gaussian_mixture.n_components: got 9, but there are 5 rows"

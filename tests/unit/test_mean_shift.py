@@ -16,7 +16,6 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from gpucluster.algorithms import MeanShift, canonical_labels, mean_shift
-from gpucluster.device import arrays
 from gpucluster.errors import ConfigError, GpuclusterWarning, NotConvergedWarning
 from gpucluster.events import Cancelled, CancelToken, Reporter
 from gpucluster.ops import blocks, shifting
@@ -219,21 +218,6 @@ def test_labels_do_not_depend_on_the_number_of_cores(
         monkeypatch.setattr(blocks, "n_threads", lambda cores=cores: cores)
         labels.append(MeanShift(bandwidth=5).fit(X).labels_)
     np.testing.assert_array_equal(*labels)
-
-
-@pytest.mark.parametrize("limit", [0, 1e12])
-def test_the_body_for_a_gpu_gives_the_same_labels(
-    monkeypatch: pytest.MonkeyPatch, limit: float
-) -> None:
-    X, _ = blobs(1000, 6, 5, std=3)
-    monkeypatch.setattr(mean_shift, "EXACT_LIMIT_FLOP", limit)
-    monkeypatch.setattr(mean_shift, "N_LANDMARKS", 400)
-    expected = MeanShift(bandwidth=5).fit(X)
-    monkeypatch.setattr(arrays, "to_device", lambda array, device: array)
-    monkeypatch.setattr(shifting, "is_on_gpu", lambda array: True)
-    found = MeanShift(bandwidth=5).fit(X, device="gpu")
-    assert found.backend == "cupy"
-    assert adjusted_rand_score(expected.labels_, found.labels_) > 0.99
 
 
 @pytest.mark.filterwarnings("ignore::gpucluster.errors.GpuclusterWarning")
