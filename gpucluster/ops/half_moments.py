@@ -101,8 +101,8 @@ def half_centred_product(
     ----------
     X : array of shape (n_samples, n_features), float32, C-contiguous
         Where the products are computed, or on the host, from where it comes block by block.
-    mean : ndarray of shape (n_features,), float64
-    matrix : ndarray of shape (n_features, n_out), float64
+    mean : array of shape (n_features,), float64
+    matrix : array of shape (n_features, n_out), float64
     xp : module, default numpy
         NumPy or CuPy: where the products are computed.
     reporter : Reporter, optional
@@ -118,10 +118,10 @@ def half_centred_product(
     A tile of rows is copied, multiplied and finished while it is in cache. Extra memory: a tile,
     and a block where rows come.
     """
-    shift = xp.asarray(mean.astype(np.float32))
+    shift = xp.asarray(mean, np.float32)
     n_out = matrix.shape[1]
-    columns = np.ascontiguousarray(matrix.T, np.float32)
-    others = half_rows(xp.asarray(columns), xp.zeros(len(mean), np.float32))
+    columns = xp.ascontiguousarray(xp.asarray(matrix, np.float32).T)
+    others = half_rows(columns, xp.zeros(len(mean), np.float32))
     out = namespace(X).empty((len(X), n_out), np.float32)
     tile_rows = rows_per_block(4 * n_out, TILE_BYTES)
     comes = namespace(X) is not xp

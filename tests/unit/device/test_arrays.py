@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +70,6 @@ def test_a_copy_dies_with_its_array() -> None:
         X = fixed(n_rows)
         assert to_device(X, "gpu").host.shape == X.shape
         del X
-        gc.collect()
     from gpucluster.device.arrays import _RESIDENT
 
     assert _RESIDENT == {}

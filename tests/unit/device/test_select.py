@@ -26,11 +26,10 @@ def machine(
     asked = SimpleNamespace(
         driverGetVersion=lambda: driver,
         runtimeGetVersion=lambda: runtime,
-        cudaDevAttrComputeCapabilityMajor=75,
-        cudaDevAttrComputeCapabilityMinor=76,
-        deviceGetAttribute=lambda attribute, device: capability[attribute - 75],
     )
-    cupy = SimpleNamespace(is_available=lambda: gpu, cuda=SimpleNamespace(runtime=asked))
+    card = SimpleNamespace(compute_capability="{}{}".format(*capability))
+    cuda = SimpleNamespace(runtime=asked, Device=lambda number: card)
+    cupy = SimpleNamespace(is_available=lambda: gpu, cuda=cuda)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
 
 
