@@ -91,7 +91,13 @@ def _ours(place: Place, X: Any) -> Any:
     from gpucluster.ops.half_moments import half_centred_product, half_moments
 
     found = half_moments(X, place.xp)
-    return half_centred_product(X, found.mean, _matrix(*found.eigen()), place.xp)
+    return half_centred_product(X, found.mean, _of_moments(place, found), place.xp)
+
+
+def _of_moments(place: Place, found: Any) -> Any:
+    """Return the matrix; the eigenvalues are on the host."""
+    values, vectors = found.eigen()
+    return _matrix(place.xp.asarray(values), vectors)
 
 
 def _parts(
@@ -111,7 +117,7 @@ def _parts(
         return {**of_half(session, flop, taken["ms"]), **taken}
 
     def apply() -> Values:
-        matrix = _matrix(*moments().eigen())
+        matrix = _of_moments(place, moments())
         work = lambda: half_centred_product(X, moments().mean, matrix, place.xp)  # noqa: E731
         return timed(work, applied)
 
