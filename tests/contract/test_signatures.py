@@ -1,9 +1,9 @@
 """What the GPU paths pass to RAPIDS is accepted by RAPIDS, checked without a GPU.
 
-``rapids_26_10_signatures.json`` is a snapshot of the signatures of cuML, cuVS and pylibcudf (which
-cuDF is made of) 26.10, read out of their wheels. The calls are read out of our sources: every name
-imported from these libraries, wherever it is called. So a keyword must be spelled out at the call;
-``**kwargs`` hides it and fails here.
+``rapids_26_10_signatures.json`` is a snapshot of the signatures of cuML, cuVS, RMM and pylibcudf
+(which cuDF is made of) 26.10, read out of their wheels. The calls are read out of our sources: every
+name imported from these libraries, wherever it is called. So a keyword must be spelled out at the
+call; ``**kwargs`` hides it and fails here.
 
 The same holds for CuPy, by ``cupy_14_signatures.json``, which ``read_cupy.py`` wrote: every call of
 ``cupy``, of a name imported from it, and of ``xp``, which stands for numpy or CuPy.
@@ -23,13 +23,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "gpucluster"
 SNAPSHOT = json.loads(Path(__file__).with_name("rapids_26_10_signatures.json").read_text())
 CUPY = json.loads(Path(__file__).with_name("cupy_14_signatures.json").read_text())
-RAPIDS = ("cuml", "cuvs", "pylibcudf")
+RAPIDS = ("cuml", "cuvs", "pylibcudf", "rmm")
 
 # What each file is known to call; a call that vanishes from here is a GPU path that vanished.
 EXPECTED = {
     "algorithms/agglomerative.py": {"cuml.cluster.AgglomerativeClustering"},
     "algorithms/dbscan.py": {"cuml.cluster.DBSCAN"},
     "algorithms/hdbscan.py": {"cuml.cluster.HDBSCAN"},
+    "device/memory.py": {"rmm.mr.CudaAsyncViewMemoryResource", "rmm.mr.LimitingResourceAdaptor"},
     "preprocess/umap.py": {"cuml.manifold.UMAP"},
     "sources/device_parquet.py": {"pylibcudf.io.parquet.ChunkedParquetReader"},
 }
