@@ -67,7 +67,7 @@ def count(_out: Path, folder: str, n_clusters: int, kind: str) -> dict[str, Any]
     X = np.load(Path(folder, "vectors.npy"))
     centers = np.load(Path(folder, f"centers-{n_clusters}.npy")).astype(np.float64)
     shift = centers.mean(axis=0).astype(np.float32)
-    search = certified._Search.of(centers, shift, None)
+    search = certified.CertifiedSearch.of(centers, shift, None)
     rows = certified.half_rows(X, shift)
     found = search.bounds(rows, np.full(len(X), -1, np.int32))
     is_open = ~(found.floor > found.second)

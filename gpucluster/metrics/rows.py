@@ -166,7 +166,7 @@ def compare_rows(
 
     All similarities come from distances in float64: ``2 x.c = |x|^2 + |c|^2 - |x - c|^2``.
     """
-    from gpucluster.ops.certified import certified_nearest, pair_sqdist
+    from gpucluster.ops.certified import CertifiedSearch, pair_sqdist
     from gpucluster.ops.half import coarse_middle, half_rows, sample_of
     from gpucluster.ops.streaming import each_block
 
@@ -175,6 +175,9 @@ def compare_rows(
     directions = _Centers.of(xp.asarray(centroids * _inverse_lengths(centroids)[:, None]))
     middles = _Centers.of(xp.asarray(means))
     shift = coarse_middle(unit_rows(xp.asarray(sample_of(X))))
+    among_directions, among_middles = (
+        CertifiedSearch.of(each.vectors, shift, -each.sqnorms) for each in (directions, middles)
+    )
     counts = xp.asarray(sizes)
     clipped = 0
 
@@ -190,17 +193,14 @@ def compare_rows(
             sqdist = pair_sqdist(unit, centers.vectors, numbers, to)
             return (lengths + centers.sqnorms[to] - sqdist) / 2, sqdist
 
-        def search(centers: _Centers, skip: Any = None) -> Any:
-            asked = {"weights": -centers.sqnorms, "skip": skip}
-            return certified_nearest(unit, centers.vectors, half, shift, **asked).labels
-
-        near = search(directions)
+        near = among_directions.nearest(unit, half).labels
         at_near, _ = similarity(directions, near)
         at_own, _ = similarity(directions, own)
         inside, sqdist = similarity(middles, own)
         kept = own >= 0
         if len(means) > 1:
-            outside, _ = similarity(middles, search(middles, own))
+            other = among_middles.nearest(unit, half, own).labels
+            outside, _ = similarity(middles, other)
             scores = xp.where(kept, _silhouette(inside, outside, counts[own]), 0)
             found.silhouette[rows] = to_host(scores)
         found.nearest[rows] = to_host(near)

@@ -12,7 +12,8 @@ from gpucluster.device.memory import rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.certified import certified_nearest, pair_sqdist
+from gpucluster.ops.certified import CertifiedSearch, pair_sqdist
+from gpucluster.ops.half import coarse_middle, sample_of
 from gpucluster.ops.normalize import offset, unit_rows
 from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector, Vector64
@@ -160,10 +161,12 @@ def _most_similar_on_gpu(
     rows, xp = workplace(X, "gpu")
     centers = xp.asarray(directions, np.float64)
     sqnorms = xp.einsum("ij,ij->i", centers, centers)
+    shift = coarse_middle(unit_rows(xp.asarray(sample_of(rows))))
+    search = CertifiedSearch.of(centers, shift, -sqnorms)
 
     def work(part: slice, block: Any) -> None:
         unit = unit_rows(block)
-        found = certified_nearest(unit, centers, weights=-sqnorms).labels
+        found = search.nearest(unit).labels
         sqdist = pair_sqdist(unit, centers, xp.arange(len(unit), dtype=np.int32), found)
         lengths = xp.einsum("ij,ij->i", unit, unit, dtype=np.float64)
         nearest[part] = to_host(found)

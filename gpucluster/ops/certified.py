@@ -75,24 +75,9 @@ def certified_nearest(
     bytes a row, 8 bytes for each value of `centers`, and `EXACT_BYTES` for rows that are looked at
     again.
     """
-    xp = namespace(X)
     if shift is None:
         shift = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
-    rows = half or half_rows(X, shift)
-    if skip is None:
-        skip = xp.full(len(X), -1, np.int32)
-    search = _Search.of(centers.astype(np.float64), shift, weights)
-    found = search.bounds(rows, skip)
-    labels = found.label
-    open_rows = xp.flatnonzero(~(found.floor > found.second))  # no NaN proves anything
-    row_bytes = 8 * min(len(centers), TILE_COLS) + 4 * X.shape[1]
-    for part in row_blocks(len(open_rows), rows_per_block(row_bytes, EXACT_BYTES)):
-        at = open_rows[part]
-        near, candidates = search.scores.candidates(rows[at], found.floor[at], skip[at])
-        if len(near) > MANY * len(at):
-            near, candidates = search.thinned(X[at], near, candidates)
-        labels[at] = search.decided(X[at], near, candidates)
-    return Certified(labels, len(open_rows))
+    return CertifiedSearch.of(centers, shift, weights).nearest(X, half, skip)
 
 
 def pair_sqdist(X: Any, centers: Any, rows: Any, labels: Any) -> Any:
@@ -138,22 +123,53 @@ class _Bounds:
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
-    """Centres as float16 products see them, and as they are."""
+class CertifiedSearch:
+    """Centres, made ready for any number of searches among them; see `certified_nearest`.
+
+    Attributes
+    ----------
+    scores : BoundedScores
+        The centres as float16 products see them.
+    shift : array of shape (n_features,), float32
+        What copies of rows are less.
+    centers : array of shape (n_centers, n_features), float64
+    weights : array of shape (n_centers,), float64
+    """
 
     scores: BoundedScores
+    shift: Any
     centers: Any
     weights: Any
 
     @classmethod
-    def of(cls, centers: Any, shift: Any, weights: Any) -> _Search:
+    def of(cls, centers: Any, shift: Any, weights: Any = None) -> CertifiedSearch:
+        """Make centres ready; they, the shift and the weights are on the device of the searches."""
         xp = namespace(centers)
+        centers = centers.astype(np.float64)
         if weights is None:
             weights = xp.zeros(len(centers), np.float64)
         shifted = centers - shift.astype(np.float64)
         half = half_rows(shifted.astype(np.float32), xp.zeros_like(shift))
         offsets = 0.5 * (xp.einsum("ij,ij->i", shifted, shifted) + weights)
-        return cls(BoundedScores.of(half, offsets), centers, weights)
+        return cls(BoundedScores.of(half, offsets), shift, centers, weights)
+
+    def nearest(self, X: Any, half: HalfRows | None = None, skip: Any = None) -> Certified:
+        """Find the nearest centre of each row; arguments are those of `certified_nearest`."""
+        xp = namespace(X)
+        rows = half or half_rows(X, self.shift)
+        if skip is None:
+            skip = xp.full(len(X), -1, np.int32)
+        found = self.bounds(rows, skip)
+        labels = found.label
+        open_rows = xp.flatnonzero(~(found.floor > found.second))  # no NaN proves anything
+        row_bytes = 8 * min(len(self.centers), TILE_COLS) + 4 * X.shape[1]
+        for part in row_blocks(len(open_rows), rows_per_block(row_bytes, EXACT_BYTES)):
+            at = open_rows[part]
+            near, candidates = self.scores.candidates(rows[at], found.floor[at], skip[at])
+            if len(near) > MANY * len(at):
+                near, candidates = self.thinned(X[at], near, candidates)
+            labels[at] = self.decided(X[at], near, candidates)
+        return Certified(labels, len(open_rows))
 
     def bounds(self, rows: HalfRows, skip: Any) -> _Bounds:
         """Bound the scores of all centres, tile by tile, and keep what decides."""

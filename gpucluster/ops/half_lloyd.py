@@ -9,7 +9,7 @@ import numpy as np
 from gpucluster.device.arrays import namespace, to_host
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import cluster_sums
-from gpucluster.ops.certified import certified_nearest, pair_sqdist
+from gpucluster.ops.certified import CertifiedSearch, pair_sqdist
 from gpucluster.ops.half import coarse_middle, half_rows, sample_of
 from gpucluster.ops.lloyd import filled_means
 from gpucluster.ops.streaming import SPARE_BYTES, each_block
@@ -60,10 +60,11 @@ class HalfLloyd:
     def _search(self, centers: Any) -> None:
         self.centers, self.n_rechecked = centers, 0
         self._sums = self._xp.zeros(centers.shape, np.float64)
+        search = CertifiedSearch.of(centers, self._shift)
 
         def work(rows: slice, block: Any) -> None:
             half = half_rows(block, self._shift) if self._half is None else self._half[rows]
-            found = certified_nearest(block, centers, half, self._shift)
+            found = search.nearest(block, half)
             sums = cluster_sums(block, found.labels, len(centers))
             self.labels[rows] = found.labels
             self.n_rechecked += found.n_rechecked

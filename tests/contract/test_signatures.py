@@ -1,9 +1,9 @@
 """What the GPU paths pass to RAPIDS is accepted by RAPIDS, checked without a GPU.
 
 ``rapids_26_10_signatures.json`` is a snapshot of the signatures of cuML, cuVS, RMM and pylibcudf
-(which cuDF is made of) 26.10, read out of their wheels. The calls are read out of our sources: every
-name imported from these libraries, wherever it is called. So a keyword must be spelled out at the
-call; ``**kwargs`` hides it and fails here.
+(which cuDF is made of) 26.10, read out of their wheels. The calls are read out of our sources:
+every name imported from these libraries, wherever it is called. So a keyword must be spelled out
+at the call; ``**kwargs`` hides it and fails here.
 
 The same holds for CuPy, by ``cupy_14_signatures.json``, which ``read_cupy.py`` wrote: every call of
 ``cupy``, of a name imported from it, and of ``xp``, which stands for numpy or CuPy.

@@ -53,7 +53,7 @@ def test_labels_are_those_of_float64(seed, shape, spread, offset) -> None:
 
 def interval(X, centers, shift, weights=None, dots=None):
     """Return the bounds of all scores, and the products that they come from."""
-    search = certified._Search.of(centers.astype(np.float64), shift, weights)
+    search = certified.CertifiedSearch.of(centers.astype(np.float64), shift, weights)
     rows = half_rows(X, shift)
     if dots is None:
         dots = half_product(rows.cast, search.scores.cast)
