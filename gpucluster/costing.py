@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import BLOCK_BYTES
-from gpucluster.device.select import Decision
+from gpucluster.device.select import Decision, Device
 from gpucluster.hierarchy import LIBRARY_BYTES, division_cost
 from gpucluster.vector_config import VectorConfig
 
@@ -129,10 +129,9 @@ def _fits(
     assert algorithm is not None  # noqa: S101 - `_complete` has chosen one
     prepared = 0
     for position, step in enumerate(config.preprocessing_steps or ()):
-        cost = step.cost(n_samples, width)
-        room.load(step.library_bytes)
         on_gpu = step.has_gpu_path and decision.device == "gpu"
-        device_bytes = step.device_bytes(n_samples, width) if on_gpu else 0
+        cost = step.cost(n_samples, width, "gpu" if on_gpu else "cpu")
+        room.load(step.library_bytes)
         width = step.n_out(width)
         output = 4 * n_samples * width
         yield PlannedStage(
@@ -142,19 +141,21 @@ def _fits(
             room.live + prepared + output + cost.bytes,
             None if on_gpu else cost.seconds,
             decision.reason if step.has_gpu_path else ON_HOST,
-            device_bytes,
+            cost.device_bytes if on_gpu else 0,
         )
         prepared = output
-    cost = algorithm.cost(n_samples, width, decision.device)
+    limit = algorithm.gpu_limit(n_samples) if decision.device == "gpu" else None
+    device = "cpu" if limit else decision.device
+    cost = algorithm.cost(n_samples, width, device)
     room.load(algorithm.library_bytes)
     room.live += prepared
     yield PlannedStage(
         f"{prefix}cluster",
-        decision.device,
+        device,
         cost.method,
         room.live + cost.bytes,
         cost.seconds,
-        decision.reason,
+        limit or decision.reason,
         cost.device_bytes,
     )
 
@@ -181,10 +182,11 @@ def _afterwards(
     display = config.dimension_reduction
     shown = display.step(definition.random_state) if display is not None else None
     if display is not None and shown is not None:
-        shown_cost = display.cost(n_samples, n_features, definition.random_state)
+        on_gpu = shown.has_gpu_path and decision.device == "gpu"
+        place: Device = "gpu" if on_gpu else "cpu"
+        shown_cost = display.cost(n_samples, n_features, definition.random_state, place)
         assert shown_cost is not None  # noqa: S101 - there is a step
         room.load(shown.library_bytes)
-        on_gpu = shown.has_gpu_path and decision.device == "gpu"
         yield PlannedStage(
             "display",
             "gpu" if on_gpu else "cpu",

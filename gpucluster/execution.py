@@ -74,6 +74,11 @@ def fit_algorithm(
             arrays = {name: process.load(path) for name, path in facts.pop("arrays").items()}
         return Clustering(**({"probabilities_": None} | arrays | facts))
 
+    if decision.device == "gpu":
+        limit = algorithm.gpu_limit(len(X))
+        if limit is not None and decision.requested == "auto":
+            reporter.fallback("gpu_cannot", f"{algorithm.name}: {limit}; the CPU path runs")
+            return run("cpu"), "cpu"
     obstacle = algorithm.gpu_obstacle(X) if decision.device == "gpu" else None
     return with_fallback(run, decision, reporter, obstacle)
 
@@ -158,7 +163,9 @@ def fit_step_files(
     def work() -> Fitted:
         with translated(parsed.method):
             if device == "gpu":
-                require_bytes(parsed.method, parsed.device_bytes(*rows.shape))
+                require_bytes(
+                    parsed.method, parsed.cost(len(rows), rows.shape[1], device).device_bytes
+                )
             return parsed.fit(rows, device, reporter)
 
     fitted = with_memory(work, device, reporter)

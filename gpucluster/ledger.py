@@ -16,6 +16,8 @@ from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted
 from gpucluster.logs import logger
 from gpucluster.planner import Plan
 
+FELL_BACK = "the GPU path failed, a warning says how"
+
 
 class Ledger:
     """The account of one run.
@@ -51,6 +53,7 @@ class Ledger:
         self._peak = PeakMemory()
         self.facts: dict[str, Any] = {}
         self._first_warning = 0
+        self._planned_device = "cpu"
 
     @contextmanager
     def stage(self, name: str, *, backend: str = "") -> Iterator[Reporter]:
@@ -61,6 +64,7 @@ class Ledger:
         begun = time.monotonic()
         self._first_warning = len(self.reporter.warnings)
         planned = self.plan.stage(name)
+        self._planned_device = planned.device if planned else "cpu"
         self.facts = {
             "device": "cpu",
             "backend": backend,
@@ -86,6 +90,8 @@ class Ledger:
 
     def note(self, **facts: Any) -> None:
         """Correct the record of the running stage: ``device``, ``backend``, ``method`` ..."""
+        if facts.get("device", self._planned_device) != self._planned_device:
+            facts.setdefault("reason", FELL_BACK)
         self.facts.update(facts)
 
     def recall(self, stage: str, key: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:

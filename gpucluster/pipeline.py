@@ -99,7 +99,7 @@ def run_pipeline(
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    facts |= {"used": complete.to_dict(), "device": decision.device}
+    facts |= {"used": complete.to_dict(), "device": _asked(decision)}
     if related:
         facts["related"] = [run.run_id for run in related]
     if fresh:
@@ -190,6 +190,11 @@ def _finished(path: Path) -> Run | None:
         return Run.open(path)
     except RunNotFoundError:
         return None
+
+
+def _asked(decision: Decision) -> str:
+    """Return what tells a run apart that may have fallen back from one that may not."""
+    return decision.requested if decision.device == "gpu" else "cpu"
 
 
 def _not_run(definition: ClusterDefinition) -> list[str]:

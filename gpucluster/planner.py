@@ -11,7 +11,13 @@ from gpucluster.costing import PlannedStage, Shape, planned_stages
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import available_bytes
 from gpucluster.device.select import Decision
-from gpucluster.errors import ConfigError, TooFewSamplesError, WillNotFitError
+from gpucluster.errors import (
+    ConfigError,
+    DeviceUnavailableError,
+    FallbackWarning,
+    TooFewSamplesError,
+    WillNotFitError,
+)
 from gpucluster.events import Muted, Warned
 from gpucluster.ops.lines import LANES
 from gpucluster.preprocess import UMAP, Conditioning, check_chain
@@ -127,6 +133,8 @@ def make_plan(
         There are fewer than two rows.
     ConfigError
         A parameter cannot work on data of this shape.
+    DeviceUnavailableError
+        The GPU was asked for, and the algorithm has no path there for these parameters.
     """
     config = definition.vector_config
     n_samples = n_samples or min(n_rows, config.sample_size or n_rows)
@@ -143,6 +151,7 @@ def make_plan(
     else:
         definition, reason = _complete(definition, n_samples, min(widths))
         definition, warned = _checked(definition.with_seeds(), n_samples, n_features, widths)
+        warned += _checked_device(definition, n_samples, decision)
     shape = Shape(n_rows, n_samples, n_features, tuple(widths), len(blocks))
     stages = tuple(planned_stages(definition, shape, decision))
     return Plan(
@@ -179,6 +188,24 @@ def _checked(
     config.algorithm.check(n_samples, muted)
     warned = (*muted.warnings, *_checked_display(definition, n_samples, n_features))
     return definition.replace(preprocessing_steps=tuple(steps)), warned
+
+
+def _checked_device(
+    definition: ClusterDefinition, n_samples: int, decision: Decision
+) -> tuple[Warned, ...]:
+    """Refuse what the GPU was asked for and has no path for, or say that the CPU takes it."""
+    algorithm = definition.vector_config.algorithm
+    assert algorithm is not None  # noqa: S101 - `_complete` has chosen one
+    limit = algorithm.gpu_limit(n_samples) if decision.device == "gpu" else None
+    if limit is None:
+        return ()
+    if decision.requested == "gpu":
+        raise DeviceUnavailableError(
+            f"device=gpu: {algorithm.name}: {limit}",
+            hint="use --device auto, where the CPU takes what has no GPU path",
+        )
+    said = f"{algorithm.name}: {limit}; the CPU path runs"
+    return (Warned("gpu_cannot", said, FallbackWarning.__name__),)
 
 
 def _checked_display(

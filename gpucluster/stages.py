@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -65,16 +65,17 @@ def _run_step(
 ) -> tuple[str, Mapping[str, Any], Mapping[str, Any], Matrix]:
     """Return key, arrays, diagnostics and output of a step, fitted or from a checkpoint."""
 
-    def key(device: Device) -> str:
+    def key(device: str) -> str:
         return stage_key(previous, device, step=step.model_dump(mode="json"))
 
     decision = ledger.plan.decision
     device: Device = decision.device if step.has_gpu_path else "cpu"
-    done = ledger.recall(reporter.stage, key(device))
+    wanted = device
+    done, device = _recall(ledger, reporter.stage, key, wanted)
     if done is None:
         fitted, device = fit_step(step, X, decision, reporter, ledger.worker)
         ledger.note(device=device, backend=fitted.backend, method=fitted.method)
-        ledger.keep(reporter.stage, key(device), fitted.arrays, fitted.info)
+        ledger.keep(reporter.stage, key(_kept_as(wanted, device)), fitted.arrays, fitted.info)
         done = fitted.arrays, fitted.info
     arrays, info = done
     out, where = step_output(step, X, arrays, device, decision, reporter, ledger.worker)
@@ -92,12 +93,14 @@ def cluster(
     assert algorithm is not None  # noqa: S101 - the plan has completed the definition
     params = algorithm.model_dump(mode="json")
 
-    def key(device: Device) -> str:
+    def key(device: str) -> str:
         return stage_key(previous, device, algorithm=algorithm.name, params=params)
 
     decision = ledger.plan.decision
+    if decision.device == "gpu" and algorithm.gpu_limit(len(X)) is not None:
+        decision = replace(decision, device="cpu")  # as the plan has said
     with ledger.stage(f"{prefix}cluster") as reporter:
-        done = ledger.recall(reporter.stage, key(decision.device))
+        done, _ = _recall(ledger, reporter.stage, key, decision.device)
         if done is not None:
             arrays, info = done
             return Clustering(
@@ -122,7 +125,7 @@ def cluster(
             kept["basins"] = found.basins_
         if found.layers_ is not None:
             kept["layers"] = found.layers_
-        ledger.keep(reporter.stage, key(device), kept, found.info)
+        ledger.keep(reporter.stage, key(_kept_as(decision.device, device)), kept, found.info)
         return found
 
 
@@ -181,7 +184,24 @@ def display(
         return place(unit_rows(X), data, layout, settings.k_landmarks, reporter)
 
 
-def stage_key(previous: str, device: Device, **facts: Any) -> str:
+def _recall(
+    ledger: Ledger, stage: str, key: Callable[[str], str], device: Device
+) -> tuple[Any, Device]:
+    """Return a finished stage, or None, and its device; `auto` knows also what fell back."""
+    done = ledger.recall(stage, key(device))
+    if done is None and device == "gpu" and ledger.plan.decision.requested == "auto":
+        done = ledger.recall(stage, key("auto"))
+        if done is not None:
+            return done, "cpu"
+    return done, device
+
+
+def _kept_as(wanted: Device, device: Device) -> str:
+    """Return under which name a stage is kept: what fell back is neither GPU's nor CPU's."""
+    return "auto" if wanted != device else device
+
+
+def stage_key(previous: str, device: str, **facts: Any) -> str:
     """Return a digest of all that determines a stage: what came before, who computes, settings."""
     return digest(previous, device=device, versions=versions(), **facts)
 

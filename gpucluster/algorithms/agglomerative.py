@@ -297,7 +297,7 @@ class Agglomerative(Algorithm):
             graph = coo_array((np.ones(len(low)), (low, high)), shape=shape)
         return graph.tocsr(), int(n_components)
 
-    def gpu_obstacle(self, X: Matrix) -> str | None:
+    def gpu_limit(self, n_samples: int) -> str | None:
         """Say what has no GPU path."""
         if self.connectivity is not None:
             return "merging along a neighbour graph is scikit-learn's, which has no GPU path"
@@ -306,7 +306,7 @@ class Agglomerative(Algorithm):
         if self.linkage == "single":
             if self.n_clusters is None:
                 return "cuML's single linkage takes n_clusters, no distance_threshold"
-            if len(X) > MATRIX_ROWS:
+            if n_samples > MATRIX_ROWS:
                 return f"cuML's exact single linkage holds all distances: {MATRIX_ROWS} rows"
         return None
 

@@ -132,13 +132,20 @@ class Algorithm(BaseModel, ABC):
         """Whether `X` holds vectors; otherwise it is a square matrix of distances or affinities."""
         return True
 
+    def gpu_limit(self, n_samples: int) -> str | None:
+        """Return why the GPU path cannot do this, whatever the rows; None when it can.
+
+        Asked by the plan, before any work.
+        """
+        return None
+
     def gpu_obstacle(self, X: Matrix) -> str | None:
         """Return why the GPU path cannot do this fit, or None when it can.
 
         Asked before the fit is sent to a GPU, so that the CPU path can take it or the
         request be refused.
         """
-        return None
+        return self.gpu_limit(len(X))
 
     def _metric_space(self, X: Matrix) -> Matrix:
         """Return the rows as the distance sees them; this is what the paths get."""

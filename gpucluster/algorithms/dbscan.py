@@ -165,9 +165,9 @@ class DBSCAN(Algorithm):
                 nearest[position] = among[power.argmin()]
         return nearest
 
-    def gpu_obstacle(self, X: Matrix) -> str | None:
+    def gpu_limit(self, n_samples: int) -> str | None:
         """Say what cuML's DBSCAN cannot do."""
-        if len(X) > CUML_MAX_ROWS:
+        if n_samples > CUML_MAX_ROWS:
             return f"cuML's DBSCAN takes up to {CUML_MAX_ROWS} rows"
         if self.metric == "minkowski" and self.p != 2:
             return "cuML's DBSCAN has no minkowski metric"

@@ -218,25 +218,32 @@ class HDBSCAN(Algorithm):
                 "the density of each is that of all",
             )
 
-    def gpu_obstacle(self, X: Matrix) -> str | None:
-        """Return what cuML's HDBSCAN lacks for this fit."""
+    def gpu_limit(self, n_samples: int) -> str | None:
+        """Return what cuML's HDBSCAN lacks for so many rows."""
         size = self.min_cluster_size
         if size == "auto":
             return "min_cluster_size: auto needs the hierarchy, and cuML keeps that to itself"
         obstacles = {
-            f"min_cluster_size {size} leaves {len(X)} rows all noise": size >= len(X),
+            f"min_cluster_size {size} leaves {n_samples} rows all noise": size >= n_samples,
             "cuML's HDBSCAN has no match_reference_implementation": (
                 self.match_reference_implementation
             ),
             "cuML's HDBSCAN gives one granularity": self.granularities > 1,
             f"cuML's HDBSCAN takes min_samples up to {CUML_MAX_MIN_SAMPLES}": (
-                self.density_neighbors(len(X)) > CUML_MAX_MIN_SAMPLES
+                self.density_neighbors(n_samples) > CUML_MAX_MIN_SAMPLES
             ),
         }
         for obstacle, holds in obstacles.items():
             if holds:
                 return obstacle
-        return EQUAL_ROWS if distinct_rows(self._metric_space(X)) is not None else None
+        return None
+
+    def gpu_obstacle(self, X: Matrix) -> str | None:
+        """Return what cuML's HDBSCAN lacks for these rows."""
+        limit = self.gpu_limit(len(X))
+        if limit is not None or distinct_rows(self._metric_space(X)) is None:
+            return limit
+        return EQUAL_ROWS
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""

@@ -132,12 +132,12 @@ class OPTICS(Algorithm):
                 )
                 break
 
-    def gpu_obstacle(self, X: Matrix) -> str | None:
+    def gpu_limit(self, n_samples: int) -> str | None:
         """Say what only the host does."""
         if self._needs_power():
             return f"minkowski distances with p {self.p:g} are measured on the host"
-        if self._is_hopeless(len(X)):
-            return f"{len(X)} rows are fewer than a cluster needs"
+        if self._is_hopeless(n_samples):
+            return f"{n_samples} rows are fewer than a cluster needs"
         return None
 
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:

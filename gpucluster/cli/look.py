@@ -132,13 +132,15 @@ def _inspection_text(found: Inspection) -> str:
 
 
 def _plan_text(plan: Plan) -> str:
-    rows = [("stage", "device", "method", "memory", "seconds", "why")]
+    on_gpu = any(stage.device_bytes for stage in plan.stages)
+    rows = [("stage", "device", "method", "memory", *["of the GPU"][:on_gpu], "seconds", "why")]
     rows += [
         (
             stage.name,
             stage.device,
             stage.method,
             gigabytes(stage.bytes),
+            *[gigabytes(stage.device_bytes) if stage.device_bytes else NONE][:on_gpu],
             NONE if stage.seconds is None else f"{stage.seconds:.1f}",
             one_line(stage.reason),
         )
@@ -157,4 +159,4 @@ def _plan_text(plan: Plan) -> str:
         ("time", "not known" if plan.seconds is None else f"about {duration(plan.seconds)}"),
     ]
     facts_text = table((name, one_line(value)) for name, value in facts)
-    return f"{table(rows, right=(3, 4))}\n\n{facts_text}"
+    return f"{table(rows, right=(3, 4, 5)[: 2 + on_gpu])}\n\n{facts_text}"

@@ -29,7 +29,8 @@ _GPU_IS_FULL = re.compile(
     r"Out of memory allocating|out_of_memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
     r"|CU\w+_STATUS_ALLOC_FAILED"
 )
-_NEEDED = re.compile(r"allocat(?:e|ing) ([\d,]+) bytes")
+_NEEDED = re.compile(r"allocat(?:e|ing) ([\d,.]+) (bytes|B|KiB|MiB|GiB|TiB)\b")
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 def rows_per_block(row_bytes: int, budget_bytes: int = BLOCK_BYTES) -> int:
@@ -167,6 +168,8 @@ def require_bytes(name: str, needed_bytes: int) -> None:
         The algorithm or step, for messages.
     needed_bytes : int
     """
+    if needed_bytes <= 0:  # it has not said, and the GPU is not asked
+        return
     free = available_bytes("gpu")
     if needed_bytes <= free:
         return
@@ -182,7 +185,9 @@ def require_bytes(name: str, needed_bytes: int) -> None:
 def _gpu_is_full(name: str, error: Exception) -> OutOfMemoryError:
     """Return the error with what is known of the memory."""
     found = _NEEDED.search(str(error))
-    needed = int(found[1].replace(",", "")) if found else None
+    needed = None
+    if found is not None:
+        needed = int(float(found[1].replace(",", "")) * _UNITS.get(found[2], 1))
     free = total = None
     if "cupy" in sys.modules:  # else nobody can be asked
         import cupy

@@ -39,6 +39,14 @@ def probe_gpu() -> str | None:
     """
     if find_spec("cupy") is None:
         return "cupy is not installed"
+    try:
+        return _obstacle()
+    except Exception as error:  # noqa: BLE001 - CuPy raises whatever its libraries do
+        return _unusable(error)
+
+
+def _obstacle() -> str | None:
+    """Ask CuPy why there is no usable GPU."""
     import cupy
 
     runtime = cupy.cuda.runtime
@@ -71,11 +79,10 @@ def gpu_facts() -> Iterator[tuple[str, str | None]]:
     for card in _cards():
         yield "gpu", card
     if find_spec("cupy") is not None:
-        import cupy
-
-        known = cupy.cuda.runtime.driverGetVersion()
-        of_driver = f"the driver knows {_dotted(known)}" if known else "no driver"
-        yield "cuda", f"runtime {_dotted(cupy.cuda.runtime.runtimeGetVersion())}, {of_driver}"
+        try:
+            yield "cuda", _cuda()
+        except Exception as error:  # noqa: BLE001 - CuPy raises whatever its libraries do
+            yield "cuda", _unusable(error)
     for module in ("cupy", "cuml", "rmm"):
         if find_spec(module) is None:
             yield module, None
@@ -85,6 +92,19 @@ def gpu_facts() -> Iterator[tuple[str, str | None]]:
                 module,
                 ", ".join(f"{name} {version(name)}" for name in names) or "unknown version",
             )
+
+
+def _cuda() -> str:
+    import cupy
+
+    known = cupy.cuda.runtime.driverGetVersion()
+    of_driver = f"the driver knows {_dotted(known)}" if known else "no driver"
+    return f"runtime {_dotted(cupy.cuda.runtime.runtimeGetVersion())}, {of_driver}"
+
+
+def _unusable(error: Exception) -> str:
+    said = " ".join(str(error).replace("=", " ").split())
+    return f"cupy cannot be used: {said[:300] or type(error).__name__}"
 
 
 def _cards() -> Iterator[str]:

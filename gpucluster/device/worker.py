@@ -28,7 +28,7 @@ from gpucluster.device.child import Child
 from gpucluster.device.memory import available_bytes, free_pools, open_pool
 from gpucluster.device.select import Device
 from gpucluster.device.supervised import JSON
-from gpucluster.errors import OutOfMemoryError
+from gpucluster.errors import OutOfMemoryError, StoreError
 from gpucluster.events import Reporter
 
 T = TypeVar("T")
@@ -94,7 +94,14 @@ class Worker:
         if known is not None and known[0]() is array:
             return known[1]
         path = self.place(array.nbytes) + "shared.npy"
-        np.save(path, array)
+        try:
+            np.save(path, array)
+        except OSError as error:  # np.save names no cause: a full disk, mostly
+            Path(path).unlink(missing_ok=True)
+            raise StoreError(
+                f"{path}: {array.nbytes:,} bytes cannot be written ({error})",
+                hint="free space there, or name another folder by TMPDIR",
+            ) from error
         self._remember(array, path)
         return path
 

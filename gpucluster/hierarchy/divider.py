@@ -17,7 +17,7 @@ import numpy as np
 from gpucluster.device.child import Child
 from gpucluster.device.select import Decision, Device
 from gpucluster.device.worker import Worker
-from gpucluster.errors import Cancelled, InternalError
+from gpucluster.errors import Cancelled, DeviceError, InternalError, StageCrashedError
 from gpucluster.events import Muted, Reporter
 from gpucluster.execution import with_fallback
 from gpucluster.hierarchy.division import PARALLEL_S, Division, divide_rows, n_workers, node_seconds
@@ -99,7 +99,7 @@ class Divider:
     @property
     def device(self) -> Device:
         """Where all nodes so far were divided; the CPU where any was."""
-        return "gpu" if self._devices == {"gpu"} else "cpu"
+        return "cpu" if "cpu" in self._devices else self._decision.device
 
     def _answers(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, Labels | str]]:
         if not self._start_workers(nodes):
@@ -137,6 +137,10 @@ class Divider:
             (labels, method), device = with_fallback(fit, self._decision, self._reporter)
         except (Cancelled, InternalError):
             raise
+        except (StageCrashedError, DeviceError) as error:
+            if self._decision.requested == "gpu":  # neither falls back nor leaves a node out
+                raise
+            return f"{FAILED}: {' '.join(str(error).split())}"
         except Exception as error:  # noqa: BLE001 - whatever it is, the other nodes are not hurt
             return f"{FAILED}: {' '.join(str(error).split())}"
         self._methods.add(method)

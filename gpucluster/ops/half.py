@@ -191,7 +191,7 @@ def each_tile(rows: Any, others: Any, use: Callable[[Any, slice, slice], None]) 
         Gets a tile, float32, and which rows and which others it is of.
     """
     tile_cols = min(TILE_COLS, len(others))
-    tile_rows = rows_per_block(4 * tile_cols, TILE_BYTES)
+    tile_rows = min(rows_per_block(4 * tile_cols, TILE_BYTES), len(rows))
     on_gpu, width = is_on_gpu(rows), rows.shape[1]
     memory = namespace(rows).empty(tile_rows * tile_cols if on_gpu else 0, np.float32)
     shaped: dict[tuple[int, int], Any] = {}  # a view of a shape is made once: tiles are short work

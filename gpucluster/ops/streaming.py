@@ -74,7 +74,7 @@ def each_block(
     Blocks depend on the shape of `X` alone, whether it has to come or not. Extra memory: two
     blocks where it has to.
     """
-    block_rows = rows_per_block(4 * X.shape[1], STREAM_BYTES)
+    block_rows = min(rows_per_block(4 * X.shape[1], STREAM_BYTES), max(1, len(X)))
     start = 0
     while start < len(X):
         try:

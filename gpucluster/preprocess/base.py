@@ -66,13 +66,12 @@ class Step(BaseModel, ABC):
         """
         return self
 
-    def cost(self, n_samples: int, n_features: int) -> Cost:
-        """Return what a fit on the CPU to data of this shape will take; here, one pass."""
-        return Cost(4 * BLOCK_BYTES, n_samples * n_features * 4 / 2e9)
+    def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
+        """Return what a fit to data of this shape will take; here, one pass.
 
-    def device_bytes(self, n_samples: int, n_features: int) -> int:
-        """Return the memory of the GPU that a fit there takes at least; here, rows may stream."""
-        return 0
+        On a GPU rows may stream, so it takes none of its memory for certain.
+        """
+        return Cost(4 * BLOCK_BYTES, n_samples * n_features * 4 / 2e9)
 
     @abstractmethod
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:

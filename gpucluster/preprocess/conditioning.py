@@ -64,7 +64,7 @@ class Conditioning(Step):
         """Return `n_features`."""
         return n_features
 
-    def cost(self, n_samples: int, n_features: int) -> Cost:
+    def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
         """Return the time of two trials, and the memory of a second look and of whitening all."""
         n_drawn = min(n_samples, self.sample_size)
         if n_drawn < FEW_ROWS:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.preprocess.base import Step
 from gpucluster.preprocess.pca import PCA
@@ -84,7 +85,9 @@ class DisplayReduction(BaseModel):
         drawn = np.random.default_rng(random_state)
         return np.sort(drawn.choice(n_samples, count, replace=False))
 
-    def cost(self, n_samples: int, n_features: int, random_state: int) -> Cost | None:
+    def cost(
+        self, n_samples: int, n_features: int, random_state: int, device: Device = "cpu"
+    ) -> Cost | None:
         """Return what the coordinates of data of this shape take; None where there are none."""
         from gpucluster.ops.placement import placement_cost
 
@@ -92,7 +95,7 @@ class DisplayReduction(BaseModel):
         if step is None:
             return None
         count = self.n_landmarks(n_samples)
-        layout = step.cost(count, n_features)
+        layout = step.cost(count, n_features, device)
         if count == n_samples:
             return layout
         placing = placement_cost(n_samples, n_features, count)

@@ -48,7 +48,7 @@ class PCA(Step):
             )
         return self
 
-    def cost(self, n_samples: int, n_features: int) -> Cost:
+    def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
         """Return the cost of a covariance, its eigenvectors, and a product with them."""
         return spectral_cost(n_samples, n_features)
 
@@ -105,7 +105,7 @@ class RemoveTopComponents(Step):
             )
         return self
 
-    def cost(self, n_samples: int, n_features: int) -> Cost:
+    def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
         """Return the cost of a covariance, its eigenvectors, and a product with them."""
         return spectral_cost(n_samples, n_features)
 

@@ -77,7 +77,7 @@ class TSNE(Step):
         """Return how many neighbours, the row itself included, the affinities look at."""
         return int(3 * self.perplexity) + 1
 
-    def cost(self, n_samples: int, n_features: int) -> Cost:
+    def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
         """Return the cost of graph and layout, at rates measured on two cores."""
         from gpucluster.ops.neighbors import neighbor_cost
 

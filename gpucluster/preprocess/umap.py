@@ -95,11 +95,17 @@ class UMAP(Step):
         few, many = (200, 50) if self.n_components >= ROOMY else (500, 200)
         return few if n_samples <= FEW_ROWS else many
 
-    def cost(self, n_samples: int, n_features: int) -> Cost:
+    def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
         """Return the cost of graph and layout, at the rates in docs/algorithms/umap.md."""
+        from gpucluster.ops.half_neighbors import SPARE
         from gpucluster.ops.layout import padded
         from gpucluster.ops.neighbors import neighbor_cost
 
+        if device == "gpu":
+            # rows and their copies in float16, lists, and the layout, which begins on the host
+            lists = 16 * (self.n_neighbors + SPARE) + 20 * self.n_neighbors
+            on_device = n_samples * (6 * n_features + lists + 8 * self.n_components)
+            return Cost(12 * n_samples * self.n_components, None, device_bytes=on_device)
         graph = neighbor_cost(n_samples, n_features, self.n_neighbors)
         edges = n_samples * self.n_neighbors
         width = padded(self.n_components)
@@ -110,13 +116,6 @@ class UMAP(Step):
             (graph.seconds or 0) + 4e-8 * n_samples * n_features + layout,
             graph.method,
         )
-
-    def device_bytes(self, n_samples: int, n_features: int) -> int:
-        """Return the bytes of rows, their copies in float16, lists, and layout."""
-        from gpucluster.ops.half_neighbors import SPARE
-
-        lists = 16 * (self.n_neighbors + SPARE) + 20 * self.n_neighbors
-        return n_samples * (6 * n_features + lists + 8 * self.n_components)
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Compute the layout of all rows."""

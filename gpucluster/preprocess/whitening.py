@@ -82,7 +82,7 @@ class Whitening(Step):
         scale = mean_eigenvalue if self.regularization_mode == "relative" else 1.0
         return self.regularization * scale
 
-    def cost(self, n_samples: int, n_features: int) -> Cost:
+    def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
         """Return the cost of a covariance, its eigenvectors, and a product with them."""
         return spectral_cost(n_samples, n_features)
 
