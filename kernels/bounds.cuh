@@ -28,10 +28,11 @@ __device__ __forceinline__ Columns columns_of(const float* table, int n_centers)
 // A score that is no number has the bounds -FLOAT_MAX and FLOAT_MAX.
 __device__ __forceinline__ Bounds bounds_of(float dot, float scale, float norm, float residual,
                                             const Columns& columns, int center) {
-  const float score = dot * (scale * columns.scale[center]) - columns.offset[center];
+  // one scale after the other: their product may vanish where the score does not
+  const float score = dot * scale * columns.scale[center] - columns.offset[center];
   const float error = norm * columns.per_norm[center] +
                       (residual * columns.per_residual[center] + columns.alone[center]);
-  const bool known = score + error <= FLOAT_MAX;  // false for NaN
+  const bool known = fabsf(score) + error <= FLOAT_MAX;  // false for NaN
   const Bounds bounds = {known ? score - error : -FLOAT_MAX, known ? score + error : FLOAT_MAX};
   return bounds;
 }

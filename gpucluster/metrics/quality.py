@@ -103,10 +103,10 @@ def measure(
     sizes = np.bincount(labels[labels >= 0], minlength=n_clusters)
     if n_clusters == 0:
         return _nothing(n_samples, n_features, labels)
-    means = _unit_means(X, labels, sizes)
+    means, variance = _unit_moments(X, labels, sizes)
     centroids = centers(X, labels, means, center)
     compare = rows_on_gpu if device == "gpu" else rows_on_cpu
-    rows = compare(X, labels, means, centroids, sizes, reporter)
+    rows = compare(X, labels, means, centroids, sizes, variance, reporter)
     cosine, sqdist = rows.cosine, rows.sqdist
 
     clustered = labels >= 0
@@ -171,17 +171,22 @@ def _nothing(n_samples: int, n_features: int, labels: Labels) -> Measured:
     )
 
 
-def _unit_means(X: Matrix, labels: Labels, sizes: Any) -> Vector64:
-    """Return the mean unit row of each cluster, float64."""
-    sums = np.zeros((len(sizes), X.shape[1]), np.float64)
+def _unit_moments(X: Matrix, labels: Labels, sizes: Any) -> tuple[Vector64, Vector64]:
+    """Return the mean unit row of each cluster, and how far its rows are from it, squared."""
+    n_features = X.shape[1]
+    sums = np.zeros((len(sizes), n_features + 1), np.float64)
 
     def work(rows: slice) -> tuple[Any, Any]:
-        return sums_by_label(unit_rows(X[rows]).astype(np.float64), labels[rows])
+        unit = unit_rows(X[rows]).astype(np.float64)
+        squares = np.einsum("ij,ij->i", unit, unit)  # not 1: rows are of float32
+        return sums_by_label(np.column_stack((unit, squares)), labels[rows])
 
-    for touched, part in map_blocks(work, len(X), rows_per_block(16 * X.shape[1])):
+    for touched, part in map_blocks(work, len(X), rows_per_block(16 * n_features)):
         sums[touched] += part
-    means: Vector64 = sums / sizes[:, None]
-    return means
+    averages = sums / sizes[:, None]
+    means: Vector64 = np.ascontiguousarray(averages[:, :n_features])
+    spread: Vector64 = np.maximum(averages[:, -1] - np.einsum("ij,ij->i", means, means), 0)
+    return means, spread
 
 
 def centers(X: Matrix, labels: Labels, means: Vector64, center: Center) -> Matrix:

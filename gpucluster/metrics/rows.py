@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from gpucluster.device.arrays import namespace, to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks
-from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.normalize import row_norms, unit_rows
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 
@@ -53,15 +53,17 @@ def _blank(n_samples: int) -> Rows:
     )
 
 
-def _silhouette(inside: Any, outside: Any, size: Any) -> Any:
-    """Return silhouettes, of similarities to the own mean and to the nearest other one."""
-    xp = namespace(inside)
-    apart = 1 - outside
-    together = (1 - inside) * size / xp.maximum(size - 1, 1)
+def _silhouette(together: Any, apart: Any, size: Any) -> Any:
+    """Return silhouettes, of mean squared distances to the own cluster, and to the nearest other.
+
+    On unit rows the mean cosine distance to a cluster is half the mean squared distance, and that
+    is the squared distance to its mean, and what its rows are from there on average.
+    """
+    xp = namespace(together)
+    together = together * size / xp.maximum(size - 1, 1)  # without the row itself
     larger = xp.maximum(apart, together)
     defined = (size > 1) & (larger > 0)
-    score = xp.where(defined, (apart - together) / xp.where(larger > 0, larger, 1), 0)
-    return xp.clip(score, -1, 1)  # products round beyond it
+    return xp.where(defined, (apart - together) / xp.where(larger > 0, larger, 1), 0)
 
 
 def rows_on_cpu(
@@ -70,6 +72,7 @@ def rows_on_cpu(
     means: Vector64,
     centroids: Matrix,
     sizes: Any,
+    spread: Vector64,
     reporter: Reporter | None,
 ) -> Rows:
     """Compare rows with clusters by float32 products.
@@ -84,39 +87,54 @@ def rows_on_cpu(
     centroids : ndarray of shape (n_clusters, n_features), float32
         What stands for the clusters; of any length.
     sizes : ndarray of shape (n_clusters,), int64
+    spread : ndarray of shape (n_clusters,), float64
+        Mean squared distance of the unit rows of a cluster to their mean.
     reporter : Reporter or None
         Told after each block.
 
     Returns
     -------
     Rows
+
+    Notes
+    -----
+    Which other cluster is nearest is decided by float32 products, how far it is by differences in
+    float64, as tight clusters need.
     """
     n_samples, n_features = X.shape
     n_clusters = len(means)
     found = _blank(n_samples)
-    average = means.astype(np.float32)
     scale = _inverse_lengths(centroids).astype(np.float32)
-    by_mean = np.array_equal(centroids, average)
+    by_mean = np.array_equal(centroids, means.astype(np.float32))
+    middle = means.mean(axis=0)  # less it, products of what lies close together keep their digits
+    shift, away = middle.astype(np.float32), means - middle.astype(np.float32)
+    level = ((np.einsum("ij,ij->i", away, away) + spread) / 2).astype(np.float32)
+    along = (away @ shift).astype(np.float32)
+    away = away.astype(np.float32)
 
     def work(rows: slice) -> int:
         own = labels[rows]
         unit = unit_rows(X[rows])
-        products = unit @ average.T
-        cosines = (products if by_mean else unit @ centroids.T) * scale
+        products = (unit - shift) @ away.T
+        if by_mean:  # x.c = (x - s).(c - s) + x.s + (c - s).s
+            cosines = (products + (unit @ shift)[:, None] + along) * scale
+        else:
+            cosines = (unit @ centroids.T) * scale
         found.nearest[rows] = cosines.argmax(axis=1)
         found.nearest_similarity[rows] = np.clip(cosines.max(axis=1), -1, 1)
         kept = np.flatnonzero(own >= 0)
         own = own[kept]
-        products = products[kept]
-        inside = products[np.arange(len(kept)), own]
         similarity = cosines[kept, own]
         found.cosine[rows][kept] = np.clip(similarity, 0, 1)
-        difference = unit[kept] - means[own]
-        found.sqdist[rows][kept] = np.einsum("ij,ij->i", difference, difference)
+        found.sqdist[rows][kept] = own_sqdist = _sqdist(unit[kept], means[own])
         if n_clusters > 1:
-            products[np.arange(len(kept)), own] = -np.inf
-            outside = products.max(axis=1)
-            found.silhouette[rows][kept] = _silhouette(inside, outside, sizes[own])
+            scores = products[kept] - level
+            scores[np.arange(len(kept)), own] = -np.inf
+            other = scores.argmax(axis=1)
+            other_sqdist = _sqdist(unit[kept], means[other])
+            found.silhouette[rows][kept] = _silhouette(
+                own_sqdist + spread[own], other_sqdist + spread[other], sizes[own]
+            )
         return int((similarity < 0).sum())
 
     block_rows = rows_per_block(24 * n_features + 8 * n_clusters, BLOCK_BYTES // 4)
@@ -130,6 +148,7 @@ def rows_on_gpu(
     means: Vector64,
     centroids: Matrix,
     sizes: Any,
+    spread: Vector64,
     reporter: Reporter | None,
 ) -> Rows:
     """Do what `rows_on_cpu` does on a GPU: searches are certified, similarities in float64.
@@ -139,18 +158,7 @@ def rows_on_gpu(
     from gpucluster.ops.streaming import workplace
 
     rows, xp = workplace(X, "gpu")
-    return compare_rows(xp, rows, labels, means, centroids, sizes, reporter)
-
-
-class _Centers(NamedTuple):
-    """Vectors, float64, and their squared norms."""
-
-    vectors: Any
-    sqnorms: Any
-
-    @classmethod
-    def of(cls, vectors: Any) -> _Centers:
-        return cls(vectors, namespace(vectors).einsum("ij,ij->i", vectors, vectors))
+    return compare_rows(xp, rows, labels, means, centroids, sizes, spread, reporter)
 
 
 def compare_rows(
@@ -160,25 +168,26 @@ def compare_rows(
     means: Vector64,
     centroids: Matrix,
     sizes: Any,
+    spread: Vector64,
     reporter: Reporter | None,
 ) -> Rows:
     """Compare rows with clusters by certified searches, in the arrays of numpy or CuPy.
 
-    All similarities come from distances in float64: ``2 x.c = |x|^2 + |c|^2 - |x - c|^2``.
+    Cosines come from distances in float64: ``2 x.c = |x|^2 + |c|^2 - |x - c|^2``.
     """
-    from gpucluster.ops.certified import CertifiedSearch, pair_sqdist
+    from gpucluster.ops.certified import CertifiedSearch
     from gpucluster.ops.half import coarse_middle, half_rows, sample_of
+    from gpucluster.ops.pairs import pair_sqdist
     from gpucluster.ops.streaming import each_block
 
     n_samples = len(X)
     found = _blank(n_samples)
-    directions = _Centers.of(xp.asarray(centroids * _inverse_lengths(centroids)[:, None]))
-    middles = _Centers.of(xp.asarray(means))
+    directions = xp.asarray(centroids * _inverse_lengths(centroids)[:, None])
+    sqnorms = xp.einsum("ij,ij->i", directions, directions)
+    middles, counts, spreads = (xp.asarray(each) for each in (means, sizes, spread))
     shift = coarse_middle(unit_rows(xp.asarray(sample_of(X))))
-    among_directions, among_middles = (
-        CertifiedSearch.of(each.vectors, shift, -each.sqnorms) for each in (directions, middles)
-    )
-    counts = xp.asarray(sizes)
+    among_directions = CertifiedSearch.of(directions, shift, -sqnorms)
+    among_middles = CertifiedSearch.of(middles, shift, spreads)
     clipped = 0
 
     def work(rows: slice, block: Any) -> None:
@@ -187,27 +196,27 @@ def compare_rows(
         half = half_rows(unit, shift)
         numbers = xp.arange(len(unit), dtype=np.int32)
         own = xp.asarray(labels[rows])
-        lengths = xp.einsum("ij,ij->i", unit, unit, dtype=np.float64)
+        kept = own >= 0
+        lengths = xp.square(row_norms(unit))
 
-        def similarity(centers: _Centers, to: Any) -> tuple[Any, Any]:
-            sqdist = pair_sqdist(unit, centers.vectors, numbers, to)
-            return (lengths + centers.sqnorms[to] - sqdist) / 2, sqdist
+        def cosine(to: Any) -> Any:
+            return (lengths + sqnorms[to] - pair_sqdist(unit, directions, numbers, to)) / 2
 
         near = among_directions.nearest(unit, half).labels
-        at_near, _ = similarity(directions, near)
-        at_own, _ = similarity(directions, own)
-        inside, sqdist = similarity(middles, own)
-        kept = own >= 0
+        own_cosine = cosine(own)
+        own_sqdist = pair_sqdist(unit, middles, numbers, own)
         if len(means) > 1:
             other = among_middles.nearest(unit, half, own).labels
-            outside, _ = similarity(middles, other)
-            scores = xp.where(kept, _silhouette(inside, outside, counts[own]), 0)
-            found.silhouette[rows] = to_host(scores)
+            other_sqdist = pair_sqdist(unit, middles, numbers, other)
+            scores = _silhouette(
+                own_sqdist + spreads[own], other_sqdist + spreads[other], counts[own]
+            )
+            found.silhouette[rows] = to_host(xp.where(kept, scores, 0))
         found.nearest[rows] = to_host(near)
-        found.nearest_similarity[rows] = to_host(xp.clip(at_near, -1, 1))
-        found.cosine[rows] = to_host(xp.where(kept, xp.clip(at_own, 0, 1), xp.nan))
-        found.sqdist[rows] = to_host(sqdist)
-        clipped += int((at_own[kept] < 0).sum())
+        found.nearest_similarity[rows] = to_host(xp.clip(cosine(near), -1, 1))
+        found.cosine[rows] = to_host(xp.where(kept, xp.clip(own_cosine, 0, 1), xp.nan))
+        found.sqdist[rows] = to_host(own_sqdist)
+        clipped += int((own_cosine[kept] < 0).sum())
         if reporter is not None:
             reporter.progress(rows.stop, n_samples)
 
@@ -220,3 +229,9 @@ def _inverse_lengths(centroids: Matrix) -> Vector64:
     lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
     inverse: Vector64 = np.divide(1, lengths, where=lengths > 0, out=np.zeros_like(lengths))
     return inverse
+
+
+def _sqdist(rows: Matrix, others: Any) -> Any:
+    """Return the squared distance of each row to the one beside it, float64."""
+    difference = rows - others
+    return np.einsum("ij,ij->i", difference, difference)

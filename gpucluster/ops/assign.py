@@ -12,9 +12,10 @@ from gpucluster.device.memory import rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.certified import CertifiedSearch, pair_sqdist
+from gpucluster.ops.certified import CertifiedSearch
 from gpucluster.ops.half import coarse_middle, sample_of
-from gpucluster.ops.normalize import offset, unit_rows
+from gpucluster.ops.normalize import offset, row_norms, unit_rows
+from gpucluster.ops.pairs import pair_sqdist
 from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
@@ -168,7 +169,7 @@ def _most_similar_on_gpu(
         unit = unit_rows(block)
         found = search.nearest(unit).labels
         sqdist = pair_sqdist(unit, centers, xp.arange(len(unit), dtype=np.int32), found)
-        lengths = xp.einsum("ij,ij->i", unit, unit, dtype=np.float64)
+        lengths = xp.square(row_norms(unit))
         nearest[part] = to_host(found)
         similarity[part] = np.clip(to_host(lengths + sqnorms[found] - sqdist) / 2, -1, 1)
 

@@ -7,19 +7,22 @@ float32. What the bounds say does not depend on rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpucluster.device.arrays import namespace
+from gpucluster.device.memory import rows_per_block
 from gpucluster.ops.blocks import row_blocks
-from gpucluster.ops.half import TILE_COLS, HalfRows, half_product
+from gpucluster.ops.half import TILE_BYTES, TILE_COLS, HalfRows, half_product
 
 ROUNDING = float(np.finfo(np.float32).eps) / 2
 ACCUMULATED = 4.0 * ROUNDING  # of each addition: tensor cores cut off, and keep no guard bits
 VANISHING = 2.0**-62  # values whose squares are lost, on a GPU denormal ones as well
 DENORMAL = 2.0**-126  # what a score may lose where a GPU takes denormals for zero
+MOST_PAIRS = 1 << 22  # of rows and candidates at a time
 FLOAT_MAX = np.finfo(np.float32).max
 
 
@@ -40,7 +43,7 @@ class BoundedScores:
     columns: Any
 
     @classmethod
-    def of(cls, centers: HalfRows, offsets: Any) -> BoundedScores:
+    def of(cls, centers: HalfRows, offsets: Any, off: Any = 0.0) -> BoundedScores:
         """Make the table.
 
         Parameters
@@ -48,6 +51,8 @@ class BoundedScores:
         centers : HalfRows
             What they are copies of may be off by a rounding to float32.
         offsets : array of shape (n_centers,), float64
+        off : array of shape (n_centers,), float64, optional
+            By how much these may be off.
         """
         xp = namespace(offsets)
         n_features = centers.cast.shape[1]
@@ -57,7 +62,7 @@ class BoundedScores:
         growth = n_features * ACCUMULATED / (1 - n_features * ACCUMULATED)
         per_residual = (1 + growth) * (longest + lost)
         per_norm = lost + growth * (longest + lost) + 4 * ROUNDING * longest
-        alone = 4 * ROUNDING * abs(offsets) + vanished * (per_norm + 2 * per_residual)
+        alone = off + 6 * ROUNDING * abs(offsets) + vanished * (per_norm + 2 * per_residual)
         # the residual of a row is off by a rounding of its norm as well
         errors = per_norm + ROUNDING * per_residual, per_residual, alone + 4 * DENORMAL
         columns = xp.stack((centers.scales, offsets, *(1.001 * each for each in errors)))
@@ -89,9 +94,9 @@ class BoundedScores:
         ]
         norms, residuals = rows.norms[:, None], rows.residuals[:, None]
         with np.errstate(all="ignore"):  # what is no number is not known
-            score = dots * (rows.scales[:, None] * scale) - offset
+            score = dots * rows.scales[:, None] * scale - offset
             error = norms * per_norm + (residuals * per_residual + alone)
-            known = score + error <= FLOAT_MAX
+            known = abs(score) + error <= FLOAT_MAX
             lower = xp.where(known, score - error, -FLOAT_MAX)
             upper = xp.where(known, score + error, FLOAT_MAX)
         skipped = xp.flatnonzero((skip >= first) & (skip < first + dots.shape[1]))
@@ -99,8 +104,10 @@ class BoundedScores:
             bound[skipped, skip[skipped] - first] = -FLOAT_MAX
         return lower, upper
 
-    def candidates(self, rows: HalfRows, floor: Any, skip: Any) -> tuple[Any, Any]:
-        """Return the pairs whose scores may reach the floor of their row, by row, then by centre.
+    def each_candidates(
+        self, rows: HalfRows, floor: Any, skip: Any
+    ) -> Iterator[tuple[slice, Any, Any]]:
+        """Yield the pairs whose scores may reach the floor of their row, for some rows at a time.
 
         Parameters
         ----------
@@ -108,19 +115,38 @@ class BoundedScores:
         floor : array of shape (n_rows,), float32
         skip : array of shape (n_rows,), int32
 
-        Returns
-        -------
-        rows : array of shape (n_pairs,), int64
-        centers : array of shape (n_pairs,), int64
+        Yields
+        ------
+        part : slice
+            Of the rows; as many as have no more than `MOST_PAIRS`, or one.
+        rows : array of shape (n_pairs,), int32
+            Positions in the part, rising.
+        centers : array of shape (n_pairs,), int32
+            Rising within a row.
         """
-        xp = namespace(skip)
+        parts = list(row_blocks(len(skip), rows_per_block(12 * TILE_COLS, TILE_BYTES)))
+        while parts:
+            part = parts.pop()
+            found = self._candidates(rows[part], floor[part], skip[part])
+            if found is not None:
+                yield part, *found
+                continue
+            middle = (part.start + part.stop) // 2
+            parts += [slice(middle, part.stop), slice(part.start, middle)]
+
+    def _candidates(self, rows: HalfRows, floor: Any, skip: Any) -> tuple[Any, Any] | None:
+        """Return the pairs of some rows, or None where they are too many."""
+        xp, count = namespace(skip), 0
         near, found = [], []
         for cols in row_blocks(len(self.cast), TILE_COLS):
             dots = half_product(rows.cast, self.cast[cols])
             _, upper = self.interval(dots, cols.start, rows, skip)
             at, col = xp.nonzero((upper >= floor[:, None]) & (upper > -FLOAT_MAX))
+            count += len(at)
+            if count > MOST_PAIRS and len(skip) > 1:
+                return None
             near.append(at)
             found.append(col + cols.start)
         near, found = xp.concatenate(near), xp.concatenate(found)
         by_row = xp.argsort(near, kind="stable")
-        return near[by_row], found[by_row]
+        return near[by_row].astype(np.int32), found[by_row].astype(np.int32)

@@ -14,12 +14,13 @@ import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
+from gpucluster.errors import InternalError
 from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.bounded import FLOAT_MAX, BoundedScores
-from gpucluster.ops.half import TILE_COLS, HalfRows, each_tile, half_rows
+from gpucluster.ops.half import HalfRows, each_tile, half_rows
+from gpucluster.ops.pairs import EXACT_BYTES, by_distance, pair_sqdist
 
 NO_INDEX = np.iinfo(np.int32).max
-EXACT_BYTES = 64 << 20  # of what is compared in float64 at a time
 MANY = 16  # candidates a row, from which float64 products thin them out before differences
 
 
@@ -57,9 +58,10 @@ def certified_nearest(
     centers : array of shape (n_centers, n_features), float32 or float64
         On the same device.
     half : HalfRows, optional
-        Of `X`, less `shift`.
+        Of `X`.
     shift : array of shape (n_features,), float32, optional
-        The nearer to the centres, the more is proven. Omitted: their mean.
+        What copies are less: the nearer to the centres, the more is proven. Omitted: that of
+        `half`, or the mean of the centres.
     weights : array of shape (n_centers,), float64, optional
         Of the centres; all 0 if omitted.
     skip : array of shape (n_rows,), int32, optional
@@ -75,41 +77,11 @@ def certified_nearest(
     bytes a row, 8 bytes for each value of `centers`, and `EXACT_BYTES` for rows that are looked at
     again.
     """
-    if shift is None:
+    if half is not None:
+        shift = half.shift
+    elif shift is None:
         shift = centers.mean(axis=0, dtype=np.float64).astype(np.float32)
     return CertifiedSearch.of(centers, shift, weights).nearest(X, half, skip)
-
-
-def pair_sqdist(X: Any, centers: Any, rows: Any, labels: Any) -> Any:
-    """Return the squared distance of each pair of a row and a centre, by differences in float64.
-
-    Parameters
-    ----------
-    X : array of shape (n_rows, n_features), float32, C-contiguous
-        Its device decides where the work runs.
-    centers : array of shape (n_centers, n_features), float32 or float64, C-contiguous
-    rows, labels : arrays of shape (n_pairs,), int32
-        The pairs; a negative label is no centre.
-
-    Returns
-    -------
-    array of shape (n_pairs,), float64
-        0 without a centre.
-    """
-    xp = namespace(X)
-    sqdist = xp.zeros(len(rows), np.float64)
-    if is_on_gpu(X):
-        from gpucluster.device.kernels import PAIR_SQDIST, launch
-
-        launch(
-            PAIR_SQDIST[centers.dtype.name], X, centers, rows, labels, len(rows), X.shape[1], sqdist
-        )
-        return sqdist
-    for part in row_blocks(len(rows), rows_per_block(16 * X.shape[1], EXACT_BYTES)):
-        gap = X[rows[part]].astype(np.float64) - centers[labels[part]]
-        sqdist[part] = np.einsum("ij,ij->i", gap, gap)
-    sqdist[labels < 0] = 0
-    return sqdist
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +122,27 @@ class CertifiedSearch:
             weights = xp.zeros(len(centers), np.float64)
         shifted = centers - shift.astype(np.float64)
         half = half_rows(shifted.astype(np.float32), xp.zeros_like(shift))
-        offsets = 0.5 * (xp.einsum("ij,ij->i", shifted, shifted) + weights)
-        return cls(BoundedScores.of(half, offsets), shift, centers, weights)
+        squares = xp.einsum("ij,ij->i", shifted, shifted)
+        off = (len(shift) + 4) * np.finfo(np.float64).eps * (squares + abs(weights))
+        scores = BoundedScores.of(half, 0.5 * (squares + weights), off)
+        return cls(scores, shift, centers, weights)
 
     def nearest(self, X: Any, half: HalfRows | None = None, skip: Any = None) -> Certified:
         """Find the nearest centre of each row; arguments are those of `certified_nearest`."""
         xp = namespace(X)
-        rows = half or half_rows(X, self.shift)
+        rows = half_rows(X, self.shift) if half is None else half
+        if rows.shift is not self.shift:
+            raise InternalError("copies of rows are less another shift than those of the centres")
         if skip is None:
             skip = xp.full(len(X), -1, np.int32)
         found = self.bounds(rows, skip)
         labels = found.label
         open_rows = xp.flatnonzero(~(found.floor > found.second))  # no NaN proves anything
-        row_bytes = 8 * min(len(self.centers), TILE_COLS) + 4 * X.shape[1]
-        for part in row_blocks(len(open_rows), rows_per_block(row_bytes, EXACT_BYTES)):
+        half = rows[open_rows]
+        for part, near, candidates in self.scores.each_candidates(
+            half, found.floor[open_rows], skip[open_rows]
+        ):
             at = open_rows[part]
-            near, candidates = self.scores.candidates(rows[at], found.floor[at], skip[at])
-            if len(near) > MANY * len(at):
-                near, candidates = self.thinned(X[at], near, candidates)
             labels[at] = self.decided(X[at], near, candidates)
         return Certified(labels, len(open_rows))
 
@@ -238,7 +213,8 @@ class CertifiedSearch:
             at, col = xp.nonzero(close & (allowed < np.inf))
             kept_near.append(at + part.start)
             kept.append(col)
-        return xp.concatenate(kept_near), xp.concatenate(kept)
+        near, candidates = xp.concatenate(kept_near), xp.concatenate(kept)
+        return near.astype(np.int32), candidates.astype(np.int32)
 
     def decided(self, X: Any, near: Any, candidates: Any) -> Any:
         """Return the best candidate of each row by differences in float64, ties to the lower.
@@ -246,11 +222,14 @@ class CertifiedSearch:
         A product may give equal columns other last bits, so ties are none to it.
         """
         xp = namespace(X)
-        near, candidates = near.astype(np.int32), candidates.astype(np.int32)
+        labels = xp.full(len(X), -1, np.int32)
+        if len(near) > MANY * len(X):
+            near, candidates = self.thinned(X, near, candidates)
+        if not len(near):
+            return labels
         keys = pair_sqdist(X, self.centers, near, candidates) + self.weights[candidates]
-        order = xp.lexsort(xp.stack((candidates.astype(np.float64), keys, near.astype(np.float64))))
+        order = by_distance(near, candidates, keys)
         near, candidates = near[order], candidates[order]
         first = xp.concatenate((xp.ones(1, bool), near[1:] != near[:-1]))
-        labels = xp.full(len(X), -1, np.int32)
-        labels[near[first[: len(near)]]] = candidates[first[: len(near)]]
+        labels[near[first]] = candidates[first]
         return labels

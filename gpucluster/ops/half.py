@@ -17,9 +17,9 @@ from gpucluster.device.kernels import BY_ROW
 from gpucluster.device.memory import rows_per_block
 from gpucluster.ops.blocks import row_blocks
 
-TILE_COLS = 8192
+TILE_COLS = 2048  # so that a tile has rows for all processors
 TILE_BYTES = 24 << 20  # products that stay in the second cache of a GPU until they are used
-SCAN_ROWS = 16  # of a block of the scan: those of all blocks at once stay in the second cache
+SCAN_ROWS = 8  # of a block of the scan: those of all blocks at once stay in the second cache
 SAMPLE_ROWS = 8192  # whose middle is near enough to that of all
 MOST = 95  # percent of the values of a column
 SHIFT_BITS = 8  # 4 to 10 give the same errors
@@ -46,6 +46,7 @@ class HalfRows:
         Norms of what the copy lacks.
     flags : array of shape (n_rows,), uint8
         `NAN`, `INFINITE`, `VANISHES` (the squared norm) or `BEYOND` (float16), or several.
+    shift : array of shape (n_features,), float32
     column_sums : array of shape (n_blocks, n_features), float32, or None
         Of the rows less the shift, those without flag, block by block.
     """
@@ -55,6 +56,7 @@ class HalfRows:
     norms: Any
     residuals: Any
     flags: Any
+    shift: Any
     column_sums: Any = None
 
     def __getitem__(self, rows: Any) -> HalfRows:
@@ -65,6 +67,7 @@ class HalfRows:
             self.norms[rows],
             self.residuals[rows],
             self.flags[rows],
+            self.shift,
         )
 
 
@@ -124,7 +127,7 @@ def half_rows(X: Any, shift: Any, *, exponent: int = BY_ROW, with_sums: bool = F
 
         sizes = n_rows, n_features, SCAN_ROWS, exponent, int(with_sums)
         launch(SCAN_CAST, X, shift, *sizes, cast, scales, norms, residuals, flags, sums)
-        return HalfRows(cast, scales, norms, residuals, flags, sums if with_sums else None)
+        return HalfRows(cast, scales, norms, residuals, flags, shift, sums if with_sums else None)
     limits = np.finfo(np.float32)
     block_rows = max(1, rows_per_block(n_features * 24) // SCAN_ROWS) * SCAN_ROWS
     with np.errstate(all="ignore"):  # bad rows are flagged
@@ -153,7 +156,7 @@ def half_rows(X: Any, shift: Any, *, exponent: int = BY_ROW, with_sums: bool = F
                 starts = np.arange(0, len(block), SCAN_ROWS)
                 first = rows.start // SCAN_ROWS
                 sums[first : first + len(starts)] = np.add.reduceat(clean, starts, axis=0)
-    return HalfRows(cast, scales, norms, residuals, flags, sums if with_sums else None)
+    return HalfRows(cast, scales, norms, residuals, flags, shift, sums if with_sums else None)
 
 
 def half_product(rows: Any, others: Any) -> Any:
@@ -225,7 +228,8 @@ def half_gram(rows: Any, left: slice, right: slice) -> Any:
     array of shape (n_left, n_right), float32
     """
     if not is_on_gpu(rows):
-        return rows[:, left].astype(np.float32).T @ rows[:, right].astype(np.float32)
+        with np.errstate(all="ignore"):  # bad rows are flagged
+            return rows[:, left].astype(np.float32).T @ rows[:, right].astype(np.float32)
     n_rows, width = rows.shape
     out = namespace(rows).empty((left.stop - left.start, right.stop - right.start), np.float32)
     first, other = (rows.data.ptr + rows.itemsize * each.start for each in (left, right))

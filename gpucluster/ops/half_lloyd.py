@@ -9,9 +9,10 @@ import numpy as np
 from gpucluster.device.arrays import namespace, to_host
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import cluster_sums
-from gpucluster.ops.certified import CertifiedSearch, pair_sqdist
+from gpucluster.ops.certified import CertifiedSearch
 from gpucluster.ops.half import coarse_middle, half_rows, sample_of
 from gpucluster.ops.lloyd import filled_means
+from gpucluster.ops.pairs import pair_sqdist
 from gpucluster.ops.streaming import SPARE_BYTES, each_block
 
 

@@ -25,7 +25,7 @@ from gpucluster.ops.streaming import each_block
 from gpucluster.types import Vector64
 
 SUMMED_ROWS = 65_536  # whose products are summed in float32
-GRAM_BLOCKS = 4  # of columns: 10 of 16 products are computed, and each is still large
+GRAM_BLOCKS = 2  # of columns: 3 of 4 products are computed, and each is large
 
 
 def half_moments(X: Any, xp: Any = np, reporter: Reporter | None = None) -> Moments:
@@ -58,18 +58,23 @@ def half_moments(X: Any, xp: Any = np, reporter: Reporter | None = None) -> Mome
     n_samples, n_features = X.shape
     sample = xp.asarray(sample_of(X))
     shift = coarse_middle(sample)
-    exponent = int(np.frexp(float(xp.median(row_norms(sample - shift))) / n_features**0.5)[1])
+    norms = row_norms(sample - shift)
+    norms = norms[norms > 0]  # rows may all be the shift, and most may
+    typical = float(xp.median(norms)) / n_features**0.5 if len(norms) else 1.0
+    exponent = int(np.frexp(typical)[1])
     total = xp.zeros(n_features, np.float64)
     outer = xp.zeros((n_features, n_features), np.float64)
 
-    def part(block: Any) -> tuple[Any, Any]:
-        half = half_rows(block, shift, exponent=exponent, with_sums=True)
-        if bool((half.flags & BEYOND).any()):
-            return shifted_products(block, shift)
-        return half.column_sums.sum(axis=0, dtype=np.float64), _gram(half.cast, 4.0**exponent)
-
     def work(_: slice, block: Any) -> None:
-        parts = [part(block[rows]) for rows in row_blocks(len(block), SUMMED_ROWS)]
+        blocks = [block[rows] for rows in row_blocks(len(block), SUMMED_ROWS)]
+        beyond, parts = xp.zeros((), np.uint8), []
+        for rows in blocks:
+            half = half_rows(rows, shift, exponent=exponent, with_sums=True)
+            beyond |= half.flags.max() & BEYOND if len(rows) else 0
+            sums = half.column_sums.sum(axis=0, dtype=np.float64)
+            parts.append((sums, _gram(half.cast, 4.0**exponent)))
+        if bool(beyond):  # asked once a block: the GPU goes on meanwhile
+            parts = [shifted_products(rows, shift) for rows in blocks]
         for part_total, part_outer in parts:  # last: a block that ran out of memory comes again
             total[...] += part_total
             outer[...] += part_outer

@@ -12,11 +12,13 @@ from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.bounded import FLOAT_MAX, BoundedScores
-from gpucluster.ops.certified import EXACT_BYTES, NO_INDEX, pair_sqdist
+from gpucluster.ops.certified import NO_INDEX
 from gpucluster.ops.half import HalfRows, coarse_middle, each_tile, half_rows, sample_of
 from gpucluster.ops.normalize import row_norms
+from gpucluster.ops.pairs import by_distance, pair_sqdist
 
 SPARE = 8  # candidates kept beyond those asked for: what rounding may have swapped
+SHIFT_ROUNDED = 1e-6  # what a row less the shift may have lost of its squared norm, and more
 RANKED_BYTES = 1 << 30  # of candidates that are compared in float64 at a time
 
 
@@ -76,7 +78,9 @@ def half_neighbors(X: Any, n_neighbors: int, reporter: Reporter | None = None) -
         if kept == n_samples - 1:
             continue
         # a row that was not kept is not nearer than this; the shift has rounded, so a bit less
-        outside = squares[rows] * (1 - 1e-6) - 2 * bounds[rows, -1].astype(np.float64)
+        last = bounds[rows, -1].astype(np.float64)
+        last[last == FLOAT_MAX] = np.inf  # nothing is known of that one
+        outside = squares[rows] * (1 - SHIFT_ROUNDED) - 2 * last
         unsure = rows.start + xp.flatnonzero(~(nearest[:, -1] < outside))
         _look_again(X, scores, half, squares, unsure, neighbors, sqdist, nearest[:, -1], rows.start)
     return neighbors, sqdist
@@ -136,15 +140,13 @@ def _look_again(
 ) -> None:
     """Compare rows with all that may be nearer than the last of their lists."""
     xp, k = namespace(X), neighbors.shape[1] - 1
-    row_bytes = 8 * len(scores.cast)
-    for part in row_blocks(len(unsure), rows_per_block(row_bytes, EXACT_BYTES)):
+    needed = (squares[unsure] * (1 - SHIFT_ROUNDED) - limits[unsure - first]) / 2
+    needed = xp.minimum(needed, FLOAT_MAX).astype(np.float32)
+    skip = unsure.astype(np.int32)
+    for part, near, other in scores.each_candidates(half[unsure], needed, skip):
         at = unsure[part]
-        needed = (squares[at] * (1 - 1e-6) - limits[at - first]) / 2
-        near, other = scores.candidates(half[at], needed.astype(np.float32), at.astype(np.int32))
-        near, other = near.astype(np.int32), other.astype(np.int32)
-        exact = pair_sqdist(X, X, at[near].astype(np.int32), other)
-        order = xp.lexsort(xp.stack((other.astype(np.float64), exact, near.astype(np.float64))))
-        near, other, exact = near[order], other[order], exact[order]
-        starts = xp.searchsorted(near, xp.arange(len(at)))
-        taken = starts[:, None] + xp.arange(k)
+        exact = pair_sqdist(X, X, skip[part][near], other)
+        order = by_distance(near, other, exact)
+        starts = xp.searchsorted(near, xp.arange(len(at)))  # rows stay where they are
+        taken = order[starts[:, None] + xp.arange(k)]
         neighbors[at, 1:], sqdist[at, 1:] = other[taken], exact[taken]

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpucluster.device.arrays import namespace
+from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.pairs import pair_sqdist
 
 T = TypeVar("T")
 
@@ -32,6 +33,9 @@ def row_norms(X: Any) -> Any:
         Of any finite row: in float32, squares vanish below 1e-19 and overflow above 1e19.
     """
     xp = namespace(X)
+    if is_on_gpu(X) and X.dtype == np.float32 and X.flags.c_contiguous:
+        nowhere, numbers = xp.zeros((1, X.shape[1]), np.float64), xp.arange(len(X), dtype=np.int32)
+        return xp.sqrt(pair_sqdist(X, nowhere, numbers, xp.zeros_like(numbers)))
     norms = xp.empty(len(X), "float64")
 
     def work(rows: slice) -> None:

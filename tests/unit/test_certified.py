@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.device.arrays import to_device, to_host
+from gpucluster.errors import InternalError
 from gpucluster.ops import bounded, certified, half
-from gpucluster.ops.certified import certified_nearest, pair_sqdist
+from gpucluster.ops.bounded import FLOAT_MAX
+from gpucluster.ops.certified import certified_nearest
 from gpucluster.ops.half import half_product, half_rows
+from gpucluster.ops.pairs import pair_sqdist
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -215,7 +218,94 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(half, "TILE_COLS", 7)
     monkeypatch.setattr(bounded, "TILE_COLS", 7)
     monkeypatch.setattr(half, "TILE_BYTES", 4 * 7 * 11)
-    monkeypatch.setattr(certified, "EXACT_BYTES", 8 * 50 * 3)
+    monkeypatch.setattr(bounded, "TILE_BYTES", 12 * 7 * 3)
+    monkeypatch.setattr(bounded, "MOST_PAIRS", 11)
     cut = certified_nearest(X, centers)
     np.testing.assert_array_equal(cut.labels, whole.labels)
     assert cut.n_rechecked == whole.n_rechecked > 0
+
+
+FAMILIES = {
+    "any": lambda stream, shape: stream.normal(size=shape),
+    "positive": lambda stream, shape: np.abs(stream.normal(size=shape)),
+    "equal entries": lambda stream, shape: np.repeat(
+        stream.normal(size=(shape[0], 1)), shape[1], 1
+    ),
+    "of all sizes": lambda stream, shape: (
+        stream.normal(size=shape) * 2.0 ** stream.integers(-40, 1, size=shape)
+    ),
+    "between halves": lambda stream, shape: stream.choice(
+        [1, 1 + 2**-11, 1 - 2**-12, -1 - 2**-11], shape
+    ),
+}
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    n_features=st.sampled_from([1, 2, 3, 7, 32, 100]),
+    exponents=st.tuples(st.integers(-62, 60), st.integers(-62, 60), st.integers(-62, 60)),
+    alike=st.booleans(),
+    shifted=st.booleans(),
+    family=st.sampled_from(sorted(FAMILIES)),
+)
+def test_bounds_hold_at_any_scale(seed, n_features, exponents, alike, shifted, family) -> None:
+    """In exact arithmetic, near enough: 64 bits and more of a long double."""
+    stream = np.random.default_rng(seed)
+
+    def rows(count, exponent):
+        values = FAMILIES[family](stream, (count, n_features))
+        return (values * 2.0**exponent / n_features**0.5).astype(np.float32)
+
+    of_rows, of_centers, of_shift = exponents
+    X, centers = rows(12, of_rows), rows(5, of_rows if alike else of_centers)
+    shift = rows(1, of_shift)[0] if shifted else np.zeros(n_features, np.float32)
+    with np.errstate(all="ignore"):
+        if shifted:
+            X, centers = X + shift, centers + shift
+        X[0] = shift
+        lower, upper = interval(X, centers, shift)
+    exact_rows = X.astype(np.longdouble) - shift
+    exact_centers = centers.astype(np.longdouble) - shift
+    exact = exact_rows @ exact_centers.T - np.square(exact_centers).sum(axis=1) / 2
+    known = upper < FLOAT_MAX
+    assert (lower <= exact)[known].all()
+    assert (exact <= upper)[known].all()
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 4])
+@pytest.mark.parametrize("exponent", [-53, -56, -59])
+def test_scores_near_what_a_gpu_takes_for_zero(exponent: int, n_features: int, device: str) -> None:
+    stream = np.random.default_rng(0)
+    unit = 2.0**exponent
+    centers = stream.normal(size=(6, n_features))
+    centers *= unit / np.linalg.norm(centers, axis=1, keepdims=True)
+    X = centers[stream.integers(0, 6, 200)] + 0.3 * unit * stream.normal(size=(200, n_features))
+    X, centers = X.astype(np.float32), centers.astype(np.float32)
+    shift = np.zeros(n_features, np.float32)
+    found = certified_nearest(
+        *(to_device(each, device) for each in (X, centers)), shift=to_device(shift, device)
+    )
+    gap = X[:, None].astype(np.float64) - centers
+    np.testing.assert_array_equal(to_host(found.labels), np.square(gap).sum(axis=2).argmin(axis=1))
+
+
+def test_weights_beyond_float32_leave_rows_open() -> None:
+    X, centers = problem(0, 20, 4, 5, 1.0, 0.0)
+    weights = np.array([0.0, 1e39, 1e42, 1e45])
+    found = certified_nearest(X, centers, weights=weights)
+    assert (found.labels == 0).all()
+
+
+def test_what_float64_rounds_proves_nothing() -> None:
+    stream = np.random.default_rng(0)
+    centers = stream.normal(size=(6, 40))
+    weights = -np.square(centers).sum(axis=1)  # at the shift, all scores are what rounding left
+    X = np.zeros((1, 40), np.float32)
+    assert certified_nearest(X, centers, weights=weights, shift=X[0]).n_rechecked == 1
+
+
+def test_copies_less_another_shift_are_refused() -> None:
+    X, centers = problem(0, 20, 4, 5, 1.0, 0.0)
+    search = certified.CertifiedSearch.of(centers, common_shift(centers))
+    with pytest.raises(InternalError, match="another shift"):
+        search.nearest(X, half_rows(X, common_shift(centers)))

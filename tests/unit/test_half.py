@@ -89,6 +89,14 @@ def test_values_beyond_float16_are_multiplied_in_float32(device: str) -> None:
     assert worst(to_host(found.covariance), np.cov(X.T.astype(np.float64))) < 1e-5
 
 
+def test_most_rows_may_be_equal(device: str) -> None:
+    X = correlated(4000, 12) * np.float32(1e-7)
+    X[::7] = X[:2200] = X[0]
+    on = to_device(X, device)
+    found = half_moments(on, namespace(on))
+    assert worst(to_host(found.covariance), np.cov(X.T.astype(np.float64))) < 1e-4
+
+
 def test_rows_that_come_in_blocks_change_nothing(device: str, monkeypatch) -> None:
     monkeypatch.setattr(module, "SUMMED_ROWS", 256)
     monkeypatch.setattr(streaming, "STREAM_BYTES", 4 * 20 * 512)

@@ -85,7 +85,8 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "TILE_COLS", 37)
     monkeypatch.setattr(half, "TILE_BYTES", 4 * 37 * 50)
     monkeypatch.setattr(half_neighbors, "RANKED_BYTES", 24 * 20 * 60)
-    monkeypatch.setattr(half_neighbors, "EXACT_BYTES", 8 * 230 * 7)
+    monkeypatch.setattr(bounded, "TILE_BYTES", 12 * 37 * 5)
+    monkeypatch.setattr(bounded, "MOST_PAIRS", 30)
     told = []
     cut = half_neighbors.half_neighbors(X, 12, Reporter("prepare", told.append))
     np.testing.assert_array_equal(cut[0], whole[0])

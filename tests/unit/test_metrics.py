@@ -234,3 +234,17 @@ def test_certified_searches_measure_the_same(n_clusters, center, device, monkeyp
     known = {name: value for name, value in plain.metrics.items() if value is not None}
     assert found.metrics.keys() == plain.metrics.keys()
     assert {name: found.metrics[name] for name in known} == pytest.approx(known, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-3, 3e-4])
+def test_silhouettes_of_clusters_that_are_tight_and_close(apart: float, device: str) -> None:
+    stream = np.random.default_rng(0)
+    raw = stream.integers(0, 4, 800)
+    middles = 1 + apart * stream.normal(size=(4, 16))
+    X = (middles[raw] + apart * stream.normal(size=(800, 16))).astype(np.float32)
+    labels = canonical_labels(raw)
+    unit = unit_rows(X).astype(np.float64)
+    # scikit-learn makes rows of unit length again, and loses to that what lies so close
+    exact = reference.silhouette_score(unit, labels, metric="sqeuclidean")
+    found = measure(X, labels, device=device).metrics["silhouette_score"]
+    assert found == pytest.approx(exact, abs=1e-5)

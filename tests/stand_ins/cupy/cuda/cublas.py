@@ -31,7 +31,8 @@ def gemmEx(*args: int) -> None:  # noqa: N802
     right = _matrix(b, b_type, ldb, *((k, n) if transb == 0 else (n, k)))
     out = _matrix(c, c_type, ldc, m, n)
     left, right = (left if transa == 0 else left.T), (right if transb == 0 else right.T)
-    product = left.astype(np.float32) @ right.astype(np.float32)
+    with np.errstate(all="ignore"):
+        product = left.astype(np.float32) @ right.astype(np.float32)
     factor, kept = (ctypes.c_float.from_address(each).value for each in (alpha, beta))
     out[...] = np.float32(factor) * product + (np.float32(kept) * out if kept else 0)
 
