@@ -192,13 +192,14 @@ def _finish_rows(dtype: str, suffix: str, itemsize: int) -> KernelSpec:
         f"finish_rows_{suffix}",
         (
             ("product", "float32*", "n_rows n_features"),
-            ("scales", "float32*", "n_rows"),
+            ("first_row", "int64", ""),
+            ("scales", "float32*", ""),
             ("column_scales", "float32*", "n_features"),
             ("n_rows", "int64", ""),
             ("n_features", "int32", ""),
             ("to_unit_length", "int32", ""),
-            ("out", f"{dtype}*", "n_rows n_features"),
-            ("norms", "float32*", "n_rows"),
+            ("out", f"{dtype}*", "scales n_features"),
+            ("norms", "float32*", "scales"),
         ),
         n_blocks=_rows_a_warp,
         n_bytes=lambda of: of["n_rows"] * ((4 + itemsize) * of["n_features"] + 8),
@@ -278,7 +279,7 @@ def _function(file: str, name: str, _device: int) -> Any:
     return cupy.RawModule(code=read_source(file), options=OPTIONS).get_function(name)
 
 
-def launch(spec: KernelSpec, *values: Any, checked: bool = True) -> None:
+def launch(spec: KernelSpec, *values: Any) -> None:
     """Launch a kernel on the current stream of the current device.
 
     Parameters
@@ -286,8 +287,6 @@ def launch(spec: KernelSpec, *values: Any, checked: bool = True) -> None:
     spec : KernelSpec
     *values : cupy.ndarray or int
         Its arguments.
-    checked : bool, default True
-        Whether to look at the arguments; that takes longer than some tiles.
 
     Raises
     ------
@@ -296,18 +295,47 @@ def launch(spec: KernelSpec, *values: Any, checked: bool = True) -> None:
     ValueError
         It has another size than the numbers say.
     """
+    kinds = (kind for _, kind, _ in spec.arguments)
+    numbers = [value for value, kind in zip(values, kinds, strict=True) if not kind.endswith("*")]
+    prepared(spec, *values)(*numbers)
+
+
+def prepared(spec: KernelSpec, *values: Any) -> Callable[..., None]:
+    """Look at the arguments of a kernel once, and return what launches it many times a second.
+
+    Parameters
+    ----------
+    spec : KernelSpec
+    *values : cupy.ndarray or int
+        Its arguments.
+
+    Returns
+    -------
+    callable
+        Launches the kernel with these arrays and other numbers, which it takes in their order and
+        does not look at.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `launch`.
+    """
     import cupy
 
-    if checked:
-        numbers = spec.numbers(values)
-    else:
-        named = zip(spec.arguments, values, strict=True)
-        numbers = {name: value for (name, kind, _), value in named if not kind.endswith("*")}
-    n_blocks = spec.n_blocks(numbers)
-    if n_blocks == 0:
-        return
-    given = tuple(
-        value if kind.endswith("*") else _SCALARS[kind](value)
-        for (_, kind, _), value in zip(spec.arguments, values, strict=True)
-    )
-    _function(spec.file, spec.name, cupy.cuda.Device().id)((n_blocks,), (spec.threads,), given)
+    sizes = spec.numbers(values)
+    kernel, threads = _function(spec.file, spec.name, cupy.cuda.Device().id), (spec.threads,)
+    given = list(values)
+    places = [
+        (place, name, _SCALARS[kind])
+        for place, (name, kind, _) in enumerate(spec.arguments)
+        if not kind.endswith("*")
+    ]
+
+    def go(*numbers: int) -> None:
+        for (place, name, scalar), number in zip(places, numbers, strict=True):
+            given[place], sizes[name] = scalar(number), number
+        n_blocks = spec.n_blocks(sizes)
+        if n_blocks > 0:
+            kernel((n_blocks,), threads, tuple(given))
+
+    return go

@@ -7,12 +7,14 @@ centres that bounds do not rule out are compared by differences in float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
+from gpucluster.device.kernels import FOLD_NEAREST, prepared
 from gpucluster.device.memory import rows_per_block
 from gpucluster.errors import InternalError
 from gpucluster.ops.blocks import row_blocks
@@ -152,8 +154,19 @@ class CertifiedSearch:
         best, second, floor = (xp.full(n_rows, -FLOAT_MAX, np.float32) for _ in range(3))
         found = _Bounds(best, second, floor, xp.full(n_rows, NO_INDEX, np.int32))
 
+        kept = found.best, found.second, found.floor, found.label
+        launches: list[Callable[..., None]] = []
+
         def fold(dots: Any, part: slice, cols: slice) -> None:
-            self._fold(dots, part, cols.start, rows, skip, found)
+            if not is_on_gpu(dots):
+                self._fold(dots, part, cols.start, rows, skip, found)
+                return
+            numbers = part.start, *dots.shape, cols.start, len(self.centers)
+            if not launches:
+                of_rows = rows.scales, rows.norms, rows.residuals, skip
+                given = dots, *numbers, self.scores.columns, *of_rows, *kept
+                launches.append(prepared(FOLD_NEAREST, *given))
+            launches[0](*numbers)
 
         each_tile(rows.cast, self.scores.cast, fold)
         found.label[found.label == NO_INDEX] = -1
@@ -163,18 +176,6 @@ class CertifiedSearch:
         self, dots: Any, part: slice, first: int, rows: HalfRows, skip: Any, found: _Bounds
     ) -> None:
         """Keep what decides of a tile and of what was there before, in place."""
-        if is_on_gpu(dots):
-            from gpucluster.device.kernels import FOLD_NEAREST, launch
-
-            sizes = part.start, *dots.shape, first, self.scores.columns.shape[1]
-            of_rows = rows.scales, rows.norms, rows.residuals, skip
-            kept = found.best, found.second, found.floor, found.label
-            is_first = not part.start and not first
-            launch(
-                *(FOLD_NEAREST, dots, *sizes, self.scores.columns, *of_rows, *kept),
-                checked=is_first,
-            )
-            return
         found = _Bounds(
             *(each[part] for each in (found.best, found.second, found.floor, found.label))
         )

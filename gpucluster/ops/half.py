@@ -180,11 +180,16 @@ def half_product(rows: Any, others: Any) -> Any:
     return out
 
 
-def each_tile(rows: Any, others: Any, use: Callable[[Any, slice, slice], None]) -> None:
+def each_tile(
+    rows: Any,
+    others: Any,
+    use: Callable[[Any, slice, slice], None],
+    tile_cols: int | None = None,
+) -> None:
     """Call ``use(products, rows, others)`` for each tile of the products of rows with others.
 
-    Tiles of a row come one after the other. A tile is overwritten by the next: on a GPU it never
-    leaves the second cache.
+    Tiles of a row come one after the other. A tile is overwritten by the next, at the same address:
+    on a GPU it never leaves the second cache.
 
     Parameters
     ----------
@@ -192,8 +197,10 @@ def each_tile(rows: Any, others: Any, use: Callable[[Any, slice, slice], None]) 
     others : array of shape (n_others, n_features), float16, C-contiguous
     use : callable
         Gets a tile, float32, and which rows and which others it is of.
+    tile_cols : int, optional
+        Others of a tile; `TILE_COLS` if omitted.
     """
-    tile_cols = min(TILE_COLS, len(others))
+    tile_cols = min(tile_cols or TILE_COLS, len(others))
     tile_rows = min(rows_per_block(4 * tile_cols, TILE_BYTES), len(rows))
     on_gpu, width = is_on_gpu(rows), rows.shape[1]
     memory = namespace(rows).empty(tile_rows * tile_cols if on_gpu else 0, np.float32)

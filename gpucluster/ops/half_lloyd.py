@@ -63,13 +63,17 @@ class HalfLloyd:
         self._sums = self._xp.zeros(centers.shape, np.float64)
         search = CertifiedSearch.of(centers, self._shift)
 
+        if self._half is not None:  # rows that are here are searched at once, and summed in blocks
+            found = search.nearest(self._X, self._half)
+            self.labels, self.n_rechecked = found.labels, found.n_rechecked
+
         def work(rows: slice, block: Any) -> None:
-            half = half_rows(block, self._shift) if self._half is None else self._half[rows]
-            found = search.nearest(block, half)
-            sums = cluster_sums(block, found.labels, len(centers))
-            self.labels[rows] = found.labels
-            self.n_rechecked += found.n_rechecked
-            self._sums += sums  # last: a block that ran out of memory comes again
+            if self._half is None:
+                found = search.nearest(block)
+                self.labels[rows] = found.labels
+                self.n_rechecked += found.n_rechecked
+            # last: a block that ran out of memory comes again
+            self._sums += cluster_sums(block, self.labels[rows], len(centers))
 
         each_block(work, self._X, self._xp, self._reporter)
 

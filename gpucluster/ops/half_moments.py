@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace, to_host
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.kernels import FINISH_ROWS, prepared
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.half import (
     BEYOND,
-    TILE_BYTES,
+    HalfRows,
     coarse_middle,
+    each_tile,
     half_gram,
-    half_product,
     half_rows,
     sample_of,
 )
@@ -120,23 +121,20 @@ def half_centred_product(
 
     Notes
     -----
-    A tile of rows is copied, multiplied and finished while it is in cache. Extra memory: a tile,
-    and a block where rows come.
+    Products are finished while they are in cache. Extra memory: the copy of a block, a tile, and
+    a block where rows come.
     """
     shift = xp.asarray(mean, np.float32)
     n_out = matrix.shape[1]
     columns = xp.ascontiguousarray(xp.asarray(matrix, np.float32).T)
     others = half_rows(columns, xp.zeros(len(mean), np.float32))
     out = namespace(X).empty((len(X), n_out), np.float32)
-    tile_rows = rows_per_block(4 * n_out, TILE_BYTES)
     comes = namespace(X) is not xp
 
     def work(rows: slice, block: Any) -> None:
         there = xp.empty((len(block), n_out), np.float32) if comes else out[rows]
-        for tile in row_blocks(len(block), tile_rows):
-            half = half_rows(block[tile], shift)
-            products = half_product(half.cast, others.cast)
-            finish_rows(products, half.scales, others.scales, there[tile])
+        half = half_rows(block, shift)
+        finish_rows(half, others, there)
         if comes:
             out[rows] = to_host(there)
 
@@ -145,19 +143,17 @@ def half_centred_product(
 
 
 def finish_rows(
-    products: Any, scales: Any, column_scales: Any, out: Any, *, to_unit_length: bool = False
+    rows: HalfRows, columns: HalfRows, out: Any, *, to_unit_length: bool = False
 ) -> Any:
-    """Turn products of scaled copies into rows.
+    """Write the products of rows with columns, as they are without the scales of the copies.
 
     Parameters
     ----------
-    products : array of shape (n_rows, n_out), float32
-    scales : array of shape (n_rows,), float32
-        What the copies of the rows were divided by.
-    column_scales : array of shape (n_out,), float32
-        What the copies of the columns were divided by.
+    rows : HalfRows
+        ``n_rows`` of them.
+    columns : HalfRows
+        ``n_out`` of them.
     out : array of shape (n_rows, n_out), float32 or float16
-        Where to write; may be `products` itself.
     to_unit_length : bool, default False
         Divide rows by their norms; a row of norm 0 stays 0.
 
@@ -166,15 +162,21 @@ def finish_rows(
     array of shape (n_rows,), float32
         The norms.
     """
-    xp = namespace(products)
-    norms = xp.empty(len(products), np.float32)
-    if is_on_gpu(products):
-        from gpucluster.device.kernels import FINISH_ROWS, launch
+    xp = namespace(out)
+    norms = xp.empty(len(out), np.float32)
+    launches: list[Callable[..., None]] = []
 
-        sizes = *products.shape, int(to_unit_length)
-        launch(FINISH_ROWS[out.dtype.name], products, scales, column_scales, *sizes, out, norms)
-        return norms
-    rows = products * (scales[:, None] * column_scales)
-    norms[:] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    out[:] = rows / np.where(norms > 0, norms, 1)[:, None] if to_unit_length else rows
+    def finish(products: Any, part: slice, _: slice) -> None:
+        if is_on_gpu(products):
+            sizes = *products.shape, int(to_unit_length)
+            if not launches:
+                given = products, part.start, rows.scales, columns.scales, *sizes, out, norms
+                launches.append(prepared(FINISH_ROWS[out.dtype.name], *given))
+            launches[0](part.start, *sizes)
+            return
+        scaled = products * (rows.scales[part, None] * columns.scales)
+        norms[part] = length = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+        out[part] = scaled / np.where(length > 0, length, 1)[:, None] if to_unit_length else scaled
+
+    each_tile(rows.cast, columns.cast, finish, tile_cols=len(columns.cast))
     return norms

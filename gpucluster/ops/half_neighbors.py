@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
-from gpucluster.device.kernels import MOST_NEIGHBORS
+from gpucluster.device.kernels import FOLD_NEIGHBORS, MOST_NEIGHBORS, prepared
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import row_blocks
@@ -94,14 +95,15 @@ def _largest(
     bounds = xp.full((n_samples, kept), -FLOAT_MAX, np.float32)
     found = xp.full((n_samples, kept), NO_INDEX, np.int32)
     of_rows = half.scales, half.norms, half.residuals, numbers
+    launches: list[Callable[..., None]] = []
 
     def fold(dots: Any, part: slice, cols: slice) -> None:
         if is_on_gpu(dots):
-            from gpucluster.device.kernels import FOLD_NEIGHBORS, launch
-
-            sizes = part.start, *dots.shape, cols.start, n_samples
-            given = dots, *sizes, scores.columns, *of_rows, kept, bounds, found
-            launch(FOLD_NEIGHBORS, *given, checked=not part.start and not cols.start)
+            numbers_of = part.start, *dots.shape, cols.start, n_samples
+            if not launches:
+                given = dots, *numbers_of, scores.columns, *of_rows, kept, bounds, found
+                launches.append(prepared(FOLD_NEIGHBORS, *given))
+            launches[0](*numbers_of, kept)
         else:
             _, upper = scores.interval(dots, cols.start, half[part], numbers[part])
             both = np.concatenate((bounds[part], upper), axis=1)

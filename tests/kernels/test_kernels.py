@@ -211,8 +211,10 @@ def test_finish_rows(run, shape, dtype, to_unit_length, n_blocks) -> None:
     scales = (2.0 ** stream.integers(-3, 4, n_rows)).astype(np.float32)
     columns = (2.0 ** stream.integers(-3, 4, n_features)).astype(np.float32)
     out, norms = np.full(shape, np.nan, dtype), np.full(n_rows, np.nan, np.float32)
-    sizes = n_rows, n_features, to_unit_length
-    run(on_grid(FINISH_ROWS[dtype], n_blocks), product, scales, columns, *sizes, out, norms)
+    for first, last in ((0, n_rows // 3), (n_rows // 3, n_rows)):  # tile by tile
+        tile, sizes = product[first:last], (last - first, n_features, to_unit_length)
+        of_rows = first, scales, columns
+        run(on_grid(FINISH_ROWS[dtype], n_blocks), tile, *of_rows, *sizes, out, norms)
 
     expected = product.astype(np.float64) * scales[:, None] * columns
     length = np.linalg.norm(expected, axis=1)
@@ -233,7 +235,7 @@ def test_no_rows_are_no_launch(run) -> None:
 def test_finish_rows_in_place(run) -> None:
     product, two = np.arange(12, dtype=np.float32).reshape(3, 4), np.full(4, 2, np.float32)
     norms, expected = np.empty(3, np.float32), 2 * product
-    run(FINISH_ROWS["float32"], product, np.ones(3, np.float32), two, 3, 4, 0, product, norms)
+    run(FINISH_ROWS["float32"], product, 0, np.ones(3, np.float32), two, 3, 4, 0, product, norms)
     np.testing.assert_array_equal(product, expected)
 
 
@@ -287,7 +289,7 @@ def test_bytes_are_those_of_the_arrays() -> None:
     assert found == X.nbytes + 2 * label.nbytes + sqdist.nbytes
 
     spec = FINISH_ROWS["float16"]
-    found = spec.n_bytes(spec.numbers((X, row, of_size(30), 70, 30, 1, half, row)))
+    found = spec.n_bytes(spec.numbers((X, 0, row, of_size(30), 70, 30, 1, half, row)))
     assert found == X.nbytes + half.nbytes + 2 * row.nbytes
 
     spec, order, starts = SEGMENT_SUMS["float16"], label, of_size(4, dtype="int64")

@@ -7,6 +7,7 @@ import pytest
 
 from gpucluster.device.arrays import namespace, to_device, to_host
 from gpucluster.events import Reporter
+from gpucluster.ops import half as half_module
 from gpucluster.ops import half_moments as module
 from gpucluster.ops import streaming
 from gpucluster.ops.half import coarse_middle, half_gram, half_product, half_rows
@@ -122,16 +123,24 @@ def test_products_with_a_matrix_are_near_those_of_float64(device: str) -> None:
     assert np.linalg.norm(off) <= 5e-4 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("unit", [False, True])
-def test_rows_are_finished(unit: bool, device: str) -> None:
-    products = correlated(30, 9)
-    products[4] = 0
-    scales, columns = np.full(30, 4, np.float32), np.full(9, 0.5, np.float32)
-    given = [to_device(each.copy(), device) for each in (products, scales, columns)]
-    norms = to_host(finish_rows(*given, given[0], to_unit_length=unit))
-    np.testing.assert_allclose(norms, 2 * np.linalg.norm(products, axis=1), rtol=1e-6)
-    expected = 2 * products / (np.where(norms > 0, norms, 1)[:, None] if unit else 1)
-    np.testing.assert_allclose(to_host(given[0]), expected, rtol=1e-6)
+def test_rows_are_finished(unit: bool, dtype: type, device: str, monkeypatch) -> None:
+    monkeypatch.setattr(half_module, "TILE_BYTES", 4 * 9 * 11)
+    X, W = correlated(30, 19), correlated(9, 19)
+    X[4] = 0
+    zero = to_device(np.zeros(19, np.float32), device)
+    rows, columns = (half_rows(to_device(each, device), zero) for each in (X, W))
+    out = to_device(np.empty((30, 9), dtype), device)
+    norms = to_host(finish_rows(rows, columns, out, to_unit_length=unit))
+    expected = X.astype(np.float64) @ W.T
+    length = np.linalg.norm(expected, axis=1)
+    np.testing.assert_allclose(norms, length, rtol=5e-3)
+    if unit:
+        expected /= np.where(length > 0, length, 1)[:, None]
+    np.testing.assert_allclose(
+        to_host(out), expected, rtol=0.02, atol=4e-3 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("regularization", ["relative:1.0", "relative:0.001", 0.5])
