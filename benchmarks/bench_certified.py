@@ -52,7 +52,7 @@ def bfloat16_rows(X: Any, shift: Any) -> Any:
     cast = bfloat16(less)
     norms = (np.linalg.norm(each, axis=1).astype(np.float32) for each in (less, less - cast))
     scales, flags = np.ones(len(X), np.float32), np.zeros(len(X), np.uint8)
-    return HalfRows(cast, scales, *norms, flags)
+    return HalfRows(cast, scales, *norms, flags, shift)
 
 
 def count(_out: Path, folder: str, n_clusters: int, kind: str) -> dict[str, Any]:
