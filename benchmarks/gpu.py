@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import gpu_record
 from gpu_place import SCALES, Limits, Place
-from gpu_record import OVER, DeviceLostError, Session, place, without_places
+from gpu_record import ONE_PATH, OVER, DeviceLostError, Session, place, without_places
 from harness import SCHEMA_VERSION, option_parser
 
 FACTS = "facts"  # not a section: a process that says what the GPU is
@@ -69,12 +69,16 @@ def main() -> None:
     chosen = _options()
     if chosen.section:
         _one_section(chosen)
-    else:
-        _all_sections(chosen)
+    rows = _all_sections(chosen)
+    sys.exit(int(any(row["error"] or row["fails"] for row in rows)))
 
 
 def _options() -> argparse.Namespace:
     parser = option_parser(__doc__, repeats=0)
+    parser.epilog = (
+        "The exit code is 1 where a row has an error, or misses a goal that is judged and is not "
+        "one of speed; else 0."
+    )
     parser.add_argument("--seconds", type=float, default=540, help="of the whole run")
     parser.add_argument("--scale", choices=("small", "full"), default="full")
     parser.add_argument("--cpu", action="store_true", help="numpy in place of CuPy, small")
@@ -130,7 +134,8 @@ def _one_section(chosen: argparse.Namespace) -> NoReturn:
 # The process that starts them.
 
 
-def _all_sections(chosen: argparse.Namespace) -> None:
+def _all_sections(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run them all, and return the rows of the result."""
     from gpu_machine import host_facts
 
     begun = time.time()
@@ -166,8 +171,11 @@ def _all_sections(chosen: argparse.Namespace) -> None:
         print(f"\n{section}, at most {max(0.0, deadline - started):.0f} s", flush=True)
         _section(chosen, path, section, deadline, end)
         _finish(path, section, time.time() - started)
-    print(_summary(gpu_record.read(path), time.time() - begun))
+    result = gpu_record.read(path)
+    print(_summary(result, time.time() - begun))
     print(path)
+    rows: list[dict[str, Any]] = result["rows"]
+    return rows
 
 
 def _section(
@@ -201,7 +209,7 @@ def _run(
     chosen: argparse.Namespace, path: Path, section: str, deadline: float, end: float
 ) -> str | None:
     """Run the process of a section; return why it did not come to its end."""
-    command = [sys.executable, __file__, "--section", section, "--file", path]
+    command = [sys.executable, __file__, "--section", section, "--file", str(path)]
     command += ["--deadline", str(deadline), "--only", chosen.only, "--scale", chosen.scale]
     command += ["--repeats", str(chosen.repeats), "--rows-limit", str(chosen.rows_limit)]
     command += ["--cpu"] if chosen.cpu else []
@@ -251,10 +259,13 @@ def _summary(result: dict[str, Any], seconds: float) -> str:
     lines = [f"\n{gpu}: {len(rows)} rows in {seconds:.0f} s"]
     for word, wanted in (("met", True), ("MISSED", False)):
         lines += [
-            f"{word}: {', '.join(place(row))}: {row['target']}"
+            f"{word}: {', '.join(place(row))}: {goal}"
             for row in rows
-            if row["met"] is wanted
+            for goal, is_met in row["judged"].items()
+            if is_met is wanted
         ]
+    same = [row["subject"] for row in rows if row["values"].get("ways") == ONE_PATH]
+    lines += [f"{ONE_PATH}, so nothing is compared: {'; '.join(same)}"] if same else []
     for kind in ("error", "skipped"):
         lines += [
             f"{kind}: {', '.join(place(r))}: {r[kind].splitlines()[0]}" for r in rows if r[kind]

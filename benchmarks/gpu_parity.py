@@ -1,7 +1,8 @@
 """Each stage on CPU and GPU in `gpu.py`: what comes out, beside a stated tolerance.
 
-Without a GPU the second one is the CPU again, or what runs on a GPU, on numpy: that the way to
-these numbers works.
+Without a GPU the second one is what runs on a GPU, on numpy, where there is that: see `TWO_WAYS`.
+Elsewhere both are the same code, which shows that the way to these numbers works and no more: that
+is not judged.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gpu_record import Goal, Session, Values
+from gpu_record import ONE_PATH, Goal, Session, Values
 
 if TYPE_CHECKING:
     from gpu_place import Place
 
 ROWS, FEATURES, CLUSTERS = 20_000, 64, 40
 FEW_ROWS, FEW_FEATURES, FEW_CLUSTERS = 4_000, 16, 8  # of what takes the square of the rows
+TWO_WAYS = {"kmeans, labels", "whitening", "nearest neighbours", "measure"}  # also on the host
 
 
 def parity(session: Session, place: Place) -> None:
@@ -28,7 +30,14 @@ def parity(session: Session, place: Place) -> None:
     Y = _made(place, few.rows, few.features, few.clusters, 0.5)
     for name, (rows, compare, goals) in _stages(X, Y, few.clusters).items():
         case = f"{rows.shape[0]:,} x {rows.shape[1]}"
-        session.measure(case, name, lambda r=rows, c=compare: _quiet(lambda: c(place, r)), goals)
+        alone = {} if place.on_gpu or name in TWO_WAYS else {"ways": ONE_PATH}
+
+        def work(
+            rows: Any = rows, compare: Callable[..., Values] = compare, alone: Values = alone
+        ) -> Values:
+            return {**alone, **_quiet(lambda: compare(place, rows))}
+
+        session.measure(case, name, work, [] if alone else goals)
 
 
 def _made(place: Place, rows: int, features: int, clusters: int, spread: float) -> Any:
@@ -55,7 +64,12 @@ def _stages(X: Any, Y: Any, n: int) -> dict[str, tuple[Any, Callable[..., Values
             _algorithm(all_of.KMeans(n_clusters=CLUSTERS // 2, n_init=2)),
             [near, Goal("tolerance", "inertia_off", at_most=1e-6)],
         ),
-        "whitening": (X, _step("Whitening", {}), [Goal("tolerance", "off", at_most=1e-3)]),
+        "kmeans, labels": (X, _descents, [Goal("tolerance", "other", at_most=0)]),
+        "whitening": (
+            X,
+            _step("Whitening", {}, half=True),
+            [Goal("tolerance", "off", at_most=1e-3)],
+        ),
         "whitening, almost full": (
             X,
             _step("Whitening", {"regularization": "relative:0.01"}),
@@ -66,7 +80,14 @@ def _stages(X: Any, Y: Any, n: int) -> dict[str, tuple[Any, Callable[..., Values
             _step("PCA", {"n_components": 8}),
             [Goal("tolerance", "off", at_most=1e-4)],
         ),
-        "nearest neighbours": (X, _neighbors, [Goal("tolerance", "recall", at_least=0.9999)]),
+        "nearest neighbours": (
+            X,
+            _neighbors,
+            [
+                Goal("tolerance", "recall", at_least=0.9999),
+                Goal("tolerance", "sqdist_off", at_most=1e-6),
+            ],
+        ),
         "measure": (X, _measured, [Goal("tolerance", "worst_off", at_most=1e-5)]),
         "most similar": (X, _similar, [Goal("tolerance", "other", at_most=1e-4)]),
         "hdbscan": (
@@ -127,8 +148,13 @@ def _algorithm(model: Any) -> Callable[[Place, Any], Values]:
     return compare
 
 
-def _step(name: str, settings: dict[str, Any]) -> Callable[[Place, Any], Values]:
-    """Fit and apply a step; of PCA, axes may point the other way."""
+def _step(
+    name: str, settings: dict[str, Any], *, half: bool = False
+) -> Callable[[Place, Any], Values]:
+    """Fit and apply a step, on the host by float16 products with `half`.
+
+    Of PCA, axes may point the other way.
+    """
 
     def compare(place: Place, X: Any) -> Values:
         from gpucluster import preprocess
@@ -141,16 +167,31 @@ def _step(name: str, settings: dict[str, Any]) -> Callable[[Place, Any], Values]
             where = device if step.output_on_gpu else "cpu"
             return place.host(step.output(X, arrays, where))
 
-        cpu, other = output("cpu"), output(place.device)
+        cpu = output("cpu")
+        other = _half_whitened(step, X) if half and not place.on_gpu else output(place.device)
         if name == "PCA":
             other = other * np.sign((cpu * other).sum(axis=0))
-        scale = float(np.linalg.norm(cpu))
-        found = {"off": float(np.linalg.norm(cpu - other)) / scale}
-        if name == "Whitening" and not place.on_gpu:
-            found["half_off"] = float(np.linalg.norm(cpu - _half_whitened(step, X))) / scale
-        return found
+        return {"off": float(np.linalg.norm(cpu - other) / np.linalg.norm(cpu))}
 
     return compare
+
+
+def _descents(place: Place, X: Any) -> Values:
+    """Search from the same centres, as they move: by bounds on the host, by float16 products."""
+    from gpucluster.device.arrays import to_device
+    from gpucluster.ops.half_lloyd import HalfLloyd
+    from gpucluster.ops.lloyd import Lloyd
+
+    centers = X[:: max(1, len(X) // CLUSTERS)].copy()
+    bounds = Lloyd(X, centers)
+    half = HalfLloyd(*(to_device(each, place.device) for each in (X, centers)))
+    other = []
+    for _ in range(4):
+        other.append(float((bounds.labels != place.host(half.labels)).mean()))
+        means = bounds.means()
+        bounds.move(means)
+        half.move(to_device(means, place.device))
+    return {"other": max(other), "open": half.n_rechecked / len(X)}
 
 
 def _half_whitened(step: Any, X: Any) -> Any:
@@ -165,16 +206,22 @@ def _half_whitened(step: Any, X: Any) -> Any:
 
 def _neighbors(place: Place, X: Any) -> Values:
     from gpucluster.device.arrays import to_device
-    from gpucluster.ops.neighbors import nearest_neighbors
+    from gpucluster.ops.half_neighbors import half_neighbors
+    from gpucluster.ops.neighbors import Neighbors, nearest_neighbors
 
     cpu = nearest_neighbors(X, 15, exact=True)
-    other = nearest_neighbors(to_device(X, place.device), 15)
-    there, far = place.host(other.rows), np.sqrt(cpu.sqdist[:, -1:])
-    gap = np.sqrt(np.maximum(place.host(other.sqdist), 0)) - far  # ties are right
+    if place.on_gpu:
+        other = nearest_neighbors(to_device(X, place.device), 15)
+    else:
+        other = Neighbors(*half_neighbors(X, 15), "half_neighbors")
+    there, sqdist = place.host(other.rows), place.host(other.sqdist)
+    far = np.sqrt(cpu.sqdist[:, -1:])
+    gap = np.sqrt(np.maximum(sqdist, 0)) - far  # ties are right
     shared = (there[:, :, None] == cpu.rows[:, None, :]).any(axis=2)
     return {
         "recall": float((shared | (gap <= 1e-5 * far)).mean()),
         "same_rows": float((there == cpu.rows).mean()),
+        "sqdist_off": float((np.abs(sqdist - cpu.sqdist) / np.maximum(far**2, 1e-30)).max()),
         "method": other.method,
     }
 
@@ -240,17 +287,12 @@ def _measured(place: Place, X: Any) -> Values:
 
 
 def _similar(place: Place, X: Any) -> Values:
-    """Compare the placing of rows by direction, where it runs on both."""
-    import inspect
-
+    """Compare the placing of rows by direction."""
     from gpucluster.ops.assign import most_similar
     from gpucluster.ops.normalize import unit_rows
 
     directions = unit_rows(X[:: max(1, len(X) // 100)].copy())
-    asked = (
-        {"device": place.device} if "device" in inspect.signature(most_similar).parameters else {}
-    )
-    cpu, other = most_similar(X, directions), most_similar(X, directions, **asked)
+    cpu, other = (most_similar(X, directions, device=each) for each in ("cpu", place.device))
     return {
         "other": float((cpu[0] != other[0]).mean()),
         "similarity_off": float(np.abs(cpu[1] - other[1]).max()),

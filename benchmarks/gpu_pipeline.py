@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ ROWS, FEATURES, CLUSTERS, COMPONENTS, NEIGHBORS = 1_000_000, 768, 100, 50, 30
 FEWER_ROWS, ENOUGH_S = 200_000, 100.0  # of the larger size; with less time it is the smaller
 MIN_SAMPLES = 10
 GOAL_S = 8.0
+NOISE = 0.005  # by which two runs of the same may differ in agreement with the truth
 OURS, CHAIN = "gpucluster.cluster", "chained cuML"
 
 
@@ -26,28 +28,20 @@ def pipeline(session: Session, place: Place) -> None:
     rows = ROWS if session.left() >= ENOUGH_S or not place.on_gpu else FEWER_ROWS
     made = place.shape(rows, FEATURES, CLUSTERS, row_bytes=16 * FEATURES)
     shape = Shape(made.rows, made.features, made.clusters, ROWS)
-    if not session.wants(shape.case):
-        return
-    X, truth = place.clustered(
-        shape.rows, shape.features, shape.clusters, seed=51, spread=0.7, tail=True
-    )
-    X, truth = place.host(X), place.host(truth)
-    place.clear()
+    data = cache(lambda: _labelled(place, shape))  # made for the first subject that was asked for
     components = min(COMPONENTS, max(2, shape.features // 4))
     size = max(5, shape.rows // 2000)
-    seconds = round(shape.at_full(GOAL_S), 2)
-    ways: dict[str, tuple[Callable[[], Any], list[Goal]]] = {
-        OURS: (
-            lambda: _ours(place, X, components, size),
-            [Goal("G7", "stages_s", at_most=seconds, speed=True)],
-        ),
-        CHAIN: (lambda: _chained(place, X, components, size), []),
+    whole = shape.is_whole  # neighbours take the square of the rows: fewer say nothing of a time
+    ways: dict[str, tuple[Callable[..., Any], list[Goal]]] = {
+        OURS: (_ours, [Goal("G7", "stages_s", at_most=GOAL_S, speed=True, here=whole)]),
+        CHAIN: (_chained, []),
     }
     for name, (work, goals) in ways.items():
 
-        def measured(work: Callable[[], Any] = work) -> Values:
+        def measured(work: Callable[..., Any] = work) -> Values:
+            X, truth = data()
             begun = time.perf_counter()
-            labels, values = work()
+            labels, values = work(place, X, components, size)
             taken = time.perf_counter() - begun
             return {"seconds": taken, **values, **_agreement(labels, truth)}
 
@@ -57,10 +51,22 @@ def pipeline(session: Session, place: Place) -> None:
         "ratios: the chain's over ours",
         lambda: _ratios(session, shape.case),
         [
-            Goal("G7", "seconds", at_least=2.5, speed=True),
-            Goal("G7", "ami_less", at_most=0.01, speed=True),
+            Goal("G7", "seconds", at_least=2.5, speed=True, here=whole),
+            Goal("G7", "ami_less", at_most=NOISE),
+            Goal("G7", "ari_less", at_most=NOISE),
         ],
     )
+
+
+def _labelled(place: Place, shape: Shape) -> tuple[Any, Any]:
+    """Return rows and their true labels, on the host."""
+    X, truth = place.clustered(
+        shape.rows, shape.features, shape.clusters, seed=51, spread=0.7, tail=True
+    )
+    found = place.host(X), place.host(truth)
+    del X, truth
+    place.clear()
+    return found
 
 
 def _ours(place: Place, X: Any, components: int, size: int) -> tuple[Any, Values]:

@@ -6,7 +6,7 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
@@ -28,6 +28,7 @@ class Limits:
     clusters: int
 
 
+Case = tuple[int, int, int]  # rows, features, clusters
 SCALES = {
     "full": Limits(sys.maxsize, sys.maxsize, sys.maxsize),
     "small": Limits(200_000, sys.maxsize, 1000),
@@ -47,13 +48,26 @@ class Shape:
     @property
     def case(self) -> str:
         """The name of the case."""
-        scaled = "" if self.rows == self.wanted else f" (of {self.wanted:,})"
+        scaled = "" if self.is_whole else f" (of {self.wanted:,})"
         clusters = f", k={self.clusters}" if self.clusters else ""
         return f"{self.rows:,} x {self.features}{clusters}{scaled}"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are as many rows as there should be."""
+        return self.rows == self.wanted
+
     def at_full(self, ms: float) -> float:
-        """Return milliseconds for these rows, of a goal for all that there should be."""
+        """Return milliseconds for these rows, of a goal for all, of what takes time by the row."""
         return ms * self.rows / self.wanted
+
+
+def graded(sizes: Iterable[int], limit: int) -> dict[int, int]:
+    """Return for each size one within the limit: where they are cut, the next is half of it."""
+    falling = sorted(set(sizes), reverse=True)
+    if falling[0] <= limit:
+        return {size: size for size in falling}
+    return {size: min(size, max(2, limit >> place)) for place, size in enumerate(falling)}
 
 
 class Place:
@@ -90,6 +104,16 @@ class Place:
             most = max(1000, fitting // 1000 * 1000)
         n_clusters = min(clusters, self.limits.clusters, max(2, most // 10)) if clusters else 0
         return Shape(most, n_features, n_clusters, rows)
+
+    def within(self, cases: list[Case]) -> list[Case]:
+        """Return cases within the limits, each once; what differs goes on to, if it can."""
+        features = graded((case[1] for case in cases), self.limits.features)
+        clusters = graded((case[2] for case in cases), self.limits.clusters)
+        found: dict[Case, Case] = {}
+        for rows, n_features, n_clusters in cases:
+            sizes = features[n_features], clusters[n_clusters]
+            found.setdefault((min(rows, self.limits.rows), *sizes), (rows, *sizes))
+        return list(found.values())
 
     def synchronize(self) -> None:
         """Wait until the device has done all."""

@@ -19,6 +19,7 @@ from typing import Any
 
 Values = dict[str, Any]
 OVER = "the time was over"
+ONE_PATH = "one path"  # value `ways` of a row whose two sides are the same code here
 
 
 class AbsentError(Exception):
@@ -33,8 +34,8 @@ class DeviceLostError(Exception):
 class Goal:
     """What a value of a row should be.
 
-    A goal of `speed` is one of a GPU at full size: it is not judged elsewhere. `name` is the one
-    in the list of goals, or of the gate.
+    A goal of `speed` is one of a GPU at full size: it is not judged elsewhere. Nor is one that is
+    not of what is measured `here`. `name` is the one in the list of goals, or of the gate.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Goal:
     at_most: float | None = None
     at_least: float | None = None
     speed: bool = False
+    here: bool = True
 
     def __str__(self) -> str:
         sign, bound = ("<=", self.at_most) if self.at_most is not None else (">=", self.at_least)
@@ -79,6 +81,8 @@ def blank(table: str, case: str, subject: str) -> dict[str, Any]:
         "values": {},
         "target": None,
         "met": None,
+        "judged": {},  # each goal that was, and whether it is met
+        "fails": False,  # one that is not of speed is missed
         "absent": None,
         "skipped": None,
         "error": None,
@@ -130,8 +134,8 @@ class Session:
         """Return the seconds that are left to the section."""
         return self.deadline - time.time()
 
-    def wants(self, case: str, subject: str = "") -> bool:
-        """Whether a subject, or one of a case, was asked for."""
+    def wants(self, case: str, subject: str) -> bool:
+        """Whether a subject was asked for."""
         return re.search(self._only, f"{self.section} {case} {subject}") is not None
 
     def values(self, case: str, subject: str, section: str | None = None) -> Values:
@@ -198,10 +202,14 @@ class Session:
     def _judge(self, row: dict[str, Any], goals: tuple[Goal, ...]) -> None:
         if not goals:
             return
-        row["target"] = "; ".join(map(str, goals))
-        judged = [goal for goal in goals if self._judges_speed or not goal.speed]
+        judged = [goal for goal in goals if goal.here and (self._judges_speed or not goal.speed)]
+        row["target"] = "; ".join(
+            str(goal) if goal in judged else f"{goal} (not judged here)" for goal in goals
+        )
         if row["values"] and judged:
-            row["met"] = all(goal.is_met(row["values"]) for goal in judged)
+            row["judged"] = {str(goal): goal.is_met(row["values"]) for goal in judged}
+            row["met"] = all(row["judged"].values())
+            row["fails"] = any(not (goal.speed or row["judged"][str(goal)]) for goal in judged)
 
     def _add(self, row: dict[str, Any]) -> Values:
         self.result["rows"].append(row)

@@ -31,6 +31,7 @@ NAMESPACES = [
 CLASSES = [
     *("cupy.ndarray", "cupy.ufunc", "cupy.RawModule", "cupy.RawKernel"),
     *("cupy.cuda.Device", "cupy.cuda.Stream", "cupy.cuda.Event", "cupy.cuda.MemoryPool"),
+    "cupy.cuda.PinnedMemoryPool",
 ]
 
 

@@ -85,6 +85,7 @@ def test_links_lead_somewhere_and_nothing_is_left_open(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), target
     assert "@@" not in text
+    assert re.findall(r"^[A-Z]{4,}$", text, re.MULTILINE) == []  # a word to be replaced
 
 
 @pytest.mark.parametrize("module", ["gpucluster.api", "gpucluster.estimator", "gpucluster"])

@@ -1,12 +1,11 @@
-"""What the GPU paths pass to RAPIDS is accepted by RAPIDS, checked without a GPU.
+"""What the GPU paths pass to RAPIDS and CuPy is accepted by them, checked without a GPU.
 
 ``rapids_26_10_signatures.json`` is a snapshot of the signatures of cuML, cuVS, RMM and pylibcudf
-(which cuDF is made of) 26.10, read out of their wheels. The calls are read out of our sources:
-every name imported from these libraries, wherever it is called. So a keyword must be spelled out
-at the call; ``**kwargs`` hides it and fails here.
-
-The same holds for CuPy, by ``cupy_14_signatures.json``, which ``read_cupy.py`` wrote: every call of
-``cupy``, of a name imported from it, and of ``xp``, which stands for numpy or CuPy.
+(which cuDF is made of) 26.10, which ``read_stubs.py`` renews from their wheels;
+``cupy_14_signatures.json`` is one of CuPy, which ``read_cupy.py`` wrote. The calls are read out of
+the package and the benchmark of the GPU: of every name imported from these libraries, of ``xp``,
+which stands for numpy or CuPy, and of the methods of what such a call has made. So a keyword must
+be spelled out at the call; ``**kwargs`` hides it and fails here.
 """
 
 from __future__ import annotations
@@ -14,88 +13,52 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "gpucluster"
+from tests.contract.library_calls import ARRAY, RAPIDS, LibraryCall, library_calls
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE, STAND_INS = ROOT / "gpucluster", ROOT / "tests" / "stand_ins"
+FILES = [*sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "benchmarks").glob("gpu*.py"))]
 SNAPSHOT = json.loads(Path(__file__).with_name("rapids_26_10_signatures.json").read_text())
 CUPY = json.loads(Path(__file__).with_name("cupy_14_signatures.json").read_text())
-RAPIDS = ("cuml", "cuvs", "pylibcudf", "rmm")
 
 # What each file is known to call; a call that vanishes from here is a GPU path that vanished.
 EXPECTED = {
-    "algorithms/agglomerative.py": {"cuml.cluster.AgglomerativeClustering"},
-    "algorithms/dbscan.py": {"cuml.cluster.DBSCAN"},
-    "algorithms/hdbscan.py": {"cuml.cluster.HDBSCAN"},
-    "device/memory.py": {"rmm.mr.CudaAsyncViewMemoryResource", "rmm.mr.LimitingResourceAdaptor"},
-    "preprocess/umap.py": {"cuml.manifold.UMAP"},
-    "sources/device_parquet.py": {"pylibcudf.io.parquet.ChunkedParquetReader"},
+    "algorithms/agglomerative.py": {"cuml.cluster.AgglomerativeClustering.fit"},
+    "algorithms/dbscan.py": {"cuml.cluster.DBSCAN", "cuml.cluster.DBSCAN.fit"},
+    "algorithms/hdbscan.py": {"cuml.cluster.HDBSCAN", "cuml.cluster.HDBSCAN.fit"},
+    "device/memory.py": {
+        "rmm.mr.CudaAsyncViewMemoryResource",
+        "rmm.mr.LimitingResourceAdaptor",
+        "rmm.mr.LimitingResourceAdaptor.get_allocated_bytes",
+        "cupy.cuda.MemoryPool.set_limit",
+        "cupy.cuda.MemoryPool.used_bytes",
+    },
+    "ops/streaming.py": {"cupy.cuda.Stream", "cupy.cuda.Stream.synchronize"},
+    "preprocess/umap.py": {"cuml.manifold.UMAP", "cuml.manifold.UMAP.fit_transform"},
+    "sources/device_parquet.py": {
+        "pylibcudf.column.Column.to_arrow",
+        "pylibcudf.io.parquet.ChunkedParquetReader",
+        "pylibcudf.io.parquet.ChunkedParquetReader.read_chunk",
+        "pylibcudf.io.parquet.ParquetReaderOptions.set_row_groups",
+    },
+    "gpu_peers.py": {
+        "cuml.cluster.KMeans",
+        "cuml.cluster.KMeans.fit",
+        "cuml.cluster.KMeans.predict",
+        "cuvs.cluster.kmeans.KMeansParams",
+        "cuvs.cluster.kmeans.predict",
+    },
+    "gpu_pipeline.py": {"cuml.cluster.HDBSCAN.fit", "cuml.manifold.UMAP.fit_transform"},
+    "gpu_place.py": {"cupy.cuda.Event.record", "cupy.cuda.MemoryPool.free_all_blocks"},
 }
 
-
-@dataclass(frozen=True)
-class RapidsCall:
-    file: str
-    line: int
-    name: str
-    n_positional: int
-    keywords: tuple[str | None, ...]  # None stands for **
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line} {self.name}"
-
-
-def rapids_calls(source: str, file: str) -> Iterator[RapidsCall]:
-    """Find the calls of names that `source` imports from RAPIDS."""
-    tree = ast.parse(source)
-    imported = {
-        alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(RAPIDS)
-        for alias in node.names
-    }
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        local, _, attributes = ast.unparse(node.func).partition(".")
-        if local in imported:
-            name = f"{imported[local]}.{attributes}".rstrip(".")
-            keywords = tuple(keyword.arg for keyword in node.keywords)
-            yield RapidsCall(file, node.lineno, name, len(node.args), keywords)
-
-
-def cupy_calls(source: str, file: str) -> Iterator[RapidsCall]:
-    """Find the calls of CuPy in `source`, by its own name or as `xp`."""
-    tree = ast.parse(source)
-    local = {"cupy": "cupy", "xp": "cupy", "self.xp": "cupy", "self._xp": "cupy"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cupy"):
-            local |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple | ast.Name):
-            pairs = [(node.targets[0], node.value)]
-            if isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Tuple):
-                pairs = zip(node.targets[0].elts, node.value.elts, strict=False)
-            for target, value in pairs:  # such as `runtime = cupy.cuda.runtime`
-                if ast.unparse(value).startswith("cupy.cuda.") and "(" not in ast.unparse(value):
-                    local[ast.unparse(target)] = ast.unparse(value)
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = re.sub(r"^namespace\([^()]*\)", "xp", ast.unparse(node.func))
-        owner = next((each for each in local if f"{called}.".startswith(f"{each}.")), None)
-        if owner is None:
-            continue
-        name = local[owner] + called[len(owner) :]
-        if "(" in name:  # a method of what a call gave: an array, if it is known of arrays
-            name = f"cupy.ndarray.{name.rpartition('.')[2]}"
-            if name not in CUPY["names"]:
-                continue
-        keywords = tuple(keyword.arg for keyword in node.keywords)
-        spread = any(isinstance(argument, ast.Starred) for argument in node.args)
-        yield RapidsCall(file, node.lineno, name, 0 if spread else len(node.args), keywords)
+MISSING = "is not in the snapshot"
+PARQUET = "pylibcudf.io.parquet.ParquetReaderOptions"
+LIMITED = "rmm.mr.LimitingResourceAdaptor"
 
 
 def cupy_signature(name: str) -> str | None:
@@ -114,12 +77,15 @@ def signature(name: str) -> ast.arguments:
     return arguments
 
 
-def objections(call: RapidsCall) -> list[str]:
+def objections(call: LibraryCall) -> list[str]:
     """Say what RAPIDS or CuPy would refuse about `call`."""
     try:
         accepted = signature(call.name)
     except KeyError:
-        return [f"{call.name} is not in the snapshot"]
+        # what a function of CuPy gives need not be an array
+        return [] if call.name.startswith(ARRAY) else [f"{call.name} is not in the snapshot"]
+    except SyntaxError:
+        return [f"{call.name} is not known to be called"]
     names = {argument.arg for argument in accepted.args + accepted.kwonlyargs}
     found = [
         "** hides keywords from this test" if keyword is None else f"no parameter {keyword!r}"
@@ -132,12 +98,19 @@ def objections(call: RapidsCall) -> list[str]:
     return found
 
 
-CALLS = [
-    call
-    for path in sorted(PACKAGE.rglob("*.py"))
-    for read in (rapids_calls, cupy_calls)
-    for call in read(path.read_text(), path.relative_to(PACKAGE).as_posix())
-]
+def objections_to(source: str) -> list[str]:
+    """Say what would be refused in `source`."""
+    calls = library_calls(source, "example.py")
+    assert calls
+    return [said for call in calls for said in objections(call)]
+
+
+def file_name(path: Path) -> str:
+    """Return a path within the package; the benchmarks are one folder."""
+    return path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.name
+
+
+CALLS = [call for path in FILES for call in library_calls(path.read_text(), file_name(path))]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
@@ -151,10 +124,10 @@ def test_gpu_path_calls_rapids(file):
 
 
 def test_rapids_is_imported_by_name():
-    """``import cuml`` would hide the calls from this test."""
+    """``import cuml`` would hide what comes from where."""
     hidden = [
-        f"{path.relative_to(PACKAGE)}:{node.lineno}"
-        for path in sorted(PACKAGE.rglob("*.py"))
+        f"{file_name(path)}:{node.lineno}"
+        for path in FILES
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Import)
         and any(alias.name.split(".")[0] in {"cudf", *RAPIDS} for alias in node.names)
@@ -170,12 +143,14 @@ def test_rapids_is_imported_by_name():
         ("KMeans(**settings)", "** hides keywords from this test"),
         ("KMeans.restore()", "cuml.cluster.KMeans.restore is not in the snapshot"),
         ("KMeans(n_clusters=3, output_type='numpy')", None),
+        ("KMeans(n_clusters=3).fit(x, sample_weights=w)", "no parameter 'sample_weights'"),
+        ("KMeans(n_clusters=3).fit(x).predict(x, y)", "2 positional arguments, takes 1"),
+        ("KMeans(n_clusters=3).fit(x, sample_weight=w).labels_", None),
     ],
 )
 def test_the_check_sees_wrong_calls(source, objection):
     source = f"def fit():\n    from cuml.cluster import KMeans\n    return {source}"
-    (call,) = rapids_calls(source, "example.py")
-    assert objections(call) == ([objection] if objection else [])
+    assert objections_to(source) == ([objection] if objection else [])
 
 
 @pytest.mark.parametrize(
@@ -188,18 +163,76 @@ def test_the_check_sees_wrong_calls(source, objection):
         ("xp.add.at(x, y, z)", None),
         ("xp.einsum('ij,ij,ij->i', x, y, z, dtype=float)", None),
         ("xp.linalg.eigh(x, lower=True)", "no parameter 'lower'"),
+        ("xp.arange(3).sum(where=x)", "no parameter 'where'"),
         ("cublas.gemmEx(1, 2)", None),
         ("cuda.getAttribute(1)", "cupy.cuda.runtime.getAttribute is not in the snapshot"),
+        ("place.xp.cuda.Device().synchronise()", "cupy.cuda.Device.synchronise {}"),
+        ("xp.cuda.Device(0).id(1)", "cupy.cuda.Device.id is not known to be called"),
+        ("xp.cuda.get_current_stream().wait_event()", None),
+        ("xp.cuda.Stream.null.record(1, 2)", "2 positional arguments, takes 1"),
+        ("cupy.get_default_memory_pool().set_limit(bytes=1)", "no parameter 'bytes'"),
     ],
 )
 def test_the_check_sees_wrong_calls_of_cupy(source, objection):
     source = f"from cupy.cuda import cublas\ncuda = cupy.cuda.runtime\n{source}"
-    (call,) = cupy_calls(source, "example.py")
-    assert objections(call) == ([objection] if objection else [])
+    assert objections_to(source) == ([objection.format(MISSING)] if objection else [])
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("source", "objection"),
+    [
+        ("model = UMAP()\nmodel.fit_transform(x, knn_graphh=g)", "no parameter 'knn_graphh'"),
+        ("model = UMAP()\nmodel.fit_transform(x, knn_graph=g)", None),
+        ("model = UMAP()\nmodel = other()\nmodel.fit_transform(x, knn_graphh=g)", None),
+        ("model: UMAP = UMAP()\nmodel.embed(x)", "cuml.manifold.UMAP.embed {}"),
+        ("model = UMAP() if x else None\nmodel.embed(x)", "cuml.manifold.UMAP.embed {}"),
+        ("pool = cupy.get_default_memory_pool()\npool.set_limit(bytes=1)", "no parameter 'bytes'"),
+        ("stream = xp.cuda.Stream()\nstream.synchronise()", "cupy.cuda.Stream.synchronise {}"),
+        ("with xp.cuda.Stream() as s:\n  s.synchronise()", "cupy.cuda.Stream.synchronise {}"),
+        ("a, b = xp.cuda.Event(), 1\na.recorded()", "cupy.cuda.Event.recorded {}"),
+        ("self._s = xp.cuda.Stream()\ndef f():\n  self._s.wait(1)", "cupy.cuda.Stream.wait {}"),
+        ("limited = mr.LimitingResourceAdaptor(pool, 1)\nlimited.left()", f"{LIMITED}.left {{}}"),
+        ("mr.LimitingResourceAdaptor(upstream=pool)", "no parameter 'upstream'"),
+        ("options = OPTIONS.build()\noptions.set_rowgroups([x])", f"{PARQUET}.set_rowgroups {{}}"),
+        ("builder = OPTIONS\nbuilder.use_pandas_metadata(x, y)", "2 positional arguments, takes 1"),
+        ("(column,) = READ.columns\ncolumn.to_arrow(metadatas=x)", "no parameter 'metadatas'"),
+        ("for column in READ.columns:\n  column.sizes()", "pylibcudf.column.Column.sizes {}"),
+        ("[column.sizes() for column in READ.columns]", "pylibcudf.column.Column.sizes {}"),
+        ("READ.columns[0].sizes()", "pylibcudf.column.Column.sizes {}"),
+        ("kmeans = need('cuvs.cluster.kmeans')\nkmeans.predict(p, x, y, z=1)", "no parameter 'z'"),
+        ("def made():\n  return UMAP()\nmade().embed(x)", "cuml.manifold.UMAP.embed {}"),
+    ],
+)
+def test_the_check_sees_wrong_calls_of_what_a_call_gave(source, objection):
+    source = source.replace("OPTIONS", "ParquetReaderOptions.builder(x)")
+    source = source.replace("READ", "ChunkedParquetReader(x).read_chunk()")
+    imports = (
+        "from cuml.manifold import UMAP\nfrom rmm import mr\n"
+        "from pylibcudf.io.parquet import ChunkedParquetReader, ParquetReaderOptions\n"
+    )
+    assert objections_to(imports + source) == ([objection.format(MISSING)] if objection else [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_constants_of_cuda_are_those_of_cupy(path):
     """Attributes are looked up when they are reached, which without a GPU is never."""
     named = re.findall(r"\b(runtime|cublas)\.(cuda\w+|CUBLAS_\w+)", path.read_text())
     assert [name for name in named if f"cupy.cuda.{'.'.join(name)}" not in CUPY["names"]] == []
+
+
+@pytest.mark.parametrize("library", ["cuml", "rmm"])
+def test_the_stand_ins_have_the_signatures_of_the_libraries(library):
+    """Those of pylibcudf and CuPy are held against theirs elsewhere, or when they are called."""
+    found = {}
+    for path in (STAND_INS / library).glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            methods = node.body if isinstance(node, ast.ClassDef) else [node]
+            for method in (each for each in methods if isinstance(each, ast.FunctionDef)):
+                for argument in method.args.args + method.args.kwonlyargs:
+                    argument.annotation = None
+                parts = (library, path.stem, node.name, method.name)
+                name = ".".join(dict.fromkeys(parts)).removesuffix(".__init__")
+                found[name] = f"({ast.unparse(method.args)})"
+    known = found.keys() & SNAPSHOT.keys()
+    assert known
+    assert {name: found[name] for name in known} == {name: SNAPSHOT[name] for name in known}

@@ -15,7 +15,7 @@ from cuml import Estimator
 class HDBSCAN(Estimator):
     """``min_samples`` leaves the row itself out, as in the hdbscan package."""
 
-    def fit(self, X: Any, y: Any = None, convert_dtype: bool = True) -> Self:
+    def fit(self, X: Any, y: Any = None) -> Self:
         same = (
             *("min_cluster_size", "min_samples", "cluster_selection_epsilon", "alpha"),
             *("max_cluster_size", "cluster_selection_method", "allow_single_cluster"),
@@ -37,7 +37,6 @@ class DBSCAN(Estimator):
         sample_weight: Any = None,
         *,
         out_dtype: str = "int32",
-        convert_dtype: bool = True,
     ) -> Self:
         settings = {name: self.settings[name] for name in ("eps", "min_samples", "metric")}
         model = sklearn.cluster.DBSCAN(**settings).fit(self.rows(X), sample_weight=sample_weight)
@@ -47,7 +46,7 @@ class DBSCAN(Estimator):
 
 
 class AgglomerativeClustering(Estimator):
-    def fit(self, X: Any, y: Any = None, *, convert_dtype: bool = True) -> Self:
+    def fit(self, X: Any, y: Any = None) -> Self:
         if self.settings["linkage"] != "single":
             raise NotImplementedError("Only single linkage clustering is supported currently")
         model = sklearn.cluster.AgglomerativeClustering(

@@ -12,7 +12,9 @@ from cuml import Estimator
 
 
 class UMAP(Estimator):
-    def fit_transform(self, X: Any, y: Any = None, **kwargs: Any) -> Any:
+    def fit_transform(self, X: Any, y: Any = None, *, knn_graph: Any = None) -> Any:
+        if knn_graph is not None:
+            raise NotImplementedError("the stand-in takes precomputed_knn")
         same = (
             *("n_components", "n_neighbors", "min_dist", "metric", "n_epochs", "random_state"),
             "init",
