@@ -57,7 +57,7 @@ def main() -> None:
     with Session("half", COLUMNS, options(__doc__, cases=cases, repeats=1)) as session:
         for case in session.cases:
             for way in WAYS:
-                asked = {"data": str(session.data(case)), "way": way}
+                asked = {"data": "{data}", "way": way}
                 session.measure(case, call(way, compare, **asked))
 
 

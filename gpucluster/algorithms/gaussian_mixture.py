@@ -103,7 +103,7 @@ class GaussianMixture(Algorithm):
     def cost(self, n_samples: int, n_features: int, device: Device) -> Cost:
         """Return bytes beside `X`, and seconds at the rates in its page in docs/algorithms."""
         from gpucluster.ops.gaussians import WIDE_BLOCK_BYTES, Gaussians
-        from gpucluster.ops.mixture import GPU_BLOCK_BYTES, working_bytes
+        from gpucluster.ops.mixture import working_bytes
 
         n, d, k = n_samples, n_features, self.n_components
         rank, method = self.rank(n, d), self.method(n, d)
@@ -120,7 +120,7 @@ class GaussianMixture(Algorithm):
         if self.init_params != "random" and k > 1:  # k-means may centre a copy
             extra = max(extra, kmeans.bytes + 4 * n * d) + 16 * n
         if device == "gpu":
-            return Cost(extra, None, method, device_bytes=4 * n * d + GPU_BLOCK_BYTES)
+            return Cost(extra, None, method, device_bytes=4 * n * d)
         flop = {
             # turned rows, members, and the rows that a component is not given up for
             "full": n * d * (2.0 * d + 2.0 * rank + 0.12 * k * rank) + 4.0 * k * rank**2 * d,

@@ -69,7 +69,7 @@ class MeanShift(Algorithm):
         the bandwidth; typical numbers are assumed.
         """
         from gpucluster.ops.landmarks import landmark_cost
-        from gpucluster.ops.shifting import GPU_TILE_BYTES, TYPICAL_STEPS, climb_cost
+        from gpucluster.ops.shifting import TYPICAL_STEPS, climb_cost
 
         method = _method(n_samples, n_features)
         if method == "exact":
@@ -86,8 +86,7 @@ class MeanShift(Algorithm):
         distinct = (4 * n_features + 48) * n_samples if method == "exact" else 0
         extra = centred + distinct + sample + 12 * n_samples + max(part.bytes for part in parts)
         if device == "gpu":
-            on_device = 4 * n_samples * n_features + 4 * GPU_TILE_BYTES
-            return Cost(extra, None, method, device_bytes=on_device)
+            return Cost(extra, None, method, device_bytes=4 * n_samples * n_features)
         return Cost(extra, sum(part.seconds or 0 for part in parts), method)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
