@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpucluster.device.kernels import FOLD_NEAREST, SCAN_CAST, SEGMENT_SUMS, read_source
+from gpucluster.device.kernels import (
+    FOLD_NEAREST,
+    FOLD_NEIGHBORS,
+    SCAN_CAST,
+    SEGMENT_SUMS,
+    read_source,
+)
 from tests.kernels import emulator
 
 FLOAT_MAX = np.finfo(np.float32).max
@@ -53,6 +59,38 @@ def test_a_wrong_tie_is_seen(libraries) -> None:
     sizes = 0, 2, 40, 0, 40
     emulator.run(library, FOLD_NEAREST, dots, *sizes, columns, *of_rows, skip, *kept, label)
     assert (label != 0).any()
+
+
+def neighbors(library, dots, n_kept=40):
+    n_others = dots.shape[1]
+    columns = np.zeros((5, n_others), np.float32)
+    columns[0] = 1
+    of_rows, skip = np.ones((3, 1), np.float32), np.full(1, -1, np.int32)
+    bounds = np.full((1, n_kept), -FLOAT_MAX, np.float32)
+    found = np.full((1, n_kept), np.iinfo(np.int32).max, np.int32)
+    sizes = 0, 1, n_others, 0, n_others
+    given = dots, *sizes, columns, *of_rows, skip, n_kept, bounds, found
+    emulator.run(library, FOLD_NEIGHBORS, *given)
+    return found[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("kept[s] >= value", "kept[s] > value"),  # the later of equal ones first
+        ("index_before = index_end;", ""),  # between two slots of a lane
+        ("if (here > place)", "if (here > place && lane > 0)"),
+    ],
+)
+def test_a_list_out_of_order_is_seen(libraries, right: str, wrong: str) -> None:
+    equal = np.zeros((1, 70), np.float32)
+    rising = np.arange(70, dtype=np.float32)[None]  # each pushes what was kept from slot to slot
+    whole = emulator.build(FOLD_NEIGHBORS, libraries)
+    assert neighbors(whole, equal) == list(range(40))
+    assert neighbors(whole, rising) == list(range(69, 29, -1))
+    broken = emulator.build(FOLD_NEIGHBORS, libraries, changed(FOLD_NEIGHBORS, right, wrong))
+    found = neighbors(broken, equal), neighbors(broken, rising)
+    assert found != (list(range(40)), list(range(69, 29, -1)))
 
 
 def test_an_unguarded_tail_is_seen(libraries) -> None:

@@ -291,17 +291,18 @@ def test_scores_near_what_a_gpu_takes_for_zero(exponent: int, n_features: int, d
 
 def test_weights_beyond_float32_leave_rows_open() -> None:
     X, centers = problem(0, 20, 4, 5, 1.0, 0.0)
-    weights = np.array([0.0, 1e39, 1e42, 1e45])
-    found = certified_nearest(X, centers, weights=weights)
-    assert (found.labels == 0).all()
+    for unit in (1e39, 1e42, 1e45):
+        found = certified_nearest(X, centers, weights=unit * np.array([3.0, 1.0, 2.0, 4.0]))
+        assert (found.labels == 1).all()
+        assert found.n_rechecked == len(X)
 
 
 def test_what_float64_rounds_proves_nothing() -> None:
-    stream = np.random.default_rng(0)
-    centers = stream.normal(size=(6, 40))
-    weights = -np.square(centers).sum(axis=1)  # at the shift, all scores are what rounding left
     X = np.zeros((1, 40), np.float32)
-    assert certified_nearest(X, centers, weights=weights, shift=X[0]).n_rechecked == 1
+    for seed in range(60):
+        centers = 1e3 * np.random.default_rng(seed).normal(size=(6, 40))
+        weights = -np.square(centers).sum(axis=1)  # at the shift, all scores are what rounding left
+        assert certified_nearest(X, centers, weights=weights, shift=X[0]).n_rechecked == 1
 
 
 def test_copies_less_another_shift_are_refused() -> None:
