@@ -77,7 +77,7 @@ def fit_algorithm(
     if decision.device == "gpu":
         limit = algorithm.gpu_limit(len(X))
         if limit is not None and decision.requested == "auto":
-            reporter.fallback("gpu_cannot", f"{algorithm.name}: {limit}; the CPU path runs")
+            reporter.fallback("gpu_cannot", algorithm.goes_to_cpu(limit))
             return run("cpu"), "cpu"
     obstacle = algorithm.gpu_obstacle(X) if decision.device == "gpu" else None
     return with_fallback(run, decision, reporter, obstacle)

@@ -204,8 +204,7 @@ def _checked_device(
             f"device=gpu: {algorithm.name}: {limit}",
             hint="use --device auto, where the CPU takes what has no GPU path",
         )
-    said = f"{algorithm.name}: {limit}; the CPU path runs"
-    return (Warned("gpu_cannot", said, FallbackWarning.__name__),)
+    return (Warned("gpu_cannot", algorithm.goes_to_cpu(limit), FallbackWarning.__name__),)
 
 
 def _checked_display(

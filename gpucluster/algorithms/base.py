@@ -147,6 +147,10 @@ class Algorithm(BaseModel, ABC):
         """
         return self.gpu_limit(len(X))
 
+    def goes_to_cpu(self, limit: str) -> str:
+        """Return the sentence that says so, because of a limit of the GPU path."""
+        return f"{self.name}: {limit}; the CPU path runs"
+
     def _metric_space(self, X: Matrix) -> Matrix:
         """Return the rows as the distance sees them; this is what the paths get."""
         return X

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gpucluster.device.arrays import namespace, to_host
+from gpucluster.device.arrays import to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.normalize import row_norms, unit_rows
+from gpucluster.ops.silhouette import silhouettes, sqdist_beside
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 
@@ -51,19 +52,6 @@ def _blank(n_samples: int) -> Rows:
         sqdist=np.zeros(n_samples, np.float64),
         n_clipped=0,
     )
-
-
-def _silhouette(together: Any, apart: Any, size: Any) -> Any:
-    """Return silhouettes, of mean squared distances to the own cluster, and to the nearest other.
-
-    On unit rows the mean cosine distance to a cluster is half the mean squared distance, and that
-    is the squared distance to its mean, and what its rows are from there on average.
-    """
-    xp = namespace(together)
-    together = together * size / xp.maximum(size - 1, 1)  # without the row itself
-    larger = xp.maximum(apart, together)
-    defined = (size > 1) & (larger > 0)
-    return xp.where(defined, (apart - together) / xp.where(larger > 0, larger, 1), 0)
 
 
 def rows_on_cpu(
@@ -126,13 +114,13 @@ def rows_on_cpu(
         own = own[kept]
         similarity = cosines[kept, own]
         found.cosine[rows][kept] = np.clip(similarity, 0, 1)
-        found.sqdist[rows][kept] = own_sqdist = _sqdist(unit[kept], means[own])
+        found.sqdist[rows][kept] = own_sqdist = sqdist_beside(unit[kept], means[own])
         if n_clusters > 1:
             scores = products[kept] - level
             scores[np.arange(len(kept)), own] = -np.inf
             other = scores.argmax(axis=1)
-            other_sqdist = _sqdist(unit[kept], means[other])
-            found.silhouette[rows][kept] = _silhouette(
+            other_sqdist = sqdist_beside(unit[kept], means[other])
+            found.silhouette[rows][kept] = silhouettes(
                 own_sqdist + spread[own], other_sqdist + spread[other], sizes[own]
             )
         return int((similarity < 0).sum())
@@ -208,7 +196,7 @@ def compare_rows(
         if len(means) > 1:
             other = among_middles.nearest(unit, half, own).labels
             other_sqdist = pair_sqdist(unit, middles, numbers, other)
-            scores = _silhouette(
+            scores = silhouettes(
                 own_sqdist + spreads[own], other_sqdist + spreads[other], counts[own]
             )
             found.silhouette[rows] = to_host(xp.where(kept, scores, 0))
@@ -229,9 +217,3 @@ def _inverse_lengths(centroids: Matrix) -> Vector64:
     lengths = np.linalg.norm(centroids.astype(np.float64), axis=1)
     inverse: Vector64 = np.divide(1, lengths, where=lengths > 0, out=np.zeros_like(lengths))
     return inverse
-
-
-def _sqdist(rows: Matrix, others: Any) -> Any:
-    """Return the squared distance of each row to the one beside it, float64."""
-    difference = rows - others
-    return np.einsum("ij,ij->i", difference, difference)

@@ -76,8 +76,8 @@ def certified_nearest(
     Notes
     -----
     Extra memory: a tile of products, 2 bytes for each value of `X` unless `half` is given, 36
-    bytes a row, 8 bytes for each value of `centers`, and `EXACT_BYTES` for rows that are looked at
-    again.
+    bytes a row, 8 bytes for each value of `centers`, and for rows that are looked at again
+    some tens of bytes for each of `ops.bounded.MOST_PAIRS` and `EXACT_BYTES`.
     """
     if half is not None:
         shift = half.shift

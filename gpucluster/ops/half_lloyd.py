@@ -68,12 +68,13 @@ class HalfLloyd:
             self.labels, self.n_rechecked = found.labels, found.n_rechecked
 
         def work(rows: slice, block: Any) -> None:
+            n_rechecked = 0
             if self._half is None:
                 found = search.nearest(block)
-                self.labels[rows] = found.labels
-                self.n_rechecked += found.n_rechecked
-            # last: a block that ran out of memory comes again
-            self._sums += cluster_sums(block, self.labels[rows], len(centers))
+                self.labels[rows], n_rechecked = found.labels, found.n_rechecked
+            sums = cluster_sums(block, self.labels[rows], len(centers))
+            self.n_rechecked += n_rechecked  # last: a block that ran out of memory comes again
+            self._sums += sums
 
         each_block(work, self._X, self._xp, self._reporter)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucluster.device.arrays import namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import cluster_sums
@@ -56,7 +57,7 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
 
     def spread(rows: slice) -> None:
         kept = rows.start + np.flatnonzero(labels[rows] >= 0)
-        within[kept] = _sqdist(X[kept], means[labels[kept]])
+        within[kept] = sqdist_beside(X[kept], means[labels[kept]])
 
     def compare(rows: slice) -> None:
         kept = rows.start + np.flatnonzero(labels[rows] >= 0)
@@ -64,13 +65,8 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
         scores = level - 2 * ((X[kept] - shift) @ centred.T)
         scores[np.arange(len(kept)), own] = np.inf
         other = scores.argmin(axis=1)
-        apart = _sqdist(X[kept], means[other]) + variance[other]
-        size = sizes[own]
-        together = (within[kept] + variance[own]) * size / np.maximum(size - 1, 1)
-        larger = np.maximum(apart, together)
-        defined = (size > 1) & (larger > 0)
-        score = (apart - together) / np.where(defined, larger, 1)
-        silhouette[kept] = np.where(defined, score, 0)
+        apart = sqdist_beside(X[kept], means[other]) + variance[other]
+        silhouette[kept] = silhouettes(within[kept] + variance[own], apart, sizes[own])
 
     block_rows = rows_per_block(24 * n_features + 8 * n_clusters)
     for _ in map_blocks(spread, n_samples, block_rows):
@@ -83,7 +79,34 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
     return silhouette
 
 
-def _sqdist(rows: Matrix, others: Any) -> Any:
+def silhouettes(together: Any, apart: Any, size: Any) -> Any:
+    """Return silhouettes, of mean squared distances to the own cluster and to the nearest other.
+
+    The mean squared distance to a cluster is the squared distance to its mean, and what its rows
+    are from there on average. On unit rows it is twice the mean cosine distance, and silhouettes
+    are the same by both.
+
+    Parameters
+    ----------
+    together : array of shape (n_rows,), float64
+        To all rows of the own cluster, the row itself among them.
+    apart : array of shape (n_rows,), float64
+    size : array of shape (n_rows,), int64
+        Of the own cluster.
+
+    Returns
+    -------
+    array of shape (n_rows,), float64
+        0 for a row alone in its cluster, and where all distances are 0.
+    """
+    xp = namespace(together)
+    together = together * size / xp.maximum(size - 1, 1)  # without the row itself
+    larger = xp.maximum(apart, together)
+    defined = (size > 1) & (larger > 0)
+    return xp.where(defined, (apart - together) / xp.where(larger > 0, larger, 1), 0)
+
+
+def sqdist_beside(rows: Matrix, others: Any) -> Any:
     """Return the squared distance of each row to the one beside it, float64."""
     difference = rows - others
     return np.einsum("ij,ij->i", difference, difference)

@@ -71,8 +71,8 @@ def each_block(
 
     Notes
     -----
-    Blocks depend on the shape of `X` alone, whether it has to come or not. Extra memory: two
-    blocks where it has to.
+    Blocks depend on the shape of `X` alone, whether it has to come or not. Extra memory: up to
+    three blocks where it has to.
     """
     block_rows = min(rows_per_block(4 * X.shape[1], STREAM_BYTES), max(1, len(X)))
     start = 0
