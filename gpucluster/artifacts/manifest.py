@@ -88,6 +88,15 @@ class Manifest(_Frozen):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run_id: RunId
+    mode: Literal["full", "assign", "update"] = Field(
+        default="full", description="Whether clusters were found, joined, or joined and moved."
+    )
+    base_run_id: RunId | None = Field(
+        default=None, description="The run whose clusters were joined; None: found here."
+    )
+    definition_key: str | None = Field(
+        default=None, description="The same for all runs of a definition, whatever the data."
+    )
     created_at: AwareDatetime
     completed_at: AwareDatetime
     gpucluster_version: str
@@ -118,6 +127,15 @@ class Manifest(_Frozen):
     )
     recluster_reasons: tuple[dict[str, JsonValue], ...] = ()
     not_evaluated: tuple[str, ...] = ()
+    assignment: dict[str, JsonValue] | None = Field(
+        default=None, description="How rows join the clusters, and how far that agrees with a fit."
+    )
+    drift: dict[str, JsonValue] | None = Field(
+        default=None, description="How far the rows that joined are from those of the base run."
+    )
+    lineage: dict[str, JsonValue] | None = Field(
+        default=None, description="The run before, and how many of its clusters became what."
+    )
     stages: tuple[StageRecord, ...]
     warnings: tuple[Warned, ...] = ()
     device: Decision

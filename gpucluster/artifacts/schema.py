@@ -60,6 +60,21 @@ REJECTED = pa.schema(
     ]
 )
 
+LINEAGE = pa.schema(
+    [
+        _required("hierarchy_level", pa.int32()),  # of both clusters
+        _required("kind", pa.string()),  # survived, split, merged, born, died
+        pa.field("stable_id", pa.string()),  # of the cluster; of the previous one where it died
+        pa.field("previous_cluster_id", pa.string()),  # null: born
+        pa.field("cluster_id", pa.string()),  # null: died
+        _required("num_shared", pa.int64()),  # documents in both
+        pa.field("share_of_previous", pa.float64()),  # of its documents that both runs have
+        pa.field("share_of_current", pa.float64()),
+        pa.field("jaccard", pa.float64()),
+        pa.field("centroid_cosine", pa.float64()),  # where no document is in both runs
+    ]
+)
+
 
 @functools.cache
 def layers_schema(n_layers: int) -> pa.Schema:
@@ -117,6 +132,8 @@ def expected_schema(found: pa.Schema) -> pa.Schema:
         return centroids_schema(n_features, divided="leaf_reason" in found.names)
     if "layer_0" in found.names:
         return layers_schema(sum(name.startswith("layer_") for name in found.names))
+    if "previous_cluster_id" in found.names:
+        return LINEAGE
     return MEMBERS if "cluster_id" in found.names else REJECTED
 
 
