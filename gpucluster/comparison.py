@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from gpucluster.assignment import Centroids
+from gpucluster.assignment import Assigned, Assigner, Centroids, Metric
 from gpucluster.device.memory import translated
 from gpucluster.device.select import Decision, Device
 from gpucluster.device.worker import Worker, hand_back_all, shared, with_memory
@@ -17,6 +17,8 @@ from gpucluster.ops.nesting import labels_at
 from gpucluster.types import Hierarchy, Labels, Matrix, Vector
 
 ARRAYS = tuple(field.name for field in fields(Measured) if field.name != "metrics")
+PLACES = tuple(field.name for field in fields(Assigned))
+CLUSTER_ARRAYS = tuple(field.name for field in fields(Assigner) if field.name != "metric")
 
 
 def measure_clusters(
@@ -140,3 +142,76 @@ def assign_files(X: str, centroids: list[str], out: str, reporter: Reporter) -> 
 
     names = "labels", "nearest", "similarity"
     return hand_back_all(out, dict(zip(names, with_memory(work, "gpu", reporter), strict=True)))
+
+
+def place_rows(
+    assigner: Assigner,
+    X: Matrix,
+    prepared: Matrix | None,
+    decision: Decision,
+    reporter: Reporter,
+    worker: Worker | None = None,
+) -> tuple[Assigned, Device]:
+    """Say where rows belong (`Assigner.assign`); return the device that did it as well.
+
+    Parameters
+    ----------
+    assigner : Assigner
+    X : ndarray of shape (n_samples, n_features), float32
+        Original vectors; no zero row.
+    prepared : ndarray of shape (n_samples, n_prepared), float32, or None
+        The same rows in the space of the assigner's means, where that is another one.
+    decision : Decision
+    reporter : Reporter
+    worker : Worker, optional
+        The process where work on a GPU runs; omitted: one for this call.
+
+    Returns
+    -------
+    Assigned
+    {"cpu", "gpu"}
+    """
+
+    def run(device: Device) -> Assigned:
+        if device == "cpu":
+            return assigner.assign(X, prepared)
+        with either(worker) as process:
+            paths = process.call(
+                "gpucluster.comparison:place_files",
+                reporter,
+                X=process.share(X),
+                prepared=None if prepared is None else process.share(prepared),
+                clusters={name: process.share(array) for name, array in _arrays(assigner).items()},
+                metric=assigner.metric,
+                out=process.place(X.nbytes),
+            )
+            return Assigned(**{name: process.load(path) for name, path in paths.items()})
+
+    return with_fallback(run, decision, reporter)
+
+
+def place_files(
+    X: str,
+    prepared: str | None,
+    clusters: dict[str, str],
+    metric: Metric,
+    out: str,
+    reporter: Reporter,
+) -> dict[str, str]:
+    """Say where the rows of a shared file belong, on the GPU; arrays go to files `out`."""
+    known = {name: shared(path) for name, path in clusters.items()}
+    assigner = Assigner(**({"means": None} | known), metric=metric)
+
+    def work() -> Assigned:
+        with translated("assigning"):
+            rows = None if prepared is None else shared(prepared)
+            return assigner.assign(shared(X), rows, "gpu")
+
+    found = with_memory(work, "gpu", reporter)
+    return hand_back_all(out, {name: getattr(found, name) for name in PLACES})
+
+
+def _arrays(assigner: Assigner) -> dict[str, Any]:
+    """Return the arrays of an assigner, those that are there, by name."""
+    found = {name: getattr(assigner, name) for name in CLUSTER_ARRAYS}
+    return {name: array for name, array in found.items() if array is not None}

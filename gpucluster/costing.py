@@ -205,6 +205,16 @@ def _afterwards(
         flop / 50e9 + n_samples * n_features / 1e9 if decision.device == "cpu" else None,
         decision.reason,
     )
+    if definition.cluster_type == "vector":
+        again = config.assignment_rule == "fit" or division is not None
+        yield PlannedStage(
+            "calibrate",
+            decision.device if again else "cpu",
+            "exact",
+            room.live + 56 * n_samples + 16 * n_clusters * n_features + 4 * BLOCK_BYTES,
+            (flop if again else 0.0) / 100e9 + 2 * n_samples * n_features / 1e9,
+            decision.reason,
+        )
     n_written = n_samples
     if config.sample_mode == "fit_then_assign" and n_samples < shape.n_rows:
         n_written = shape.n_rows

@@ -88,6 +88,7 @@ class ClusterDefinition(_Settings):
             "multi_feature_strategy": config.multi_feature_strategy != "concatenate",
             "sample_mode": config.sample_mode != "sample_only",
             "noise_policy": config.noise_policy != "keep",
+            "assign_by": config.assign_by != "auto",
         }
         for name, value in unused.items():
             if value:

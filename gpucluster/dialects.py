@@ -37,6 +37,7 @@ LIFTED = {
     "max_hierarchy_depth": "max_hierarchy_depth",
     "effective_feature_method": "effective_feature_method",
     "noise_policy": "noise_policy",
+    "assign_by": "assign_by",
     "min_split_size": "min_split_size",
     "hierarchy_method": "hierarchy_method",
     "dimension_reduction": "dimension_reduction",

@@ -1,7 +1,7 @@
 """A run from source to manifest: the stages in order, on one page.
 
     load -> prepare (one stage a step) -> cluster -> [divide] -> [display] -> measure
-         -> [assign the rest] -> write
+         -> calibrate -> [assign the rest] -> write
 
 Fitted preparation and labels are checkpointed under a digest of all that determines them,
 so that doing a run again resumes it. Loading and measuring are not: reading their result
@@ -42,6 +42,7 @@ from gpucluster.sources import (
     table_key,
 )
 from gpucluster.stages import digest, display
+from gpucluster.trained import train
 from gpucluster.types import Samples
 
 
@@ -120,6 +121,12 @@ def run_pipeline(
         coordinates = display(ledger, complete, samples.X, grouped.key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
             members, measured = place_samples(ledger, complete, samples, grouped, stage_reporter)
+        trained, facts_of_assignment = None, None
+        if complete.cluster_type == "vector":
+            with ledger.stage("calibrate", backend="numpy") as stage_reporter:
+                trained, facts_of_assignment = train(
+                    ledger, complete, samples, grouped, measured, stage_reporter
+                )
         rejected = samples.rejected
         if complete.vector_config.sample_mode == "fit_then_assign" and samples.is_sample:
             with ledger.stage("assign", backend="numpy") as stage_reporter:
@@ -143,6 +150,8 @@ def run_pipeline(
             members=members,
             rejected=rejected,
             measured=measured,
+            trained=trained,
+            assignment=facts_of_assignment,
             external=external,
             coordinates=coordinates,
             related=tuple(related),

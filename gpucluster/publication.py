@@ -36,6 +36,7 @@ from gpucluster.ops.assign import cluster_sums
 from gpucluster.ops.nesting import labels_at, node_levels, node_paths, with_descendants
 from gpucluster.routes import Grouped
 from gpucluster.stages import digest, versions
+from gpucluster.trained import ENTRY
 from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Samples
 
 
@@ -45,8 +46,9 @@ class Result:
 
     `grouped` is what the samples were found to be, before the noise policy, and `members` all
     rows after it: the samples first, then those that joined them. `measured` is of the
-    samples. `external` is None without known labels, `coordinates` without a display
-    reduction; `not_run` names what the definition asks for and this version does not do.
+    samples. `trained` is what later rows are placed with, and `assignment` what is said of that;
+    None where rows are no vectors. `external` is None without known labels, `coordinates` without
+    a display reduction; `not_run` names what the definition asks for and this version does not do.
     """
 
     run_id: str
@@ -58,6 +60,8 @@ class Result:
     members: Members
     rejected: pa.Table
     measured: Measured
+    trained: Mapping[str, Any] | None
+    assignment: Mapping[str, Any] | None
     external: Mapping[str, Any] | None
     coordinates: Matrix | None
     related: tuple[Run, ...]
@@ -90,7 +94,7 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             store,
             result.run_id,
             tables=_tables(result),
-            model=grouped.preparation.model,
+            model=_model(result),
             provenance={name: str(value) for name, value in origin.items()},
         )
     reasons, not_evaluated = judge(
@@ -127,6 +131,7 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             hierarchy=_in_numbers(nodes),
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
+            assignment=None if result.assignment is None else dict(result.assignment),
             stages=tuple(ledger.records),
             warnings=tuple(ledger.reporter.warnings),
             device=ledger.plan.decision,
@@ -135,6 +140,12 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             files=files,
         ),
     )
+
+
+def _model(result: Result) -> dict[str, Any]:
+    """Return the fitted steps, and what later rows are placed with."""
+    trained = {} if result.trained is None else {ENTRY: result.trained}
+    return {**result.grouped.preparation.model, **trained}
 
 
 def _tables(result: Result) -> dict[str, pa.Table]:

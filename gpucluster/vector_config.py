@@ -89,6 +89,13 @@ class VectorConfig(BaseModel):
         "assign_above:t: it joins its nearest cluster from that cosine similarity on. Members say "
         "so. Omitted, with no clustering_method: assign_near.",
     )
+    assign_by: Literal["auto", "cosine", "fit"] = Field(
+        default="auto",
+        description="How later rows find their cluster. cosine: by the centroid they are most "
+        "similar to. fit: by the mean they are nearest to, in the space that the steps give. "
+        "auto: fit where the algorithm does it that way (kmeans), cosine otherwise. Whether they "
+        "join it is always a question of cosine similarity.",
+    )
     dimension_reduction: DisplayReduction | None = Field(
         default=None, description="Display coordinates. Omitted: none."
     )
@@ -173,6 +180,11 @@ class VectorConfig(BaseModel):
             raise ConfigError(
                 "independent features are not weighted", path="vector_config.feature_weights"
             )
+        if independent and self.assign_by == "fit":
+            raise ConfigError(
+                "independent features have no common space: their clusters are found by cosine",
+                path="vector_config.assign_by",
+            )
         if independent and self.hierarchical and self.output_strategy == "single":
             raise ConfigError(
                 "independent features make the levels themselves",
@@ -191,6 +203,17 @@ class VectorConfig(BaseModel):
         """Return how many groups judge the weights: as many as are asked for, or sqrt(n)."""
         wanted: int | None = getattr(self.algorithm, "n_clusters", None)
         return max(2, min(wanted or math.isqrt(n_samples), n_samples // 2))
+
+    @property
+    def assignment_rule(self) -> Literal["cosine", "fit"]:
+        """How later rows find their cluster, in a complete definition."""
+        if self.assign_by != "auto":
+            return self.assign_by
+        by_mean = self.algorithm is not None and self.algorithm.by_nearest_mean
+        # rows that are placed in a layout later lie elsewhere than those it was made of
+        placed = any(step.trained is not None for step in self.preprocessing_steps or ())
+        apart = self.multi_feature_strategy == "independent"
+        return "fit" if by_mean and not placed and not apart else "cosine"
 
     def reads_tree(self) -> bool:
         """Whether the levels come from the tree of the one fit."""

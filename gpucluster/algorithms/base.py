@@ -56,6 +56,7 @@ class Algorithm(BaseModel, ABC):
     aliases: ClassVar[Mapping[str, str]] = {}
     may_abort: ClassVar[bool] = False  # whether the CPU path needs a process of its own
     collapses_duplicates: ClassVar[bool] = False  # whether the paths take weights of equal rows
+    by_nearest_mean: ClassVar[bool] = False  # whether each row is in the cluster of that mean
     library_bytes: ClassVar[int] = 0  # resident memory of the libraries that the CPU path loads
 
     @final

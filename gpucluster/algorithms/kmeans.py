@@ -39,6 +39,7 @@ class KMeans(Algorithm):
     """
 
     name: ClassVar[str] = "kmeans"
+    by_nearest_mean: ClassVar[bool] = True
     aliases: ClassVar[Mapping[str, str]] = {"num_clusters": "n_clusters"}
 
     n_clusters: Annotated[int, Field(ge=2, le=1_000_000)] = Field(

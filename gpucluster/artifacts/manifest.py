@@ -76,6 +76,7 @@ class Counts(_Frozen):
     num_noise_assigned: NonNegativeInt = 0  # noise of the fit that the noise policy placed
     num_sample_assigned: NonNegativeInt = 0  # rows beside the sample that joined its clusters
     num_filtered: NonNegativeInt = 0  # rows that the filters leave out
+    num_known: NonNegativeInt = 0  # rows left out because the base run has them
 
 
 class Manifest(_Frozen):

@@ -185,19 +185,25 @@ class Run:
 
     @cached_property
     def model(self) -> Model:
-        """The fitted preparation, step by step: what assignment applies to new vectors."""
-        model: dict[str, dict[str, Any]] = {}
-        for name, entry in self.manifest.files.items():
-            if match := re.fullmatch(rf"{MODEL}/(.+)/(.+)\.(json|npy)", name):
-                step = model.setdefault(match[1], {"settings": {}, "arrays": {}})
-                path = self.path / name
-                if match[3] == "json":
-                    self._check_content(name)
-                    step["settings"] = json.loads(path.read_bytes())
+        """The fitted preparation, step by step, and ``assignment``: how later rows are placed."""
+        entries = (re.fullmatch(rf"{MODEL}/(.+)/.+", name) for name in self.manifest.files)
+        names = dict.fromkeys(match[1] for match in entries if match)
+        return {name: entry for name in names if (entry := self.model_entry(name)) is not None}
+
+    def model_entry(self, name: str) -> dict[str, Any] | None:
+        """Return one entry of the model, ``settings`` and ``arrays``; None: there is none."""
+        found: dict[str, Any] = {}
+        for file_name, file_entry in self.manifest.files.items():
+            if match := re.fullmatch(rf"{MODEL}/{re.escape(name)}/(.+)\.(json|npy)", file_name):
+                found = found or {"settings": {}, "arrays": {}}
+                path = self.path / file_name
+                if match[2] == "json":
+                    self._check_content(file_name)
+                    found["settings"] = json.loads(path.read_bytes())
                 else:
                     with path.open("rb") as file:
-                        step["arrays"][match[2]] = read_npy(file, entry.sha256, str(path))
-        return model
+                        found["arrays"][match[1]] = read_npy(file, file_entry.sha256, str(path))
+        return found or None
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the members as a data frame."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator as op
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,31 @@ class QualityThresholds(BaseModel):
     num_clusters: Annotated[int, Field(ge=0)] | None = Field(
         default=1, description="Redo with this many clusters or fewer."
     )
+    noise_ratio_rise: Share | None = Field(
+        default=0.10, description="Redo when rows that joined have this much more noise."
+    )
+    mean_cosine_fall: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        default=0.05, description="Redo when rows that joined are this much less similar."
+    )
+    share_divergence: Share | None = Field(
+        default=0.10,
+        description="Redo when the shares of the clusters diverge by this much (Jensen-Shannon, "
+        "base 2), beside what chance gives.",
+    )
+    growth: Annotated[float, Field(ge=0)] | None = Field(
+        default=0.50, description="Redo when this many rows came to each row of the base run."
+    )
+    surged_share: Share | None = Field(
+        default=0.05, description="Redo when a cluster doubled its share and holds more than this."
+    )
+    centroid_shift: Annotated[float, Field(ge=0)] | None = Field(
+        default=0.50,
+        description="Redo when an updated centroid left the fit's by this part of the way to the "
+        "next one.",
+    )
+    min_new_rows: Annotated[int, Field(ge=1)] = Field(
+        default=50, description="Rows that joined; fewer say nothing, and fire no rule."
+    )
 
 
 _OPERATORS = {
@@ -37,6 +63,11 @@ _OPERATORS = {
     "cluster_size_entropy": "<",
     "num_clusters": "<=",
 }
+_OF_DRIFT = (
+    *("noise_ratio_rise", "mean_cosine_fall", "share_divergence"),
+    *("growth", "surged_share", "centroid_shift"),
+)
+_TESTS: dict[str, Callable[[float, float], bool]] = {"<": op.lt, ">": op.gt, "<=": op.le}
 
 
 def judge(
@@ -54,28 +85,74 @@ def judge(
     Returns
     -------
     reasons : list of dict
-        ``metric``, ``value``, ``op``, ``threshold``, ``baseline_run_id`` of each rule that fired.
+        ``metric``, ``value``, ``op``, ``threshold``, ``baseline`` and ``baseline_run_id`` of each
+        rule that fired.
     not_evaluated : list of str
     """
     values = {**metrics, "num_clusters": num_clusters}
+    rules = [(metric, values.get(metric), operator) for metric, operator in _OPERATORS.items()]
+    return _fired(rules, thresholds)
+
+
+def judge_drift(
+    drift: Mapping[str, Any], thresholds: QualityThresholds, base_run_id: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rules that rows which joined clusters fire, beside the base run.
+
+    Parameters
+    ----------
+    drift : mapping
+        As `metrics.drift.measure_drift` says it; with ``centroid_shift`` where centroids moved.
+    thresholds : QualityThresholds
+    base_run_id : str
+
+    Returns
+    -------
+    reasons : list of dict
+        As of `judge`. What is beyond chance counts: the expected divergence is taken off.
+    not_evaluated : list of str
+    """
+    divergence = drift["share_divergence"]
+    surged = [cluster["share"] for cluster in drift["surged"]]
+    values = {
+        **drift,
+        "share_divergence": None
+        if divergence is None
+        else max(0.0, divergence - drift["share_divergence_expected"]),
+        "surged_share": max(surged, default=0.0),
+    }
+    baselines = {
+        "noise_ratio_rise": drift["noise_ratio_base"],
+        "mean_cosine_fall": drift["mean_cosine_base"],
+        "surged_share": drift["surged"][0]["share_base"] if surged else None,
+    }
+    rules = [(name, values[name], ">") for name in _OF_DRIFT if name in values]
+    return _fired(rules, thresholds, base_run_id, baselines)
+
+
+def _fired(
+    rules: Iterable[tuple[str, float | None, str]],
+    thresholds: QualityThresholds,
+    base_run_id: str | None = None,
+    baselines: Mapping[str, float | None] | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
     reasons: list[dict[str, Any]] = []
     not_evaluated: list[str] = []
-    for metric, operator in _OPERATORS.items():
-        threshold, value = getattr(thresholds, metric), values.get(metric)
+    for metric, value, operator in rules:
+        threshold = getattr(thresholds, metric)
         if threshold is None:
             continue
         if value is None:
             not_evaluated.append(metric)
-            continue
-        fires = {"<": value < threshold, ">": value > threshold, "<=": value <= threshold}
-        if fires[operator]:
+        elif _TESTS[operator](value, threshold):
             reasons.append(
                 {
                     "metric": metric,
                     "value": value,
                     "op": operator,
                     "threshold": threshold,
-                    "baseline_run_id": None,
+                    "baseline": (baselines or {}).get(metric),
+                    "baseline_run_id": base_run_id,
                 }
             )
     return reasons, not_evaluated

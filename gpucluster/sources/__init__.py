@@ -11,7 +11,7 @@ from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
 from gpucluster.sources.collection import FeatureUri, is_manifest, open_feature
 from gpucluster.sources.detect import check_names
 from gpucluster.sources.device_parquet import CudfDecoder
-from gpucluster.sources.digests import content_key, input_key, table_key
+from gpucluster.sources.digests import content_key, input_key, stream_key, table_key
 from gpucluster.sources.features import FeaturesSource
 from gpucluster.sources.filters import Filters
 from gpucluster.sources.inspection import Inspection, inspect
@@ -20,6 +20,7 @@ from gpucluster.sources.loading import load
 from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
 from gpucluster.sources.remainder import Remainder, remaining
+from gpucluster.sources.streaming import KnownIds, Stretch, stream
 from gpucluster.sources.texts import read_texts
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "Filters",
     "Inspection",
     "JoinedSource",
+    "KnownIds",
     "Remainder",
     "Source",
     "SourceInfo",
+    "Stretch",
     "check_names",
     "collection_names",
     "compile_filter",
@@ -47,5 +50,7 @@ __all__ = [
     "read_attributes",
     "read_texts",
     "remaining",
+    "stream",
+    "stream_key",
     "table_key",
 ]

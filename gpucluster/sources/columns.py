@@ -234,17 +234,6 @@ def to_text(column: pa.Array) -> pa.Array:
     return text
 
 
-def text_buffers(strings: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return the length in bytes of each string, and all their bytes without a gap."""
-    if not len(strings):
-        return np.empty(0, np.int64), np.empty(0, np.uint8)
-    _, offsets, data = strings.buffers()
-    width = np.dtype(np.int64 if pa.types.is_large_string(strings.type) else np.int32)
-    bounds = np.frombuffer(offsets, width, len(strings) + 1, strings.offset * width.itemsize)
-    content = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
-    return np.diff(bounds).astype(np.int64), content
-
-
 def concatenate(chunks: Sequence[pa.Array]) -> pa.Array:
     """Join chunks into one array; an `InputError` when string keys pass 2 GiB."""
     try:

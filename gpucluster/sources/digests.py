@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.sources.base import Batch
-from gpucluster.sources.columns import text_buffers
+from gpucluster.ops.id_hash import text_buffers
+from gpucluster.sources.base import Batch, Source, reading
 from gpucluster.types import Samples
 
 if TYPE_CHECKING:
@@ -75,6 +76,34 @@ def _add(digest: hashlib._Hash, column: pa.Array) -> None:
         lengths, data = text_buffers(column)
         digest.update(lengths.data)
         digest.update(data.data)
+
+
+def stream_key(source: Source) -> str:
+    """Return a key of a source whose rows are read once: of files their names, sizes and times.
+
+    Parameters
+    ----------
+    source : Source
+
+    Returns
+    -------
+    str
+        SHA-256 as 64 hexadecimal digits. Of data in memory, of their content.
+    """
+    info = source.info
+    digest = hashlib.sha256(f"{info.n_rows} {info.n_features} {info.columns}".encode())
+    for path in info.paths:
+        with reading(path):
+            state = Path(path).stat()
+        place = f"{Path(path).absolute()} {state.st_size} {state.st_mtime_ns} "
+        digest.update(place.encode())
+    if not info.paths:
+        for batch in source.batches():
+            digest.update(np.ascontiguousarray(batch.vectors).data)
+            digest.update(batch.null.tobytes())
+            if batch.ids is not None:
+                _add(digest, batch.ids)
+    return digest.hexdigest()
 
 
 def table_key(table: pa.Table) -> str:

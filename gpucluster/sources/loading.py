@@ -277,12 +277,19 @@ def rejected_table(
     )
 
 
-def too_many(where: str, rejected: pa.Table, n_rows: int, allowed: float) -> BadRowsError:
-    """Return the error that names what is wrong, how often, and where first."""
+def too_many(
+    where: str, rejected: pa.Table, n_rows: int, allowed: float, count: int | None = None
+) -> BadRowsError:
+    """Return the error that names what is wrong, how often, and where first.
+
+    `count` is how many rows are bad, where `rejected` are only the last of them.
+    """
+    more = "" if count in {None, len(rejected)} else "the last ones: "
     counts = pc.value_counts(rejected["reason"]).to_pylist()
     by_reason = ", ".join(f"{item['counts']:,} {item['values']}" for item in counts)
     return BadRowsError(
-        f"{where}: {len(rejected):,} of {n_rows:,} rows cannot be clustered ({by_reason}), "
+        f"{where}: {count or len(rejected):,} of {n_rows:,} rows cannot be clustered "
+        f"({more}{by_reason}), "
         f"at most {int(allowed):,} may be: document_id {_shown(rejected['document_id'])}",
         hint="mend these rows, or set on_bad_rows to quarantine and raise max_bad_fraction",
     )

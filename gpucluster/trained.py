@@ -1,0 +1,230 @@
+"""The trained model: what a fit keeps, so that rows of a later day find their clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from gpucluster.artifacts import Run
+from gpucluster.assignment import Assigned, Assigner, calibrate
+from gpucluster.comparison import place_rows
+from gpucluster.definition import ClusterDefinition
+from gpucluster.errors import ConfigError, CorruptArtifactError
+from gpucluster.events import Reporter
+from gpucluster.features import weigh
+from gpucluster.ledger import Ledger
+from gpucluster.metrics.quality import Measured
+from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.nesting import labels_at
+from gpucluster.ops.normalize import unit_rows
+from gpucluster.preprocess import AnyStep, Step
+from gpucluster.routes import Grouped
+from gpucluster.types import Matrix, Samples, Vector
+
+ENTRY = "assignment"  # in the model folder of a run
+KEPT = ("parents", "thresholds", "accepted", "quantiles", "mean")
+WELL = 0.99  # from this agreement on there is nothing to explain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """The clusters of a finished run and the way of rows to them.
+
+    Attributes
+    ----------
+    run_id : str
+        The run that found the clusters, or moved them last.
+    assigner : Assigner
+        With the thresholds that the rows of the fit calibrated.
+    steps : tuple of (Step, dict)
+        The fitted preparation; empty where rows are compared as they are.
+    normalize : bool
+        Whether rows are scaled to unit length before the first step.
+    block_weights : tuple of float, or None
+        Of several features side by side.
+    accepted, quantiles, mean : ndarray
+        What the rows of the fit looked like (`assignment.Calibration`).
+    """
+
+    run_id: str
+    assigner: Assigner
+    steps: tuple[tuple[Step, Mapping[str, Any]], ...]
+    normalize: bool
+    block_weights: tuple[float, ...] | None
+    accepted: Any
+    quantiles: Vector
+    mean: Any
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Read it from a run.
+
+        Raises
+        ------
+        ConfigError
+            The run keeps nothing to assign with.
+        CorruptArtifactError
+            A file is damaged, or the files do not fit each other.
+        """
+        manifest = run.manifest
+        if manifest.definition.get("cluster_type") == "attribute":
+            raise ConfigError(
+                f"{run.run_id} groups by attributes: a row belongs to the group of its values",
+                path="run",
+                hint="run the definition again, over all rows",
+            )
+        kept = run.model_entry(ENTRY)
+        if kept is None:
+            raise ConfigError(
+                f"{run.run_id} keeps nothing to assign with: an earlier version wrote it",
+                path="run",
+                hint="run the definition again",
+            )
+        settings, arrays = kept["settings"], kept["arrays"]
+        vectors = run.centroids["centroid_vector"].combine_chunks()
+        centroids = vectors.flatten().to_numpy().reshape(len(vectors), -1)
+        if len(arrays["parents"]) != len(centroids):
+            raise CorruptArtifactError(f"{run.path}: its model is of other clusters")
+        means = arrays.get("means")
+        definition = ClusterDefinition.parse(manifest.definition)
+        steps = definition.vector_config.preprocessing_steps or ()
+        return cls(
+            run_id=run.run_id,
+            assigner=Assigner(
+                directions=unit_rows(np.ascontiguousarray(centroids, np.float32)),
+                parents=arrays["parents"],
+                thresholds=arrays["thresholds"],
+                means=means,
+                metric=settings["metric"],
+            ),
+            steps=() if means is None else tuple(_fitted(run, steps)),
+            normalize=definition.vector_config.normalize_features,
+            block_weights=settings["block_weights"] and tuple(settings["block_weights"]),
+            accepted=arrays["accepted"],
+            quantiles=arrays["quantiles"],
+            mean=arrays["mean"],
+        )
+
+    @property
+    def n_features(self) -> int:
+        """Dimension of the rows that are compared."""
+        return len(self.mean)
+
+    def scaled(self, X: Matrix, blocks: Sequence[tuple[str, int]]) -> Matrix:
+        """Return rows as the fit had them before its first step; `X` is written to.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), float32
+        blocks : sequence of (str, int)
+            Features that lie side by side; none for one feature.
+        """
+        if self.block_weights is not None:
+            weigh(X, blocks, self.block_weights)
+        return unit_rows(X, out=X) if self.normalize else X
+
+    def prepared(self, X: Matrix) -> Matrix | None:
+        """Return scaled rows in the space of the means; None where that is no other one."""
+        if not self.steps:
+            return None
+        for step, arrays in self.steps:
+            X = step.apply(X, arrays)
+        return np.ascontiguousarray(X, np.float32)
+
+
+def _fitted(run: Run, steps: Sequence[Step]) -> list[tuple[Step, Mapping[str, Any]]]:
+    found = []
+    for position, step in enumerate(steps):
+        entry = run.model_entry(f"{position}-{step.method}")
+        if entry is None:
+            raise CorruptArtifactError(f"{run.path}: its model lacks the step {step.method}")
+        parsed: Step = TypeAdapter(AnyStep).validate_python(entry["settings"])
+        found.append((parsed, entry["arrays"]))
+    return found
+
+
+def train(
+    ledger: Ledger,
+    definition: ClusterDefinition,
+    samples: Samples,
+    grouped: Grouped,
+    measured: Measured,
+    reporter: Reporter,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keep what later rows are compared with, and say how far that agrees with the fit.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        In the stage that this is.
+    definition : ClusterDefinition
+        Complete.
+    samples : Samples
+    grouped : Grouped
+        What they were found to be.
+    measured : Measured
+        Of them.
+    reporter : Reporter
+
+    Returns
+    -------
+    entry : dict
+        ``settings`` and ``arrays``, for the model folder.
+    facts : dict
+        For the manifest.
+    """
+    config, nodes = definition.vector_config, grouped.nodes
+    rule = config.assignment_rule
+    assigner = Assigner(
+        directions=unit_rows(measured.centroids),
+        parents=nodes.parents,
+        thresholds=np.full(len(nodes.parents), -1, np.float32),
+    )
+    if rule == "fit":
+        assigner = _by_means(assigner, definition, samples.X, grouped)
+    if rule == "cosine" and (nodes.parents < 0).all():  # `measured` has found that already
+        placed = Assigned(measured.nearest, measured.nearest, measured.nearest_similarity)
+    else:
+        placed, device = place_rows(
+            *(assigner, samples.X, grouped.prepared),
+            *(ledger.plan.decision, reporter, ledger.worker),
+        )
+        ledger.note(device=device, backend="numpy" if device == "cpu" else "cupy")
+    found = calibrate(samples.X, nodes, assigner, placed, definition.random_state)
+    arrays = {name: getattr(found, name, None) for name in KEPT} | {"parents": nodes.parents}
+    if assigner.means is not None:
+        arrays["means"] = assigner.means
+    entry = {
+        "settings": {
+            "rule": rule,
+            "metric": assigner.metric,
+            "block_weights": grouped.block_weights,
+        },
+        "arrays": arrays,
+    }
+    facts = {"rule": rule, "metric": assigner.metric, **found.facts}
+    if (found.facts["agreement"] or 1) < WELL:
+        facts["agreement_reason"] = (
+            f"{config.clustering_method} does not place rows by cosine to a centroid"
+            if rule == "cosine"
+            else f"{config.clustering_method} does not place rows by the nearest mean"
+        )
+    return entry, facts
+
+
+def _by_means(
+    assigner: Assigner, definition: ClusterDefinition, X: Matrix, grouped: Grouped
+) -> Assigner:
+    """Return an assigner that finds the root by the means of what the algorithm saw."""
+    roots = labels_at(grouped.nodes.labels, grouped.nodes.parents, 0)
+    seen = X if grouped.prepared is None else grouped.prepared
+    metric = getattr(definition.vector_config.algorithm, "metric", "euclidean")
+    by_angle = metric == "cosine"
+    sums = cluster_sums(unit_rows(seen) if by_angle else seen, roots, assigner.n_roots)
+    sizes = np.bincount(roots[roots >= 0], minlength=assigner.n_roots)
+    means = (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32)
+    return replace(assigner, means=means, metric="cosine" if by_angle else "euclidean")
