@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gpucluster.api import cluster, inspect, open_run, plan, sweep
-    from gpucluster.artifacts.run import Run
+    from gpucluster.api import cluster, history, inspect, open_run, plan, sweep
     from gpucluster.definition import ClusterDefinition
     from gpucluster.errors import GpuclusterError
     from gpucluster.estimator import Clusterer
     from gpucluster.events import CancelToken
+    from gpucluster.finished import Run, assign
 
 _HOMES = {
     "CancelToken": "gpucluster.events",
     "ClusterDefinition": "gpucluster.definition",
     "Clusterer": "gpucluster.estimator",
     "GpuclusterError": "gpucluster.errors",
-    "Run": "gpucluster.artifacts.run",
+    "Run": "gpucluster.finished",
+    "assign": "gpucluster.finished",
     "cluster": "gpucluster.api",
+    "history": "gpucluster.api",
     "inspect": "gpucluster.api",
     "open_run": "gpucluster.api",
     "plan": "gpucluster.api",
@@ -41,7 +43,9 @@ __all__ = [
     "Clusterer",
     "GpuclusterError",
     "Run",
+    "assign",
     "cluster",
+    "history",
     "inspect",
     "open_run",
     "plan",

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
+from gpucluster.given import Definition, open_rows, read_definition
 
 if TYPE_CHECKING:
-    from gpucluster.artifacts.run import Run
+    from gpucluster.artifacts.run import Run as StoredRun
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import DeviceRequest
+    from gpucluster.finished import Run
     from gpucluster.ops.sweep import Sweep
     from gpucluster.planner import Plan
-    from gpucluster.sources import Inspection, Source
+    from gpucluster.sources import Inspection
+    from gpucluster.timeline import History
 
 DEFAULT_OUT = "gpucluster-out"
-
-Definition = Mapping[str, Any] | str | Path
 
 
 def cluster(
@@ -91,17 +92,18 @@ def cluster(
     (3, (60,))
     """
     from gpucluster.device.select import decide
+    from gpucluster.finished import Run
     from gpucluster.pipeline import run_pipeline
     from gpucluster.sources import check_names
 
-    parsed = _parse(definition, fields)
+    parsed = read_definition(definition, fields)
     decision = decide(device)
     each = parsed.each_feature()
     if len(each) > 1:  # what is wrong with any of them is said before the first one runs
-        _open(data, parsed, id_column=id_column, vector_column=vector_column)
-    runs: list[Run] = []
+        open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
+    runs: list[StoredRun] = []
     for one in reversed(each):  # the first one knows all others
-        source = _open(
+        source = open_rows(
             data,
             one,
             id_column=id_column,
@@ -122,7 +124,7 @@ def cluster(
             related=runs,
         )
         runs.append(run)
-    return runs[-1]
+    return Run(runs[-1].path, runs[-1].manifest)
 
 
 def plan(
@@ -151,14 +153,14 @@ def plan(
     from gpucluster.device.select import decide
     from gpucluster.planner import make_plan
 
-    parsed = _parse(definition, fields)
+    parsed = read_definition(definition, fields)
     decision = decide(device)
     each = parsed.each_feature()
     if len(each) > 1:
-        _open(data, parsed, id_column=id_column, vector_column=vector_column)
+        open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
     made = []
     for one in each:
-        info = _open(data, one, id_column=id_column, vector_column=vector_column).info
+        info = open_rows(data, one, id_column=id_column, vector_column=vector_column).info
         made.append(make_plan(one, info.n_rows, info.n_features, decision, info.blocks))
     return max(made, key=lambda plan: plan.peak_bytes)
 
@@ -212,9 +214,9 @@ def sweep(
 
     if sizes is not None:
         sizes = check_sizes(sizes)
-    parsed = _parse(definition, fields)
+    parsed = read_definition(definition, fields)
     decision = decide(device)
-    source = _open(data, parsed, id_column=id_column, vector_column=vector_column)
+    source = open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
     info = source.info
     if info.blocks and parsed.vector_config.multi_feature_strategy == "independent":
         raise ConfigError(
@@ -301,57 +303,29 @@ def open_run(path: str | Path, *, verify: bool = False) -> Run:
     RunNotFoundError, CorruptArtifactError, SchemaTooNewError
         There is no finished run, or it is damaged, or of a newer version.
     """
-    from gpucluster.artifacts.run import Run
+    from gpucluster.finished import Run
 
     return Run.open(Path(path), verify=verify)
 
 
-def _parse(
-    definition: ClusterDefinition | Definition | None, fields: Mapping[str, Any]
-) -> ClusterDefinition:
-    from gpucluster.definition import ClusterDefinition
-    from gpucluster.dialects import read_body
+def history(folder: str | Path) -> History:
+    """Say how the metrics of the runs in a folder went over time.
 
-    if isinstance(definition, str | Path):
-        definition = read_body(definition)
-    return ClusterDefinition.parse(definition, **fields)
+    Parameters
+    ----------
+    folder : str or Path
+        Where runs lie; of a run's own folder, the one around it. Only manifests are read.
 
+    Returns
+    -------
+    History
+        Runs of one definition in series, as a table (`History.to_arrow`) or a plot.
 
-def _open(
-    data: Any,
-    definition: ClusterDefinition,
-    *,
-    id_column: str | None,
-    vector_column: str | None,
-    truth_column: str | None = None,
-) -> Source:
-    """Open the vectors of the feature that the definition names."""
-    from gpucluster.sources import FeaturesSource, open_feature
+    Raises
+    ------
+    RunNotFoundError
+        No finished run is there.
+    """
+    from gpucluster.timeline import History
 
-    config = definition.vector_config
-
-    def open_(uri: str | None) -> Source:
-        return open_feature(
-            data,
-            uri,
-            id_column=id_column,
-            vector_column=vector_column,
-            truth_column=truth_column,
-        )
-
-    if len(config.feature_uris) < 2:
-        return open_(config.feature_uris[0] if config.feature_uris else None)
-    if vector_column is not None:
-        raise ConfigError(
-            f"got one column for {len(config.feature_uris)} features",
-            path="vector_column",
-            hint="leave it out: each feature URI names its column",
-        )
-    if hasattr(data, "read_next_batch"):
-        raise ConfigError(
-            "a stream is read once, and several features are read one after the other",
-            path="vector_config.feature_uris",
-            hint="give a table, a data set or files",
-        )
-    sources = {uri: open_(uri) for uri in config.feature_uris}
-    return FeaturesSource(sources, normalize=config.normalize_features)
+    return History.read(folder)

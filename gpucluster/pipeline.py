@@ -22,7 +22,6 @@ from gpucluster.artifacts import Checkpoints, LocalStore, Run
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
 from gpucluster.device.worker import Worker
-from gpucluster.errors import RunNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.ledger import Ledger
 from gpucluster.membership import join_rest, over_all, place_samples
@@ -107,12 +106,12 @@ def run_pipeline(
         facts["salt"] = time.time_ns()
     run_id = "run_" + digest(data_key, **facts)[:16]
     observer(RunOpened(run_id, str(out / run_id)))
-    finished = _finished(out / run_id)
+    finished = Run.if_finished(out / run_id)
     if finished is not None:
         return finished
     store = LocalStore(out)
     with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
-        finished = _finished(out / run_id)  # by whoever had the lease before
+        finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
@@ -191,14 +190,6 @@ def _read(
         attributes = table.take(pa.array(samples.rows))
         facts["attributes"] = table_key(attributes)
         return samples, attributes, data_key, facts
-
-
-def _finished(path: Path) -> Run | None:
-    """Return the run at `path`, if there is one."""
-    try:
-        return Run.open(path)
-    except RunNotFoundError:
-        return None
 
 
 def _asked(decision: Decision) -> str:

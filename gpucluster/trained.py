@@ -46,6 +46,12 @@ class TrainedModel:
         Whether rows are scaled to unit length before the first step.
     block_weights : tuple of float, or None
         Of several features side by side.
+    centroids : ndarray of shape (n_nodes, n_features), float32
+        Not of unit length.
+    num_members : ndarray of shape (n_nodes,), int64
+        Rows behind each.
+    anchors : ndarray of shape (n_nodes, n_features), float32
+        The centroids of the fit, where these have moved since.
     accepted, quantiles, mean : ndarray
         What the rows of the fit looked like (`assignment.Calibration`).
     """
@@ -55,6 +61,9 @@ class TrainedModel:
     steps: tuple[tuple[Step, Mapping[str, Any]], ...]
     normalize: bool
     block_weights: tuple[float, ...] | None
+    centroids: Matrix
+    num_members: Any
+    anchors: Matrix
     accepted: Any
     quantiles: Vector
     mean: Any
@@ -86,7 +95,7 @@ class TrainedModel:
             )
         settings, arrays = kept["settings"], kept["arrays"]
         vectors = run.centroids["centroid_vector"].combine_chunks()
-        centroids = vectors.flatten().to_numpy().reshape(len(vectors), -1)
+        centroids = vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size)
         if len(arrays["parents"]) != len(centroids):
             raise CorruptArtifactError(f"{run.path}: its model is of other clusters")
         means = arrays.get("means")
@@ -95,7 +104,7 @@ class TrainedModel:
         return cls(
             run_id=run.run_id,
             assigner=Assigner(
-                directions=unit_rows(np.ascontiguousarray(centroids, np.float32)),
+                directions=unit_rows(centroids),
                 parents=arrays["parents"],
                 thresholds=arrays["thresholds"],
                 means=means,
@@ -104,6 +113,9 @@ class TrainedModel:
             steps=() if means is None else tuple(_fitted(run, steps)),
             normalize=definition.vector_config.normalize_features,
             block_weights=settings["block_weights"] and tuple(settings["block_weights"]),
+            centroids=centroids,
+            num_members=run.centroids["num_members"].to_numpy(),
+            anchors=arrays.get("anchors", centroids),
             accepted=arrays["accepted"],
             quantiles=arrays["quantiles"],
             mean=arrays["mean"],
@@ -197,7 +209,9 @@ def train(
     found = calibrate(samples.X, nodes, assigner, placed, definition.random_state)
     arrays = {name: getattr(found, name, None) for name in KEPT} | {"parents": nodes.parents}
     if assigner.means is not None:
+        roots = labels_at(nodes.labels, nodes.parents, 0)
         arrays["means"] = assigner.means
+        arrays["sizes"] = np.bincount(roots[roots >= 0], minlength=assigner.n_roots)
     entry = {
         "settings": {
             "rule": rule,

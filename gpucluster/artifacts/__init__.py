@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.artifacts.checkpoints import Checkpoint, Checkpoints
+from gpucluster.artifacts.finishing import publish, write_files
 from gpucluster.artifacts.manifest import Counts, FileEntry, Manifest
-from gpucluster.artifacts.run import Run, publish, write_files
+from gpucluster.artifacts.run import Run
 from gpucluster.artifacts.store import LocalStore, Store
 
 if TYPE_CHECKING:

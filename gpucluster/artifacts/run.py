@@ -1,33 +1,29 @@
-"""A finished run, read from its folder, and the act that finishes it."""
+"""A finished run, read from its folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from operator import methodcaller
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from gpucluster.artifacts.files import read_npy, write_npy
-from gpucluster.artifacts.manifest import FILE_NAME, FileEntry, Manifest
+from gpucluster.artifacts.files import read_npy
+from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.errors import (
     ArtifactError,
     ConfigError,
     CorruptArtifactError,
-    InternalError,
     RunNotFoundError,
-    StoreError,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from gpucluster.artifacts.store import Store
     from gpucluster.types import Labels
 
 Model: TypeAlias = Mapping[str, Mapping[str, Any]]  # step -> "settings" and "arrays"
@@ -52,7 +48,7 @@ class Run:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = False) -> Run:
+    def open(cls, path: str | Path, *, verify: bool = False) -> Self:
         """Open a run.
 
         Parameters
@@ -89,9 +85,22 @@ class Run:
         run = cls(folder, Manifest.from_json(text, str(file)))
         for name in run.manifest.files:
             run._check_size(name)
-            if verify:
-                run._check_content(name)
+        if verify:
+            run.verify()
         return run
+
+    def verify(self) -> None:
+        """Compare every file with its digest; a `CorruptArtifactError` where one differs."""
+        for name in self.manifest.files:
+            self._check_content(name)
+
+    @classmethod
+    def if_finished(cls, path: Path) -> Self | None:
+        """Open the run at `path`, if there is a finished one."""
+        try:
+            return cls.open(path)
+        except RunNotFoundError:
+            return None
 
     @property
     def run_id(self) -> str:
@@ -161,6 +170,17 @@ class Run:
     def members(self) -> pa.Table:
         """One row for each clustered row (`schema.MEMBERS`)."""
         return self._table("members")
+
+    @property
+    def document_ids(self) -> pa.ChunkedArray:
+        """Ids of the clustered rows, in the order of `members`; no other column is read."""
+        return self._table("members", ["document_id"])["document_id"]
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether documents came with ids; otherwise these are the numbers of their rows."""
+        few = self._table("members", ["document_id", "row"]).slice(0, 1000)
+        return bool(few["document_id"].to_pylist() != [str(row) for row in few["row"].to_pylist()])
 
     @cached_property
     def centroids(self) -> pa.Table:
@@ -283,108 +303,3 @@ def _not_found(folder: Path) -> RunNotFoundError:
         f"no run at {folder}: it has no {FILE_NAME}",
         hint=f"it holds {len(runs)} runs, the last is {runs[-1]}" if runs else None,
     )
-
-
-def write_files(
-    store: Store,
-    run_id: str,
-    *,
-    tables: Mapping[str, pa.Table],
-    model: Model | None = None,
-    provenance: Mapping[str, str],
-) -> dict[str, FileEntry]:
-    """Write the files of a run that is not published yet.
-
-    Parameters
-    ----------
-    store : Store
-        The output folder; the caller holds the lease of `run_id`.
-    run_id : str
-    tables : dict of str to pyarrow.Table
-        ``members``, ``centroids`` and ``rejected``, as `gpucluster.artifacts.schema` builds them.
-    model : dict of str to dict, optional
-        The fitted preparation by step: its ``settings`` as JSON values, and its ``arrays`` by
-        name.
-    provenance : dict of str to str
-        Goes into the metadata of every table, beside the run's id.
-
-    Returns
-    -------
-    dict of str to FileEntry
-        For the manifest.
-
-    Raises
-    ------
-    StoreError
-        A file could not be written.
-
-    Notes
-    -----
-    Extra memory: one row group of the largest table.
-    """
-    from gpucluster.artifacts import schema
-
-    provenance = {"run_id": run_id, **provenance}
-    files = {}
-
-    def put(name: str, write: Callable[[BinaryIO], object], rows: int | None = None) -> None:
-        stored = store.put(f"{run_id}/{name}", write)
-        files[name] = FileEntry(**stored._asdict(), rows=rows)
-
-    for table_name, table in tables.items():
-        for name, part in schema.parts(table_name, table):
-            put(name, partial(schema.write_parquet, part, provenance), part.num_rows)
-    for step, fitted in (model or {}).items():
-        settings = json.dumps(fitted["settings"], indent=2).encode()
-        put(f"{MODEL}/{step}/settings.json", methodcaller("write", settings))
-        for name, array in fitted["arrays"].items():
-            put(f"{MODEL}/{step}/{name}.npy", partial(write_npy, array))
-    return files
-
-
-def publish(store: Store, manifest: Manifest) -> Manifest:
-    """Write the manifest, which makes a run exist.
-
-    Publishing again what is published already changes nothing. So it may be repeated after
-    any failure.
-
-    Parameters
-    ----------
-    store : Store
-        The output folder; the caller holds the lease of ``manifest.run_id``.
-    manifest : Manifest
-        Names the files, which are written.
-
-    Returns
-    -------
-    Manifest
-        As published.
-
-    Raises
-    ------
-    StoreError
-        It could not be written, or another run is published under this id.
-    """
-    members = sum(
-        entry.rows or 0 for name, entry in manifest.files.items() if name.startswith("members")
-    )
-    if members != manifest.counts.num_points:
-        raise InternalError(f"{members} members, but {manifest.counts.num_points} points")
-    key = f"{manifest.run_id}/{FILE_NAME}"
-    try:
-        store.put(key, methodcaller("write", manifest.to_json()), absent=True)
-    except FileExistsError:
-        return _published(store, key, manifest)
-    return manifest
-
-
-def _published(store: Store, key: str, manifest: Manifest) -> Manifest:
-    """Return the manifest that is already there, if it is that of the same run."""
-    found = Manifest.from_json(store.read_bytes(key), key)
-    same = (manifest.definition_sha256, manifest.data_sha256)
-    if (found.definition_sha256, found.data_sha256) != same:
-        raise StoreError(
-            f"{manifest.run_id} is already published, of another definition or other data",
-            hint="choose another run id or output folder",
-        )
-    return found

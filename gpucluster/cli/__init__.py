@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 import click
 
 from gpucluster import __version__
+from gpucluster.cli.assign import assign
 from gpucluster.cli.exits import MEANINGS, Stopped
+from gpucluster.cli.history import history
 from gpucluster.cli.interrupt import sigterm_raises
 from gpucluster.cli.look import inspect, plan, show
 from gpucluster.cli.machine import completion, config, doctor
@@ -70,9 +72,11 @@ def main(ctx: click.Context) -> None:
     \b
     gpucluster run docs.parquet
     gpucluster run docs.parquet --algorithm kmeans --param n_clusters=50
+    gpucluster assign new.parquet --run gpucluster-out
     gpucluster plan docs.parquet
     gpucluster sweep docs.parquet
     gpucluster show gpucluster-out/RUN
+    gpucluster history gpucluster-out
 
     An option can also be set in the environment: GPUCLUSTER_DEVICE=cpu stands for
     --device cpu. A flag goes before the environment, that before --config, that before
@@ -82,5 +86,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (run, plan, sweep, inspect, show, doctor, config, completion):
+for command in (run, assign, plan, sweep, inspect, show, history, doctor, config, completion):
     main.add_command(command)

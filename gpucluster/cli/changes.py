@@ -73,15 +73,8 @@ class Changes:
             }
 
     def _change_filters(self, texts: Iterable[str]) -> None:
-        conditions: list[Any] = []
-        for text in texts:
-            if text.lstrip().startswith("{"):
-                conditions.append(parse_body(text, "--filter"))
-            else:
-                name, value = _assignment("--filter", text)
-                conditions.append({"field": name, "operator": "eq", "value": value})
-        if conditions:
-            filters = {"AND": conditions} if len(conditions) > 1 else conditions[0]
+        filters = read_filters(texts)
+        if filters is not None:
             self._replaced.append("filters")
             self.fields["filters"] = filters
             self.origins["filters"] = origin("filter")
@@ -159,6 +152,18 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
     for name, item in items:
         yield from flatten(item, f"{path}.{name}" if path else str(name))
+
+
+def read_filters(texts: Iterable[str]) -> Any:
+    """Return what ``--filter`` gives as a definition takes it; None: nothing."""
+    conditions: list[Any] = []
+    for text in texts:
+        if text.lstrip().startswith("{"):
+            conditions.append(parse_body(text, "--filter"))
+        else:
+            name, value = _assignment("--filter", text)
+            conditions.append({"field": name, "operator": "eq", "value": value})
+    return {"AND": conditions} if len(conditions) > 1 else next(iter(conditions), None)
 
 
 def usage_error(message: str) -> click.UsageError:

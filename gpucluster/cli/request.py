@@ -92,6 +92,11 @@ def column_options(command: Callable[..., None]) -> Callable[..., None]:
     return _add(_column_options, command)
 
 
+def row_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name columns of rows without a truth."""
+    return _add(_column_options[:-1], command)
+
+
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the inputs and options that say what to do."""
     return _add(_options, command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpucluster.cli.render import amount, gigabytes, number, share, shortened, table
+from gpucluster.cli.render import NONE, amount, gigabytes, number, share, shortened, table
 from gpucluster.cli.voice import Voice, one_line
 from gpucluster.errors import GpuclusterError
 
@@ -17,10 +17,16 @@ INDENT = "  "
 READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
 
 _IN_WORDS = {"<": "is below", ">": "is above", "<=": "is not above"}
+_RULES = {"cosine": "cosine to the centroids", "fit": "the nearest mean, as the fit does"}
 _AS_WRITTEN = (
+    "mode",
+    "base_run_id",
     "metrics",
     "external_metrics",
     "hierarchy",
+    "assignment",
+    "drift",
+    "lineage",
     "recluster_reasons",
     "not_evaluated",
     "not_run",
@@ -64,9 +70,15 @@ def _text(run: Run, n_clusters: int, *, verbose: bool) -> str:
     ]
     if run.manifest.hierarchy is not None:
         facts[1:1] = [("hierarchy", _hierarchy(run.manifest.hierarchy))]
+    if run.manifest.base_run_id is not None:
+        facts[:0] = list(_joined(run))
+    elif run.manifest.assignment is not None:
+        facts.append(("assigning", _agreement(run.manifest.assignment)))
     metrics = _measured(run.metrics) | {"should_recluster": _recluster(run)}
     parts = [_stages(run)] if verbose else []
     parts += [_clusters(run, n_clusters), table(facts), table(metrics.items())]
+    if run.manifest.drift is not None:
+        parts.append(f"beside the fit\n{table(_drift(run.manifest.drift))}")
     if run.external_metrics is not None:
         agreement = table(_measured(run.external_metrics).items())
         parts.append(f"agreement with the truth\n{agreement}")
@@ -79,6 +91,55 @@ def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:
         name: amount(value) if name.startswith("num_") and value is not None else number(value)
         for name, value in metrics.items()
     }
+
+
+def _joined(run: Run) -> Iterator[tuple[str, str]]:
+    """Say whose clusters were joined, and how."""
+    manifest = run.manifest
+    how: Any = manifest.assignment
+    moved = ", and moved them" if manifest.mode == "update" else ""
+    threshold = how["threshold"]
+    shown = "one for each cluster" if threshold == "auto" else number(threshold)
+    yield "joined", f"the clusters of {manifest.base_run_id}{moved}"
+    yield "threshold", f"{shown}; {_random_pairs(how)}"
+    if how["scope"] == "new":
+        yield "known", f"{amount(manifest.counts.num_known)} rows are in the base run, left out"
+
+
+def _agreement(how: Any) -> str:
+    """Say how far the rule by which later rows are placed agrees with the fit."""
+    agrees = how["agreement"]
+    if agrees is None:
+        return "there is no cluster to join"
+    reason = f" ({how['agreement_reason']})" if "agreement_reason" in how else ""
+    return (
+        f"by {_RULES[how['rule']]}: {100 * agrees:.1f} % of the members again{reason}; "
+        f"a threshold of 0.5 leaves out {100 * how['0.5_rejects']:.0f} % of the rows, auto "
+        f"{100 * how['auto_rejects']:.0f} %; {_random_pairs(how)}"
+    )
+
+
+def _random_pairs(how: Any) -> str:
+    return f"random pairs have a cosine of {number(how['random_pair_cosine']['mean'])}"
+
+
+def _drift(found: Any) -> Iterator[tuple[str, str]]:
+    """Say how far the rows are from those of the fit, beside what chance gives."""
+    rise, fall = found["noise_ratio_rise"], found["mean_cosine_fall"]
+    yield "rows", f"{100 * found['growth']:.0f} % more"
+    yield "noise", f"{number(found['noise_ratio_base'])} then, {rise:+.3f}"
+    if fall is not None:
+        yield "cosine", f"{number(found['mean_cosine_base'])} then, {-fall:+.3f}"
+    for name, key in (("shares", "share_divergence"), ("mean row", "mean_shift")):
+        if found[key] is not None:
+            apart = f"apart by {number(found[key])}"
+            yield name, f"{apart}, {number(found[f'{key}_expected'])} by chance"
+    if "centroid_shift" in found:
+        way = "of half the way to the next one"
+        yield "centroids", f"moved by up to {number(found['centroid_shift'])} {way}"
+    for one in found["surged"][:N_CHILDREN]:
+        shares = f"{100 * one['share_base']:.1f} % to {100 * one['share']:.1f} %"
+        yield "surged", f"{one['cluster_id']}: {shares} of the rows"
 
 
 def _hierarchy(found: Mapping[str, Any]) -> str:
@@ -125,13 +186,13 @@ def _clusters(run: Run, n_clusters: int) -> str:
     texts = _medoid_texts(run, [node["medoid_document_id"] for node in found])
     rows = [("cluster", "members", "share", "cosine", "example")]
     for cluster in found:
-        medoid = str(cluster["medoid_document_id"])
+        medoid, cosine = str(cluster["medoid_document_id"]), cluster["mean_cosine_similarity"]
         rows.append(
             (
                 INDENT * cluster["hierarchy_level"] + cluster["cluster_id"],
                 amount(cluster["num_members"]),
                 share(cluster["num_members"], run.manifest.counts.num_points),
-                f"{cluster['mean_cosine_similarity']:.2f}",
+                NONE if cosine is None else f"{cosine:.2f}",  # nobody joined it
                 shortened(cluster["label"] or texts.get(medoid, medoid)),
             )
         )

@@ -32,7 +32,7 @@ OPTIONAL = {
     "torch",
 }
 # What `import gpucluster` and `gpucluster --help` must not pay for either.
-HEAVY = OPTIONAL | {"hdbscan", "numba", "pyarrow", "scipy", "sklearn", "umap"}
+HEAVY = OPTIONAL | {"hdbscan", "matplotlib", "numba", "pyarrow", "scipy", "sklearn", "umap"}
 
 PUBLIC = [
     "CancelToken",
@@ -40,7 +40,9 @@ PUBLIC = [
     "Clusterer",
     "GpuclusterError",
     "Run",
+    "assign",
     "cluster",
+    "history",
     "inspect",
     "open_run",
     "plan",

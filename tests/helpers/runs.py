@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from gpucluster.artifacts import schema
 from gpucluster.artifacts.manifest import Counts, Manifest
-from gpucluster.artifacts.run import publish, write_files
+from gpucluster.artifacts.finishing import publish, write_files
 from gpucluster.artifacts.store import Store
 from gpucluster.device.select import Decision
 from gpucluster.events import StageRecord, Warned

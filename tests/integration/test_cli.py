@@ -93,7 +93,7 @@ def test_a_run_ends_with_a_table(folder: Path, sample_path: Path) -> None:
     assert Path(path, "manifest.json").is_file()
     assert Path(path).parent == folder / "gpucluster-out"
     said = done.stderr.replace(f"{COMPILING} ...\n", "")  # in a new installation
-    for stage in ("load", "prepare.0.pca", "cluster", "measure", "write"):
+    for stage in ("load", "prepare.0.pca", "cluster", "measure", "calibrate", "write"):
         assert f"{stage} ...\n{stage}: done in " in said.replace("the run lies", "\nthe")
     again = process("run", sample_path, "--algorithm", "kmeans", *steps, *columns)
     assert again.stdout == done.stdout
@@ -116,7 +116,7 @@ def test_json_is_one_object(folder: Path) -> None:
         "should_recluster",
     }
     assert set(answer["external_metrics"]) >= {"ami", "ari", "nmi", "v_measure", "purity"}
-    assert [stage["name"] for stage in answer["stages"]] == ["load", "cluster", "measure", "write"]
+    assert [stage["name"] for stage in answer["stages"]] == ["load", "cluster", "measure", "calibrate", "write"]
     for stage in answer["stages"]:
         facts = {"device", "backend", "executor", "method", "reason", "seconds", "peak_bytes"}
         assert set(stage) >= facts
@@ -186,7 +186,7 @@ def test_progress_on_a_terminal(folder: Path, no_color: bool) -> None:
     assert command.returncode == 0
     assert "━".encode() in shown
     assert (b"\x1b[3" in shown) is not no_color  # a colour
-    for stage in (b"load", b"cluster", b"measure", b"write"):
+    for stage in (b"load", b"cluster", b"measure", b"calibrate", b"write"):
         assert stage in shown
 
 
@@ -358,7 +358,7 @@ def test_plan(invoke: Callable[..., Result]) -> None:
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["stage", "device", "method", "memory", "seconds", "why"]
-    assert [line.split()[0] for line in lines[1:5]] == ["load", "cluster", "measure", "write"]
+    assert [line.split()[0] for line in lines[1:6]] == ["load", "cluster", "measure", "calibrate", "write"]
     assert re.search(r"^algorithm +kmeans \(n_clusters=3, .*n_init=1\)", done.stdout, re.M)
     assert not Path("gpucluster-out").exists()
     answer = json.loads(invoke("plan", "docs.parquet", "--json").stdout)

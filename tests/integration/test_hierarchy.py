@@ -62,7 +62,7 @@ def test_three_levels_on_disk(parquet: Path, tmp_path: Path) -> None:
     manifest = run.manifest
     assert run.num_clusters == N_ROOTS
     assert [stage.name for stage in manifest.stages] == [
-        *("load", "cluster", "divide", "measure", "write")
+        *("load", "cluster", "divide", "measure", "calibrate", "write")
     ]
     assert manifest.not_run == ()
     assert manifest.hierarchy["hierarchy_detected"] is True

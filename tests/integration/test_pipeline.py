@@ -72,7 +72,7 @@ def test_a_run_has_everything_it_promises(parquet: Path, tmp_path: Path) -> None
     assert medoids <= set(members["document_id"].to_pylist())
     manifest = json.loads((run.path / "manifest.json").read_text())
     stages = [stage["name"] for stage in manifest["stages"]]
-    assert stages == ["load", "cluster", "measure", "write"]
+    assert stages == ["load", "cluster", "measure", "calibrate", "write"]
     for stage in manifest["stages"]:
         assert {"device", "backend", "executor", "reason", "seconds", "peak_bytes"} <= set(stage)
         assert stage["peak_bytes"] > 0

@@ -186,6 +186,7 @@ def test_plan_chooses_by_size() -> None:
         "prepare.1.umap",
         "cluster",
         "measure",
+        "calibrate",
         "write",
     ]
     million = make_plan(parse(), 1_000_000, 384, CPU)
@@ -230,5 +231,5 @@ def test_the_plan_names_the_stages_of_several_features(strategy: str, expected: 
     )
     made = make_plan(definition, 500, 24, CPU, ((uris[0], 8), (uris[1], 16)))
     names = [stage.name for stage in made.stages]
-    assert names == ["load", *expected, "measure", "write"]
+    assert names == ["load", *expected, "measure", "calibrate", "write"]
     assert all(stage.bytes > 0 for stage in made.stages)

@@ -1,0 +1,203 @@
+"""What can be done with a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpucluster.artifacts.manifest import FILE_NAME, Manifest
+from gpucluster.artifacts.run import Run as StoredRun
+from gpucluster.errors import RunNotFoundError
+from gpucluster.events import CancelToken, Observer, ignore
+
+if TYPE_CHECKING:
+    from gpucluster.device.select import DeviceRequest
+    from gpucluster.sources import Source
+    from gpucluster.sources.filters import Filters
+
+
+class Run(StoredRun):
+    """A finished run: what it left on disk, and what can be done with that."""
+
+    def assign(self, data: Any, *, threshold: float | Literal["auto"] = 0.5, **options: Any) -> Run:
+        """Let new rows join the clusters: `gpucluster.assign` with this run."""
+        return assign(data, run=self, threshold=threshold, **options)
+
+
+def assign(
+    data: Any,
+    *,
+    run: StoredRun | str | Path,
+    threshold: float | Literal["auto"] = 0.5,
+    scope: Literal["new", "all"] | None = None,
+    update: bool = False,
+    filters: Filters | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    device: DeviceRequest = "auto",
+    observer: Observer | None = None,
+    cancel: CancelToken | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    text_column: str | None = None,
+    fresh: bool = False,
+) -> Run:
+    """Let rows join the clusters of a finished run, without a new fit.
+
+    Every row is compared with every cluster of the first level and belongs to the nearest if
+    its cosine similarity to the centroid reaches the threshold, else it is noise; then, in a
+    hierarchy, with the children of that cluster, and so on. Nearest is what the run's
+    ``assign_by`` says.
+
+    Rows stream: any number is assigned in the same memory. Doing it again resumes an
+    interrupted run, and returns a finished one.
+
+    Parameters
+    ----------
+    data
+        As for `cluster`.
+    run : Run or path
+        The run whose clusters are joined. An output folder stands for its latest run that found
+        or moved clusters; a run that assigned rows for the one that it is based on.
+    threshold : float or "auto", default 0.5
+        Least cosine similarity, in [-1, 1], inclusive. What a number means depends on the
+        model that made the vectors: the run's manifest says what random pairs have. ``auto``:
+        for each cluster the one that all but 1 % of its own rows reach.
+    scope : {"new", "all"}, optional
+        ``new`` leaves out the documents of the base run. Omitted: that, where documents have
+        ids.
+    update : bool, default False
+        Move the centroids with their new members; the result can be the base of later ones.
+    filters : Filters or mapping, optional
+        Which rows are meant, instead of the definition's.
+    out : path, optional
+        Folder that gets the run's own folder. Default: the one that holds the base run.
+    device, observer, cancel, fresh
+        As for `cluster`.
+    id_column, vector_column : str, optional
+        Default: those of the base run where `data` has them, else found as `cluster` does.
+    text_column : str, optional
+        Noted in the run, for whoever shows documents; default as above.
+
+    Returns
+    -------
+    Run
+        With ``manifest.mode`` ``assign`` or ``update``, metrics, drift against the base run, and
+        whether and why to cluster anew.
+
+    Raises
+    ------
+    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
+        There is no run to join, or it is damaged, or of a newer version.
+    ConfigError, ShapeError, SchemaMismatchError, DuplicateIdsError
+        A setting is wrong, or the vectors are not of the base run's kind.
+    """
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.device.select import decide
+    from gpucluster.incremental import AssignmentRequest, assign_source
+
+    asked = ClusterDefinition.parse({} if filters is None else {"filters": filters}).filters
+    request = AssignmentRequest(threshold=threshold, scope=scope, filters=asked, update=update)
+    request.check()
+    base = base_run(run)
+    source = _open_like(data, base, id_column=id_column, vector_column=vector_column)
+    found = assign_source(
+        source,
+        base,
+        request,
+        out=Path(out) if out is not None else base.path.parent,
+        decision=decide(device),
+        observer=observer or ignore,
+        cancel=cancel or CancelToken(),
+        text_column=_text_column(source, base, text_column),
+        fresh=fresh,
+    )
+    return Run(found.path, found.manifest)
+
+
+def base_run(run: StoredRun | str | Path) -> StoredRun:
+    """Return the run whose clusters are joined.
+
+    Parameters
+    ----------
+    run : Run or path
+        As for `assign`.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is none.
+    CorruptArtifactError, SchemaTooNewError
+        The run, or any in the folder, cannot be read: which one is the latest is not known then.
+    """
+    if not isinstance(run, StoredRun):
+        folder = Path(run).expanduser()
+        if folder.is_dir() and not (folder / FILE_NAME).exists():
+            run = _latest(folder)
+        else:
+            run = StoredRun.open(folder)
+    if run.manifest.mode == "assign" and run.manifest.base_run_id is not None:
+        return base_run(run.path.parent / run.manifest.base_run_id)
+    return run
+
+
+def _latest(folder: Path) -> StoredRun:
+    """Return the run in a folder that found or moved clusters last."""
+    files = sorted(folder.glob(f"*/{FILE_NAME}"))
+    found = [(file.parent, Manifest.from_json(file.read_bytes(), str(file))) for file in files]
+    found = [(path, manifest) for path, manifest in found if manifest.mode != "assign"]
+    if not found:
+        begun = any(folder.glob("run_*"))
+        raise (
+            RunNotFoundError(
+                f"no completed full run in {folder}",
+                hint="a run there is unfinished: run its definition again" if begun else None,
+            )
+            if folder.is_dir()
+            else RunNotFoundError(f"no run at {folder}: there is no such folder")
+        )
+    path, _ = max(found, key=lambda pair: (pair[1].completed_at, pair[1].run_id))
+    return StoredRun.open(path)
+
+
+def _open_like(
+    data: Any, base: StoredRun, *, id_column: str | None, vector_column: str | None
+) -> Source:
+    """Open rows that are to be what the base run was made of."""
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.errors import SchemaMismatchError
+    from gpucluster.given import open_rows
+
+    definition = ClusterDefinition.parse(base.manifest.definition)
+    theirs: Any = base.manifest.source.get("columns") or {}
+
+    def opened(id_column: str | None, vector_column: str | None) -> Source:
+        return open_rows(data, definition, id_column=id_column, vector_column=vector_column)
+
+    given = {"id_column": id_column, "vector_column": vector_column}
+    one = len(definition.vector_config.feature_uris) < 2
+    same = {
+        "id_column": id_column or theirs.get("id"),
+        "vector_column": vector_column or (theirs.get("vector") if one else None),
+    }
+    try:
+        source = opened(**given)
+    except SchemaMismatchError:  # ambiguous by itself; the base run had these
+        return opened(**same)
+    columns = source.info.columns
+    differs = (columns.id, columns.vector) != (same["id_column"], same["vector_column"])
+    if differs and all(name in source.info.fields for name in same.values() if name is not None):
+        return opened(**same) if any(same.values()) else source
+    return source
+
+
+def _text_column(source: Source, base: StoredRun, given: str | None) -> str | None:
+    """Return the column of texts, and raise where one that was named is not there."""
+    from gpucluster.sources import check_names
+
+    if given is not None:
+        check_names({"text": given}, source.info.fields, source.info.where)
+        return given
+    theirs: Any = base.manifest.source.get("columns") or {}
+    name: str | None = theirs.get("text")
+    return name if name in source.info.fields else None

@@ -1,0 +1,67 @@
+"""What is given at a door: a definition in any form, and rows wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.sources import Source
+
+Definition = Mapping[str, Any] | str | Path
+
+
+def read_definition(
+    definition: ClusterDefinition | Definition | None, fields: Mapping[str, Any]
+) -> ClusterDefinition:
+    """Read a definition, a request body or a file of one, changed by `fields`."""
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.dialects import read_body
+
+    if isinstance(definition, str | Path):
+        definition = read_body(definition)
+    return ClusterDefinition.parse(definition, **fields)
+
+
+def open_rows(
+    data: Any,
+    definition: ClusterDefinition,
+    *,
+    id_column: str | None,
+    vector_column: str | None,
+    truth_column: str | None = None,
+) -> Source:
+    """Open the vectors of the feature that the definition names."""
+    from gpucluster.sources import FeaturesSource, open_feature
+
+    config = definition.vector_config
+
+    def open_(uri: str | None) -> Source:
+        return open_feature(
+            data,
+            uri,
+            id_column=id_column,
+            vector_column=vector_column,
+            truth_column=truth_column,
+        )
+
+    if len(config.feature_uris) < 2:
+        return open_(config.feature_uris[0] if config.feature_uris else None)
+    if vector_column is not None:
+        raise ConfigError(
+            f"got one column for {len(config.feature_uris)} features",
+            path="vector_column",
+            hint="leave it out: each feature URI names its column",
+        )
+    if hasattr(data, "read_next_batch"):
+        raise ConfigError(
+            "a stream is read once, and several features are read one after the other",
+            path="vector_config.feature_uris",
+            hint="give a table, a data set or files",
+        )
+    sources = {uri: open_(uri) for uri in config.feature_uris}
+    return FeaturesSource(sources, normalize=config.normalize_features)

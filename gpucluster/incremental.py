@@ -1,0 +1,270 @@
+"""Rows of a later day join the clusters of a finished run: streamed, resumable, measured.
+
+    read -> judge -> compare -> write a part ... -> check ids -> drift -> manifest
+
+A part is a file of members and what was counted up to its end. Both are on the disk before
+the next one is begun, so an interrupted run goes on after its last part, and every document
+has one row whatever happens.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from gpucluster.artifacts import (
+    LocalStore,
+    Run,
+)
+from gpucluster.comparison import place_rows
+from gpucluster.definition import ClusterDefinition
+from gpucluster.device.select import Decision
+from gpucluster.device.worker import Worker
+from gpucluster.errors import (
+    ConfigError,
+    SchemaMismatchError,
+    ShapeError,
+)
+from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
+from gpucluster.joined_run import Joining, publish_joined
+from gpucluster.ledger import Ledger
+from gpucluster.parts import Parts
+from gpucluster.planner import Plan
+from gpucluster.sources import CudfDecoder, Filters, KnownIds, Source, stream, stream_key
+from gpucluster.sources.base import BATCH_BYTES
+from gpucluster.stages import digest
+from gpucluster.tally import Tally
+from gpucluster.trained import TrainedModel
+
+GPU_BATCH_BYTES = 256 << 20  # fewer and larger calls
+Scope = Literal["new", "all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignmentRequest:
+    """What is asked for.
+
+    Attributes
+    ----------
+    threshold : float or "auto"
+        Least cosine similarity to the centroid, in [-1, 1]; ``auto``: each cluster's own.
+    scope : {"new", "all"} or None
+        Whether documents of the base run are left out; None: where documents have ids.
+    filters : Filters, optional
+        Instead of the definition's.
+    update : bool
+        Whether the centroids move with their new members.
+    """
+
+    threshold: float | Literal["auto"] = 0.5
+    scope: Scope | None = None
+    filters: Filters | None = None
+    update: bool = False
+
+    def check(self) -> None:
+        """Raise `ConfigError` where a value is out of range."""
+        if isinstance(self.threshold, str):
+            if self.threshold != "auto":
+                raise ConfigError(
+                    f"got {self.threshold!r}, expected a cosine similarity or auto",
+                    path="threshold",
+                )
+        elif not -1 <= self.threshold <= 1:
+            raise ConfigError(
+                f"got {self.threshold:g}, a cosine similarity in [-1, 1] expected",
+                path="threshold",
+                hint="auto calibrates one for each cluster",
+            )
+        if self.scope not in {None, "new", "all"}:
+            raise ConfigError(f"got {self.scope!r}, expected new or all", path="scope")
+
+
+def assign_source(
+    source: Source,
+    base: Run,
+    request: AssignmentRequest,
+    *,
+    out: Path,
+    decision: Decision,
+    observer: Observer,
+    cancel: CancelToken,
+    text_column: str | None = None,
+    fresh: bool = False,
+) -> Run:
+    """Let the rows of `source` join the clusters of `base`, as a run of its own below `out`.
+
+    Parameters
+    ----------
+    source : Source
+        Read once, in memory that does not grow with it.
+    base : Run
+        One that found clusters, or moved them.
+    request : AssignmentRequest
+    out : Path
+        Folder of runs.
+    decision : Decision
+    observer : Observer
+    cancel : CancelToken
+    text_column : str, optional
+        Noted in the manifest.
+    fresh : bool
+        Compute everything anew.
+
+    Returns
+    -------
+    Run
+        A finished run of the same source, base and request is returned as it is.
+
+    Raises
+    ------
+    ConfigError, ShapeError, SchemaMismatchError
+        The request, or the vectors, do not fit the base run.
+    DuplicateIdsError
+        An id appears twice.
+    """
+    request.check()
+    base.verify()  # what rows join must be what was found
+    model = TrainedModel.of(base)
+    _check_fits(source, base, model)
+    scope = _scope(source, base, request.scope)
+    definition = ClusterDefinition.parse(base.manifest.definition)
+    if request.update and definition.vector_config.effective_feature_method != "mean":
+        raise ConfigError(
+            f"{base.run_id} has the {definition.vector_config.effective_feature_method} of each "
+            "cluster for a centroid, which new members do not move",
+            path="update",
+            hint="only a mean moves: effective_feature_method: mean",
+        )
+    filters = request.filters or definition.filters
+    reporter = Reporter("", observer, cancel)
+    mode: Literal["assign", "update"] = "update" if request.update else "assign"
+    salt = time.time_ns() if fresh else None
+    run_id = _run_id(source, base, request, decision, scope=scope, filters=filters, salt=salt)
+    observer(RunOpened(run_id, str(out / run_id)))
+    store = LocalStore(out)
+    with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
+        finished = Run.if_finished(out / run_id)
+        if finished is not None:
+            return finished
+        plan = Plan(definition, decision, source.info.n_rows, model.n_features, (), 0, "")
+        ledger = Ledger(reporter, plan)
+        ledger.worker = worker
+        known = None if scope == "all" else KnownIds.of(_ids(base))
+        joining = Joining(
+            run_id=run_id,
+            base=base,
+            model=model,
+            definition=definition,
+            mode=mode,
+            threshold=request.threshold,
+            scope=scope,
+            filters=filters,
+            source=source,
+            text_column=text_column,
+            tally=Tally.empty(model.assigner.parents, model.n_features),
+        )
+        if request.update:
+            means = model.assigner.means
+            joining.tally.move(None if means is None else means.shape[1])
+        with ledger.stage("assign", backend="numpy") as said:
+            parts = Parts(store, run_id, model.assigner.parents, joining.provenance)
+            _join(ledger, joining, known, parts, said)
+            parts.check_unique(said)
+        publish_joined(store, ledger, joining, parts.files, parts.digest())
+    return Run.open(out / run_id)
+
+
+def _join(
+    ledger: Ledger, joining: Joining, known: KnownIds | None, parts: Parts, reporter: Reporter
+) -> None:
+    """Stream the rows past the clusters, part by part."""
+    model, tally, definition = joining.model, joining.tally, joining.definition
+    assigner, blocks = joining.assigner, joining.source.info.blocks
+    parts.resume(tally)
+    decision = ledger.plan.decision
+    decoder = CudfDecoder(decision, reporter)
+    for stretch in stream(
+        decoder.of(joining.source),
+        reporter=reporter,
+        filters=joining.filters,
+        known=known,
+        on_bad_rows=definition.on_bad_rows,
+        max_bad_fraction=definition.max_bad_fraction,
+        start=tally.stop,
+        num_bad=tally.num_rejected,
+        batch_bytes=GPU_BATCH_BYTES if decision.device == "gpu" else BATCH_BYTES,
+    ):
+        X = model.scaled(stretch.X, blocks)
+        prepared = model.prepared(X)
+        found, device = place_rows(assigner, X, prepared, decision, reporter, ledger.worker)
+        decision = replace(decision, device=device)  # a GPU that failed is not asked again
+        ledger.note(device=device, backend="numpy" if device == "cpu" else "cupy")
+        tally.add(stretch, X, found, assigner.directions, X if prepared is None else prepared)
+        parts.add(stretch, found)
+        if parts.is_full:
+            parts.finish(tally)
+    parts.finish(tally)
+
+
+def _check_fits(source: Source, base: Run, model: TrainedModel) -> None:
+    """Raise where the vectors are not of the kind that the base run has."""
+    info = source.info
+    if info.n_features != model.n_features:
+        raise ShapeError(
+            f"{info.where} has vectors of {info.n_features:,} values, the centroids of "
+            f"{base.run_id} have {model.n_features:,}",
+            hint="embed with the model that the run was made with, or name its column",
+        )
+    theirs = base.manifest.source.get("feature")
+    if info.feature is not None and theirs is not None and info.feature != theirs:
+        raise SchemaMismatchError(
+            f"{info.where} has the feature {info.feature}, {base.run_id} is of {theirs}"
+        )
+
+
+def _scope(source: Source, base: Run, asked: Scope | None) -> Scope:
+    """Return which documents are meant: without ids nothing says which are new."""
+    first = next(iter(source.batches(1)), None)
+    have_ids = first is not None and first.ids is not None and base.has_ids
+    if asked == "new" and not have_ids:
+        raise ConfigError(
+            "documents without ids are known by their row, so nothing says which are new",
+            path="scope",
+            hint="use scope all, or name the column of ids with id_column, in both runs",
+        )
+    return asked or ("new" if have_ids else "all")
+
+
+def _ids(base: Run) -> pa.ChunkedArray:
+    """Return the documents that the clusters know: of the fit, and of all that moved them."""
+    ids = base.document_ids
+    if base.manifest.mode == "update" and base.manifest.base_run_id is not None:
+        before = Run.open(base.path.parent / base.manifest.base_run_id)
+        ids = pa.chunked_array([*_ids(before).chunks, *ids.chunks], pa.string())
+    return ids
+
+
+def _run_id(
+    source: Source,
+    base: Run,
+    request: AssignmentRequest,
+    decision: Decision,
+    *,
+    scope: Scope,
+    filters: Filters | None,
+    salt: int | None,
+) -> str:
+    facts = {
+        "base": [base.run_id, base.manifest.content_sha256],
+        "threshold": request.threshold,
+        "update": request.update,
+        "scope": scope,
+        "filters": None if filters is None else filters.to_dict(),
+        "device": decision.requested if decision.device == "gpu" else "cpu",
+        "salt": salt,
+    }
+    return "run_" + digest(stream_key(source), **facts)[:16]

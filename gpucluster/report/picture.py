@@ -1,0 +1,42 @@
+"""A picture in a file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from gpucluster.errors import DiskFullError, PermissionRefusedError, StoreError
+
+_KINDS = {
+    errno.ENOSPC: DiskFullError,
+    errno.EDQUOT: DiskFullError,
+    errno.EACCES: PermissionRefusedError,
+    errno.EPERM: PermissionRefusedError,
+    errno.EROFS: PermissionRefusedError,
+}
+
+
+def write_picture(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all; one that is there is replaced.
+
+    Raises
+    ------
+    DiskFullError, PermissionRefusedError, StoreError
+        The system refused; what was there before is still there.
+    """
+    temp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    try:
+        try:
+            with temp.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temp.replace(path)
+        finally:
+            temp.unlink(missing_ok=True)
+    except OSError as error:
+        kind = _KINDS.get(error.errno or 0, StoreError)
+        hint = "make room, or name a file in a folder where this user may write"
+        raise kind(f"cannot write {path}: {error.strerror}", hint=hint) from error
