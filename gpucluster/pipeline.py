@@ -1,7 +1,7 @@
 """A run from source to manifest: the stages in order, on one page.
 
     load -> prepare (one stage a step) -> cluster -> [divide] -> [display] -> measure
-         -> calibrate -> [assign the rest] -> write
+         -> calibrate -> [assign the rest] -> [identify] -> write
 
 Fitted preparation and labels are checkpointed under a digest of all that determines them,
 so that doing a run again resumes it. Loading and measuring are not: reading their result
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -24,12 +24,13 @@ from gpucluster.device.select import Decision
 from gpucluster.device.worker import Worker
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.ledger import Ledger
-from gpucluster.membership import join_rest, over_all, place_samples
+from gpucluster.membership import Members, join_rest, over_all, place_samples
 from gpucluster.metrics.external import compare_levels, compare_with_truth
+from gpucluster.metrics.quality import Measured
 from gpucluster.ops.nesting import labels_at
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
-from gpucluster.routes import group_rows
+from gpucluster.routes import Grouped, group_rows
 from gpucluster.sources import (
     CudfDecoder,
     Source,
@@ -41,6 +42,7 @@ from gpucluster.sources import (
     table_key,
 )
 from gpucluster.stages import digest, display
+from gpucluster.succession import Clusters, Succession, definition_key, follow, run_before
 from gpucluster.trained import train
 from gpucluster.types import Samples
 
@@ -56,6 +58,7 @@ def run_pipeline(
     fresh: bool,
     text_column: str | None = None,
     related: Sequence[Run] = (),
+    previous: Run | Literal["auto"] | None = "auto",
 ) -> Run:
     """Run `definition` on `source` and publish the result below `out`.
 
@@ -74,6 +77,10 @@ def run_pipeline(
         Noted in the manifest, for whoever shows documents.
     related : sequence of Run, optional
         Of other features of the same documents; the manifest says how clusters overlap.
+
+    previous : Run, "auto" or None
+        Whose clusters are followed; ``auto``: those of the latest run of this definition in
+        `out` that has enough documents of this one.
 
     Returns
     -------
@@ -133,12 +140,12 @@ def run_pipeline(
                     ledger, complete, source, samples, grouped, members, measured, stage_reporter
                 )
             measured = replace(measured, metrics=measured.metrics | over_all(members))
-        external: dict[str, Any] | None = None
-        if members.truth is not None:
-            nodes = replace(grouped.nodes, labels=members.labels)
-            roots = labels_at(members.labels, nodes.parents, 0)
-            levels = compare_levels(nodes, members.truth)
-            external = compare_with_truth(roots, members.truth) | levels
+        key = definition_key(definition)
+        before = run_before(out, key, run_id) if previous == "auto" else previous
+        succession = None
+        if before is not None:
+            sure = previous != "auto" or definition.cluster_name is not None
+            succession = _follow(ledger, before, run_id, members, grouped, measured, sure=sure)
         result = Result(
             run_id=run_id,
             definition=complete,
@@ -151,13 +158,48 @@ def run_pipeline(
             measured=measured,
             trained=trained,
             assignment=facts_of_assignment,
-            external=external,
+            external=_external(members, grouped),
             coordinates=coordinates,
             related=tuple(related),
+            definition_key=key,
+            previous=before,
+            succession=succession,
             not_run=tuple(_not_run(complete)),
         )
         publish_result(store, ledger, result)
     return Run.open(out / run_id)
+
+
+def _follow(
+    ledger: Ledger,
+    before: Run,
+    run_id: str,
+    members: Members,
+    grouped: Grouped,
+    measured: Measured,
+    *,
+    sure: bool,
+) -> Succession | None:
+    """Find out which clusters are those of the run before."""
+    with ledger.stage("identify", backend="numpy") as reporter:
+        clusters = Clusters(
+            run_id=run_id,
+            ids=members.ids.cast(pa.string()),
+            labels=members.labels,
+            parents=grouped.nodes.parents,
+            centroids=measured.centroids,
+        )
+        return follow(before, clusters, reporter, sure=sure)
+
+
+def _external(members: Members, grouped: Grouped) -> dict[str, Any] | None:
+    """Compare the clusters with the truth, where that was given."""
+    if members.truth is None:
+        return None
+    nodes = replace(grouped.nodes, labels=members.labels)
+    roots = labels_at(members.labels, nodes.parents, 0)
+    levels = compare_levels(nodes, members.truth)
+    return compare_with_truth(roots, members.truth) | levels
 
 
 def _read(

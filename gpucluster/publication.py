@@ -36,6 +36,7 @@ from gpucluster.ops.assign import cluster_sums
 from gpucluster.ops.nesting import labels_at, node_levels, node_paths, with_descendants
 from gpucluster.routes import Grouped
 from gpucluster.stages import digest, versions
+from gpucluster.succession import Succession, inherited, named
 from gpucluster.trained import ENTRY
 from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Samples
 
@@ -48,7 +49,8 @@ class Result:
     rows after it: the samples first, then those that joined them. `measured` is of the
     samples. `trained` is what later rows are placed with, and `assignment` what is said of that;
     None where rows are no vectors. `external` is None without known labels, `coordinates` without
-    a display reduction; `not_run` names what the definition asks for and this version does not do.
+    a display reduction; `succession` is how the clusters follow those of `previous`, None where
+    they do not; `not_run` names what the definition asks for and this version does not do.
     """
 
     run_id: str
@@ -65,6 +67,9 @@ class Result:
     external: Mapping[str, Any] | None
     coordinates: Matrix | None
     related: tuple[Run, ...]
+    definition_key: str
+    previous: Run | None
+    succession: Succession | None
     not_run: tuple[str, ...]
 
 
@@ -105,6 +110,7 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
         store,
         Manifest(
             run_id=result.run_id,
+            definition_key=result.definition_key,
             created_at=ledger.started,
             completed_at=datetime.now(UTC),
             versions=versions(),
@@ -132,6 +138,7 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
             assignment=None if result.assignment is None else dict(result.assignment),
+            lineage=None if result.succession is None else result.succession.to_json(),
             stages=tuple(ledger.records),
             warnings=tuple(ledger.reporter.warnings),
             device=ledger.plan.decision,
@@ -161,6 +168,9 @@ def _tables(result: Result) -> dict[str, pa.Table]:
         centers = (sums / measured.num_members[:, None]).astype(np.float32)
     own = np.bincount(members.labels[members.labels >= 0], minlength=len(paths))
     by_attributes = result.definition.cluster_type == "attribute"
+    names = [path[-1] for path in paths]
+    stable = named(result.succession, result.previous, result.run_id, names)
+    kept = inherited(result.succession, result.previous)
     return {
         "members": members_table(
             members.ids,
@@ -185,13 +195,26 @@ def _tables(result: Result) -> dict[str, pa.Table]:
             algorithm="attribute" if by_attributes else str(config.clustering_method),
             run_id=result.run_id,
             feature_name=" + ".join(config.feature_uris) or None,
-            labels=grouped.names,
+            stable_ids=stable,
+            labels=grouped.names or kept.get("label"),
+            summaries=kept.get("summary"),
+            keywords=kept.get("keywords"),
             coordinates=centers,
             leaf_reasons=nodes.reasons,
         ),
         "rejected": rejected_table(result.rejected),
         **_layers(result),
+        **_lineage(result, names, stable),
     }
+
+
+def _lineage(result: Result, names: list[str], stable: list[str]) -> dict[str, pa.Table]:
+    """Return the table of what became of the clusters of the run before, where there is one."""
+    if result.succession is None or result.previous is None:
+        return {}
+    before = result.previous.centroids.select(["cluster_id", "stable_id"]).to_pydict()
+    table = result.succession.table(before["cluster_id"], names, before["stable_id"], stable)
+    return {"lineage": table}
 
 
 def _layers(result: Result) -> dict[str, pa.Table]:

@@ -204,6 +204,12 @@ class Run:
         return self._table("layers") if found else None
 
     @cached_property
+    def lineage(self) -> pa.Table | None:
+        """What became of the clusters of the run before, `schema.LINEAGE`; None: there is none."""
+        found = any(re.fullmatch(r"lineage(-\d+)?\.parquet", name) for name in self.manifest.files)
+        return self._table("lineage") if found else None
+
+    @cached_property
     def model(self) -> Model:
         """The fitted preparation, step by step, and ``assignment``: how later rows are placed."""
         entries = (re.fullmatch(rf"{MODEL}/(.+)/.+", name) for name in self.manifest.files)

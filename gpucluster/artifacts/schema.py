@@ -237,7 +237,9 @@ def centroids_table(
     run_id: str,
     feature_name: str | None = None,
     stable_ids: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str | None] | None = None,
+    summaries: Sequence[str | None] | None = None,
+    keywords: Sequence[Sequence[str] | None] | None = None,
     coordinates: Matrix | None = None,
     leaf_reasons: Sequence[str | None] | None = None,
 ) -> pa.Table:
@@ -259,8 +261,9 @@ def centroids_table(
         Where the clusters come from.
     stable_ids : sequence of n_clusters str, optional
         Names that outlive the run.
-    labels : sequence of n_clusters str, optional
-        What the clusters are called.
+    labels, summaries : sequence of n_clusters (str or None), optional
+        What the clusters are called, and about.
+    keywords : sequence of n_clusters (sequence of str or None), optional
     coordinates : ndarray of shape (n_clusters, 2) or (n_clusters, 3), float32, optional
         For pictures.
     leaf_reasons : sequence of n_clusters (str or None), optional
@@ -292,8 +295,8 @@ def centroids_table(
         [children[path[-1]] for path in paths],
         [len(path) - 1 for path in paths],
         labels or nothing,
-        nothing,
-        nothing,
+        summaries or nothing,
+        keywords or nothing,
         [feature_name] * n_clusters,
         [n_features] * n_clusters,
         [algorithm] * n_clusters,

@@ -7,19 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from gpucluster.device.arrays import is_on_gpu, namespace, to_host
+from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
-from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.certified import CertifiedSearch
-from gpucluster.ops.half import coarse_middle, sample_of
-from gpucluster.ops.normalize import offset, row_norms, unit_rows
-from gpucluster.ops.pairs import pair_sqdist
-from gpucluster.ops.streaming import each_block, workplace
+from gpucluster.ops.nearest import (
+    TILE_CENTERS,
+    TILE_ROWS,
+    Search,
+    most_similar,
+    nearest_center,
+)
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
-TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
+__all__ = [
+    "TILE_CENTERS",
+    "TILE_ROWS",
+    "Step",
+    "cluster_sums",
+    "lloyd_step",
+    "most_similar",
+    "nearest_center",
+    "part_rows",
+    "segment_parts",
+    "sums_by_label",
+]
+
 GPU_TILE_BYTES = 1 << 30
 PARTS = 32  # that many parts or more, where there are rows enough
 SEGMENT_ROWS = 256  # of a cluster, that a block of a GPU sums
@@ -72,7 +85,7 @@ def lloyd_step(X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> 
         return _step_in_namespace(X, centers, reporter)
     n_samples, n_features = X.shape
     n_clusters = len(centers)
-    search = _Search(centers)
+    search = Search.by_distance(centers)
     labels = np.empty(n_samples, np.int32)
     sqdist = np.empty(n_samples, np.float32)
 
@@ -109,71 +122,6 @@ def _step_in_namespace(X: Any, centers: Any, reporter: Reporter | None) -> Step:
         if reporter is not None:
             reporter.cancel.raise_if_cancelled()
     return Step(labels, sqdist, sums, xp.bincount(labels, minlength=n_clusters))
-
-
-def nearest_center(X: Matrix, centers: Matrix) -> Labels:
-    """Return the nearest centre of each row by Euclidean distance, ties to the lower one."""
-    search = _Search(centers)
-    labels = np.empty(len(X), np.int32)
-
-    def work(rows: slice) -> None:
-        labels[rows] = search.nearest(X[rows])[0]
-
-    for _ in map_blocks(work, len(X), TILE_ROWS):
-        pass
-    return labels
-
-
-def most_similar(X: Matrix, directions: Matrix, device: Device = "cpu") -> tuple[Labels, Vector]:
-    """Return the direction with the largest cosine to each row, and that cosine.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), float32
-        Of any length; no zero row.
-    directions : ndarray of shape (n_directions, n_features), float32
-        Of unit length.
-    device : {"cpu", "gpu"}, default "cpu"
-        On a GPU the search is certified, and similarities are of float64.
-
-    Returns
-    -------
-    nearest : ndarray of shape (n_samples,), int32
-        Ties to the lower one.
-    similarity : ndarray of shape (n_samples,), float32
-        In [-1, 1].
-    """
-    nearest = np.empty(len(X), np.int32)
-    similarity = np.empty(len(X), np.float32)
-    if device == "gpu":
-        _most_similar_on_gpu(X, directions, nearest, similarity)
-        return nearest, similarity
-    for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
-        unit = unit_rows(X[rows])
-        nearest[rows] = found = nearest_center(unit, directions)
-        similarity[rows] = np.clip(np.einsum("ij,ij->i", unit, directions[found]), -1, 1)
-    return nearest, similarity
-
-
-def _most_similar_on_gpu(
-    X: Matrix, directions: Matrix, nearest: Labels, similarity: Vector
-) -> None:
-    """Fill `nearest` and `similarity`."""
-    rows, xp = workplace(X, "gpu")
-    centers = xp.asarray(directions, np.float64)
-    sqnorms = xp.einsum("ij,ij->i", centers, centers)
-    shift = coarse_middle(unit_rows(xp.asarray(sample_of(rows))))
-    search = CertifiedSearch.of(centers, shift, -sqnorms)
-
-    def work(part: slice, block: Any) -> None:
-        unit = unit_rows(block)
-        found = search.nearest(unit).labels
-        sqdist = pair_sqdist(unit, centers, xp.arange(len(unit), dtype=np.int32), found)
-        lengths = xp.square(row_norms(unit))
-        nearest[part] = to_host(found)
-        similarity[part] = np.clip(to_host(lengths + sqnorms[found] - sqdist) / 2, -1, 1)
-
-    each_block(work, rows, xp)
 
 
 def cluster_sums(X: Matrix, labels: Labels, n_clusters: int) -> Vector64:
@@ -264,30 +212,3 @@ def part_rows(n_samples: int, n_features: int) -> int:
     """Return how many rows one task takes: whole tiles, of many rows enough for any core."""
     tiles = min(n_samples // PARTS, rows_per_block(4 * n_features)) // TILE_ROWS
     return max(1, tiles) * TILE_ROWS
-
-
-class _Search:
-    """Nearest of fixed centres, by ``|x|^2 + |c|^2 - 2 x.c`` in float32.
-
-    A large offset that is common to the centres is taken off both sides first.
-    """
-
-    def __init__(self, centers: Matrix) -> None:
-        self.shift = offset(centers)
-        self.centers = centers if self.shift is None else centers - self.shift
-        self.half_sqnorms = 0.5 * np.einsum("ij,ij->i", self.centers, self.centers)
-
-    def nearest(self, tile: Matrix) -> tuple[Labels, Vector]:
-        """Return the nearest centre of each row, ties to the lower, and its squared distance."""
-        tile = tile if self.shift is None else tile - self.shift
-        own = np.arange(len(tile))
-        nearest = np.zeros(len(tile), np.int32)
-        best = np.full(len(tile), -np.inf, np.float32)
-        for cols in row_blocks(len(self.centers), TILE_CENTERS):
-            scores = tile @ self.centers[cols].T
-            scores -= self.half_sqnorms[cols]
-            found = scores.argmax(axis=1)
-            score = scores[own, found]
-            closer = score > best
-            nearest[closer], best[closer] = found[closer] + cols.start, score[closer]
-        return nearest, np.maximum(np.einsum("ij,ij->i", tile, tile) - 2 * best, 0)

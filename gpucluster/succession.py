@@ -1,0 +1,344 @@
+"""A run and the one before it: which clusters are the same, and what became of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pyarrow as pa
+
+from gpucluster.artifacts import Run
+from gpucluster.artifacts.manifest import FILE_NAME, Manifest
+from gpucluster.artifacts.schema import LINEAGE
+from gpucluster.definition import ClusterDefinition
+from gpucluster.errors import ArtifactError, ConfigError, ShapeError
+from gpucluster.events import Reporter
+from gpucluster.identity import (
+    KINDS,
+    Lineage,
+    by_centroids,
+    by_documents,
+    count_overlap,
+    shared_rows,
+    stable_ids,
+)
+from gpucluster.ops.nesting import labels_at, node_levels, node_paths
+from gpucluster.stages import digest
+from gpucluster.types import NOISE, Labels, Matrix
+
+By = Literal["documents", "centroids"]
+ENOUGH = 0.1  # of the documents of the smaller run; fewer say little about its clusters
+UNCHANGED = 0.8  # Jaccard index from which on a cluster keeps its label
+BESIDE = ("collection_ids", "description", "metadata", "llm_labeling", "quality_thresholds")
+KEPT = ("label", "summary", "keywords")
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """The clusters of a run, as another run is compared with them.
+
+    Attributes
+    ----------
+    run_id : str
+    ids : pyarrow.Array or ChunkedArray of shape (n_members,), string
+    labels : ndarray of shape (n_members,), int32
+        Deepest node of each; noise is -1.
+    parents : ndarray of shape (n_nodes,), int32
+    centroids : ndarray of shape (n_nodes, n_features), float32
+    """
+
+    run_id: str
+    ids: Any
+    labels: Labels
+    parents: Labels
+    centroids: Matrix
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """Read them from a finished run."""
+        table = run.centroids
+        index = {name: i for i, name in enumerate(table["cluster_id"].to_pylist())}
+        parents = [index.get(name, NOISE) for name in table["parent_cluster_id"].to_pylist()]
+        vectors = table["centroid_vector"].combine_chunks()
+        return cls(
+            run_id=run.run_id,
+            ids=run.document_ids,
+            labels=run.members["cluster_index"].to_numpy(),
+            parents=np.array(parents, np.int32),
+            centroids=vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of the nodes."""
+        return [path[-1] for path in node_paths(self.parents)]
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """How the clusters of a run follow those of another.
+
+    Attributes
+    ----------
+    previous_run_id, run_id : str
+    matched_by : {"documents", "centroids"}
+    num_shared : int
+        Documents that both runs have.
+    levels : tuple of Lineage
+        Of each level of the hierarchy, by nodes of the whole run.
+    carried : ndarray of shape (n_nodes,), int32
+        The previous node whose identity each node carries on; -1: it is new.
+    agreement : dict or None
+        Over the shared documents, of the clusters of the first level: ``ari``, with noise as
+        one of them, and ``kept``, the share that is in the same cluster by identity, noise not
+        counted. None without such documents.
+    """
+
+    previous_run_id: str
+    run_id: str
+    matched_by: By
+    num_shared: int
+    levels: tuple[Lineage, ...]
+    carried: Labels
+    agreement: dict[str, Any] | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Clusters of the first level that survived, split, merged, were born, died."""
+        counted = self.levels[0].counts if self.levels else {}
+        return {kind: counted.get(kind, 0) for kind in KINDS}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        return {
+            "previous_run_id": self.previous_run_id,
+            "matched_by": self.matched_by,
+            "num_shared": self.num_shared,
+            **self.counts,
+            "agreement": self.agreement,
+        }
+
+    def unchanged(self) -> Labels:
+        """Return for each node the previous one that it equals but for few documents, or -1."""
+        same = np.full(len(self.carried), NOISE, np.int32)
+        for lineage in self.levels:
+            alike = np.nan_to_num(lineage.jaccard) >= UNCHANGED
+            alike |= lineage.cosine >= UNCHANGED  # NaN is not
+            alike &= (lineage.current != NOISE) & (lineage.previous != NOISE)
+            same[lineage.current[alike]] = lineage.previous[alike]
+        return np.where(same == self.carried, same, NOISE).astype(np.int32)
+
+    def table(
+        self,
+        previous_names: Sequence[str],
+        names: Sequence[str],
+        previous_stable: Sequence[str | None],
+        stable: Sequence[str | None],
+    ) -> pa.Table:
+        """Return the links, one row each (`schema.LINEAGE`).
+
+        Parameters
+        ----------
+        previous_names, names : sequence of str
+            Cluster ids of the nodes of each run.
+        previous_stable, stable : sequence of (str or None)
+            Their stable ids.
+        """
+        tables = [LINEAGE.empty_table()]
+        for level, lineage in enumerate(self.levels):
+            pairs = list(zip(lineage.previous.tolist(), lineage.current.tolist(), strict=True))
+            columns = [
+                pa.array(np.full(len(pairs), level, np.int32)),
+                pa.array(lineage.kind.tolist(), pa.string()),
+                [stable[now] if now != NOISE else previous_stable[old] for old, now in pairs],
+                [None if old == NOISE else previous_names[old] for old, _ in pairs],
+                [None if now == NOISE else names[now] for _, now in pairs],
+                pa.array(lineage.num_shared),
+                *(
+                    pa.array(values, from_pandas=True)
+                    for values in (
+                        lineage.share_of_previous,
+                        lineage.share_of_current,
+                        lineage.jaccard,
+                        lineage.cosine,
+                    )
+                ),
+            ]
+            tables.append(pa.table(columns, schema=LINEAGE))
+        return pa.concat_tables(tables)
+
+
+def succeed(
+    previous: Clusters, current: Clusters, *, by: By | None = None, reporter: Reporter | None = None
+) -> Succession:
+    """Find out how the clusters of a run follow those of another.
+
+    Parameters
+    ----------
+    previous, current : Clusters
+    by : {"documents", "centroids"}, optional
+        Omitted: by documents where the runs share a tenth of the smaller one's, else by
+        centroids.
+    reporter : Reporter, optional
+
+    Returns
+    -------
+    Succession
+
+    Raises
+    ------
+    ConfigError
+        By documents, and there is no shared one.
+    ShapeError
+        By centroids, and these are of another dimension.
+    """
+    before, now = shared_rows(previous.ids, current.ids, reporter)
+    smaller = min(len(previous.labels), len(current.labels))
+    if by is None:
+        by = "documents" if len(before) and len(before) >= ENOUGH * smaller else "centroids"
+    if by == "documents" and not len(before):
+        raise ConfigError(
+            f"{previous.run_id} and {current.run_id} have no document in common",
+            path="by",
+            hint="compare by centroids",
+        )
+    if by == "centroids" and previous.centroids.shape[1] != current.centroids.shape[1]:
+        raise ShapeError(
+            f"{previous.run_id} has centroids of {previous.centroids.shape[1]:,} values, "
+            f"{current.run_id} of {current.centroids.shape[1]:,}, and too few documents in common",
+            hint="runs of different models can only be compared by the documents of both",
+        )
+    labels = previous.labels[before], current.labels[now]
+    carried = np.full(len(current.parents), NOISE, np.int32)
+    levels: list[Lineage] = []
+    for level, old, new in _levels(previous.parents, current.parents):
+        if by == "documents":
+            inside = (
+                _at_level(labels[0], previous.parents, level, old),
+                _at_level(labels[1], current.parents, level, new),
+            )
+            found = by_documents(count_overlap(*inside, len(old), len(new)))
+        else:
+            vectors = previous.centroids[old], current.centroids[new]
+            found = by_centroids(*vectors, reporter=reporter)
+        found = _in_whole(found, old, new)
+        carried[new] = found.carried
+        levels.append(found)
+    agreement = None
+    if len(before):
+        roots = labels_at(labels[0], previous.parents, 0), labels_at(labels[1], current.parents, 0)
+        agreement = _agreement(*roots, carried)
+    return Succession(
+        previous.run_id, current.run_id, by, len(before), tuple(levels), carried, agreement
+    )
+
+
+def _agreement(before: Labels, now: Labels, carried: Labels) -> dict[str, float | None]:
+    """Compare the labels of shared documents."""
+    from sklearn.metrics import adjusted_rand_score
+
+    inside = (before != NOISE) & (now != NOISE)
+    same = carried[now[inside]] == before[inside]
+    return {
+        "ari": float(adjusted_rand_score(before, now)),
+        "kept": float(same.mean()) if len(same) else None,
+    }
+
+
+def _levels(previous: Labels, current: Labels) -> Iterator[tuple[int, Any, Any]]:
+    """Yield each level, and the nodes of both runs there."""
+    before, now = node_levels(previous), node_levels(current)
+    for level in range(1 + int(max(before.max(initial=NOISE), now.max(initial=NOISE)))):
+        old, new = (np.flatnonzero(depth == level).astype(np.int32) for depth in (before, now))
+        yield level, old, new
+
+
+def _at_level(labels: Labels, parents: Labels, level: int, nodes: Any) -> Labels:
+    """Return the node of each row at a level, counted among those of the level; -1: it has none."""
+    place = np.full(len(parents) + 1, NOISE, np.int32)  # the last one is that of noise
+    place[nodes] = np.arange(len(nodes), dtype=np.int32)
+    return place[labels_at(labels, parents, level)]
+
+
+def _in_whole(lineage: Lineage, before: Any, now: Any) -> Lineage:
+    """Return the lineage of one level by nodes of the whole runs."""
+    old, new = np.append(before, NOISE), np.append(now, NOISE)  # the last one for -1
+    return replace(
+        lineage,
+        previous=old[lineage.previous].astype(np.int32),
+        current=new[lineage.current].astype(np.int32),
+        carried=old[lineage.carried].astype(np.int32),
+    )
+
+
+def definition_key(definition: ClusterDefinition) -> str:
+    """Return what runs of one definition have in common, whatever the data.
+
+    Its name, where it has one; so it may change and its clusters keep their identity. Else a
+    digest of all that was set and that decides how rows are grouped.
+    """
+    if definition.cluster_name is not None:
+        return digest("", cluster_name=definition.cluster_name)[:16]
+    given = definition.model_dump(mode="json", exclude_unset=True, exclude=set(BESIDE))
+    return digest("", definition=given)[:16]
+
+
+def run_before(folder: Path, key: str, run_id: str) -> Run | None:
+    """Return the latest full run of a definition in a folder, other than `run_id`.
+
+    What cannot be read is passed over: this run does not depend on it.
+    """
+    found: list[tuple[Any, str, Path]] = []
+    for file in folder.glob(f"*/{FILE_NAME}"):
+        try:
+            manifest = Manifest.from_json(file.read_bytes(), str(file))
+        except (ArtifactError, OSError):
+            continue
+        if manifest.mode == "full" and manifest.definition_key == key:
+            found.append((manifest.completed_at, manifest.run_id, file.parent))
+    for _, name, path in sorted(found, reverse=True):
+        if name != run_id:
+            return Run.if_finished(path)
+    return None
+
+
+def follow(
+    previous: Run, current: Clusters, reporter: Reporter, *, sure: bool
+) -> Succession | None:
+    """Return how clusters follow those of a run; None where nothing says that they do.
+
+    Runs of one definition that nobody has named may be of any data: unless it is `sure`, only
+    documents in both show that they belong together.
+    """
+    before = Clusters.of(previous)
+    if before.centroids.shape[1] == current.centroids.shape[1] and sure:
+        return succeed(before, current, reporter=reporter)
+    found, _ = shared_rows(before.ids, current.ids, reporter)
+    if len(found) < max(1, ENOUGH * min(len(before.labels), len(current.labels))):
+        return None
+    return succeed(before, current, by="documents", reporter=reporter)
+
+
+def inherited(succession: Succession | None, previous: Run | None) -> dict[str, list[Any]]:
+    """Return what unchanged clusters keep of those before: labels, summaries, keywords."""
+    if succession is None or previous is None:
+        return {}
+    same = succession.unchanged().tolist()
+    kept = previous.centroids.select(KEPT).to_pydict()
+    return {
+        name: [None if old == NOISE else values[old] for old in same]
+        for name, values in kept.items()
+    }
+
+
+def named(
+    succession: Succession | None, previous: Run | None, run_id: str, names: Sequence[str]
+) -> list[str]:
+    """Return the stable id of each cluster: carried on, or new."""
+    if succession is None or previous is None:
+        return stable_ids(np.full(len(names), NOISE, np.int32), [], run_id, names)
+    before = previous.centroids["stable_id"].to_pylist()
+    return stable_ids(succession.carried, before, run_id, names)
