@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpucluster.errors import GpuclusterError
     from gpucluster.estimator import Clusterer
     from gpucluster.events import CancelToken
-    from gpucluster.finished import Run, assign
+    from gpucluster.finished import Run, assign, compare
 
 _HOMES = {
     "CancelToken": "gpucluster.events",
@@ -29,6 +29,7 @@ _HOMES = {
     "GpuclusterError": "gpucluster.errors",
     "Run": "gpucluster.finished",
     "assign": "gpucluster.finished",
+    "compare": "gpucluster.finished",
     "cluster": "gpucluster.api",
     "history": "gpucluster.api",
     "inspect": "gpucluster.api",
@@ -45,6 +46,7 @@ __all__ = [
     "Run",
     "assign",
     "cluster",
+    "compare",
     "history",
     "inspect",
     "open_run",

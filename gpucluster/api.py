@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
@@ -36,6 +36,7 @@ def cluster(
     text_column: str | None = None,
     truth_column: str | None = None,
     fresh: bool = False,
+    previous: StoredRun | str | Path | None = "auto",
     **fields: Any,
 ) -> Run:
     """Cluster embeddings and leave the result on disk.
@@ -64,6 +65,11 @@ def cluster(
         The text column is noted in the run and not read.
     fresh : bool, default False
         Compute everything anew, as another run.
+    previous : Run, path, "auto" or None, default "auto"
+        The run whose clusters are followed: stable ids and labels are carried on, and
+        ``run.lineage`` says what became of each cluster. ``auto``: the latest run of the same
+        definition in `out` that has documents of this one; where the definition has a
+        ``cluster_name``, whatever documents it has. It decides no label.
     **fields
         Settings of the definition, such as ``algorithm="kmeans"``,
         ``algorithm_params={"n_clusters": 50}`` or ``preprocessing_steps=[...]``.
@@ -98,6 +104,7 @@ def cluster(
 
     parsed = read_definition(definition, fields)
     decision = decide(device)
+    before = _followed(previous)
     each = parsed.each_feature()
     if len(each) > 1:  # what is wrong with any of them is said before the first one runs
         open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
@@ -122,9 +129,19 @@ def cluster(
             cancel=cancel or CancelToken(),
             fresh=fresh,
             related=runs,
+            previous=before,
         )
         runs.append(run)
     return Run(runs[-1].path, runs[-1].manifest)
+
+
+def _followed(previous: StoredRun | str | Path | None) -> StoredRun | Literal["auto"] | None:
+    """Return the run that is named, once it is known to be there."""
+    from gpucluster.artifacts.run import Run as StoredRun
+
+    if previous is None or previous == "auto" or isinstance(previous, StoredRun):
+        return previous  # type: ignore[return-value]  # no other str
+    return StoredRun.open(previous)
 
 
 def plan(

@@ -12,9 +12,13 @@ from gpucluster.errors import RunNotFoundError
 from gpucluster.events import CancelToken, Observer, ignore
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from gpucluster.compared import Comparison
     from gpucluster.device.select import DeviceRequest
     from gpucluster.sources import Source
     from gpucluster.sources.filters import Filters
+    from gpucluster.succession import By
 
 
 class Run(StoredRun):
@@ -23,6 +27,10 @@ class Run(StoredRun):
     def assign(self, data: Any, *, threshold: float | Literal["auto"] = 0.5, **options: Any) -> Run:
         """Let new rows join the clusters: `gpucluster.assign` with this run."""
         return assign(data, run=self, threshold=threshold, **options)
+
+    def compare(self, other: StoredRun | str | Path, *, by: By | None = None) -> Comparison:
+        """Say what became of these clusters in another run: `gpucluster.compare`."""
+        return compare(self, other, by=by)
 
 
 def assign(
@@ -113,6 +121,63 @@ def assign(
         fresh=fresh,
     )
     return Run(found.path, found.manifest)
+
+
+def compare(
+    previous: StoredRun | str | Path, current: StoredRun | str | Path, *, by: By | None = None
+) -> Comparison:
+    """Say which clusters of two runs are the same, and what became of the others.
+
+    Parameters
+    ----------
+    previous, current : Run or path
+        Runs that found clusters, of any definitions.
+    by : {"documents", "centroids"}, optional
+        How clusters are matched. Omitted: by documents where the runs share a tenth of the
+        smaller one's, else by the cosine of centroids.
+
+    Returns
+    -------
+    Comparison
+        With ``table``, one row for each link of two clusters, ``counts``, ``metrics`` of both and
+        ``stable_ids``.
+
+    Raises
+    ------
+    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
+        There is no such run, or it is damaged, or of a newer version.
+    ConfigError, ShapeError
+        The runs cannot be compared.
+
+    Notes
+    -----
+    Clusters are matched one to one so that the sum of their Jaccard indices is largest; the
+    kinds are those of MONIC (Spiliopoulou et al. 2006, doi:10.1145/1150402.1150491).
+    """
+    from gpucluster.compared import Comparison
+
+    runs = [
+        run if isinstance(run, StoredRun) else StoredRun.open(run) for run in (previous, current)
+    ]
+    return Comparison.of(*runs, by=by)
+
+
+def write_table(table: pa.Table, path: str | Path) -> None:
+    """Write a table as Parquet, whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        The system refused.
+    """
+    from functools import partial
+
+    import pyarrow.parquet as pq
+
+    from gpucluster.artifacts.store import LocalStore
+
+    file = Path(path).expanduser()
+    LocalStore(file.parent).put(file.name, partial(pq.write_table, table))
 
 
 def base_run(run: StoredRun | str | Path) -> StoredRun:

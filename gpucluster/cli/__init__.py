@@ -13,6 +13,7 @@ import click
 
 from gpucluster import __version__
 from gpucluster.cli.assign import assign
+from gpucluster.cli.compare import compare
 from gpucluster.cli.exits import MEANINGS, Stopped
 from gpucluster.cli.history import history
 from gpucluster.cli.interrupt import sigterm_raises
@@ -76,6 +77,7 @@ def main(ctx: click.Context) -> None:
     gpucluster plan docs.parquet
     gpucluster sweep docs.parquet
     gpucluster show gpucluster-out/RUN
+    gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B
     gpucluster history gpucluster-out
 
     An option can also be set in the environment: GPUCLUSTER_DEVICE=cpu stands for
@@ -86,5 +88,7 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (run, assign, plan, sweep, inspect, show, history, doctor, config, completion):
+RUNS = (run, assign, show, compare, history)
+OTHERS = (plan, sweep, inspect, doctor, config, completion)
+for command in (*RUNS, *OTHERS):
     main.add_command(command)

@@ -84,6 +84,14 @@ _options: tuple[_Option, ...] = (
         "--out", metavar="DIR", default=DEFAULT_OUT, show_default=True, help="Folder of the runs."
     ),
     click.option("--fresh", is_flag=True, help="Compute everything anew, as another run."),
+    click.option(
+        "--previous",
+        metavar="RUN",
+        default="auto",
+        show_default=True,
+        help="Run whose clusters are followed, for stable ids; auto is the latest of this "
+        f"definition in --out, {NO_STEPS} follows none.",
+    ),
 )
 
 
@@ -125,6 +133,8 @@ class Request:
         Folder of the runs.
     fresh : bool
         Whether to compute everything anew.
+    previous : str or None
+        Path of the run that is followed, or ``auto``.
     origins : dict of str to str
         Who set a setting of the definition, by its dotted path: a flag, a variable of the
         environment or a file.
@@ -136,6 +146,7 @@ class Request:
     columns: Mapping[str, str | None]
     out: str
     fresh: bool
+    previous: str | None
     origins: Mapping[str, str]
 
     @property
@@ -186,6 +197,7 @@ def read_request(options: Mapping[str, Any]) -> Request:
         columns={name: options[name] for name in COLUMNS},
         out=options["out"],
         fresh=options["fresh"],
+        previous=None if options["previous"] == NO_STEPS else options["previous"],
         origins=dict.fromkeys(changes.kept(written), file) | changes.changed(definition),
     )
 

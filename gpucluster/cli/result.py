@@ -72,21 +72,24 @@ def _text(run: Run, n_clusters: int, *, verbose: bool) -> str:
         facts[1:1] = [("hierarchy", _hierarchy(run.manifest.hierarchy))]
     if run.manifest.base_run_id is not None:
         facts[:0] = list(_joined(run))
-    elif run.manifest.assignment is not None:
+    if run.manifest.lineage is not None:
+        facts.append(("lineage", _lineage(run.manifest.lineage)))
+    if run.manifest.base_run_id is None and run.manifest.assignment is not None:
         facts.append(("assigning", _agreement(run.manifest.assignment)))
-    metrics = _measured(run.metrics) | {"should_recluster": _recluster(run)}
+    metrics = measured(run.metrics) | {"should_recluster": _recluster(run)}
     parts = [_stages(run)] if verbose else []
     parts += [_clusters(run, n_clusters), table(facts), table(metrics.items())]
     if run.manifest.drift is not None:
         parts.append(f"beside the fit\n{table(_drift(run.manifest.drift))}")
     if run.external_metrics is not None:
-        agreement = table(_measured(run.external_metrics).items())
+        agreement = table(measured(run.external_metrics).items())
         parts.append(f"agreement with the truth\n{agreement}")
     parts.append(table([("seconds", f"{_seconds(run):.1f}"), ("files", str(run.path))]))
     return "\n\n".join(filter(None, parts))
 
 
-def _measured(metrics: Mapping[str, Any]) -> dict[str, str]:
+def measured(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return metrics as they are shown, counts as whole numbers."""
     return {
         name: amount(value) if name.startswith("num_") and value is not None else number(value)
         for name, value in metrics.items()
@@ -104,6 +107,13 @@ def _joined(run: Run) -> Iterator[tuple[str, str]]:
     yield "threshold", f"{shown}; {_random_pairs(how)}"
     if how["scope"] == "new":
         yield "known", f"{amount(manifest.counts.num_known)} rows are in the base run, left out"
+
+
+def _lineage(found: Any) -> str:
+    """Say which run this one follows, and what became of its clusters."""
+    kinds = ("survived", "split", "merged", "born", "died")
+    counts = ", ".join(f"{amount(found[kind])} {kind}" for kind in kinds)
+    return f"{counts}, since {found['previous_run_id']} (by {found['matched_by']})"
 
 
 def _agreement(how: Any) -> str:
@@ -183,7 +193,7 @@ def _clusters(run: Run, n_clusters: int) -> str:
     found = list(_tree(nodes, roots))
     if not found:
         return ""
-    texts = _medoid_texts(run, [node["medoid_document_id"] for node in found])
+    texts = example_texts(run, [node["medoid_document_id"] for node in found])
     rows = [("cluster", "members", "share", "cosine", "example")]
     for cluster in found:
         medoid, cosine = str(cluster["medoid_document_id"]), cluster["mean_cosine_similarity"]
@@ -207,7 +217,7 @@ def _tree(nodes: Mapping[str, Any], ids: list[str]) -> Iterator[Any]:
         yield from _tree(nodes, nodes[cluster_id]["child_cluster_ids"][:N_CHILDREN])
 
 
-def _medoid_texts(run: Run, medoids: list[str]) -> Mapping[str, str]:
+def example_texts(run: Run, medoids: list[str]) -> Mapping[str, str]:
     """Return the texts of the documents `medoids` by id, as far as they can be read quickly."""
     from gpucluster.sources import read_texts
 

@@ -54,6 +54,7 @@ def run(voice: Voice, **options: Any) -> None:
                 observer=observer,
                 cancel=cancel,
                 fresh=request.fresh,
+                previous=request.previous,
                 **request.columns,
             ),
             hint=f"{kept} with: {typed_command()}",

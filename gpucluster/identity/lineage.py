@@ -118,6 +118,10 @@ def by_documents(
 
     Notes
     -----
+    What is split one way is merged the other way where one run only divides clusters of the other,
+    without noise, and no part below a quarter stands beside one of half or more. Else the two are
+    no mirror images: to lose a small part is to survive, and to take in a small cluster is not.
+
     Extra memory: about 100 bytes a pair of clusters that share documents.
     """
     if not (0 < split_share <= min_jaccard <= 1 and 0.5 <= min_share <= 1):

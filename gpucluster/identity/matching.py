@@ -46,7 +46,7 @@ def best_matching(
     (Jonker and Volgenant 1987, doi:10.1007/BF02278710); a path may also end by leaving a row
     unmatched. What a row touches is as a rule a small part of its component: 100,000 by 100,000
     with a million random edges take seconds, components by themselves nothing more. Extra memory:
-    36 bytes an edge and 50 bytes a row and a column.
+    about 40 bytes an edge, a row and a column.
     """
     if not (np.isfinite(weights) & (weights > 0)).all():
         raise InputError("weights that are not positive and finite, a matching has no use for them")

@@ -180,7 +180,7 @@ def count_overlap(
 
     Notes
     -----
-    Sorts one integer for each document: extra memory is 24 bytes a document.
+    Sorts one integer for each document: extra memory is about 30 bytes a document.
     """
     if len(previous_labels) != len(current_labels):
         raise ShapeError(

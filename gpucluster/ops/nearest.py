@@ -20,7 +20,7 @@ from gpucluster.types import Labels, Matrix, Vector
 
 TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
 GATHERED_ROWS = 128  # whose directions lie side by side for a moment, in the second cache
-LEAST_SQNORM, MOST_SQNORM = 1e-20, 1e30  # between them, no float32 square that counts is lost
+LEAST_SQNORM, MOST_SQNORM = 1e-20, 1e30  # between them, no square that counts is lost in float32
 
 
 class Search:
@@ -78,7 +78,7 @@ class Search:
         return nearest, best
 
     def _room(self, tile: Matrix, centers: Matrix) -> Matrix:
-        """Return where the scores go. Each thread has one place: new memory is slow at first."""
+        """Return where the scores go: one place for each thread, as new memory is slow at first."""
         size = len(tile) * len(centers)
         room = getattr(self._own, "room", None)
         if room is None or room.size < size:
@@ -140,7 +140,7 @@ def most_similar(X: Matrix, directions: Matrix, device: Device = "cpu") -> tuple
     X : ndarray of shape (n_samples, n_features), float32
         Of any length; no zero row.
     directions : ndarray of shape (n_directions, n_features), float32
-        Of unit length.
+        Of unit length; the cosine to a zero row is 0.
     device : {"cpu", "gpu"}, default "cpu"
         On a GPU the search is certified, and similarities are of float64.
 
@@ -178,7 +178,7 @@ def most_similar(X: Matrix, directions: Matrix, device: Device = "cpu") -> tuple
 
 
 def _measured(tile: Matrix) -> tuple[Matrix, Vector]:
-    """Return rows with their lengths; those too short or too long for float32 at unit length."""
+    """Return rows, and their lengths; a row too short or too long for float32 has length 1."""
     with np.errstate(over="ignore"):
         sqnorms = np.vecdot(tile, tile)
     extreme = ~((sqnorms > LEAST_SQNORM) & (sqnorms < MOST_SQNORM))

@@ -42,6 +42,7 @@ PUBLIC = [
     "Run",
     "assign",
     "cluster",
+    "compare",
     "history",
     "inspect",
     "open_run",

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.optimize import linear_sum_assignment
 
-from gpucluster.errors import ConfigError, DuplicateIdsError, InputError, ShapeError
+from gpucluster.errors import Cancelled, ConfigError, DuplicateIdsError, InputError, ShapeError
+from gpucluster.events import CancelToken, Reporter
 from gpucluster.identity import (
     KINDS,
     Lineage,
@@ -473,10 +474,12 @@ def test_documents_of_one_run_alone_change_nothing(pair, seed) -> None:
     assert found.n_documents == len(ids)
 
 
-@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=6))
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=7), min_size=1, max_size=6))
 def test_a_refined_run_has_splits_and_back_it_has_merges(parts) -> None:
-    """Exact where no part is below a quarter, so each part is a link both ways."""
-    parts = [sizes for sizes in parts if 4 * min(sizes) >= sum(sizes)]
+    """Exact where no part is below a quarter beside one of half or more."""
+    parts = [
+        sizes for sizes in parts if 4 * min(sizes) >= sum(sizes) or 2 * max(sizes) < sum(sizes)
+    ]
     assume(parts)
     coarse = np.repeat(np.arange(len(parts), dtype=np.int32), [sum(sizes) for sizes in parts])
     fine = labels(*(size for sizes in parts for size in sizes))
@@ -522,6 +525,17 @@ def test_many_clusters_of_many_documents() -> None:
     numbers = [str(cluster) for cluster in range(n_clusters)]
     names = stable_ids(found.carried, numbers, "run", numbers)
     assert len(set(names)) == n_clusters
+
+
+def test_it_can_be_stopped() -> None:
+    token = CancelToken()
+    token.cancel()
+    reporter = Reporter(cancel=token)
+    ids = pa.array(["a"])
+    with pytest.raises(Cancelled):
+        shared_rows(ids, ids, reporter)
+    with pytest.raises(Cancelled):
+        by_centroids(vectors(0, 90), vectors(0, 90), reporter=reporter)
 
 
 # centroids
