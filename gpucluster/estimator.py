@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from gpucluster.assignment import Assigner, calibrated, check_threshold, cosine_beside
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.arrays import is_on_gpu, to_host
 from gpucluster.device.select import decide
@@ -16,7 +17,8 @@ from gpucluster.device.worker import Worker
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
 from gpucluster.execution import fit_algorithm, fit_step, step_output
-from gpucluster.ops.assign import cluster_sums, nearest_center
+from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.normalize import unit_rows
 from gpucluster.preprocess import check_chain
 from gpucluster.types import NOISE, Labels, Matrix
 
@@ -147,7 +149,7 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         ValueError
             `X` is no finite matrix of numbers.
         """
-        X = self._matrix(X, reset=True)
+        original = X = self._matrix(X, reset=True)
         definition = ClusterDefinition.parse(
             algorithm=self.algorithm,
             algorithm_params=self._algorithm_params(),
@@ -180,29 +182,58 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         sizes = np.bincount(self.labels_[self.labels_ >= 0], minlength=self.n_clusters_)
         sums = cluster_sums(X, self.labels_, self.n_clusters_)
         self.cluster_centers_: Matrix = (sums / sizes[:, None]).astype(np.float32)
+        self._assigner = self._learned(original)
         return self
 
-    def predict(self, X: Any) -> Labels:
+    def _learned(self, X: Matrix) -> Assigner:
+        """Return how new rows find their cluster: by the centres, and by cosine to its mean."""
+        labels, n_clusters = self.labels_, self.n_clusters_
+        directions = unit_rows(cluster_sums(unit_rows(X), labels, n_clusters).astype(np.float32))
+        if not n_clusters:
+            return Assigner(directions, np.empty(0, np.int32), np.empty(0, np.float32))
+        return Assigner(
+            directions=directions,
+            parents=np.full(n_clusters, NOISE, np.int32),
+            thresholds=calibrated(cosine_beside(X, directions, labels), labels, n_clusters),
+            means=self.cluster_centers_,
+            metric="euclidean",
+        )
+
+    def predict(self, X: Any, threshold: float | Literal["auto"] | None = None) -> Labels:
         """Return the cluster with the nearest centre for each row.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             New rows; the fitted preparation is applied to them.
+        threshold : float, "auto" or None, default None
+            Least cosine similarity, in [-1, 1], of a row to the mean direction of its cluster,
+            before any preparation; ``auto``: for each cluster the one that all but 1 % of its own
+            rows reach. Where it is not reached, the row is noise.
 
         Returns
         -------
         ndarray of shape (n_samples,), int32
-            By Euclidean distance in the prepared space. Nothing is called noise, unless
-            the fit found no cluster.
+            By Euclidean distance in the prepared space. Without a threshold nothing is called
+            noise, unless the fit found no cluster.
+
+        Raises
+        ------
+        ConfigError
+            The threshold is out of range.
         """
         check_is_fitted(self)
         X = self._matrix(X, reset=False)
+        if threshold is not None:
+            check_threshold(threshold)
+        least = -1.0 if threshold is None else threshold
+        assigner = self._assigner
+        if not isinstance(least, str):
+            assigner = assigner.with_threshold(least)
+        prepared = X
         for step, arrays in self._fitted_steps:
-            X = step.apply(X, arrays)
-        if self.n_clusters_ == 0:
-            return np.full(len(X), NOISE, np.int32)
-        return nearest_center(np.ascontiguousarray(X, np.float32), self.cluster_centers_)
+            prepared = step.apply(prepared, arrays)
+        return assigner.assign(X, np.ascontiguousarray(prepared, np.float32)).labels
 
     def _matrix(self, X: Any, *, reset: bool) -> Matrix:
         """Return `X` as a finite float32 matrix on the host."""

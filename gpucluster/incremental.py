@@ -20,6 +20,7 @@ from gpucluster.artifacts import (
     LocalStore,
     Run,
 )
+from gpucluster.assignment import check_threshold
 from gpucluster.comparison import place_rows
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
@@ -67,18 +68,7 @@ class AssignmentRequest:
 
     def check(self) -> None:
         """Raise `ConfigError` where a value is out of range."""
-        if isinstance(self.threshold, str):
-            if self.threshold != "auto":
-                raise ConfigError(
-                    f"got {self.threshold!r}, expected a cosine similarity or auto",
-                    path="threshold",
-                )
-        elif not -1 <= self.threshold <= 1:
-            raise ConfigError(
-                f"got {self.threshold:g}, a cosine similarity in [-1, 1] expected",
-                path="threshold",
-                hint="auto calibrates one for each cluster",
-            )
+        check_threshold(self.threshold)
         if self.scope not in {None, "new", "all"}:
             raise ConfigError(f"got {self.scope!r}, expected new or all", path="scope")
 

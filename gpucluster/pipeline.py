@@ -11,7 +11,7 @@ back would take as long as computing it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ from gpucluster.sources import (
     table_key,
 )
 from gpucluster.stages import digest, display
-from gpucluster.succession import Clusters, Succession, definition_key, follow, run_before
+from gpucluster.succession import Clusters, Succession, definition_key, follow, runs_before
 from gpucluster.trained import train
 from gpucluster.types import Samples
 
@@ -141,11 +141,11 @@ def run_pipeline(
                 )
             measured = replace(measured, metrics=measured.metrics | over_all(members))
         key = definition_key(definition)
-        before = run_before(out, key, run_id) if previous == "auto" else previous
-        succession = None
-        if before is not None:
+        candidates = list(_before(out, key, run_id, previous))
+        followed = None
+        if candidates:
             sure = previous != "auto" or definition.cluster_name is not None
-            succession = _follow(ledger, before, run_id, members, grouped, measured, sure=sure)
+            followed = _follow(ledger, candidates, run_id, members, grouped, measured, sure=sure)
         result = Result(
             run_id=run_id,
             definition=complete,
@@ -162,25 +162,34 @@ def run_pipeline(
             coordinates=coordinates,
             related=tuple(related),
             definition_key=key,
-            previous=before,
-            succession=succession,
+            followed=followed,
             not_run=tuple(_not_run(complete)),
         )
         publish_result(store, ledger, result)
     return Run.open(out / run_id)
 
 
+def _before(
+    out: Path, key: str, run_id: str, previous: Run | Literal["auto"] | None
+) -> Iterator[Run]:
+    """Yield the runs that this one may follow, the likeliest first."""
+    if previous == "auto":
+        yield from runs_before(out, key, run_id)
+    elif previous is not None:
+        yield previous
+
+
 def _follow(
     ledger: Ledger,
-    before: Run,
+    candidates: list[Run],
     run_id: str,
     members: Members,
     grouped: Grouped,
     measured: Measured,
     *,
     sure: bool,
-) -> Succession | None:
-    """Find out which clusters are those of the run before."""
+) -> tuple[Run, Succession] | None:
+    """Find out which clusters are those of a run before."""
     with ledger.stage("identify", backend="numpy") as reporter:
         clusters = Clusters(
             run_id=run_id,
@@ -189,7 +198,7 @@ def _follow(
             parents=grouped.nodes.parents,
             centroids=measured.centroids,
         )
-        return follow(before, clusters, reporter, sure=sure)
+        return follow(candidates, clusters, reporter, sure=sure)
 
 
 def _external(members: Members, grouped: Grouped) -> dict[str, Any] | None:

@@ -36,7 +36,7 @@ from gpucluster.ops.assign import cluster_sums
 from gpucluster.ops.nesting import labels_at, node_levels, node_paths, with_descendants
 from gpucluster.routes import Grouped
 from gpucluster.stages import digest, versions
-from gpucluster.succession import Succession, inherited, named
+from gpucluster.succession import Succession, carried_ids, first_ids, inherited
 from gpucluster.trained import ENTRY
 from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Samples
 
@@ -49,8 +49,8 @@ class Result:
     rows after it: the samples first, then those that joined them. `measured` is of the
     samples. `trained` is what later rows are placed with, and `assignment` what is said of that;
     None where rows are no vectors. `external` is None without known labels, `coordinates` without
-    a display reduction; `succession` is how the clusters follow those of `previous`, None where
-    they do not; `not_run` names what the definition asks for and this version does not do.
+    a display reduction; `followed` is the run before and how its clusters became these, None where
+    there is none; `not_run` names what the definition asks for and this version does not do.
     """
 
     run_id: str
@@ -68,8 +68,7 @@ class Result:
     coordinates: Matrix | None
     related: tuple[Run, ...]
     definition_key: str
-    previous: Run | None
-    succession: Succession | None
+    followed: tuple[Run, Succession] | None
     not_run: tuple[str, ...]
 
 
@@ -138,7 +137,7 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
             assignment=None if result.assignment is None else dict(result.assignment),
-            lineage=None if result.succession is None else result.succession.to_json(),
+            lineage=None if result.followed is None else result.followed[1].to_json(),
             stages=tuple(ledger.records),
             warnings=tuple(ledger.reporter.warnings),
             device=ledger.plan.decision,
@@ -169,8 +168,11 @@ def _tables(result: Result) -> dict[str, pa.Table]:
     own = np.bincount(members.labels[members.labels >= 0], minlength=len(paths))
     by_attributes = result.definition.cluster_type == "attribute"
     names = [path[-1] for path in paths]
-    stable = named(result.succession, result.previous, result.run_id, names)
-    kept = inherited(result.succession, result.previous)
+    stable, kept = first_ids(result.run_id, names), {}
+    if result.followed is not None:
+        before, succession = result.followed
+        stable = carried_ids(succession, before, result.run_id, names)
+        kept = inherited(succession, before)
     return {
         "members": members_table(
             members.ids,
@@ -210,11 +212,13 @@ def _tables(result: Result) -> dict[str, pa.Table]:
 
 def _lineage(result: Result, names: list[str], stable: list[str]) -> dict[str, pa.Table]:
     """Return the table of what became of the clusters of the run before, where there is one."""
-    if result.succession is None or result.previous is None:
+    if result.followed is None:
         return {}
-    before = result.previous.centroids.select(["cluster_id", "stable_id"]).to_pydict()
-    table = result.succession.table(before["cluster_id"], names, before["stable_id"], stable)
-    return {"lineage": table}
+    before, succession = result.followed
+    known = before.centroids.select(["cluster_id", "stable_id"]).to_pydict()
+    return {
+        "lineage": succession.table(known["cluster_id"], names, known["stable_id"], stable),
+    }
 
 
 def _layers(result: Result) -> dict[str, pa.Table]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -33,6 +34,7 @@ By = Literal["documents", "centroids"]
 ENOUGH = 0.1  # of the documents of the smaller run; fewer say little about its clusters
 UNCHANGED = 0.8  # Jaccard index from which on a cluster keeps its label
 BESIDE = ("collection_ids", "description", "metadata", "llm_labeling", "quality_thresholds")
+LOOKED_AT = 5  # runs before, the latest ones
 KEPT = ("label", "summary", "keywords")
 
 
@@ -286,8 +288,8 @@ def definition_key(definition: ClusterDefinition) -> str:
     return digest("", definition=given)[:16]
 
 
-def run_before(folder: Path, key: str, run_id: str) -> Run | None:
-    """Return the latest full run of a definition in a folder, other than `run_id`.
+def runs_before(folder: Path, key: str, run_id: str) -> Iterator[Run]:
+    """Yield the latest full runs of a definition in a folder, other than `run_id`, newest first.
 
     What cannot be read is passed over: this run does not depend on it.
     """
@@ -297,35 +299,41 @@ def run_before(folder: Path, key: str, run_id: str) -> Run | None:
             manifest = Manifest.from_json(file.read_bytes(), str(file))
         except (ArtifactError, OSError):
             continue
-        if manifest.mode == "full" and manifest.definition_key == key:
+        is_meant = manifest.mode == "full" and manifest.definition_key == key
+        if is_meant and manifest.run_id != run_id:
             found.append((manifest.completed_at, manifest.run_id, file.parent))
-    for _, name, path in sorted(found, reverse=True):
-        if name != run_id:
-            return Run.if_finished(path)
-    return None
+    for *_, path in sorted(found, reverse=True)[:LOOKED_AT]:
+        with contextlib.suppress(ArtifactError):
+            yield Run.open(path)
 
 
 def follow(
-    previous: Run, current: Clusters, reporter: Reporter, *, sure: bool
-) -> Succession | None:
-    """Return how clusters follow those of a run; None where nothing says that they do.
+    candidates: Iterable[Run], current: Clusters, reporter: Reporter, *, sure: bool
+) -> tuple[Run, Succession] | None:
+    """Return the run that clusters follow, and how; None where nothing says that they do.
 
-    Runs of one definition that nobody has named may be of any data: unless it is `sure`, only
-    documents in both show that they belong together.
+    Parameters
+    ----------
+    candidates : iterable of Run
+        The first one that fits is followed.
+    current : Clusters
+    reporter : Reporter
+    sure : bool
+        Whether the runs belong together, whatever their documents. Runs of one definition that
+        nobody has named may be of any data: only documents in both show that.
     """
-    before = Clusters.of(previous)
-    if before.centroids.shape[1] == current.centroids.shape[1] and sure:
-        return succeed(before, current, reporter=reporter)
-    found, _ = shared_rows(before.ids, current.ids, reporter)
-    if len(found) < max(1, ENOUGH * min(len(before.labels), len(current.labels))):
-        return None
-    return succeed(before, current, by="documents", reporter=reporter)
+    for run in candidates:
+        previous = Clusters.of(run)
+        if sure and previous.centroids.shape[1] == current.centroids.shape[1]:
+            return run, succeed(previous, current, reporter=reporter)
+        shared, _ = shared_rows(previous.ids, current.ids, reporter)
+        if len(shared) >= max(1, ENOUGH * min(len(previous.labels), len(current.labels))):
+            return run, succeed(previous, current, by="documents", reporter=reporter)
+    return None
 
 
-def inherited(succession: Succession | None, previous: Run | None) -> dict[str, list[Any]]:
+def inherited(succession: Succession, previous: Run) -> dict[str, list[Any]]:
     """Return what unchanged clusters keep of those before: labels, summaries, keywords."""
-    if succession is None or previous is None:
-        return {}
     same = succession.unchanged().tolist()
     kept = previous.centroids.select(KEPT).to_pydict()
     return {
@@ -334,11 +342,14 @@ def inherited(succession: Succession | None, previous: Run | None) -> dict[str, 
     }
 
 
-def named(
-    succession: Succession | None, previous: Run | None, run_id: str, names: Sequence[str]
+def first_ids(run_id: str, names: Sequence[str]) -> list[str]:
+    """Return the stable ids of clusters that follow nobody."""
+    return stable_ids(np.full(len(names), NOISE, np.int32), [], run_id, names)
+
+
+def carried_ids(
+    succession: Succession, previous: Run, run_id: str, names: Sequence[str]
 ) -> list[str]:
-    """Return the stable id of each cluster: carried on, or new."""
-    if succession is None or previous is None:
-        return stable_ids(np.full(len(names), NOISE, np.int32), [], run_id, names)
+    """Return the stable ids of clusters: carried on, or new."""
     before = previous.centroids["stable_id"].to_pylist()
     return stable_ids(succession.carried, before, run_id, names)

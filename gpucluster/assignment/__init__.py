@@ -6,7 +6,13 @@ later day are; `calibrate` learns from the rows of the fit how similar is simila
 
 from __future__ import annotations
 
-from gpucluster.assignment.assigner import Assigned, Assigner, Metric, cosine_beside
+from gpucluster.assignment.assigner import (
+    Assigned,
+    Assigner,
+    Metric,
+    check_threshold,
+    cosine_beside,
+)
 from gpucluster.assignment.calibration import Calibration, calibrate
 from gpucluster.assignment.centroids import CALIBRATED_SHARE, Centroids, calibrated
 from gpucluster.assignment.policy import (
@@ -35,5 +41,6 @@ __all__ = [
     "NoisePolicyText",
     "calibrate",
     "calibrated",
+    "check_threshold",
     "cosine_beside",
 ]

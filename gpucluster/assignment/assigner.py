@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucluster.device.memory import rows_per_block
 from gpucluster.device.select import Device
+from gpucluster.errors import ConfigError
 from gpucluster.ops.assign import most_similar, nearest_center
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.normalize import unit_rows
@@ -117,6 +118,21 @@ class Assigner:
         else:
             nearest = nearest_center(prepared, self.means)
         return nearest, cosine_beside(X, roots, nearest)
+
+
+def check_threshold(threshold: float | str) -> None:
+    """Raise `ConfigError` unless it is a cosine similarity or ``auto``."""
+    if isinstance(threshold, str):
+        if threshold != "auto":
+            raise ConfigError(
+                f"got {threshold!r}, expected a cosine similarity or auto", path="threshold"
+            )
+    elif not -1 <= threshold <= 1:
+        raise ConfigError(
+            f"got {threshold:g}, a cosine similarity in [-1, 1] expected",
+            path="threshold",
+            hint="auto calibrates one for each cluster",
+        )
 
 
 def cosine_beside(X: Matrix, directions: Matrix, labels: Labels) -> Vector:

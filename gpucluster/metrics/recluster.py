@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator as op
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
@@ -40,6 +41,10 @@ class QualityThresholds(BaseModel):
         description="Redo when the shares of the clusters diverge by this much (Jensen-Shannon, "
         "base 2), beside what chance gives.",
     )
+    mean_shift: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        default=0.15,
+        description="Redo when the mean of the unit rows moved this far, beside what chance gives.",
+    )
     growth: Annotated[float, Field(ge=0)] | None = Field(
         default=0.50, description="Redo when this many rows came to each row of the base run."
     )
@@ -64,7 +69,7 @@ _OPERATORS = {
     "num_clusters": "<=",
 }
 _OF_DRIFT = (
-    *("noise_ratio_rise", "mean_cosine_fall", "share_divergence"),
+    *("noise_ratio_rise", "mean_cosine_fall", "share_divergence", "mean_shift"),
     *("growth", "surged_share", "centroid_shift"),
 )
 _TESTS: dict[str, Callable[[float, float], bool]] = {"<": op.lt, ">": op.gt, "<=": op.le}
@@ -109,7 +114,8 @@ def judge_drift(
     Returns
     -------
     reasons : list of dict
-        As of `judge`. What is beyond chance counts: the expected divergence is taken off.
+        As of `judge`. What is beyond chance counts: the expected divergence is taken off, and
+        the expected shift by squares.
     not_evaluated : list of str
     """
     divergence = drift["share_divergence"]
@@ -119,6 +125,9 @@ def judge_drift(
         "share_divergence": None
         if divergence is None
         else max(0.0, divergence - drift["share_divergence_expected"]),
+        "mean_shift": math.sqrt(
+            max(0.0, drift["mean_shift"] ** 2 - drift["mean_shift_expected"] ** 2)
+        ),
         "surged_share": max(surged, default=0.0),
     }
     baselines = {

@@ -19,7 +19,7 @@ def normal(n_samples: int, n_features: int, seed: int = 0) -> np.ndarray:
 
 
 def cosines(X: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Cosines in float64, less what all directions have in common; 0 to a zero direction."""
+    """Cosines in float64; 0 to a zero direction."""
     rows, others = X.astype(np.float64), directions.astype(np.float64)
     rows = rows / np.linalg.norm(rows, axis=1)[:, None]
     lengths = np.linalg.norm(others, axis=1)
@@ -47,14 +47,14 @@ def check_most_similar(X: np.ndarray, directions: np.ndarray, device: str = "cpu
 
 
 def check_nearest_center(X: np.ndarray, centers: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Every centre is the nearest but for rounding, whatever offset rows and centres share."""
     labels = nearest_center(X, centers, device)
     assert labels.dtype == np.int32
     exact = sqdistances(X, centers)
-    size = (
-        np.square(X.astype(np.float64)).sum(axis=1) + np.square(centers, dtype=float).sum(1).max()
-    )
+    middle = centers.mean(axis=0, dtype=np.float64)
+    size = np.square(X - middle).sum(axis=1) + np.square(centers - middle).sum(axis=1).max()
     lost = exact[np.arange(len(X)), labels] - exact.min(axis=1)
-    assert (lost <= (X.shape[1] + 20) * EPS * size).all()
+    assert (lost <= 4 * (X.shape[1] + 20) * EPS * size).all()
     return labels
 
 
@@ -63,7 +63,7 @@ def check_nearest_center(X: np.ndarray, centers: np.ndarray, device: str = "cpu"
     n_features=st.integers(1, 12),
     n_centers=st.integers(1, 40),
     seed=st.integers(0, 99),
-    offset=st.sampled_from([0, 1, 30]),
+    offset=st.sampled_from([0, 1, 300]),
 )
 def test_answers_are_those_of_float64(
     n_samples: int, n_features: int, n_centers: int, seed: int, offset: int
@@ -75,11 +75,11 @@ def test_answers_are_those_of_float64(
 
 
 @pytest.mark.parametrize("scale", [0.3, 1e-2, 1e-3])
-def test_directions_in_a_narrow_cone_are_told_apart(scale: float) -> None:
+def test_directions_in_a_narrow_cone_are_told_apart(scale: float, device: str) -> None:
     middle, width = unit_rows(normal(1, 96, seed=1)), np.float32(scale / np.sqrt(96))
     directions = unit_rows(middle + width * normal(200, 96, seed=2))
     X = (middle + width * normal(3000, 96, seed=3)) * np.exp(normal(3000, 1, seed=4))
-    found = check_most_similar(X, directions)
+    found = check_most_similar(X, directions, device)
     exact = cosines(X, directions)
     lost = exact.max(axis=1) - exact[np.arange(len(X)), found]
     assert lost.max() < 1e-7 * scale
