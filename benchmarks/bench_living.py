@@ -1,4 +1,9 @@
-"""Clusters that live: whether the flag to cluster anew is right, and a month of a collection.
+"""Clusters that live: where later rows belong, when to cluster anew, a month of a collection.
+
+``placing`` fits on half of the texts of most intents and assigns the others by either rule: how
+often the fit's own rows go where they were, how often a new text goes to a cluster most of whose
+members have its intent, and how well the similarity tells texts of unseen intents (area under the
+curve), and what ``auto`` leaves out of both.
 
 ``flag`` fits on a part of the intents of clinc150 and assigns a later batch, with drift or without,
 in 50 random scenarios; precision and recall are of the rules beside the fit, as they are by
@@ -28,6 +33,11 @@ import gpucluster
 HERE = Path(__file__).parent
 WAYS: dict[str, dict[str, Any]] = {"kmeans": {"algorithm": "kmeans"}, "default": {}}
 THRESHOLDS = (0.5, "auto")
+PLACED: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("kmeans", ()),
+    ("kmeans", ("whitening",)),
+    ("default", ()),
+)
 FIRST_SEED = 1000  # the rules were looked at with others
 
 
@@ -35,6 +45,67 @@ def definition(way: str, n_intents: int) -> dict[str, Any]:
     """Return the definition of a way; k-means is told how many intents there are."""
     params = {"algorithm_params": {"n_clusters": n_intents}} if way == "kmeans" else {}
     return {**WAYS[way], **params}
+
+
+def placing(texts: Texts, name: str, out: Path) -> list[dict[str, Any]]:
+    """Return how well each rule places texts that the fit has not seen."""
+    rng = np.random.default_rng(1)
+    unseen = rng.choice(texts.names, len(texts.names) // 8, replace=False)
+    half = rng.random(len(texts.ids)) < 0.5
+    strange = np.isin(texts.intents, unseen)
+    old, new = np.flatnonzero(half & ~strange), np.flatnonzero(~half | strange)
+    rows = []
+    for way, steps in PLACED:
+        for rule in ("cosine", "fit"):
+            asked = {**definition(way, len(texts.names) - len(unseen)), "assign_by": rule}
+            if steps:
+                asked["preprocessing_steps"] = [{"method": step} for step in steps]
+            base = gpucluster.cluster(
+                (list(texts.ids[old]), texts.X[old]), asked, out=out / name, device="cpu"
+            )
+            joined = base.assign(
+                (list(texts.ids[new]), texts.X[new]), threshold=-1, scope="all", device="cpu"
+            )
+            auto = base.assign(
+                (list(texts.ids[new]), texts.X[new]), threshold="auto", scope="all", device="cpu"
+            )
+            measured = _placed(texts, base, joined, old, new, strange[new])
+            left_out = auto.labels_ < 0
+            rows.append(
+                {
+                    "data": name,
+                    "way": "+".join([way, *steps]),
+                    "rule": rule,
+                    "agreement": (base.manifest.assignment or {})["agreement"],
+                    **measured,
+                    "auto_leaves_out": [
+                        float(left_out[~strange[new]].mean()),
+                        float(left_out[strange[new]].mean()),
+                    ],
+                }
+            )
+    return rows
+
+
+def _placed(
+    texts: Texts, base: gpucluster.Run, joined: gpucluster.Run, old: Any, new: Any, strange: Any
+) -> dict[str, float]:
+    from sklearn.metrics import roc_auc_score
+
+    table = joined.members.select(["row", "nearest_cluster_similarity"]).to_pydict()
+    similarity = np.array(table["nearest_cluster_similarity"])[np.argsort(table["row"])]
+    majority = {
+        cluster: Counter(texts.intents[old[base.labels_ == cluster]].tolist()).most_common(1)[0][0]
+        for cluster in range(base.num_clusters)
+    }
+    right = [
+        majority[label] == intent
+        for label, intent in zip(joined.labels_, texts.intents[new], strict=True)
+    ]
+    return {
+        "right": float(np.array(right)[~strange].mean()),
+        "auc_unseen": float(roc_auc_score(strange, -similarity)),
+    }
 
 
 def flag(texts: Texts, n_scenarios: int, out: Path) -> list[dict[str, Any]]:
@@ -193,6 +264,13 @@ def _stability(before: gpucluster.Run, run: gpucluster.Run, names: Any) -> float
 
 def show(result: dict[str, Any]) -> None:
     """Print what was found."""
+    for row in result["placing"]:
+        seen, unseen = row["auto_leaves_out"]
+        print(
+            f"placing {row['data']:10} {row['way']:17} {row['rule']:6} {row['agreement']:.4f} agree"
+            f"  right {row['right']:.3f}  AUC {row['auc_unseen']:.3f}"
+            f"  auto leaves out {seen:.3f} seen, {unseen:.3f} unseen"
+        )
     for row in result["flag"]:
         print(
             f"flag  {row['way']:8} threshold {row['threshold']!s:5} {row['scenarios']} scenarios, "
@@ -231,6 +309,9 @@ def main() -> None:
     texts = Texts.read(real_path(CASES["clinc150"]))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
+        placed = placing(texts, "clinc150", Path(scratch, "placing"))
+        banking = Texts.read(real_path(CASES["banking77"]))
+        placed += placing(banking, "banking77", Path(scratch, "placing"))
         found = flag(texts, chosen.scenarios, Path(scratch))
         lived = [month(texts, way, Path(scratch, "month", way)) for way in WAYS]
     result = {
@@ -238,6 +319,7 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.record(),
         "seconds": round(time.monotonic() - begun, 1),
+        "placing": placed,
         "flag": scores(found),
         "month": lived,
         "scenarios": found,

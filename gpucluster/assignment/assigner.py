@@ -116,7 +116,7 @@ class Assigner:
         if self.metric == "cosine":
             nearest, _ = most_similar(prepared, unit_rows(self.means), device)
         else:
-            nearest = nearest_center(prepared, self.means)
+            nearest = nearest_center(prepared, self.means, device)
         return nearest, cosine_beside(X, roots, nearest)
 
 

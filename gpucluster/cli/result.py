@@ -17,7 +17,7 @@ INDENT = "  "
 READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
 
 _IN_WORDS = {"<": "is below", ">": "is above", "<=": "is not above"}
-_RULES = {"cosine": "cosine to the centroids", "fit": "the nearest mean, as the fit does"}
+_RULES = {"cosine": "by cosine", "fit": "by the nearest mean"}
 _AS_WRITTEN = (
     "mode",
     "base_run_id",
@@ -121,11 +121,9 @@ def _agreement(how: Any) -> str:
     agrees = how["agreement"]
     if agrees is None:
         return "there is no cluster to join"
-    reason = f" ({how['agreement_reason']})" if "agreement_reason" in how else ""
     return (
-        f"by {_RULES[how['rule']]}: {100 * agrees:.1f} % of the members again{reason}; "
-        f"a threshold of 0.5 leaves out {100 * how['0.5_rejects']:.0f} % of the rows, auto "
-        f"{100 * how['auto_rejects']:.0f} %; {_random_pairs(how)}"
+        f"{_RULES[how['rule']]}: {100 * agrees:.1f} % of the members again; threshold 0.5 leaves "
+        f"out {100 * how['0.5_rejects']:.0f} %, auto {100 * how['auto_rejects']:.0f} %"
     )
 
 

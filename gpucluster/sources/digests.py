@@ -91,7 +91,8 @@ def stream_key(source: Source) -> str:
         SHA-256 as 64 hexadecimal digits. Of data in memory, of their content.
     """
     info = source.info
-    digest = hashlib.sha256(f"{info.n_rows} {info.n_features} {info.columns}".encode())
+    what = info.n_rows, info.n_features, info.kind, info.columns, info.feature, info.blocks
+    digest = hashlib.sha256(repr(what).encode())
     for path in info.paths:
         with reading(path):
             state = Path(path).stat()

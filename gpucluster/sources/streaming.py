@@ -108,8 +108,7 @@ def stream(
     max_bad_fraction : float
         Of all rows of the input.
     start : int
-        Rows of the input that were dealt with before: the end of a stretch of the same source,
-        filters and `batch_bytes`.
+        Rows of the input that were dealt with before.
     num_bad : int
         Bad rows among these.
     batch_bytes : int
@@ -147,13 +146,11 @@ def stream(
             continue
         rows = np.arange(begin, stop)
         ids = pa.array(rows) if batch.ids is None else batch.ids
-        keep = np.ones(len(rows), np.bool_) if meant is None else meant[begin:stop]
-        num_filtered = len(rows) - int(np.count_nonzero(keep))
-        if known is not None:
-            _no_null(ids, keep, begin, info.where)
-            keep = keep & ~known.include(ids.cast(pa.string()))
+        ahead = rows >= start
+        matches = ahead if meant is None else ahead & meant[begin:stop]
+        _no_null(ids, matches, begin, info.where)
+        keep = matches if known is None else matches & ~known.include(ids.cast(pa.string()))
         wanted = np.flatnonzero(keep)
-        _no_null(ids, keep, begin, info.where)
         X = np.empty((len(wanted), info.n_features), np.float32)
         with np.errstate(all="ignore"):  # what overflows becomes inf, and is judged as such
             X[:] = batch.vectors if len(wanted) == len(rows) else batch.vectors[wanted]
@@ -170,8 +167,8 @@ def stream(
             X=X if clean.all() else X[clean],
             rows=rows[wanted[clean]],
             rejected=rejected,
-            num_filtered=num_filtered,
-            num_known=len(rows) - num_filtered - len(wanted),
+            num_filtered=int(np.count_nonzero(ahead) - np.count_nonzero(matches)),
+            num_known=int(np.count_nonzero(matches)) - len(wanted),
         )
         reporter.progress(stop, info.n_rows)
     if stop != info.n_rows:

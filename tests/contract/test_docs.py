@@ -104,3 +104,34 @@ def test_inputs_page(folder: Path) -> None:
     path = Path("products.collection.json")
     path.write_text(manifest)
     assert set(json.loads(manifest)) == set(read_manifest(path).model_dump())
+
+
+@pytest.fixture
+def months(folder: Path) -> Path:
+    """The documents of January, and those of February with a few of January among them."""
+    import pyarrow.parquet as pq
+
+    docs = pq.read_table("docs.parquet")
+    pq.write_table(docs.slice(0, 2_000), "january.parquet")
+    pq.write_table(docs.slice(1_900), "february.parquet")
+    return folder
+
+
+def test_living_page_commands(months: Path) -> None:
+    (commands,) = blocks(ROOT / "docs/living.md", "bash")
+    for line in commands.splitlines():
+        program, *args = line.split()
+        assert program == "gpucluster"
+        command = [sys.executable, "-m", "gpucluster", *args]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "assign" in done.stdout  # the history has all three
+
+
+def test_living_page_python(months: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(ROOT / "docs/living.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(code, "living.md", "exec"), names)
+    assert names["later"].manifest.lineage["previous_run_id"] == names["run"].run_id
+    assert names["moved"].manifest.mode == "update"
+    said = capsys.readouterr().out
+    assert ("redo:" in said) == bool(names["joined"].metrics["should_recluster"])

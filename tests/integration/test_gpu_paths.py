@@ -344,6 +344,13 @@ def test_a_whole_run(chain: str, device: str, sample_path: Path, tmp_path: Path)
     assert agreement > (0.99 if chain == "kmeans" else 0.4)
     score = "silhouette_score"
     assert there.metrics[score] == pytest.approx(here.metrics[score], abs=0.05)
+    for threshold in (0.6, "auto"):  # the same clusters, joined from either device
+        joined = [
+            there.assign(sample_path, threshold=threshold, scope="all", device=each)
+            for each in ("cpu", "gpu")
+        ]
+        assert joined[1].manifest.stages[0].device == device
+        np.testing.assert_array_equal(joined[0].labels_, joined[1].labels_)
 
 
 def test_the_command_line_in_a_process_of_its_own(sample_path: Path, tmp_path: Path) -> None:
