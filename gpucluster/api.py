@@ -104,8 +104,8 @@ def cluster(
 
     parsed = read_definition(definition, fields)
     decision = decide(device)
-    before = _followed(previous)
     each = parsed.each_feature()
+    before = _followed(previous, len(each))
     if len(each) > 1:  # what is wrong with any of them is said before the first one runs
         open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
     runs: list[StoredRun] = []
@@ -123,7 +123,7 @@ def cluster(
             source,
             one,
             text_column=text_column,
-            out=Path(out or DEFAULT_OUT),
+            out=Path(out or DEFAULT_OUT).expanduser(),
             decision=decision,
             observer=observer or ignore,
             cancel=cancel or CancelToken(),
@@ -135,13 +135,19 @@ def cluster(
     return Run(runs[-1].path, runs[-1].manifest)
 
 
-def _followed(previous: StoredRun | str | Path | None) -> StoredRun | Literal["auto"] | None:
-    """Return the run that is named, once it is known to be there."""
-    from gpucluster.artifacts.run import Run as StoredRun
+def _followed(
+    previous: StoredRun | str | Path | None, n_runs: int
+) -> StoredRun | Literal["auto"] | None:
+    """Return the run that is named, once it is known to be there and to have found clusters."""
+    from gpucluster.finished import full_run
 
-    if previous is None or previous == "auto" or isinstance(previous, StoredRun):
+    if previous is None or previous == "auto":
         return previous  # type: ignore[return-value]  # no other str
-    return StoredRun.open(previous)
+    if n_runs > 1:
+        raise ConfigError(
+            "got one run for several features", path="previous", hint="each follows its own"
+        )
+    return full_run(previous)
 
 
 def plan(

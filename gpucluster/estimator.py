@@ -182,11 +182,13 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         sizes = np.bincount(self.labels_[self.labels_ >= 0], minlength=self.n_clusters_)
         sums = cluster_sums(X, self.labels_, self.n_clusters_)
         self.cluster_centers_: Matrix = (sums / sizes[:, None]).astype(np.float32)
-        self._assigner = self._learned(original)
+        metric = getattr(config.algorithm, "metric", "euclidean")
+        by_angle = config.algorithm.by_nearest_mean and metric == "cosine"
+        self._assigner = self._learned(original, X, by_angle=by_angle)
         return self
 
-    def _learned(self, X: Matrix) -> Assigner:
-        """Return how new rows find their cluster: by the centres, and by cosine to its mean."""
+    def _learned(self, X: Matrix, prepared: Matrix, *, by_angle: bool) -> Assigner:
+        """Return how new rows find their cluster: by the centres, as the fit did if it did."""
         labels, n_clusters = self.labels_, self.n_clusters_
         directions = unit_rows(cluster_sums(unit_rows(X), labels, n_clusters).astype(np.float32))
         if not n_clusters:
@@ -195,8 +197,10 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
             directions=directions,
             parents=np.full(n_clusters, NOISE, np.int32),
             thresholds=calibrated(cosine_beside(X, directions, labels), labels, n_clusters),
-            means=self.cluster_centers_,
-            metric="euclidean",
+            means=cluster_sums(unit_rows(prepared), labels, n_clusters).astype(np.float32)
+            if by_angle
+            else self.cluster_centers_,
+            metric="cosine" if by_angle else "euclidean",
         )
 
     def predict(self, X: Any, threshold: float | Literal["auto"] | None = None) -> Labels:
@@ -214,7 +218,8 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         Returns
         -------
         ndarray of shape (n_samples,), int32
-            By Euclidean distance in the prepared space. Without a threshold nothing is called
+            By Euclidean distance in the prepared space; by angle where the algorithm is k-means
+            with ``metric="cosine"``. Without a threshold nothing is called
             noise, unless the fit found no cluster.
 
         Raises
@@ -224,9 +229,7 @@ class Clusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # its bases
         """
         check_is_fitted(self)
         X = self._matrix(X, reset=False)
-        if threshold is not None:
-            check_threshold(threshold)
-        least = -1.0 if threshold is None else threshold
+        least = -1.0 if threshold is None else check_threshold(threshold)
         assigner = self._assigner
         if not isinstance(least, str):
             assigner = assigner.with_threshold(least)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.artifacts.run import Run as StoredRun
-from gpucluster.errors import RunNotFoundError
+from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError, SchemaMismatchError
 from gpucluster.events import CancelToken, Observer, ignore
 
 if TYPE_CHECKING:
@@ -104,16 +104,16 @@ def assign(
     from gpucluster.device.select import decide
     from gpucluster.incremental import AssignmentRequest, assign_source
 
-    asked = ClusterDefinition.parse({} if filters is None else {"filters": filters}).filters
+    asked = ClusterDefinition.parse({"filters": filters} if filters else {}).filters
     request = AssignmentRequest(threshold=threshold, scope=scope, filters=asked, update=update)
-    request.check()
+    request = request.checked()
     base = base_run(run)
     source = _open_like(data, base, id_column=id_column, vector_column=vector_column)
     found = assign_source(
         source,
         base,
         request,
-        out=Path(out) if out is not None else base.path.parent,
+        out=Path(out).expanduser() if out is not None else base.path.parent,
         decision=decide(device),
         observer=observer or ignore,
         cancel=cancel or CancelToken(),
@@ -167,17 +167,26 @@ def write_table(table: pa.Table, path: str | Path) -> None:
 
     Raises
     ------
+    ConfigError
+        The file would be part of a run, or is called otherwise than ``.parquet``.
     StoreError
         The system refused.
     """
-    from functools import partial
+    import io
 
     import pyarrow.parquet as pq
 
-    from gpucluster.artifacts.store import LocalStore
+    from gpucluster.report.whole_file import write_whole
 
     file = Path(path).expanduser()
-    LocalStore(file.parent).put(file.name, partial(pq.write_table, table))
+    if file.suffix != ".parquet" or (file.parent / FILE_NAME).exists():
+        raise ConfigError(
+            f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",
+            path="table",
+        )
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    write_whole(file, content.getvalue())
 
 
 def base_run(run: StoredRun | str | Path) -> StoredRun:
@@ -196,31 +205,52 @@ def base_run(run: StoredRun | str | Path) -> StoredRun:
         The run, or any in the folder, cannot be read: which one is the latest is not known then.
     """
     if not isinstance(run, StoredRun):
-        folder = Path(run).expanduser()
-        if folder.is_dir() and not (folder / FILE_NAME).exists():
-            run = _latest(folder)
-        else:
-            run = StoredRun.open(folder)
-    if run.manifest.mode == "assign" and run.manifest.base_run_id is not None:
-        return base_run(run.path.parent / run.manifest.base_run_id)
-    return run
+        if not isinstance(run, str | Path) or not str(run):
+            raise ConfigError(f"got {run!r}, expected a run or its folder", path="run")
+        run = _latest(Path(run).expanduser()) or StoredRun.open(run)
+    return _before(run) if run.manifest.mode == "assign" else run
 
 
-def _latest(folder: Path) -> StoredRun:
-    """Return the run in a folder that found or moved clusters last."""
-    files = sorted(folder.glob(f"*/{FILE_NAME}"))
-    found = [(file.parent, Manifest.from_json(file.read_bytes(), str(file))) for file in files]
+def full_run(run: StoredRun | str | Path) -> StoredRun:
+    """Return the run that found the clusters of a run: itself, or the one that it goes back to.
+
+    Raises
+    ------
+    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
+        There is none, or it is damaged, or of a newer version.
+    """
+    found = run if isinstance(run, StoredRun) else StoredRun.open(run)
+    while found.manifest.mode != "full":
+        found = _before(found)
+    return found
+
+
+def _before(run: StoredRun) -> StoredRun:
+    """Return the run whose clusters a run has joined, which lies beside it."""
+    name = str(run.manifest.base_run_id)
+    found = StoredRun.if_finished(run.path.parent / name)
+    if found is None:
+        raise RunNotFoundError(
+            f"{run.run_id} has joined the clusters of {name}, which is not beside it",
+            hint=f"name the folder of {name} instead",
+        )
+    return found
+
+
+def _latest(folder: Path) -> StoredRun | None:
+    """Return the run in a folder of runs that found or moved clusters last; None: it is no such."""
+    try:
+        files = [] if (folder / FILE_NAME).exists() else sorted(folder.glob(f"*/{FILE_NAME}"))
+        found = [(file.parent, Manifest.from_json(file.read_bytes(), str(file))) for file in files]
+    except ArtifactError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+    if not found:
+        return None
     found = [(path, manifest) for path, manifest in found if manifest.mode != "assign"]
     if not found:
-        begun = any(folder.glob("run_*"))
-        raise (
-            RunNotFoundError(
-                f"no completed full run in {folder}",
-                hint="a run there is unfinished: run its definition again" if begun else None,
-            )
-            if folder.is_dir()
-            else RunNotFoundError(f"no run at {folder}: there is no such folder")
-        )
+        raise RunNotFoundError(f"no completed full run in {folder}")
     path, _ = max(found, key=lambda pair: (pair[1].completed_at, pair[1].run_id))
     return StoredRun.open(path)
 
@@ -230,7 +260,6 @@ def _open_like(
 ) -> Source:
     """Open rows that are to be what the base run was made of."""
     from gpucluster.definition import ClusterDefinition
-    from gpucluster.errors import SchemaMismatchError
     from gpucluster.given import open_rows
 
     definition = ClusterDefinition.parse(base.manifest.definition)
@@ -239,20 +268,25 @@ def _open_like(
     def opened(id_column: str | None, vector_column: str | None) -> Source:
         return open_rows(data, definition, id_column=id_column, vector_column=vector_column)
 
-    given = {"id_column": id_column, "vector_column": vector_column}
     one = len(definition.vector_config.feature_uris) < 2
+    given = {"id_column": id_column, "vector_column": vector_column}
     same = {
         "id_column": id_column or theirs.get("id"),
         "vector_column": vector_column or (theirs.get("vector") if one else None),
     }
+    wanted = {name for name in same.values() if name is not None}
+    if hasattr(data, "read_next_batch"):  # can be opened once
+        return opened(**(same if wanted <= set(data.schema.names) else given))
     try:
         source = opened(**given)
-    except SchemaMismatchError:  # ambiguous by itself; the base run had these
+    except (ConfigError, SchemaMismatchError):  # ambiguous by itself; the base run had these
+        if same == given:
+            raise
         return opened(**same)
     columns = source.info.columns
     differs = (columns.id, columns.vector) != (same["id_column"], same["vector_column"])
-    if differs and all(name in source.info.fields for name in same.values() if name is not None):
-        return opened(**same) if any(same.values()) else source
+    if differs and wanted and wanted <= set(source.info.fields):
+        return opened(**same)
     return source
 
 

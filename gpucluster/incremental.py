@@ -10,11 +10,10 @@ has one row whatever happens.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-import pyarrow as pa
+from typing import Any, Literal
 
 from gpucluster.artifacts import (
     LocalStore,
@@ -33,6 +32,7 @@ from gpucluster.errors import (
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.joined_run import Joining, publish_joined
 from gpucluster.ledger import Ledger
+from gpucluster.ops.normalize import unit_rows
 from gpucluster.parts import Parts
 from gpucluster.planner import Plan
 from gpucluster.sources import CudfDecoder, Filters, KnownIds, Source, stream, stream_key
@@ -66,11 +66,11 @@ class AssignmentRequest:
     filters: Filters | None = None
     update: bool = False
 
-    def check(self) -> None:
-        """Raise `ConfigError` where a value is out of range."""
-        check_threshold(self.threshold)
-        if self.scope not in {None, "new", "all"}:
+    def checked(self) -> AssignmentRequest:
+        """Return the request with a plain threshold; `ConfigError` where a value is no good."""
+        if self.scope not in (None, "new", "all"):
             raise ConfigError(f"got {self.scope!r}, expected new or all", path="scope")
+        return replace(self, threshold=check_threshold(self.threshold))
 
 
 def assign_source(
@@ -116,45 +116,46 @@ def assign_source(
     DuplicateIdsError
         An id appears twice.
     """
-    request.check()
-    base.verify()  # what rows join must be what was found
+    request = request.checked()
     model = TrainedModel.of(base)
-    _check_fits(source, base, model)
-    scope = _scope(source, base, request.scope)
-    definition = ClusterDefinition.parse(base.manifest.definition)
-    if request.update and definition.vector_config.effective_feature_method != "mean":
-        raise ConfigError(
-            f"{base.run_id} has the {definition.vector_config.effective_feature_method} of each "
-            "cluster for a centroid, which new members do not move",
-            path="update",
-            hint="only a mean moves: effective_feature_method: mean",
-        )
-    filters = request.filters or definition.filters
     reporter = Reporter("", observer, cancel)
-    mode: Literal["assign", "update"] = "update" if request.update else "assign"
+    _check_fits(source, base, model, reporter)
+    first = next(iter(source.batches(1)), None)
+    has_ids = base.has_ids and (first is None or first.ids is not None)
+    scope = _scope(request, has_ids=has_ids)
+    definition = ClusterDefinition.parse(base.manifest.definition)
+    _check_update(request, base, definition, scope, has_ids=has_ids)
+    filters = request.filters or definition.filters
     salt = time.time_ns() if fresh else None
     run_id = _run_id(source, base, request, decision, scope=scope, filters=filters, salt=salt)
     observer(RunOpened(run_id, str(out / run_id)))
+    finished = Run.if_finished(out / run_id)
+    if finished is not None:
+        return finished
+    base.verify()  # what rows join must be what was found
     store = LocalStore(out)
     with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
-        finished = Run.if_finished(out / run_id)
+        finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished
         plan = Plan(definition, decision, source.info.n_rows, model.n_features, (), 0, "")
         ledger = Ledger(reporter, plan)
         ledger.worker = worker
-        known = None if scope == "all" else KnownIds.of(_ids(base))
+        known = None
+        if has_ids and (scope == "new" or request.update):
+            known = model.known or KnownIds.of(base.document_ids)
         joining = Joining(
             run_id=run_id,
             base=base,
             model=model,
             definition=definition,
-            mode=mode,
+            mode="update" if request.update else "assign",
             threshold=request.threshold,
             scope=scope,
             filters=filters,
             source=source,
             text_column=text_column,
+            has_ids=has_ids,
             tally=Tally.empty(model.assigner.parents, model.n_features),
         )
         if request.update:
@@ -164,7 +165,7 @@ def assign_source(
             parts = Parts(store, run_id, model.assigner.parents, joining.provenance)
             _join(ledger, joining, known, parts, said)
             parts.check_unique(said)
-        publish_joined(store, ledger, joining, parts.files, parts.digest())
+        publish_joined(store, ledger, joining, parts, known)
     return Run.open(out / run_id)
 
 
@@ -191,51 +192,96 @@ def _join(
         X = model.scaled(stretch.X, blocks)
         prepared = model.prepared(X)
         found, device = place_rows(assigner, X, prepared, decision, reporter, ledger.worker)
+        if device != "cpu":
+            ledger.note(device=device, backend="cupy")  # also where it fails later
         decision = replace(decision, device=device)  # a GPU that failed is not asked again
-        ledger.note(device=device, backend="numpy" if device == "cpu" else "cupy")
-        tally.add(stretch, X, found, assigner.directions, X if prepared is None else prepared)
+        seen = X if prepared is None else prepared
+        if joining.mode == "update" and assigner.metric == "cosine":
+            seen = unit_rows(seen)  # means are of directions
+        tally.add(stretch, X, found, assigner.directions, seen)
         parts.add(stretch, found)
-        if parts.is_full:
+        if parts.is_due(tally):
             parts.finish(tally)
     parts.finish(tally)
 
 
-def _check_fits(source: Source, base: Run, model: TrainedModel) -> None:
-    """Raise where the vectors are not of the kind that the base run has."""
-    info = source.info
+def _check_fits(source: Source, base: Run, model: TrainedModel, reporter: Reporter) -> None:
+    """Raise where the vectors are not of the kind that the base run has; warn where they may be."""
+    info, theirs = source.info, base.manifest.source
     if info.n_features != model.n_features:
         raise ShapeError(
             f"{info.where} has vectors of {info.n_features:,} values, the centroids of "
             f"{base.run_id} have {model.n_features:,}",
             hint="embed with the model that the run was made with, or name its column",
         )
-    theirs = base.manifest.source.get("feature")
-    if info.feature is not None and theirs is not None and info.feature != theirs:
+    feature, kind = theirs.get("feature"), theirs.get("kind", info.kind)
+    if info.feature is not None and feature is not None and info.feature != feature:
         raise SchemaMismatchError(
-            f"{info.where} has the feature {info.feature}, {base.run_id} is of {theirs}"
+            f"{info.where} has the feature {info.feature}, {base.run_id} is of {feature}"
+        )
+    if info.kind != kind:
+        raise SchemaMismatchError(f"{info.where} has {info.kind} vectors, {base.run_id} {kind}")
+    if kind == "sparse":
+        raise SchemaMismatchError(
+            f"{base.run_id} is of sparse vectors, which are reduced anew for each input",
+            hint="reduce them once, and cluster what that gives",
+        )
+    ours, known = (_models(each) for each in (info.to_json(), theirs))
+    if ours and known and ours.isdisjoint(known):
+        raise SchemaMismatchError(
+            f"{info.where} is computed by {', '.join(sorted(ours))}, {base.run_id} by "
+            f"{', '.join(sorted(known))}",
+            hint="vectors of different models cannot be compared",
+        )
+    columns: Any = theirs.get("columns") or {}
+    names = info.columns.vector, columns.get("vector")
+    if None not in names and names[0] != names[1] and info.feature is None:
+        reporter.fallback(
+            "vector_column",
+            f"{info.where} has no column {names[1]!r}, which {base.run_id} is of: {names[0]!r} is "
+            "used instead",
         )
 
 
-def _scope(source: Source, base: Run, asked: Scope | None) -> Scope:
+def _models(described: Mapping[str, Any]) -> set[str]:
+    """Return what computed the vectors, as far as collections say so."""
+    return {part["model"] for part in described.get("collections") or () if part.get("model")}
+
+
+def _scope(request: AssignmentRequest, *, has_ids: bool) -> Scope:
     """Return which documents are meant: without ids nothing says which are new."""
-    first = next(iter(source.batches(1)), None)
-    have_ids = first is not None and first.ids is not None and base.has_ids
-    if asked == "new" and not have_ids:
+    if request.scope == "new" and not has_ids:
         raise ConfigError(
             "documents without ids are known by their row, so nothing says which are new",
             path="scope",
             hint="use scope all, or name the column of ids with id_column, in both runs",
         )
-    return asked or ("new" if have_ids else "all")
+    return request.scope or ("new" if has_ids else "all")
 
 
-def _ids(base: Run) -> pa.ChunkedArray:
-    """Return the documents that the clusters know: of the fit, and of all that moved them."""
-    ids = base.document_ids
-    if base.manifest.mode == "update" and base.manifest.base_run_id is not None:
-        before = Run.open(base.path.parent / base.manifest.base_run_id)
-        ids = pa.chunked_array([*_ids(before).chunks, *ids.chunks], pa.string())
-    return ids
+def _check_update(
+    request: AssignmentRequest,
+    base: Run,
+    definition: ClusterDefinition,
+    scope: Scope,
+    *,
+    has_ids: bool,
+) -> None:
+    """Raise where centroids cannot move as the means of all their members."""
+    center = definition.vector_config.effective_feature_method
+    if request.update and center != "mean":
+        raise ConfigError(
+            f"{base.run_id} has the {center} of each cluster for a centroid, which new members "
+            "do not move",
+            path="update",
+            hint="only a mean moves: effective_feature_method: mean",
+        )
+    if request.update and scope == "all" and has_ids:
+        raise ConfigError(
+            "documents that are behind the centroids already would move them twice",
+            path="update",
+            hint="use scope new",
+        )
 
 
 def _run_id(
@@ -257,4 +303,4 @@ def _run_id(
         "device": decision.requested if decision.device == "gpu" else "cpu",
         "salt": salt,
     }
-    return "run_" + digest(stream_key(source), **facts)[:16]
+    return "run_" + digest(stream_key(source, filters), **facts)[:16]

@@ -13,7 +13,6 @@ import pyarrow as pa
 from gpucluster import __version__
 from gpucluster.artifacts import (
     Counts,
-    FileEntry,
     LocalStore,
     Manifest,
     Run,
@@ -23,14 +22,14 @@ from gpucluster.artifacts import (
     write_files,
 )
 from gpucluster.assignment import Assigner
-from gpucluster.assignment.calibration import GRID, RANKS
 from gpucluster.definition import ClusterDefinition
 from gpucluster.ledger import Ledger
 from gpucluster.metrics.drift import Stock, measure_drift
 from gpucluster.metrics.quality import size_entropy
-from gpucluster.metrics.recluster import judge, judge_drift
+from gpucluster.metrics.recluster import active_rules, judge, judge_drift
 from gpucluster.moving import moved_centroids, moved_model, shift
-from gpucluster.sources import Filters, Source
+from gpucluster.parts import Parts
+from gpucluster.sources import Filters, KnownIds, Source
 from gpucluster.stages import versions
 from gpucluster.tally import Tally
 from gpucluster.trained import TrainedModel
@@ -58,6 +57,8 @@ class Joining:
     source : Source
     text_column : str or None
         For whoever shows documents.
+    has_ids : bool
+        Whether the rows have ids, and those of the base too.
     tally : Tally
         What was counted of the rows.
     """
@@ -72,6 +73,7 @@ class Joining:
     filters: Filters | None
     source: Source
     text_column: str | None
+    has_ids: bool
     tally: Tally
 
     @cached_property
@@ -101,8 +103,8 @@ def publish_joined(
     store: LocalStore,
     ledger: Ledger,
     joining: Joining,
-    parts: dict[str, FileEntry],
-    data_sha256: str,
+    parts: Parts,
+    known: KnownIds | None,
 ) -> None:
     """Write what is not written yet of a run, and then the manifest that makes it exist.
 
@@ -113,19 +115,22 @@ def publish_joined(
     ledger : Ledger
     joining : Joining
         Complete: all rows are counted.
-    parts : dict of str to FileEntry
-        Files of members and rejected rows.
-    data_sha256 : str
-        Digest of the documents.
+    parts : Parts
+        The members and rejected rows, on the disk.
+    known : KnownIds or None
+        The documents behind the clusters, where rows have ids.
     """
     base, tally = joining.base, joining.tally
     tables: dict[str, pa.Table] = {"centroids": _centroids(joining)}
-    if not any(name.startswith("members") for name in parts):
+    if not any(name.startswith("members") for name in parts.files):
         tables["members"] = _nobody()
-    if not any(name.startswith("rejected") for name in parts):
+    if not any(name.startswith("rejected") for name in parts.files):
         none = {"document_id": pa.array([], pa.string()), "row": [], "reason": []}
         tables["rejected"] = rejected_table(pa.table(none))
-    model = moved_model(joining.model, base, tally) if joining.mode == "update" else None
+    model = None
+    if joining.mode == "update":
+        known = (known or KnownIds.none()).and_of(parts.document_ids())
+        model = moved_model(joining.model, base, tally, known)
     with ledger.stage("write", backend="pyarrow"):
         files = write_files(
             store, joining.run_id, tables=tables, model=model, provenance=joining.provenance
@@ -133,9 +138,9 @@ def publish_joined(
     metrics, drift = _metrics(joining), _drift(joining)
     reasons, not_evaluated = _judged(joining, metrics, drift)
     on_gpu = any(record.device == "gpu" for record in ledger.records)
-    described = joining.source.info.to_json() | {"sample": None}
-    if joining.text_column is not None:
-        described["columns"] = {**described["columns"], "text": joining.text_column}
+    described = joining.source.info.to_json() | {"sample": None, "has_ids": joining.has_ids}
+    for part in (described, *described["collections"]) if joining.text_column else ():
+        part["columns"] = {**part["columns"], "text": joining.text_column}
     if joining.filters is not None:
         described["filters"] = joining.filters.to_dict()
     publish(
@@ -149,7 +154,7 @@ def publish_joined(
             completed_at=datetime.now(UTC),
             versions=versions(),
             definition=base.manifest.definition,
-            data_sha256=data_sha256,
+            data_sha256=parts.digest(),
             **joining.origin,
             source=described,
             counts=Counts(
@@ -174,7 +179,7 @@ def publish_joined(
             warnings=tuple(ledger.reporter.warnings),
             device=ledger.plan.decision,
             reproducible="statistical" if on_gpu else "exact",
-            files={**parts, **files},
+            files={**parts.files, **files},
         ),
     )
 
@@ -203,7 +208,7 @@ def _metrics(joining: Joining) -> dict[str, float | None]:
         **dict.fromkeys(NOT_MEASURED),
         "mean_cosine_to_centroid": tally.mean_cosine,
         "noise_ratio": tally.num_noise / n_points if n_points else None,
-        "cluster_size_entropy": size_entropy(sizes[sizes > 0]) if sizes.any() else None,
+        "cluster_size_entropy": size_entropy(sizes) if sizes.any() else None,
     }
 
 
@@ -218,10 +223,16 @@ def _drift(joining: Joining) -> dict[str, Any] | None:
         mean=tally.total / tally.num_points,
         mean_cosine=tally.mean_cosine,
     )
-    n_base = _num_points(joining.base)
-    n_added = tally.num_points if joining.scope == "new" else max(0, tally.num_points - n_base)
-    base = _stock_of_fit(joining, n_base)
-    drift = measure_drift(base, new, n_added, joining.base.manifest.random_state)
+    model = joining.model
+    before = model.num_fit + model.num_since
+    known = before if joining.scope == "all" and joining.has_ids else 0
+    since = model.num_since + max(0, tally.num_points - known)
+    drift = measure_drift(
+        _stock_of_fit(joining),
+        new,
+        since / max(1, model.num_fit),
+        joining.base.manifest.random_state,
+    )
     if joining.mode == "update":
         drift["centroid_shift"], drift["num_shifted"] = shift(joining.model, joining.tally)
     return drift
@@ -233,36 +244,26 @@ def _judged(
     """Return the rules that fire; none where too few rows came to say anything."""
     thresholds = joining.definition.quality_thresholds
     if drift is None or joining.tally.num_points < thresholds.min_new_rows:
-        rules = type(thresholds).model_fields
-        return [], [name for name in (*metrics, *(drift or ())) if name in rules]
+        return [], active_rules(thresholds)
     absolute, without = judge(metrics, joining.tally.n_roots, thresholds)
-    relative, lacking = judge_drift(drift, thresholds, joining.base.run_id)
+    relative, lacking = judge_drift(drift, thresholds, joining.model.fit_run_id)
     return absolute + relative, without + lacking
 
 
-def _stock_of_fit(joining: Joining, n_base: int) -> Stock:
+def _stock_of_fit(joining: Joining) -> Stock:
     """Return the rows of the fit, as they would be assigned with the thresholds that hold here."""
-    model, threshold = joining.model, joining.threshold
-    reached, quantiles = model.accepted, np.clip(model.quantiles, 0, 1).astype(np.float64)
-    n_rows = int(reached[:, 0].sum()) or n_base
-    if isinstance(threshold, str):
-        known: Any = (joining.base.manifest.assignment or {}).get("auto_mean_cosine")
-        return Stock(reached[:, -1], n_rows, model.mean, known)
-    step = min(max(0, int(np.searchsorted(GRID, threshold, side="right")) - 1), len(GRID) - 2)
-    part = (threshold - GRID[step]) / (GRID[step + 1] - GRID[step])
-    counts = (1 - part) * reached[:, step] + part * reached[:, step + 1]
-    inside = quantiles[np.searchsorted(model.quantiles, threshold) :]
-    cosine = float(inside.mean()) if len(inside) and len(RANKS) == len(quantiles) else None
-    return Stock(np.rint(counts).astype(np.int64), n_rows, model.mean, cosine)
-
-
-def _num_points(base: Run) -> int:
-    """Return the rows behind the clusters: of the fit, and of all that moved them."""
-    manifest = base.manifest
-    if manifest.mode != "update" or manifest.base_run_id is None:
-        return manifest.counts.num_points
-    before = Run.open(base.path.parent / manifest.base_run_id)
-    return manifest.counts.num_points + _num_points(before)
+    roots, similarity = joining.model.fitted["roots"], joining.model.fitted["similarity"]
+    n_roots = joining.tally.n_roots
+    inside = np.zeros(len(roots), np.bool_)
+    if n_roots:
+        inside = similarity >= joining.assigner.thresholds[roots]
+    cosine = np.clip(similarity[inside], 0, 1)
+    return Stock(
+        counts=np.bincount(roots[inside], minlength=n_roots),
+        n_rows=len(roots),
+        mean=joining.model.fitted["mean"],
+        mean_cosine=float(cosine.mean(dtype=np.float64)) if len(cosine) else None,
+    )
 
 
 def _centroids(joining: Joining) -> pa.Table:
@@ -281,7 +282,7 @@ def _centroids(joining: Joining) -> pa.Table:
         "run_id": pa.array([joining.run_id] * len(table), pa.string()),
     }
     if joining.mode == "update":
-        columns["num_members"] = pa.array(joining.model.num_members + members)
+        columns |= _of_all(joining)
         vectors = moved_centroids(joining.model, tally)
         columns["centroid_vector"] = pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.ravel(), pa.float32()), vectors.shape[1]
@@ -291,3 +292,23 @@ def _centroids(joining: Joining) -> pa.Table:
             table.schema.get_field_index(name), table.schema.field(name), column
         )
     return table.replace_schema_metadata(None)
+
+
+def _of_all(joining: Joining) -> dict[str, pa.Array]:
+    """Return columns of clusters that moved: of the members before, and of those that joined."""
+    tally, table = joining.tally, joining.base.centroids
+    before = joining.model.num_members
+    total = before + tally.members
+    means, least = (
+        table[f"{name}_cosine_similarity"].to_numpy().astype(np.float64) for name in ("mean", "min")
+    )
+    mean = (np.nan_to_num(means) * before + tally.cosine_sum) / np.maximum(total, 1)
+    nobody = total == 0
+    return {
+        "num_members": pa.array(total),
+        "mean_cosine_similarity": pa.array(mean, pa.float32(), mask=nobody),
+        "min_cosine_similarity": pa.array(
+            np.fmin(least, tally.cosine_min), pa.float32(), mask=nobody
+        ),
+        "medoid_document_id": table["medoid_document_id"].combine_chunks(),
+    }

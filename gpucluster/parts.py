@@ -21,16 +21,16 @@ from gpucluster.artifacts import (
 )
 from gpucluster.artifacts.schema import write_parquet
 from gpucluster.assignment import ASSIGNED_BY, BY_ASSIGNMENT, Assigned
-from gpucluster.errors import DuplicateIdsError
+from gpucluster.errors import DuplicateIdsError, StoreError
 from gpucluster.events import Reporter
 from gpucluster.ops.id_hash import hash_ids
 from gpucluster.ops.nesting import node_paths
 from gpucluster.sources import Stretch
-from gpucluster.stages import digest
 from gpucluster.tally import Tally
 from gpucluster.types import NOISE, Labels
 
 PART_ROWS = 1 << 20  # members of one file
+READ_PARTS = 8  # of so many times the rows, where few of them are members
 CHECKED_IDS = 1 << 24  # compared with each other at a time
 SHOWN = 5  # ids in one message
 
@@ -63,7 +63,7 @@ class Parts:
         self._paths = node_paths(parents)
         self._provenance = provenance
         self._checkpoints = Checkpoints(store, run_id)
-        self._digests: list[str] = []
+        self._count = 0
         self._stop = 0
         self._begin()
 
@@ -74,21 +74,26 @@ class Parts:
         self._rejected: list[pa.Table] = []
         self._n_rows = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the rows since the last part make one."""
-        return self._n_rows >= PART_ROWS
+    def is_due(self, tally: Tally) -> bool:
+        """Whether the members since the last part make one, or the rows that were read for none."""
+        return self._n_rows >= PART_ROWS or tally.stop - self._stop >= READ_PARTS * PART_ROWS
 
     def resume(self, tally: Tally) -> None:
         """Take over the parts that an earlier attempt finished, and what it had counted."""
-        while (done := self._kept("part", len(self._digests))) is not None:
-            files = {name: FileEntry(**entry) for name, entry in done.info["files"].items()}
-            if not all(self._is_there(name, entry) for name, entry in files.items()):
-                return
-            self.files |= files
-            self._digests.append(done.info["digest"])
-            tally.restore(done.arrays, done.info["tally"])
-            self._stop = tally.stop
+        files: dict[str, FileEntry] = {}
+        count = 0
+        while (done := self._kept("part", count)) is not None:
+            own = {name: FileEntry(**entry) for name, entry in done.info["files"].items()}
+            if not all(self._is_there(name, entry) for name, entry in own.items()):
+                break
+            files |= own
+            count += 1
+        state = self._kept("tally", count - 1) if count else None
+        if state is None:  # there is none, or what the last whole one had counted is gone
+            return
+        self.files, self._count = files, count
+        tally.restore(state.arrays, state.info)
+        self._stop = tally.stop
 
     def add(self, stretch: Stretch, found: Assigned) -> None:
         """Take rows, and where they belong, for the next part."""
@@ -104,55 +109,66 @@ class Parts:
         A part that was begun again replaces what is left of it. Where no row was read since the
         last one, there is none.
         """
-        if self._digests and tally.stop == self._stop:
+        if self._count and tally.stop == self._stop:
             return
-        number = len(self._digests)
+        number = self._count
         ids = pa.concat_arrays([pa.array([], pa.string()), *self._ids])
-        hashes = hash_ids(ids)
         files: dict[str, FileEntry] = {}
         if len(ids):
             files[f"members-{number:05d}.parquet"] = self._members(ids)
+        hashes = {"members": hash_ids(ids)}
         bad = [table for table in self._rejected if table.num_rows]
         if bad:
-            files[f"rejected-{number:05d}.parquet"] = rejected_table(pa.concat_tables(bad))
+            rejected = pa.concat_tables(bad)
+            files[f"rejected-{number:05d}.parquet"] = rejected_table(rejected)
+            hashes["rejected"] = hash_ids(rejected["document_id"].drop_null())
         stored = {name: self._put(name, table) for name, table in files.items()}
         arrays, counted = tally.state()
-        content = hashlib.sha256(hashes.tobytes()).hexdigest()
-        self._keep("ids", number, {"hashes": hashes}, {})
+        self._keep("tally", number, arrays, counted)
         entries = {name: entry.model_dump() for name, entry in stored.items()}
-        self._keep(
-            *("part", number, arrays),
-            {"tally": counted, "files": entries, "digest": content},
-        )
+        self._keep("part", number, hashes, {"files": entries})
+        if number:
+            self._checkpoints.drop(f"tally-{number - 1:05d}", self._run_id)
         self.files |= stored
-        self._digests.append(content)
+        self._count += 1
         self._stop = tally.stop
         self._begin()
 
     def digest(self) -> str:
-        """Return a digest of the documents of all parts."""
-        return digest("", parts=self._digests)
+        """Return a digest of the ids of all documents, in the order of the input."""
+        found = hashlib.sha256()
+        for hashes in self._hashes():
+            found.update(hashes["members"].tobytes())
+        return found.hexdigest()
+
+    def document_ids(self) -> pa.ChunkedArray:
+        """Return the ids of all documents."""
+        names = list(filter(_has_members, self.files))
+        return pa.chunked_array([self._read_ids(name) for name in names], pa.string())
 
     def check_unique(self, reporter: Reporter) -> None:
         """Raise `DuplicateIdsError` where two documents have one id.
 
         Their hashes are compared, `CHECKED_IDS` at a time, and where these are equal the ids.
         """
-        total = sum(entry.rows or 0 for name, entry in self.files.items() if _has_members(name))
+        total = sum(entry.rows or 0 for entry in self.files.values())
         n_shares = np.uint64(max(1, -(-total // CHECKED_IDS)))
         repeated = [np.empty(0, np.uint64)]
         for share in range(int(n_shares)):
             reporter.cancel.raise_if_cancelled()
-            own = [hashes[hashes % n_shares == share] for hashes in self._hashes()]
+            own = [
+                hashes[hashes % n_shares == share]
+                for part in self._hashes()
+                for hashes in part.values()
+            ]
             values, counts = np.unique(np.concatenate([*repeated[:1], *own]), return_counts=True)
             repeated.append(values[counts > 1])
         suspects = np.concatenate(repeated)
         if not len(suspects):
             return
         seen = [pa.array([], pa.string())]
-        for name in filter(_has_members, self.files):
-            table = pq.read_table(self._store.root / self._run_id / name, columns=["document_id"])
-            column = table["document_id"].combine_chunks()
+        for name in self.files:
+            column = self._read_ids(name).drop_null()
             seen.append(column.filter(pa.array(np.isin(hash_ids(column), suspects))))
         counted = pc.value_counts(pa.concat_arrays(seen))
         twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
@@ -164,11 +180,19 @@ class Parts:
                 hint="name a column of unique ids with id_column, or remove the duplicates",
             )
 
-    def _hashes(self) -> Iterator[Any]:
-        for number in range(len(self._digests)):
-            done = self._kept("ids", number)
-            if done is not None:
-                yield done.arrays["hashes"]
+    def _hashes(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the hashes of the ids of each part, of members and of rejected rows."""
+        for number in range(self._count):
+            done = self._kept("part", number)
+            if done is None:
+                raise StoreError(
+                    f"{self._run_id}: what part {number} left is gone", hint="start it again"
+                )
+            yield done.arrays
+
+    def _read_ids(self, name: str) -> pa.Array:
+        table = pq.read_table(self._store.root / self._run_id / name, columns=["document_id"])
+        return table["document_id"].combine_chunks()
 
     def _members(self, ids: pa.Array) -> pa.Table:
         labels = np.concatenate([found.labels for found in self._found])

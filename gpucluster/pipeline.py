@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,6 +116,7 @@ def run_pipeline(
     observer(RunOpened(run_id, str(out / run_id)))
     finished = Run.if_finished(out / run_id)
     if finished is not None:
+        _say_who_is_followed(finished, previous, reporter)
         return finished
     store = LocalStore(out)
     with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
@@ -141,11 +143,8 @@ def run_pipeline(
                 )
             measured = replace(measured, metrics=measured.metrics | over_all(members))
         key = definition_key(definition)
-        candidates = list(_before(out, key, run_id, previous))
-        followed = None
-        if candidates:
-            sure = previous != "auto" or definition.cluster_name is not None
-            followed = _follow(ledger, candidates, run_id, members, grouped, measured, sure=sure)
+        before = _before(out, key, run_id, previous)
+        followed = _follow(ledger, before, run_id, members, grouped, measured, definition, previous)
         result = Result(
             run_id=run_id,
             definition=complete,
@@ -169,6 +168,19 @@ def run_pipeline(
     return Run.open(out / run_id)
 
 
+def _say_who_is_followed(
+    finished: Run, previous: Run | Literal["auto"] | None, reporter: Reporter
+) -> None:
+    """Warn where a finished run follows another run than the one that is named now."""
+    follows = (finished.manifest.lineage or {}).get("previous_run_id")
+    if previous != "auto" and follows != getattr(previous, "run_id", None):
+        reporter.fallback(
+            "previous_ignored",
+            f"{finished.run_id} was finished before and follows {follows or 'no run'}; "
+            "compute it anew (fresh) to follow another one",
+        )
+
+
 def _before(
     out: Path, key: str, run_id: str, previous: Run | Literal["auto"] | None
 ) -> Iterator[Run]:
@@ -181,15 +193,18 @@ def _before(
 
 def _follow(
     ledger: Ledger,
-    candidates: list[Run],
+    candidates: Iterator[Run],
     run_id: str,
     members: Members,
     grouped: Grouped,
     measured: Measured,
-    *,
-    sure: bool,
+    definition: ClusterDefinition,
+    previous: Run | Literal["auto"] | None,
 ) -> tuple[Run, Succession] | None:
     """Find out which clusters are those of a run before."""
+    first = next(candidates, None)
+    if first is None:
+        return None
     with ledger.stage("identify", backend="numpy") as reporter:
         clusters = Clusters(
             run_id=run_id,
@@ -198,7 +213,15 @@ def _follow(
             parents=grouped.nodes.parents,
             centroids=measured.centroids,
         )
-        return follow(candidates, clusters, reporter, sure=sure)
+        sure = previous != "auto" or definition.cluster_name is not None
+        found = follow(chain([first], candidates), clusters, reporter, sure=sure)
+        if found is None and isinstance(previous, Run):
+            reporter.fallback(
+                "previous_not_followed",
+                f"{previous.run_id} has centroids of another dimension and too few of these "
+                "documents: no cluster is one of its",
+            )
+        return found
 
 
 def _external(members: Members, grouped: Grouped) -> dict[str, Any] | None:

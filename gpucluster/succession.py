@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from gpucluster.artifacts import Run
+from gpucluster.artifacts.files import digest
 from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.artifacts.schema import LINEAGE
 from gpucluster.definition import ClusterDefinition
@@ -27,13 +28,13 @@ from gpucluster.identity import (
     stable_ids,
 )
 from gpucluster.ops.nesting import labels_at, node_levels, node_paths
-from gpucluster.stages import digest
-from gpucluster.types import NOISE, Labels, Matrix
+from gpucluster.types import NOISE, Labels, Matrix, Rows
 
 By = Literal["documents", "centroids"]
 ENOUGH = 0.1  # of the documents of the smaller run; fewer say little about its clusters
 UNCHANGED = 0.8  # Jaccard index from which on a cluster keeps its label
 BESIDE = ("collection_ids", "description", "metadata", "llm_labeling", "quality_thresholds")
+BESIDE_VECTORS = ("assign_by", "dimension_reduction")
 LOOKED_AT = 5  # runs before, the latest ones
 KEPT = ("label", "summary", "keywords")
 
@@ -61,17 +62,8 @@ class Clusters:
     @classmethod
     def of(cls, run: Run) -> Self:
         """Read them from a finished run."""
-        table = run.centroids
-        index = {name: i for i, name in enumerate(table["cluster_id"].to_pylist())}
-        parents = [index.get(name, NOISE) for name in table["parent_cluster_id"].to_pylist()]
-        vectors = table["centroid_vector"].combine_chunks()
-        return cls(
-            run_id=run.run_id,
-            ids=run.document_ids,
-            labels=run.members["cluster_index"].to_numpy(),
-            parents=np.array(parents, np.int32),
-            centroids=vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size),
-        )
+        ids, labels = run.assigned_documents()
+        return cls(run.run_id, ids, labels, run.parents, run.centroid_matrix)
 
     @property
     def names(self) -> list[str]:
@@ -124,11 +116,13 @@ class Succession:
         }
 
     def unchanged(self) -> Labels:
-        """Return for each node the previous one that it equals but for few documents, or -1."""
+        """Return for each node the previous one that it equals but for few documents, or -1.
+
+        Centroids alone do not say so much of two clusters.
+        """
         same = np.full(len(self.carried), NOISE, np.int32)
         for lineage in self.levels:
             alike = np.nan_to_num(lineage.jaccard) >= UNCHANGED
-            alike |= lineage.cosine >= UNCHANGED  # NaN is not
             alike &= (lineage.current != NOISE) & (lineage.previous != NOISE)
             same[lineage.current[alike]] = lineage.previous[alike]
         return np.where(same == self.carried, same, NOISE).astype(np.int32)
@@ -174,7 +168,12 @@ class Succession:
 
 
 def succeed(
-    previous: Clusters, current: Clusters, *, by: By | None = None, reporter: Reporter | None = None
+    previous: Clusters,
+    current: Clusters,
+    *,
+    by: By | None = None,
+    shared: tuple[Rows, Rows] | None = None,
+    reporter: Reporter | None = None,
 ) -> Succession:
     """Find out how the clusters of a run follow those of another.
 
@@ -184,6 +183,8 @@ def succeed(
     by : {"documents", "centroids"}, optional
         Omitted: by documents where the runs share a tenth of the smaller one's, else by
         centroids.
+    shared : tuple of 2 ndarrays of shape (n_shared,), int64, optional
+        Members of each run that are the same documents, where that is known.
     reporter : Reporter, optional
 
     Returns
@@ -197,10 +198,10 @@ def succeed(
     ShapeError
         By centroids, and these are of another dimension.
     """
-    before, now = shared_rows(previous.ids, current.ids, reporter)
-    smaller = min(len(previous.labels), len(current.labels))
+    shared = shared_rows(previous.ids, current.ids, reporter) if shared is None else shared
+    before, now = shared
     if by is None:
-        by = "documents" if len(before) and len(before) >= ENOUGH * smaller else "centroids"
+        by = "documents" if _are_enough(before, previous, current) else "centroids"
     if by == "documents" and not len(before):
         raise ConfigError(
             f"{previous.run_id} and {current.run_id} have no document in common",
@@ -277,15 +278,19 @@ def _in_whole(lineage: Lineage, before: Any, now: Any) -> Lineage:
 
 
 def definition_key(definition: ClusterDefinition) -> str:
-    """Return what runs of one definition have in common, whatever the data.
+    """Return what runs of one definition have in common, whatever the data or the version.
 
-    Its name, where it has one; so it may change and its clusters keep their identity. Else a
-    digest of all that was set and that decides how rows are grouped.
+    Its name, where it has one, and its features; so it may change and its clusters keep their
+    identity. Else a digest of what was set, other than by default, and decides how rows are
+    grouped.
     """
     if definition.cluster_name is not None:
-        return digest("", cluster_name=definition.cluster_name)[:16]
-    given = definition.model_dump(mode="json", exclude_unset=True, exclude=set(BESIDE))
-    return digest("", definition=given)[:16]
+        features = list(definition.vector_config.feature_uris)
+        return digest({"cluster_name": definition.cluster_name, "feature_uris": features})[:16]
+    given = definition.model_dump(mode="json", exclude_defaults=True, exclude=set(BESIDE))
+    for name in BESIDE_VECTORS:
+        given.get("vector_config", {}).pop(name, None)
+    return digest(given)[:16]
 
 
 def runs_before(folder: Path, key: str, run_id: str) -> Iterator[Run]:
@@ -294,7 +299,7 @@ def runs_before(folder: Path, key: str, run_id: str) -> Iterator[Run]:
     What cannot be read is passed over: this run does not depend on it.
     """
     found: list[tuple[Any, str, Path]] = []
-    for file in folder.glob(f"*/{FILE_NAME}"):
+    for file in folder.expanduser().glob(f"*/{FILE_NAME}"):
         try:
             manifest = Manifest.from_json(file.read_bytes(), str(file))
         except (ArtifactError, OSError):
@@ -323,13 +328,22 @@ def follow(
         nobody has named may be of any data: only documents in both show that.
     """
     for run in candidates:
-        previous = Clusters.of(run)
-        if sure and previous.centroids.shape[1] == current.centroids.shape[1]:
-            return run, succeed(previous, current, reporter=reporter)
-        shared, _ = shared_rows(previous.ids, current.ids, reporter)
-        if len(shared) >= max(1, ENOUGH * min(len(previous.labels), len(current.labels))):
-            return run, succeed(previous, current, by="documents", reporter=reporter)
+        try:
+            previous = Clusters.of(run)
+        except ArtifactError as error:
+            reporter.warn("previous_unreadable", f"{run.run_id} is not followed: {error.message}")
+            continue
+        shared = shared_rows(previous.ids, current.ids, reporter)
+        same_space = previous.centroids.shape[1] == current.centroids.shape[1]
+        if _are_enough(shared[0], previous, current) or (sure and same_space):
+            return run, succeed(previous, current, shared=shared, reporter=reporter)
     return None
+
+
+def _are_enough(shared: Rows, previous: Clusters, current: Clusters) -> bool:
+    """Return whether that many shared documents say what became of the clusters."""
+    smaller = min(len(previous.labels), len(current.labels))
+    return len(shared) >= max(1, ENOUGH * smaller)
 
 
 def inherited(succession: Succession, previous: Run) -> dict[str, list[Any]]:

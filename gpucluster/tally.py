@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from gpucluster.assignment import Assigned, cosine_beside
-from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.assign import sums_by_label
 from gpucluster.ops.nesting import labels_at, node_levels
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.sources import Stretch
@@ -95,7 +95,7 @@ class Tally:
         directions : ndarray of shape (n_nodes, n_features), float32
             Centroids at unit length.
         prepared : ndarray of shape (n_samples, n_prepared), float32
-            The rows in the space of the means.
+            The rows in the space of the means; of unit length where these are directions.
         """
         self.num_points += len(X)
         self.num_rejected += stretch.rejected.num_rows
@@ -119,10 +119,12 @@ class Tally:
             for node, row in zip(nodes[better], inside[closest[better]], strict=True):
                 self.best_ids[node] = stretch.ids[row].as_py()
             if self.sums is not None:
-                self.sums += cluster_sums(unit, labels, len(self.parents))
+                touched, sums = sums_by_label(unit.astype(np.float64), labels)
+                self.sums[touched] += sums
         if self.prepared_sums is not None:
             roots = labels_at(found.labels, self.parents, 0)
-            self.prepared_sums += cluster_sums(prepared, roots, len(self.prepared_sums))
+            touched, sums = sums_by_label(prepared.astype(np.float64), roots)
+            self.prepared_sums[touched] += sums
 
     def _levels(self, unit: Matrix, found: Assigned, directions: Matrix) -> Iterator[Any]:
         """Yield for each level the node of each row there, -1 for none, and its cosine to it."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError
 from gpucluster.finished import Run
+from gpucluster.metrics.recluster import beyond_chance
 from gpucluster.notation import describe, nearest
 from gpucluster.report.history_table import finite, history_table
 from gpucluster.report.reasons import in_words
@@ -267,7 +268,7 @@ class History:
             The file could not be written.
         """
         from gpucluster.report.history_plot import draw
-        from gpucluster.report.picture import write_picture
+        from gpucluster.report.whole_file import write_whole
 
         place = Path(path).expanduser().absolute()
         kind = place.suffix.lower().removeprefix(".")
@@ -279,7 +280,7 @@ class History:
             raise RunNotFoundError(f"no run in {self.folder} could be read: nothing to draw")
         names = Counter(series.title for series in self.series)
         tracks = [_track(series, named=names[series.title] == 1) for series in self.series]
-        write_picture(place, draw(tracks, kind, dpi))
+        write_whole(place, draw(tracks, kind, dpi))
         return place
 
     def __repr__(self) -> str:
@@ -309,10 +310,9 @@ def measured(run: Run, name: str) -> float | None:
     drift = run.manifest.drift or {}
     if name in _COUNTS:
         return float(getattr(run.manifest.counts, name))
-    value = finite(run.metrics.get(name, drift.get(name)))
-    if name == "share_divergence" and value is not None:
-        return max(0.0, value - (finite(drift.get("share_divergence_expected")) or 0.0))
-    return value
+    if name == "share_divergence":
+        return finite(beyond_chance(drift))
+    return finite(run.metrics.get(name, drift.get(name)))
 
 
 def reasons_of(run: Run, metric: str) -> list[Mapping[str, Any]]:

@@ -13,20 +13,23 @@ from gpucluster.artifacts import Run
 from gpucluster.assignment import Assigned, Assigner, calibrate
 from gpucluster.comparison import place_rows
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.memory import rows_per_block
 from gpucluster.errors import ConfigError, CorruptArtifactError
 from gpucluster.events import Reporter
 from gpucluster.features import weigh
 from gpucluster.ledger import Ledger
 from gpucluster.metrics.quality import Measured
 from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.nesting import labels_at
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.preprocess import AnyStep, Step
 from gpucluster.routes import Grouped
-from gpucluster.types import Matrix, Samples, Vector
+from gpucluster.sources import KnownIds
+from gpucluster.types import Matrix, Samples
 
 ENTRY = "assignment"  # in the model folder of a run
-KEPT = ("parents", "thresholds", "accepted", "quantiles", "mean")
+KEPT = ("thresholds", "roots", "similarity", "mean")
 WELL = 0.99  # from this agreement on there is nothing to explain
 
 
@@ -52,8 +55,16 @@ class TrainedModel:
         Rows behind each.
     anchors : ndarray of shape (n_nodes, n_features), float32
         The centroids of the fit, where these have moved since.
-    accepted, quantiles, mean : ndarray
-        What the rows of the fit looked like (`assignment.Calibration`).
+    fitted : dict of str to ndarray
+        ``roots``, ``similarity`` and ``mean`` of the rows of the fit (`assignment.Calibration`).
+    fit_run_id : str
+        The run that found the clusters.
+    num_fit : int
+        Rows of the run that found the clusters, those that joined a sample included.
+    num_since : int
+        Rows that moved the centroids since the fit.
+    known : KnownIds or None
+        All documents behind the clusters, where that is not the members of the run alone.
     """
 
     run_id: str
@@ -64,9 +75,11 @@ class TrainedModel:
     centroids: Matrix
     num_members: Any
     anchors: Matrix
-    accepted: Any
-    quantiles: Vector
-    mean: Any
+    fitted: Mapping[str, Any]
+    fit_run_id: str
+    num_fit: int
+    num_since: int
+    known: KnownIds | None
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -94,8 +107,7 @@ class TrainedModel:
                 hint="run the definition again",
             )
         settings, arrays = kept["settings"], kept["arrays"]
-        vectors = run.centroids["centroid_vector"].combine_chunks()
-        centroids = vectors.flatten().to_numpy().reshape(len(vectors), vectors.type.list_size)
+        centroids = run.centroid_matrix
         if len(arrays["parents"]) != len(centroids):
             raise CorruptArtifactError(f"{run.path}: its model is of other clusters")
         means = arrays.get("means")
@@ -116,15 +128,17 @@ class TrainedModel:
             centroids=centroids,
             num_members=run.centroids["num_members"].to_numpy(),
             anchors=arrays.get("anchors", centroids),
-            accepted=arrays["accepted"],
-            quantiles=arrays["quantiles"],
-            mean=arrays["mean"],
+            fitted={name: arrays[name] for name in ("roots", "similarity", "mean")},
+            fit_run_id=settings.get("fit_run_id", run.run_id),
+            num_fit=settings.get("num_fit", manifest.counts.num_points),
+            num_since=settings.get("num_since", 0),
+            known=KnownIds((arrays["known_0"], arrays["known_1"])) if "known_0" in arrays else None,
         )
 
     @property
     def n_features(self) -> int:
         """Dimension of the rows that are compared."""
-        return len(self.mean)
+        return len(self.fitted["mean"])
 
     def scaled(self, X: Matrix, blocks: Sequence[tuple[str, int]]) -> Matrix:
         """Return rows as the fit had them before its first step; `X` is written to.
@@ -202,16 +216,14 @@ def train(
         placed = Assigned(measured.nearest, measured.nearest, measured.nearest_similarity)
     else:
         placed, device = place_rows(
-            *(assigner, samples.X, grouped.prepared),
+            *(assigner, samples.X, _as_later_rows(definition, samples.X, grouped, rule)),
             *(ledger.plan.decision, reporter, ledger.worker),
         )
         ledger.note(device=device, backend="numpy" if device == "cpu" else "cupy")
     found = calibrate(samples.X, nodes, assigner, placed, definition.random_state)
-    arrays = {name: getattr(found, name, None) for name in KEPT} | {"parents": nodes.parents}
+    arrays = {name: getattr(found, name) for name in KEPT} | {"parents": nodes.parents}
     if assigner.means is not None:
-        roots = labels_at(nodes.labels, nodes.parents, 0)
         arrays["means"] = assigner.means
-        arrays["sizes"] = np.bincount(roots[roots >= 0], minlength=assigner.n_roots)
     entry = {
         "settings": {
             "rule": rule,
@@ -221,13 +233,44 @@ def train(
         "arrays": arrays,
     }
     facts = {"rule": rule, "metric": assigner.metric, **found.facts}
-    if (found.facts["agreement"] or 1) < WELL:
-        facts["agreement_reason"] = (
-            f"{config.clustering_method} does not place rows by cosine to a centroid"
-            if rule == "cosine"
-            else f"{config.clustering_method} does not place rows by the nearest mean"
-        )
+    agreement = found.facts["agreement"]
+    if agreement is not None and agreement < WELL:
+        facts["agreement_reason"] = _reason(definition, rule)
     return entry, facts
+
+
+def _reason(definition: ClusterDefinition, rule: str) -> str:
+    """Say why rows of the fit would not be assigned to the cluster they are in."""
+    config = definition.vector_config
+    layouts = [step.method for step in config.preprocessing_steps or () if step.trained is not None]
+    if layouts:
+        where = "placed in a layout" if rule == "fit" else "compared outside the layout"
+        return f"rows are {where} that {layouts[0]} made, where {config.clustering_method} saw them"
+    if config.multi_feature_strategy == "independent":
+        return "each feature was clustered by itself, and rows are compared with all of them"
+    how = "cosine to a centroid" if rule == "cosine" else "the nearest mean"
+    return f"{config.clustering_method} does not place rows by {how}"
+
+
+def _as_later_rows(
+    definition: ClusterDefinition, X: Matrix, grouped: Grouped, rule: str
+) -> Matrix | None:
+    """Return fitted rows where later ones of the same vectors would be, in the space of the means.
+
+    That is where they were, but for a layout: it is made of them, and others are placed in it.
+    """
+    steps = definition.vector_config.preprocessing_steps or ()
+    if rule == "cosine" or all(step.trained is None for step in steps):
+        return grouped.prepared
+    model = grouped.preparation.model
+    fitted = [model[f"{position}-{step.method}"]["arrays"] for position, step in enumerate(steps)]
+    parts = []
+    for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
+        part = X[rows]
+        for step, arrays in zip(steps, fitted, strict=True):
+            part = step.apply(part, arrays)
+        parts.append(np.asarray(part, np.float32))
+    return np.concatenate(parts)
 
 
 def _by_means(

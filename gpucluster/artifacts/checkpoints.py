@@ -93,6 +93,12 @@ class Checkpoints:
         done = seal({"key": key, "info": info, "files": files})
         self._store.put(f"{folder}/{DONE}", methodcaller("write", done))
 
+    def drop(self, stage: str, key: str) -> None:
+        """Remove what this run keeps of a stage that later ones have taken the place of."""
+        folder = _folder(self._run_id, stage, key)
+        for name in (DONE, *self._store.list(folder)):
+            self._store.delete(f"{folder}/{name}")
+
     def _read(self, folder: str, key: str) -> Checkpoint | None:
         """Return the checkpoint in `folder` when it is whole and has this very key."""
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from gpucluster.types import Labels
+    from gpucluster.types import Labels, Matrix
 
 Model: TypeAlias = Mapping[str, Mapping[str, Any]]  # step -> "settings" and "arrays"
 
@@ -155,16 +155,11 @@ class Run:
         ConfigError
             `level` is negative.
         """
-        import numpy as np
-
         from gpucluster.ops.nesting import labels_at
 
         if level < 0:
             raise ConfigError(f"got {level}, expected 0 or more", path="level", got=level)
-        nodes = self.centroids.select(["cluster_id", "parent_cluster_id"]).to_pylist()
-        index = {node["cluster_id"]: i for i, node in enumerate(nodes)}
-        parents = [index.get(node["parent_cluster_id"], -1) for node in nodes]
-        return labels_at(self.labels_, np.array(parents, np.int32), level)
+        return labels_at(self.labels_, self.parents, level)
 
     @cached_property
     def members(self) -> pa.Table:
@@ -179,8 +174,28 @@ class Run:
     @property
     def has_ids(self) -> bool:
         """Whether documents came with ids; otherwise these are the numbers of their rows."""
-        few = self._table("members", ["document_id", "row"]).slice(0, 1000)
-        return bool(few["document_id"].to_pylist() != [str(row) for row in few["row"].to_pylist()])
+        return bool(self.manifest.source.get("has_ids", True))
+
+    def assigned_documents(self) -> tuple[pa.ChunkedArray, Labels]:
+        """Return ids and ``cluster_index`` of the clustered rows; no other column is read."""
+        table = self._table("members", ["document_id", "cluster_index"])
+        return table["document_id"], table["cluster_index"].to_numpy()
+
+    @property
+    def parents(self) -> Labels:
+        """The parent of each cluster in `centroids`, by index, int32; -1 for roots."""
+        import numpy as np
+
+        nodes = self.centroids.select(["cluster_id", "parent_cluster_id"]).to_pydict()
+        index = {name: i for i, name in enumerate(nodes["cluster_id"])}
+        return np.array([index.get(name, -1) for name in nodes["parent_cluster_id"]], np.int32)
+
+    @property
+    def centroid_matrix(self) -> Matrix:
+        """The centroids, (n_clusters, n_features) float32, not of unit length."""
+        vectors = self.centroids["centroid_vector"].combine_chunks()
+        matrix: Matrix = vectors.flatten().to_numpy()
+        return matrix.reshape(len(vectors), vectors.type.list_size)
 
     @cached_property
     def centroids(self) -> pa.Table:

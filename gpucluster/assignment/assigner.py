@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from numbers import Real
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from gpucluster.device.memory import rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
+from gpucluster.notation import describe
 from gpucluster.ops.assign import most_similar, nearest_center
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.normalize import unit_rows
@@ -97,16 +99,24 @@ class Assigner:
         nearest, similarity = self._nearest_root(X, X if prepared is None else prepared, device)
         labels = np.where(similarity >= self.thresholds[nearest], nearest, NOISE).astype(np.int32)
         nearest, similarity = nearest.copy(), similarity.copy()
-        for node in np.unique(self.parents[self.parents != NOISE]):  # parents come before children
-            rows = np.flatnonzero(labels == node)
-            children = np.flatnonzero(self.parents == node)
-            if not len(rows):
-                continue
-            found, cosine = most_similar(X[rows], self.directions[children], device)
-            inside = cosine >= self.thresholds[children[found]]
-            rows, found = rows[inside], children[found[inside]].astype(np.int32)
-            labels[rows] = nearest[rows] = found
-            similarity[rows] = cosine[inside]
+        by_parent = np.argsort(self.parents, kind="stable")
+        starts = np.searchsorted(self.parents[by_parent], np.arange(len(self.parents) + 1))
+        moved = np.flatnonzero(labels != NOISE)
+        while len(moved):
+            moved = moved[np.argsort(labels[moved], kind="stable")]
+            nodes, first = np.unique(labels[moved], return_index=True)
+            below: list[Any] = []
+            for node, rows in zip(nodes, np.split(moved, first[1:]), strict=True):
+                children = by_parent[starts[node] : starts[node + 1]]
+                if not len(children):
+                    continue
+                found, cosine = most_similar(X[rows], self.directions[children], device)
+                inside = cosine >= self.thresholds[children[found]]
+                rows, found = rows[inside], children[found[inside]].astype(np.int32)  # noqa: PLW2901
+                labels[rows] = nearest[rows] = found
+                similarity[rows] = cosine[inside]
+                below.append(rows)
+            moved = np.concatenate(below) if below else moved[:0]
         return Assigned(labels, nearest, similarity)
 
     def _nearest_root(self, X: Matrix, prepared: Matrix, device: Device) -> tuple[Labels, Vector]:
@@ -120,19 +130,19 @@ class Assigner:
         return nearest, cosine_beside(X, roots, nearest)
 
 
-def check_threshold(threshold: float | str) -> None:
-    """Raise `ConfigError` unless it is a cosine similarity or ``auto``."""
-    if isinstance(threshold, str):
-        if threshold != "auto":
-            raise ConfigError(
-                f"got {threshold!r}, expected a cosine similarity or auto", path="threshold"
-            )
-    elif not -1 <= threshold <= 1:
+def check_threshold(threshold: Any) -> float | Literal["auto"]:
+    """Return a cosine similarity as a float, or ``auto``; else raise `ConfigError`."""
+    if isinstance(threshold, str) and threshold == "auto":
+        return "auto"
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+    if not is_number or not -1 <= threshold <= 1:
+        shown = describe(threshold) if isinstance(threshold, str) else repr(threshold)
         raise ConfigError(
-            f"got {threshold:g}, a cosine similarity in [-1, 1] expected",
+            f"got {shown}, expected a cosine similarity in [-1, 1], or auto",
             path="threshold",
             hint="auto calibrates one for each cluster",
         )
+    return float(threshold) + 0.0  # and no -0.0, which would be another request
 
 
 def cosine_beside(X: Matrix, directions: Matrix, labels: Labels) -> Vector:

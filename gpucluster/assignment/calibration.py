@@ -10,15 +10,14 @@ import numpy as np
 from gpucluster.assignment.assigner import Assigned, Assigner, cosine_beside
 from gpucluster.assignment.centroids import calibrated
 from gpucluster.device.memory import rows_per_block
-from gpucluster.ops.blocks import map_blocks
+from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.nesting import labels_at, node_levels
 from gpucluster.ops.normalize import unit_rows
-from gpucluster.types import NOISE, Hierarchy, Matrix, Vector
+from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Vector
 
 FIXED = 0.5  # the threshold that is usual, and says little before vectors are known
 PAIRS = 20_000
-GRID = np.append(-1, np.linspace(0, 1, 21))  # of thresholds, at which rows are counted
-RANKS = np.linspace(0, 1, 1001)  # of quantiles
+SLACK = 1e-6  # of a threshold: two ways to compute one cosine differ by less
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +28,10 @@ class Calibration:
     ----------
     thresholds : ndarray of shape (n_nodes,), float32
         Those of ``auto``: a hundredth of a node's own rows is less similar to its centroid.
-    accepted : ndarray of shape (n_roots, 23), int64
-        Fitted rows that come nearest to each root and are at least as similar as `GRID` says;
-        at last, as its own threshold says.
-    quantiles : ndarray of shape (1001,), float32
-        Of the similarity of fitted rows to the root they come nearest to.
+    roots : ndarray of shape (n_samples,), int32
+        The cluster of the first level that each fitted row would be compared with.
+    similarity : ndarray of shape (n_samples,), float32
+        Its cosine similarity to the centroid of that one.
     mean : ndarray of shape (n_features,), float64
         Mean unit row.
     facts : dict
@@ -41,8 +39,8 @@ class Calibration:
     """
 
     thresholds: Vector
-    accepted: Any
-    quantiles: Vector
+    roots: Labels
+    similarity: Vector
     mean: Any
     facts: dict[str, Any]
 
@@ -75,16 +73,19 @@ def calibrate(
     """
     n_roots = assigner.n_roots
     levels = node_levels(nodes.parents)
+    roots, similarity = labels_at(placed.labels, nodes.parents, 0), placed.similarity
+    if levels.any():
+        similarity = cosine_beside(X, assigner.directions, roots)
     thresholds = np.zeros(len(nodes.parents), np.float32)
     for level in range(int(levels.max(initial=NOISE)) + 1):
         inside = labels_at(nodes.labels, nodes.parents, level)
         inside = np.where((inside >= 0) & (levels[inside] == level), inside, NOISE)
-        cosine = cosine_beside(X, assigner.directions, inside.astype(np.int32))
-        at_level = calibrated(cosine, inside.astype(np.int32), len(levels))
-        thresholds[levels == level] = at_level[levels == level]
-    roots, similarity = labels_at(placed.labels, nodes.parents, 0), placed.similarity
-    if levels.any():
-        similarity = cosine_beside(X, assigner.directions, roots)
+        inside = inside.astype(np.int32)
+        cosine = cosine_beside(X, assigner.directions, inside)
+        if level == 0:
+            cosine = np.where(inside == roots, similarity, cosine)
+        at_level = calibrated(cosine, inside, len(levels)) - np.float32(SLACK)
+        thresholds[levels == level] = np.maximum(at_level, 0)[levels == level]
     facts: dict[str, Any] = {
         **_agreement(nodes, placed, levels),
         **_random_pairs(X, random_state),
@@ -96,16 +97,9 @@ def calibrate(
             "auto_rejects": float(missed.mean()),
             "auto_rejects_noise": float(missed[noise].mean()) if noise.any() else None,
             "auto_threshold_median": float(np.median(thresholds[:n_roots])),
-            "auto_mean_cosine": _mean(similarity[~missed]),
             f"{FIXED:g}_rejects": float((similarity < FIXED).mean()),
         }
-    return Calibration(
-        thresholds=thresholds,
-        accepted=_accepted(roots, similarity, thresholds[:n_roots]),
-        quantiles=_quantiles(similarity) if n_roots else np.zeros(0, np.float32),
-        mean=_mean_direction(X),
-        facts=facts,
-    )
+    return Calibration(thresholds, roots, similarity, _mean_direction(X), facts)
 
 
 def _agreement(nodes: Hierarchy, placed: Assigned, levels: Any) -> dict[str, Any]:
@@ -124,10 +118,17 @@ def _agreement(nodes: Hierarchy, placed: Assigned, levels: Any) -> dict[str, Any
 
 def _random_pairs(X: Matrix, random_state: int) -> dict[str, Any]:
     """Return what the cosine of two random rows is, and how often it reaches `FIXED`."""
+    if len(X) < 2:
+        return {"random_pair_cosine": None}
     rng = np.random.default_rng(random_state)
     first = rng.integers(0, len(X), PAIRS)
-    second = (first + rng.integers(1, max(2, len(X)), PAIRS)) % len(X)  # never the row itself
-    cosine = cosine_beside(X[first], unit_rows(X[second]), np.arange(PAIRS, dtype=np.int32))
+    second = (first + rng.integers(1, len(X), PAIRS)) % len(X)  # never the row itself
+    cosine = np.empty(PAIRS, np.float32)
+    for pairs in row_blocks(PAIRS, 2000):
+        others = unit_rows(X[second[pairs]])
+        cosine[pairs] = cosine_beside(
+            X[first[pairs]], others, np.arange(len(others), dtype=np.int32)
+        )
     return {
         "random_pair_cosine": {
             "mean": float(cosine.mean(dtype=np.float64)),
@@ -145,23 +146,3 @@ def _mean_direction(X: Matrix) -> Any:
     ):
         total += part
     return total / len(X)
-
-
-def _accepted(roots: Any, similarity: Vector, thresholds: Vector) -> Any:
-    """Count the rows of each root that reach each threshold of the grid, and its own."""
-    n_roots = len(thresholds)
-    counts = np.zeros((n_roots, len(GRID)), np.int64)
-    if not n_roots:
-        return np.zeros((0, len(GRID) + 1), np.int64)
-    np.add.at(counts, (roots, np.searchsorted(GRID, similarity, side="right") - 1), 1)
-    reached = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
-    own = np.bincount(roots[similarity >= thresholds[roots]], minlength=n_roots)
-    return np.column_stack((reached, own))
-
-
-def _mean(cosine: Vector) -> float | None:
-    return float(np.clip(cosine, 0, 1).mean(dtype=np.float64)) if len(cosine) else None
-
-
-def _quantiles(similarity: Vector) -> Vector:
-    return np.quantile(similarity, RANKS).astype(np.float32)

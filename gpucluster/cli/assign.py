@@ -22,10 +22,10 @@ AUTO: Final = "auto"
 @click.argument("inputs", nargs=-1, metavar="INPUT...")
 @click.option(
     "--run",
-    "base",
     metavar="RUN",
     required=True,
-    help="Whose clusters are joined: a run's folder, or a folder of runs for the latest full one.",
+    help="Whose clusters are joined: a run's folder; of a folder of runs the latest that found or "
+    "moved clusters.",
 )
 @click.option(
     "--threshold",
@@ -61,7 +61,7 @@ def assign(
     voice: Voice,
     *,
     inputs: tuple[str, ...],
-    base: str,
+    run: str,
     threshold: str,
     scope: Literal["new", "all"] | None,
     update: bool,
@@ -99,7 +99,7 @@ def assign(
     def work(cancel: Any) -> Run:
         return assign_rows(
             inputs[0] if len(inputs) == 1 else list(inputs),
-            run=base,
+            run=run,
             threshold=least,
             scope=scope,
             update=update,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from gpucluster.cli.render import NONE, amount, number, share, shortened, table
+from gpucluster.cli.render import NONE, amount, number, share, shortened
+from gpucluster.cli.render import table as rows_of
 from gpucluster.cli.result import example_texts, measured
 from gpucluster.cli.run import SETTINGS
 from gpucluster.cli.voice import Voice, speaking
@@ -33,7 +34,7 @@ N_LINKS = 10  # of each kind
     metavar="N",
     help="How many clusters of each kind to list, those with most documents first.",
 )
-@click.option("--table", "file", metavar="FILE", help="Write all links to a Parquet file as well.")
+@click.option("--table", metavar="FILE", help="Write all links to a Parquet file as well.")
 @speaking
 def compare(
     voice: Voice,
@@ -42,7 +43,7 @@ def compare(
     current: str,
     by: Literal["documents", "centroids"] | None,
     links: int,
-    file: str | None,
+    table: str | None,
 ) -> None:
     """Say what became of the clusters of RUN_A in RUN_B.
 
@@ -58,8 +59,8 @@ def compare(
     from gpucluster import finished
 
     found = finished.compare(previous, current, by=by)
-    if file is not None:
-        finished.write_table(found.table, file)
+    if table is not None:
+        finished.write_table(found.table, table)
     voice.answer(found.to_dict() | {"links": found.table.to_pylist()}, lambda: _text(found, links))
 
 
@@ -80,7 +81,7 @@ def _text(found: Comparison, links: int) -> str:
     before, after = measured(found.previous.metrics), measured(found.current.metrics)
     metrics = [("metric", "before", "after")]
     metrics += [(name, before.get(name, NONE), after.get(name, NONE)) for name in found.metrics]
-    parts = [table(facts), _links(found, links), table(metrics, right=(1, 2))]
+    parts = [rows_of(facts), _links(found, links), rows_of(metrics, right=(1, 2))]
     return "\n\n".join(filter(None, parts))
 
 
@@ -118,7 +119,7 @@ def _links(found: Comparison, links: int) -> str:
                 examples[link["cluster_id"] or link["previous_cluster_id"], is_current],
             )
         )
-    return table(rows, right=(3, 4, 5) if by_documents else (3,)) if len(rows) > 1 else ""
+    return rows_of(rows, right=(3, 4, 5) if by_documents else (3,)) if len(rows) > 1 else ""
 
 
 def _examples(found: Comparison, links: list[Any]) -> dict[tuple[str, bool], str]:

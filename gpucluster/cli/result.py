@@ -16,7 +16,6 @@ N_CHILDREN = 3  # of each cluster that was divided, the largest
 INDENT = "  "
 READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
 
-_IN_WORDS = {"<": "is below", ">": "is above", "<=": "is not above"}
 _RULES = {"cosine": "by cosine", "fit": "by the nearest mean"}
 _AS_WRITTEN = (
     "mode",
@@ -111,8 +110,9 @@ def _joined(run: Run) -> Iterator[tuple[str, str]]:
 
 def _lineage(found: Any) -> str:
     """Say which run this one follows, and what became of its clusters."""
-    kinds = ("survived", "split", "merged", "born", "died")
-    counts = ", ".join(f"{amount(found[kind])} {kind}" for kind in kinds)
+    from gpucluster.identity import KINDS
+
+    counts = ", ".join(f"{amount(found[kind])} {kind}" for kind in KINDS)
     return f"{counts}, since {found['previous_run_id']} (by {found['matched_by']})"
 
 
@@ -128,7 +128,8 @@ def _agreement(how: Any) -> str:
 
 
 def _random_pairs(how: Any) -> str:
-    return f"random pairs have a cosine of {number(how['random_pair_cosine']['mean'])}"
+    pairs = how["random_pair_cosine"]
+    return f"random pairs have a cosine of {number(pairs and pairs['mean'])}"
 
 
 def _drift(found: Any) -> Iterator[tuple[str, str]]:
@@ -192,6 +193,9 @@ def _clusters(run: Run, n_clusters: int) -> str:
     if not found:
         return ""
     texts = example_texts(run, [node["medoid_document_id"] for node in found])
+    total = run.manifest.counts.num_points
+    if run.manifest.mode == "update":  # clusters hold the members of before, too
+        total = sum(node["num_members"] for node in nodes.values() if not node["hierarchy_level"])
     rows = [("cluster", "members", "share", "cosine", "example")]
     for cluster in found:
         medoid, cosine = str(cluster["medoid_document_id"]), cluster["mean_cosine_similarity"]
@@ -199,7 +203,7 @@ def _clusters(run: Run, n_clusters: int) -> str:
             (
                 INDENT * cluster["hierarchy_level"] + cluster["cluster_id"],
                 amount(cluster["num_members"]),
-                share(cluster["num_members"], run.manifest.counts.num_points),
+                share(cluster["num_members"], total),
                 NONE if cosine is None else f"{cosine:.2f}",  # nobody joined it
                 shortened(cluster["label"] or texts.get(medoid, medoid)),
             )
@@ -246,11 +250,9 @@ def _stages(run: Run) -> str:
 
 def _recluster(run: Run) -> str:
     """Say whether the result should be redone, and why, in words."""
-    reasons = [
-        f"{reason['metric']} {number(reason['value'])} {_IN_WORDS[str(reason['op'])]} "
-        f"{number(reason['threshold'])}"
-        for reason in run.manifest.recluster_reasons
-    ]
+    from gpucluster.report.reasons import in_words
+
+    reasons = [in_words(reason) for reason in run.manifest.recluster_reasons]
     return f"yes: {'; '.join(reasons)}" if reasons else "no"
 
 

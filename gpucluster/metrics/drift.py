@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 DRAWS = 50  # of what chance alone would give
+MOST_NAMED = 100
 BEYOND_CHANCE = 3.0  # standard deviations
 
 
@@ -65,7 +66,7 @@ def jensen_shannon(first: Any, second: Any) -> float:
     return min(1.0, max(0.0, (entropy_beside(p) + entropy_beside(q)) / 2))
 
 
-def measure_drift(base: Stock, new: Stock, n_added: int, random_state: int = 42) -> dict[str, Any]:
+def measure_drift(base: Stock, new: Stock, growth: float, random_state: int = 42) -> dict[str, Any]:
     """Compare rows that joined clusters with those of the base run.
 
     Parameters
@@ -74,8 +75,8 @@ def measure_drift(base: Stock, new: Stock, n_added: int, random_state: int = 42)
         Rows of the fit, under the thresholds that held for the new ones.
     new : Stock
         At least one row.
-    n_added : int
-        Rows that the base run does not have.
+    growth : float
+        Rows that came since the fit, for each of its rows.
     random_state : int
         Of the draws that tell what chance gives.
 
@@ -90,7 +91,7 @@ def measure_drift(base: Stock, new: Stock, n_added: int, random_state: int = 42)
     """
     drift: dict[str, Any] = {
         "num_new": new.n_rows,
-        "growth": n_added / base.n_rows,
+        "growth": growth,
         "noise_ratio": new.noise_ratio,
         "noise_ratio_base": base.noise_ratio,
         "noise_ratio_rise": new.noise_ratio - base.noise_ratio,
@@ -135,6 +136,7 @@ def _surged(base: Stock, new: Stock) -> list[dict[str, Any]]:
     rare = new.counts - doubled >= BEYOND_CHANCE * np.sqrt(np.maximum(doubled, 1))
     found = np.flatnonzero((now >= 2 * before) & rare)
     found = found[np.argsort(-now[found], kind="stable")]
+    found = found[:MOST_NAMED]
     return [
         {
             "cluster_id": f"cl_{cluster}",

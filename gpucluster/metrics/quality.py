@@ -139,10 +139,13 @@ def measure(
 
 
 def size_entropy(sizes: Any) -> float:
-    """Return the entropy of cluster sizes over its maximum; 0 for fewer than two clusters."""
+    """Return the entropy of cluster sizes over its maximum; 0 for fewer than two clusters.
+
+    Clusters may be empty, but not all of them.
+    """
     if len(sizes) < 2:
         return 0.0
-    shares = sizes / sizes.sum()
+    shares = sizes[sizes > 0] / sizes.sum()
     return float(-(shares * np.log(shares)).sum() / np.log(len(sizes)))
 
 

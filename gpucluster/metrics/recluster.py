@@ -118,17 +118,15 @@ def judge_drift(
         the expected shift by squares.
     not_evaluated : list of str
     """
-    divergence = drift["share_divergence"]
+    divergence = beyond_chance(drift)
     surged = [cluster["share"] for cluster in drift["surged"]]
     values = {
         **drift,
-        "share_divergence": None
-        if divergence is None
-        else max(0.0, divergence - drift["share_divergence_expected"]),
+        "share_divergence": divergence,
         "mean_shift": math.sqrt(
             max(0.0, drift["mean_shift"] ** 2 - drift["mean_shift_expected"] ** 2)
         ),
-        "surged_share": max(surged, default=0.0),
+        "surged_share": None if divergence is None else max(surged, default=0.0),
     }
     baselines = {
         "noise_ratio_rise": drift["noise_ratio_base"],
@@ -137,6 +135,20 @@ def judge_drift(
     }
     rules = [(name, values[name], ">") for name in _OF_DRIFT if name in values]
     return _fired(rules, thresholds, base_run_id, baselines)
+
+
+def active_rules(thresholds: QualityThresholds) -> list[str]:
+    """Return the rules that rows which joined clusters could fire."""
+    names = (*_OPERATORS, *_OF_DRIFT)
+    return [name for name in names if getattr(thresholds, name) is not None]
+
+
+def beyond_chance(drift: Mapping[str, Any]) -> float | None:
+    """Return what the shares diverge by beside what chance gives; None: it is not known."""
+    divergence = drift.get("share_divergence")
+    if divergence is None:
+        return None
+    return max(0.0, float(divergence) - float(drift.get("share_divergence_expected") or 0))
 
 
 def _fired(

@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from gpucluster.ops.id_hash import text_buffers
 from gpucluster.sources.base import Batch, Source, reading
+from gpucluster.sources.filters import Filters
+from gpucluster.sources.matching import matching
 from gpucluster.types import Samples
 
 if TYPE_CHECKING:
@@ -78,12 +80,14 @@ def _add(digest: hashlib._Hash, column: pa.Array) -> None:
         digest.update(data.data)
 
 
-def stream_key(source: Source) -> str:
+def stream_key(source: Source, filters: Filters | None = None) -> str:
     """Return a key of a source whose rows are read once: of files their names, sizes and times.
 
     Parameters
     ----------
     source : Source
+    filters : Filters, optional
+        Of data in memory, which rows match counts as well.
 
     Returns
     -------
@@ -91,19 +95,23 @@ def stream_key(source: Source) -> str:
         SHA-256 as 64 hexadecimal digits. Of data in memory, of their content.
     """
     info = source.info
-    what = info.n_rows, info.n_features, info.kind, info.columns, info.feature, info.blocks
-    digest = hashlib.sha256(repr(what).encode())
+    what = info.n_rows, info.n_features, info.dtype, info.kind, info.feature, info.blocks
+    digest = hashlib.sha256(f"{what} {info.columns}".encode())
     for path in info.paths:
         with reading(path):
             state = Path(path).stat()
-        place = f"{Path(path).absolute()} {state.st_size} {state.st_mtime_ns} "
-        digest.update(place.encode())
+        times = f"{state.st_mtime_ns} {state.st_ctime_ns}"  # the second one cannot be set
+        digest.update(f"{Path(path).absolute()} {state.st_size} {times} ".encode())
+    if info.paths and info.columns.id is None and (ids := source.ids()) is not None:
+        _add(digest, ids)  # from a file beside
     if not info.paths:
         for batch in source.batches():
             digest.update(np.ascontiguousarray(batch.vectors).data)
             digest.update(batch.null.tobytes())
             if batch.ids is not None:
                 _add(digest, batch.ids)
+        if filters is not None:
+            digest.update(np.packbits(matching(source, filters)).data)
     return digest.hexdigest()
 
 

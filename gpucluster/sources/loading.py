@@ -101,7 +101,7 @@ def load(
     next one is read while one is judged.
     """
     info = source.info
-    ids, matches = _checked_ids(source, filters)
+    ids, matches, has_ids = _checked_ids(source, filters)
     n_rows = len(ids)
     num_filtered = 0 if matches is None else n_rows - int(np.count_nonzero(matches))
     among = ids if matches is None else ids.filter(pa.array(matches))
@@ -159,7 +159,7 @@ def load(
         rejected=rejected,
         n_rows=n_rows,
         source=info.to_json()
-        | {"sample": None if sampled is None else drawing}
+        | {"sample": None if sampled is None else drawing, "has_ids": has_ids}
         | ({} if filters is None else {"filters": filters.to_dict()}),
         num_filtered=num_filtered,
         everything=None if everything is None else everything.hexdigest(),
@@ -204,8 +204,8 @@ def _within(
 
 def _checked_ids(
     source: Source, filters: Filters | None
-) -> tuple[pa.Array, NDArray[np.bool_] | None]:
-    """Return the ids of all rows, and which rows match; None for all.
+) -> tuple[pa.Array, NDArray[np.bool_] | None, bool]:
+    """Return the ids of all rows, which rows match (None: all), and whether rows have ids.
 
     Those that match have ids that are unique and not null; without ids, row numbers.
     """
@@ -218,14 +218,19 @@ def _checked_ids(
         )
     matches = None if filters is None else matching(source, filters)
     if matches is not None and not matches.any():
-        raise TooFewSamplesError(
-            f"{where}: no row matches the filter ({n_rows:,} rows)",
-            hint="inspect says which columns there are; texts are compared as a whole by eq",
-        )
+        raise no_match(where, n_rows)
     if ids is None:
-        return pa.array(np.arange(n_rows)), matches
+        return pa.array(np.arange(n_rows)), matches, False
     _check_unique(ids, matches, source.info)
-    return ids, matches
+    return ids, matches, True
+
+
+def no_match(where: str, n_rows: int) -> TooFewSamplesError:
+    """Return the error of a filter that leaves nothing."""
+    return TooFewSamplesError(
+        f"{where}: no row matches the filter ({n_rows:,} rows)",
+        hint="inspect says which columns there are; texts are compared as a whole by eq",
+    )
 
 
 def _check_unique(ids: pa.Array, matches: NDArray[np.bool_] | None, info: SourceInfo) -> None:

@@ -15,7 +15,7 @@ from gpucluster.ops.blocks import read_ahead
 from gpucluster.ops.id_hash import BASES, hash_ids
 from gpucluster.sources.base import BATCH_BYTES, Source
 from gpucluster.sources.filters import Filters
-from gpucluster.sources.loading import CLEAN, judge, rejected_table, too_many
+from gpucluster.sources.loading import CLEAN, judge, no_match, rejected_table, too_many
 from gpucluster.sources.matching import matching
 from gpucluster.types import Matrix, Rows
 
@@ -41,10 +41,24 @@ class KnownIds:
         first, second = (np.sort(hash_ids(ids, base=base)) for base in range(len(BASES)))
         return cls((first, second))
 
+    @classmethod
+    def none(cls) -> Self:
+        """Return no ids."""
+        return cls((np.empty(0, np.uint64), np.empty(0, np.uint64)))
+
+    def and_of(self, ids: pa.ChunkedArray) -> Self:
+        """Return these ids and more."""
+        more = type(self).of(ids).hashes
+        first, second = (
+            np.sort(np.concatenate(pair)) for pair in zip(self.hashes, more, strict=True)
+        )
+        return type(self)((first, second))
+
     def include(self, ids: pa.Array) -> NDArray[np.bool_]:
         """Say which of `ids` are known.
 
-        Both hashes must be: beside 10 million known ids, that of a new one is by a chance of 3e-25.
+        Both hashes must be: beside 10 million known ids, those of a new one are by a chance of
+        3e-25, unless somebody has chosen it for that.
         """
         found = np.ones(len(ids), np.bool_)
         for base, hashes in enumerate(self.hashes):
@@ -106,7 +120,7 @@ def stream(
         Ids of rows to leave out.
     on_bad_rows : {"quarantine", "error"}
     max_bad_fraction : float
-        Of all rows of the input.
+        Of all rows that match; one is always allowed.
     start : int
         Rows of the input that were dealt with before.
     num_bad : int
@@ -125,6 +139,8 @@ def stream(
         Too many rows cannot be compared, as soon as that is sure.
     InputError
         An id is null.
+    TooFewSamplesError
+        No row matches `filters`.
     CorruptInputError
         The source has changed.
 
@@ -135,7 +151,11 @@ def stream(
     """
     info = source.info
     meant = None if filters is None else matching(source, filters)
-    allowed = 0 if on_bad_rows == "error" else max_bad_fraction * info.n_rows
+    n_meant = info.n_rows if meant is None else int(np.count_nonzero(meant))
+    if info.n_rows and not n_meant:
+        raise no_match(info.where, info.n_rows)
+    # one bad row must not keep a small batch out
+    allowed = 0 if on_bad_rows == "error" else max(1, max_bad_fraction * n_meant)
     stop = 0
     for batch in read_ahead(source.batches(batch_bytes)):
         begin, stop = stop, stop + len(batch.vectors)
@@ -159,7 +179,7 @@ def stream(
         rejected = rejected_table(ids, wanted[~clean], reasons[~clean], offset=begin)
         num_bad += rejected.num_rows
         if num_bad > allowed:
-            raise too_many(info.where, rejected, info.n_rows, allowed, num_bad)
+            raise too_many(info.where, rejected, n_meant, allowed, num_bad)
         kept = pa.array(wanted[clean])
         yield Stretch(
             stop=stop,

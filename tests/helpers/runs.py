@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from gpucluster.artifacts import schema
-from gpucluster.artifacts.manifest import Counts, Manifest
 from gpucluster.artifacts.finishing import publish, write_files
+from gpucluster.artifacts.manifest import Counts, Manifest
 from gpucluster.artifacts.store import Store
 from gpucluster.device.select import Decision
 from gpucluster.events import StageRecord, Warned

@@ -168,6 +168,24 @@ def test_agreement_is_published_for_any_algorithm(
     assert ("agreement_reason" in facts) == (facts["agreement"] < 0.99)
 
 
+def test_agreement_in_a_layout_is_that_of_rows_which_are_placed_in_it(
+    old: Path, tmp_path: Path
+) -> None:
+    run = gpucluster.cluster(
+        old,
+        algorithm="hdbscan",
+        algorithm_params={"min_cluster_size": 20},
+        preprocessing_steps=[{"method": "umap", "n_components": 2, "n_epochs": 30}],
+        assign_by="fit",
+        out=tmp_path,
+        device="cpu",
+    )
+    again = run.assign(old, threshold=-1, scope="all", device="cpu")
+    inside = run.labels_ >= 0
+    agreement = float((again.labels_ == run.labels_)[inside].mean())
+    assert run.manifest.assignment["agreement"] == pytest.approx(agreement)
+
+
 def test_auto_leaves_out_a_hundredth_of_what_the_fit_had(
     base: gpucluster.Run, old: Path, tmp_path: Path
 ) -> None:
@@ -275,8 +293,8 @@ def test_another_file_under_the_same_name_is_another_run(
 
 
 def test_a_folder_stands_for_its_latest_full_run(old: Path, new: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunNotFoundError, match="no completed full run"):
-        tmp_path.joinpath("out").mkdir()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunNotFoundError, match="no run at"):
         gpucluster.assign(new, run=tmp_path / "out")
     runs = [
         gpucluster.cluster(old, KMEANS, random_state=seed, out=tmp_path / "out", device="cpu")
@@ -511,10 +529,15 @@ def test_only_means_move(old: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"threshold": 1.01}, "threshold: got 1.01, a cosine similarity in"),
+        ({"threshold": 1.01}, "threshold: got 1.01, expected a cosine similarity in"),
         ({"threshold": float("nan")}, "threshold: got nan"),
-        ({"threshold": "most"}, "threshold: got 'most', expected a cosine similarity or auto"),
+        ({"threshold": "most"}, "threshold: got 'most', expected a cosine similarity"),
+        ({"threshold": None}, "threshold: got None"),
+        ({"threshold": [0.5]}, "threshold: got"),
+        ({"threshold": True}, "threshold: got True"),
+        ({"threshold": 10**400}, "threshold: got 1000"),
         ({"scope": "old"}, "scope: got 'old', expected new or all"),
+        ({"scope": ["new"]}, "scope: got"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_read(

@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "gpucluster")
 KMEANS = ("--algorithm", "kmeans", "--param", "n_clusters=3", "--param", "n_init=1")
 
+STAGES = ["load", "cluster", "measure", "calibrate", "write"]
+
 
 def documents(n_rows: int = 120, n_features: int = 8) -> pa.Table:
     """Return three groups of rows; what they say tries to control a terminal."""
@@ -116,7 +118,7 @@ def test_json_is_one_object(folder: Path) -> None:
         "should_recluster",
     }
     assert set(answer["external_metrics"]) >= {"ami", "ari", "nmi", "v_measure", "purity"}
-    assert [stage["name"] for stage in answer["stages"]] == ["load", "cluster", "measure", "calibrate", "write"]
+    assert [stage["name"] for stage in answer["stages"]] == STAGES
     for stage in answer["stages"]:
         facts = {"device", "backend", "executor", "method", "reason", "seconds", "peak_bytes"}
         assert set(stage) >= facts
@@ -358,7 +360,7 @@ def test_plan(invoke: Callable[..., Result]) -> None:
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["stage", "device", "method", "memory", "seconds", "why"]
-    assert [line.split()[0] for line in lines[1:6]] == ["load", "cluster", "measure", "calibrate", "write"]
+    assert [line.split()[0] for line in lines[1:6]] == STAGES
     assert re.search(r"^algorithm +kmeans \(n_clusters=3, .*n_init=1\)", done.stdout, re.M)
     assert not Path("gpucluster-out").exists()
     answer = json.loads(invoke("plan", "docs.parquet", "--json").stdout)

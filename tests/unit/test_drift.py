@@ -40,12 +40,12 @@ def test_draws_of_the_same_shares_are_no_drift() -> None:
     base = rng.multinomial(20_000, shares)
     for size in (60, 300, 3000):
         new = rng.multinomial(size, shares)
-        drift = measure_drift(stock(base, 20_000), stock(new, size), size)
+        drift = measure_drift(stock(base, 20_000), stock(new, size), 0.1)
         chance = drift["share_divergence_expected"]
         assert abs(drift["share_divergence"] - chance) < 0.25 * chance
         assert drift["surged"] == []
     assert chance < 0.02  # while 60 rows of 200 clusters diverge by a third
-    few = measure_drift(stock(base, 20_000), stock(rng.multinomial(60, shares), 60), 60)
+    few = measure_drift(stock(base, 20_000), stock(rng.multinomial(60, shares), 60), 0.1)
     assert few["share_divergence"] > 0.3
     assert judge_drift(few, QualityThresholds(), "run_a")[0] == []
 
@@ -53,17 +53,17 @@ def test_draws_of_the_same_shares_are_no_drift() -> None:
 def test_a_cluster_that_doubles_is_named() -> None:
     base = stock([100, 50, 850], 1000)
     new = stock([90, 25, 385], 500)
-    found = measure_drift(base, new, 500)["surged"]
+    found = measure_drift(base, new, 0.5)["surged"]
     assert found == []  # 18 % are not twice 10 %
-    found = measure_drift(base, stock([210, 25, 265], 500), 500)["surged"]
+    found = measure_drift(base, stock([210, 25, 265], 500), 0.5)["surged"]
     assert found == [{"cluster_id": "cl_0", "share": 0.42, "share_base": 0.1}]
-    assert measure_drift(base, stock([2, 1, 5], 8), 8)["surged"] == []  # by chance
+    assert measure_drift(base, stock([2, 1, 5], 8), 0.1)["surged"] == []  # by chance
 
 
 def test_the_numbers_are_what_they_say() -> None:
     base = stock([60, 30], 100, mean=(0.6, 0.0), cosine=0.8)
     new = stock([10, 20], 50, mean=(0.5, 0.1), cosine=0.7)
-    drift = measure_drift(base, new, 40)
+    drift = measure_drift(base, new, 0.4)
     assert drift["noise_ratio_rise"] == pytest.approx(0.4 - 0.1)
     assert drift["mean_cosine_fall"] == pytest.approx(0.1)
     assert drift["growth"] == pytest.approx(0.4)
@@ -73,7 +73,7 @@ def test_the_numbers_are_what_they_say() -> None:
 
 
 def test_without_members_there_is_nothing_to_compare() -> None:
-    drift = measure_drift(stock([60, 40], 100), stock([0, 0], 70, cosine=None), 70)
+    drift = measure_drift(stock([60, 40], 100), stock([0, 0], 70, cosine=None), 0.4)
     assert drift["share_divergence"] is None
     assert drift["mean_cosine_fall"] is None
     reasons, without = judge_drift(drift, QualityThresholds(), "run_a")

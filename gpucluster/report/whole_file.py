@@ -1,4 +1,4 @@
-"""A picture in a file."""
+"""A file that is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS = {
 }
 
 
-def write_picture(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all; one that is there is replaced.
 
     Raises
