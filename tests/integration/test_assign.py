@@ -23,11 +23,14 @@ from gpucluster.errors import (
     ConfigError,
     CorruptArtifactError,
     DuplicateIdsError,
+    FallbackWarning,
     GpuclusterError,
     InputError,
     RunNotFoundError,
+    SchemaMismatchError,
     SchemaTooNewError,
     ShapeError,
+    TooFewSamplesError,
 )
 from gpucluster.events import CancelToken, Event, Progress
 from tests.integration.test_crash import Faulty, die, in_a_process_that_dies
@@ -657,3 +660,242 @@ def test_the_command_line(base: gpucluster.Run, new: Path, tmp_path: Path) -> No
 def test_errors_are_of_the_tree(base: gpucluster.Run) -> None:
     with pytest.raises(GpuclusterError, match="no such file"):
         base.assign("/nowhere.parquet")
+
+
+# What once went wrong
+
+
+@pytest.mark.parametrize("rule", ["cosine", "fit"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_equal_documents_stay_members_of_their_cluster(
+    tmp_path: Path, rule: str, normalize: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    templates = (3 * rng.normal(size=(8, 33))).astype(np.float32)
+    X = templates[rng.integers(0, 8, 400)]
+    ids = [f"d{i}" for i in range(400)]
+    run = gpucluster.cluster(
+        (ids, X),
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": 8, "n_init": 2},
+        assign_by=rule,
+        normalize_features=normalize,
+        out=tmp_path,
+        device="cpu",
+    )
+    again = run.assign((ids, X), threshold="auto", scope="all", device="cpu")
+    assert run.manifest.assignment["auto_rejects"] == 0
+    assert (again.labels_ >= 0).all()
+
+
+@pytest.mark.parametrize("threshold", [0.62, 0.8, 0.93, 0.97, 0.975])
+def test_the_rows_of_the_fit_are_no_drift_under_any_threshold(
+    base: gpucluster.Run, old: Path, tmp_path: Path, threshold: float
+) -> None:
+    drift = base.assign(old, threshold=threshold, scope="all", out=tmp_path, device="cpu").manifest
+    assert drift.drift["noise_ratio_rise"] == pytest.approx(0, abs=1e-9)
+    assert drift.drift["growth"] == 0
+    assert drift.drift["mean_cosine_fall"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["int", "str"])
+def test_ids_that_are_numbers_of_rows_are_ids(tmp_path: Path, kind: str) -> None:
+    def table(first: int, n: int, seed: int) -> pa.Table:
+        ids = np.arange(first, first + n)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows(n, seed).ravel()), D)
+        names = pa.array(ids) if kind == "int" else pa.array(ids.astype(str))
+        return pa.table({"document_id": names, "embedding": vectors})
+
+    run = gpucluster.cluster(table(0, 300, 1), KMEANS, out=tmp_path, device="cpu")
+    found = run.assign(table(200, 200, 2), device="cpu")
+    assert (found.manifest.counts.num_known, found.manifest.counts.num_points) == (100, 100)
+
+
+def test_growth_counts_all_rows_since_the_fit(tmp_path: Path) -> None:
+    X = rows(3000, 3)
+    ids = [f"d{i}" for i in range(3000)]
+    sampled = gpucluster.cluster(
+        (ids[:2400], X[:2400]),
+        KMEANS,
+        sample_size=300,
+        sample_mode="fit_then_assign",
+        out=tmp_path / "a",
+        device="cpu",
+    )
+    found = sampled.assign((ids[2400:2700], X[2400:2700]), device="cpu")
+    assert found.manifest.drift["growth"] == pytest.approx(300 / 2400)
+    run = gpucluster.cluster((ids[:500], X[:500]), KMEANS, out=tmp_path / "b", device="cpu")
+    for step in range(3):
+        part = slice(500 + 200 * step, 700 + 200 * step)
+        run = run.assign((ids[part], X[part]), update=True, threshold=-1, device="cpu")
+        assert run.manifest.drift["growth"] == pytest.approx(0.4 * (step + 1))
+    assert [reason["metric"] for reason in run.manifest.recluster_reasons] == ["growth"]
+    assert run.manifest.recluster_reasons[0]["baseline_run_id"] != run.manifest.base_run_id
+    nameless = gpucluster.cluster(X[:600], KMEANS, out=tmp_path / "c", device="cpu")
+    assert nameless.assign(X[600:900], device="cpu").manifest.drift["growth"] == 0.5
+
+
+def test_a_night_without_documents_changes_nothing_for_the_next(
+    base: gpucluster.Run, tmp_path: Path
+) -> None:
+    night = write(tmp_path / "night.parquet", rows(100, 2), first=600)
+    first = base.assign(night, update=True, threshold=-1, out=tmp_path / "out", device="cpu")
+    nobody = first.assign(night, update=True, threshold=-1, device="cpu")
+    again = nobody.assign(night, update=True, threshold=-1, device="cpu")
+    for run in (nobody, again):
+        assert run.manifest.counts.num_points == 0
+        assert run.manifest.counts.num_known == 100
+        assert run.centroids["num_members"].equals(first.centroids["num_members"])
+        assert run.centroids["medoid_document_id"].equals(first.centroids["medoid_document_id"])
+
+
+def test_what_moved_the_centroids_may_not_move_them_again(
+    base: gpucluster.Run, old: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="would move them twice"):
+        base.assign(old, update=True, scope="all", out=tmp_path, device="cpu")
+
+
+def test_means_of_directions_move_by_directions(tmp_path: Path) -> None:
+    X = rows(600, 1) * np.exp(np.random.default_rng(2).normal(size=(600, 1))).astype(np.float32) * 9
+    ids = [f"d{i}" for i in range(600)]
+    run = gpucluster.cluster(
+        (ids[:400], X[:400]),
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": K, "metric": "cosine"},
+        normalize_features=False,
+        out=tmp_path,
+        device="cpu",
+    )
+    moved = run.assign((ids[400:], X[400:]), update=True, threshold=-1, device="cpu")
+    lengths = np.linalg.norm(moved.model["assignment"]["arrays"]["means"], axis=1)
+    assert (lengths <= 1).all()
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    labels = np.concatenate([run.labels_, moved.labels_])
+    expected = np.stack([unit[labels == cluster].mean(axis=0) for cluster in range(K)])
+    found = moved.model["assignment"]["arrays"]["means"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_reader_is_read_once(tmp_path: Path) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows(200, 1).ravel()), D)
+    names = {"id": [f"a{i}" for i in range(200)], "key": [f"k{i}" for i in range(200)]}
+    table = pa.table({**names, "embedding": vectors})
+    run = gpucluster.cluster(table, KMEANS, id_column="key", out=tmp_path, device="cpu")
+    found = run.assign(table.to_reader(), scope="all", device="cpu")
+    assert found.manifest.counts.num_rows == 200
+    assert found.members["document_id"][0].as_py().startswith("k")
+
+
+def test_sparse_vectors_and_other_models_are_refused(tmp_path: Path) -> None:
+    kind = pa.struct([("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float32()))])
+    rng = np.random.default_rng(0)
+    values = [
+        {"indices": sorted(rng.choice(30, 5, replace=False).tolist()), "values": [1.0] * 5}
+        for _ in range(80)
+    ]
+    ids = [f"d{i}" for i in range(80)]
+    sparse = pa.table({"document_id": ids, "sparse": pa.array(values, kind)})
+    run = gpucluster.cluster(sparse, KMEANS, out=tmp_path / "sparse", device="cpu")
+    with pytest.raises(SchemaMismatchError, match="sparse vectors, which are reduced anew"):
+        run.assign(sparse, scope="all", device="cpu")
+
+    uri = "gpucluster://text@v1/embedding"
+
+    def collection(name: str, model: str, seed: int) -> Path:
+        write(tmp_path / f"{name}.parquet", rows(100, seed), first=1000 * seed)
+        manifest = {
+            "collection_id": name,
+            "files": [f"{name}.parquet"],
+            "features": {uri: {"column": "embedding", "model": model, "dim": D}},
+        }
+        path = tmp_path / f"{name}.collection.json"
+        path.write_text(json.dumps(manifest))
+        return path
+
+    fields = {"feature_uris": [uri]}
+    one = collection("one", "model-1", 1)
+    base = gpucluster.cluster(one, KMEANS, out=tmp_path / "out", device="cpu", **fields)
+    base.assign(collection("two", "model-1", 2), device="cpu")
+    with pytest.raises(SchemaMismatchError, match="is computed by model-2"):
+        base.assign(collection("three", "model-2", 3), device="cpu")
+
+
+def test_another_column_than_that_of_the_base_is_said(tmp_path: Path) -> None:
+    X = rows(100, 1)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
+    run = gpucluster.cluster(pa.table({"emb": vectors}), KMEANS, out=tmp_path, device="cpu")
+    with pytest.warns(FallbackWarning, match="has no column 'emb'"):
+        run.assign(pa.table({"other": vectors}), device="cpu")
+
+
+def test_rows_in_memory_are_told_apart_by_what_the_filter_reads(tmp_path: Path) -> None:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows(100, 1).ravel()), D)
+    ids = [f"d{i}" for i in range(100)]
+
+    def table(kind: list[str]) -> pa.Table:
+        return pa.table({"document_id": ids, "embedding": vectors, "kind": kind})
+
+    run = gpucluster.cluster(table(["a"] * 100), KMEANS, out=tmp_path, device="cpu")
+    only_a = {"field": "kind", "operator": "eq", "value": "a"}
+    found = [
+        run.assign(table(kind), filters=only_a, scope="all", device="cpu")
+        for kind in (["a", "b"] * 50, ["b", "a"] * 50)
+    ]
+    assert found[0].run_id != found[1].run_id
+    assert found[1].members["row"].to_numpy().min() == 1
+    with pytest.raises(TooFewSamplesError, match="no row matches the filter"):
+        run.assign(table(["b"] * 100), filters=only_a, scope="all", device="cpu")
+
+
+def test_an_id_of_a_bad_row_counts_as_well(base: gpucluster.Run, tmp_path: Path) -> None:
+    X = rows(200, 6)
+    X[5] = np.nan
+    ids = [f"n{row}" for row in range(200)]
+    ids[5] = ids[150]
+    with pytest.raises(DuplicateIdsError, match="'n150'"):
+        base.assign((ids, X), out=tmp_path, device="cpu")
+
+
+def test_one_bad_row_does_not_keep_a_small_batch_out(base: gpucluster.Run, tmp_path: Path) -> None:
+    X = rows(20, 6)
+    X[3] = 0
+    found = base.assign(([f"n{row}" for row in range(20)], X), out=tmp_path, device="cpu")
+    assert (found.manifest.counts.num_rejected, found.manifest.counts.num_points) == (1, 19)
+
+
+def test_a_check_that_was_interrupted_is_not_skipped(
+    base: gpucluster.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PART_ROWS", 100)
+    monkeypatch.setattr(incremental, "BATCH_BYTES", 50 * D * 4)
+    X = rows(400, 6)
+    ids = [f"n{row}" for row in range(400)]
+    ids[399] = ids[3]
+    for _ in range(2):
+        with pytest.raises(DuplicateIdsError):
+            base.assign((ids, X), out=tmp_path, device="cpu")
+        for folder in tmp_path.glob("run_*/checkpoints/part-00000*"):  # may be deleted
+            (folder / "done.json").unlink()
+
+
+def test_the_estimator_places_its_own_rows_again() -> None:
+    X = rows(500, 1) * np.exp(np.random.default_rng(1).normal(size=(500, 1))).astype(np.float32)
+    for metric in ("euclidean", "cosine"):
+        model = gpucluster.Clusterer("kmeans", n_clusters=K, metric=metric, device="cpu").fit(X)
+        assert (model.predict(X) == model.labels_).mean() >= 0.99
+    assert (model.predict(X, threshold=-1) == model.labels_).mean() >= 0.99
+    left_out = model.predict(X, threshold="auto") == -1
+    assert 0.002 < left_out.mean() < 0.03
+    assert (model.predict(-X, threshold=0.9) == -1).all()
+    with pytest.raises(ConfigError, match="threshold: got 3"):
+        model.predict(X, threshold=3)
+
+
+def test_a_base_that_is_elsewhere_is_named(base: gpucluster.Run, new: Path, tmp_path: Path) -> None:
+    joined = base.assign(new, out=tmp_path, device="cpu")
+    with pytest.raises(RunNotFoundError, match=f"{base.run_id}, which is not beside it"):
+        gpucluster.assign(new, run=joined)
+    moved = base.assign(new, update=True, out=tmp_path, device="cpu")
+    later = gpucluster.assign(new, run=moved, device="cpu")  # it needs no run before
+    assert later.manifest.counts.num_known == 800

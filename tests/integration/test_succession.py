@@ -8,12 +8,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import gpucluster
 from gpucluster import finished
-from gpucluster.errors import ConfigError, CorruptArtifactError, RunNotFoundError, ShapeError
+from gpucluster.errors import (
+    ConfigError,
+    CorruptArtifactError,
+    FallbackWarning,
+    GpuclusterWarning,
+    RunNotFoundError,
+    ShapeError,
+)
+from gpucluster.succession import definition_key
 
 D = 12
 CENTERS = np.eye(10, D, dtype=np.float32)
@@ -287,3 +296,105 @@ def test_the_command_line(tmp_path: Path) -> None:
         check=True,
     )
     assert f"since {first.run_id} (by documents)" in shown.stdout
+
+
+# What once went wrong
+
+
+def test_a_new_version_goes_on_with_the_same_clusters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = points(OLD, 1)
+    first = kmeans(data, 4, tmp_path)
+    for module in ("gpucluster", "gpucluster.stages", "gpucluster.publication"):
+        monkeypatch.setattr(f"{module}.__version__", "99.0")
+    second = kmeans(both(data, points({0: 3}, 2, start=900)), 4, tmp_path)
+    assert second.manifest.gpucluster_version == "99.0"
+    assert second.manifest.definition_key == first.manifest.definition_key
+    assert second.manifest.lineage["survived"] == 4
+
+
+def test_a_key_is_of_what_groups_rows() -> None:
+    def key(**fields: object) -> str:
+        return definition_key(gpucluster.ClusterDefinition.parse(**fields))
+
+    asked = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 4}}
+    assert key(**asked) == key(**asked, random_state=42, assign_by="cosine", description="x")
+    assert key(**asked) != key(**asked, random_state=1)
+    assert key(**asked) != key(**{**asked, "algorithm_params": {"n_clusters": 5}})
+    assert key(**asked, cluster_name="a") == key(cluster_name="a", algorithm="hdbscan")
+    assert key(**asked, cluster_name="a") != key(**asked, cluster_name="b")
+
+
+def test_the_runs_of_features_do_not_follow_each_other(tmp_path: Path) -> None:
+    ids, X = points(OLD, 1)
+    uris = [f"gpucluster://x@v1/{name}" for name in ("first", "second")]
+    vectors = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(Y).ravel()), D)
+        for name, Y in (("first", X), ("second", X[:, ::-1]))
+    }
+    asked = {
+        "cluster_name": "both",
+        "algorithm": "kmeans",
+        "algorithm_params": {"n_clusters": 4},
+        "feature_uris": uris,
+        "multi_feature_strategy": "independent",
+        "output_strategy": "per_feature",
+        "out": tmp_path,
+        "device": "cpu",
+    }
+    first = gpucluster.cluster(pa.table({"document_id": ids, **vectors}), **asked)
+    assert first.manifest.lineage is None
+    fewer = pa.table({"document_id": ids, **vectors}).slice(0, 280)
+    second = gpucluster.cluster(fewer, **asked)
+    assert second.manifest.lineage["previous_run_id"] == first.run_id
+    with pytest.raises(ConfigError, match="previous: got one run for several features"):
+        gpucluster.cluster(fewer, **asked, previous=first)
+
+
+def test_a_choice_that_changes_nothing_is_said(tmp_path: Path) -> None:
+    data = points(OLD, 1)
+    first = kmeans(points(OLD, 1), 3, tmp_path)
+    run = kmeans(data, 4, tmp_path, previous=None)
+    assert run.manifest.lineage is None
+    with pytest.warns(FallbackWarning, match="was finished before and follows no run"):
+        assert kmeans(data, 4, tmp_path, previous=first).run_id == run.run_id
+    ids, X = points({0: 40, 1: 30}, 3, start=2000)
+    narrow = kmeans((ids, np.ascontiguousarray(X[:, :4])), 2, tmp_path / "b", cluster_name="n")
+    with pytest.warns(FallbackWarning, match="has centroids of another dimension"):
+        follows = kmeans(points(OLD, 9, start=5000), 4, tmp_path / "c", previous=narrow)
+    assert follows.manifest.lineage is None
+
+
+def test_a_run_that_assigned_stands_for_the_one_that_found_the_clusters(tmp_path: Path) -> None:
+    data = points(OLD, 1)
+    first = kmeans(data, 4, tmp_path)
+    joined = first.assign(points({0: 60}, 2, start=900), update=True, device="cpu")
+    later = kmeans(
+        both(data, points({0: 3}, 4, start=700)), 4, tmp_path / "b", previous=joined.path
+    )
+    assert later.manifest.lineage["previous_run_id"] == first.run_id
+
+
+def test_members_that_cannot_be_read_stop_no_new_run(tmp_path: Path) -> None:
+    data = points(OLD, 1)
+    oldest = kmeans(data, 4, tmp_path)
+    damaged = kmeans(both(data, points({0: 3}, 2, start=900)), 4, tmp_path)
+    file = damaged.path / "members.parquet"
+    content = bytearray(file.read_bytes())
+    content[100:-400] = bytes(byte ^ 0xFF for byte in content[100:-400])
+    file.write_bytes(content)
+    with pytest.warns(GpuclusterWarning, match="is not followed"):
+        run = kmeans(both(data, points({0: 5}, 2, start=800)), 4, tmp_path)
+    assert run.manifest.lineage["previous_run_id"] == oldest.run_id
+
+
+@pytest.mark.parametrize("name", ["x.csv", "RUN/members.parquet"])
+def test_a_table_goes_to_no_place_where_it_harms(tmp_path: Path, name: str) -> None:
+    run = kmeans(points(OLD, 1), 4, tmp_path)
+    table = gpucluster.compare(run, run).table
+    with pytest.raises(ConfigError, match="table: got"):
+        finished.write_table(table, str(tmp_path / name).replace("RUN", run.run_id))
+    gpucluster.open_run(run.path, verify=True)
+    finished.write_table(table, tmp_path / "ünï table.parquet")
+    assert pq.read_table(tmp_path / "ünï table.parquet").equals(table)
