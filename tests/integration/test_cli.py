@@ -598,6 +598,8 @@ def test_every_example_of_the_help_works(
     examples = EXAMPLE.findall(ALL[path].help or "")
     assert examples
     pq.write_table(documents(150, 32), "docs.parquet")
+    for name in ("new.parquet", "all.parquet"):
+        pq.write_table(documents(150, 32), name)
     Path("parts").mkdir()
     pq.write_table(
         documents().rename_columns(["document_id", "text", "label", "emb"]), "parts/a.parquet"
@@ -605,9 +607,9 @@ def test_every_example_of_the_help_works(
     Path("topics.yaml").write_text("algorithm: kmeans\ncollection_ids: [docs.parquet]\n")
     for example in examples:
         args = shlex.split(example)
-        if "/run_" in example or "/RUN" in example:
+        if "gpucluster-out" in example:
             run = json.loads(invoke("run", "docs.parquet", *KMEANS, "--json").stdout)
-            args = shlex.split(re.sub(r"gpucluster-out/\w+", run["path"], example))
+            args = shlex.split(re.sub(r"gpucluster-out/\w+", str(run["path"]), example))
         done = invoke(*args)
         assert done.exit_code == 0, (args, done.stderr)
         assert done.stdout

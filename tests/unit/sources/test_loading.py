@@ -235,6 +235,7 @@ def test_what_the_manifest_gets(tmp_path):
         "blocks": [],
         "vector_bytes": N_ROWS * N_FEATURES * 2,
         "sample": {"sample_size": 10, "random_state": 5},
+        "has_ids": True,
     }
 
 
