@@ -31,6 +31,7 @@ render.COLUMNS |= {
 COLUMNS = ("rate", "share", "shape_share", "seconds", "spread", "agreement")
 PROBLEMS = ((200_000, 1000, 768), (200_000, 100, 384), (50_000, 10_000, 768))  # rows, centres, d
 SQUARE, SHAPE_ROWS, EXACT_ROWS = 4096, 8192, 2048
+PAUSE_S = 0.1  # idle threads of the library before spin for a while
 PRODUCT, SHAPE = "sgemm, square", "sgemm, its shape"
 FAISS = "faiss, IndexFlatIP.search"
 
@@ -69,6 +70,7 @@ def turns(
             agreement[name] = float((found == exact[answer]).mean())
     for _ in range(n_turns):
         for name, (function, _, _) in timed.items():
+            time.sleep(PAUSE_S)
             begun = time.perf_counter()
             function()
             seconds[name].append(time.perf_counter() - begun)
@@ -164,7 +166,7 @@ def rows_of(whole: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure every problem."""
-    parser = option_parser(__doc__, repeats=7)
+    parser = option_parser(__doc__, repeats=5)
     parser.add_argument("--quick", action="store_true", help="a fiftieth of it; not a result")
     chosen = parser.parse_args()
     chosen.cases, only, chosen.only = [], chosen.only, ""

@@ -19,8 +19,23 @@ from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector
 
 TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
-GATHERED_ROWS = 128  # whose directions lie side by side for a moment, in the second cache
+LEAST_ROWS, PARTS = 128, 8  # of few rows, smaller tiles for up to so many cores
+GATHERED_ROWS = 256  # whose directions lie side by side for a moment, in the second cache
 LEAST_SQNORM, MOST_SQNORM = 1e-20, 1e30  # between them, no square that counts is lost in float32
+
+
+class _Rooms(threading.local):
+    """Arrays that a thread uses for tile after tile: memory is slow when it is first written."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def get(self, name: str, shape: tuple[int, int], dtype: Any) -> Any:
+        """Return an array of this name; what it held is lost."""
+        kept, size = self._kept.get(name), shape[0] * shape[1]
+        if kept is None or kept.size < size:
+            kept = self._kept[name] = np.empty(size, dtype)
+        return kept[:size].reshape(shape)
 
 
 class Search:
@@ -31,7 +46,7 @@ class Search:
 
     def __init__(self, centers: Matrix, shift: Any, bias: Any) -> None:
         self.centers, self.shift, self.bias = np.ascontiguousarray(centers), shift, bias
-        self._own = threading.local()
+        self.rooms = _Rooms()
 
     @classmethod
     def by_distance(cls, centers: Matrix) -> Self:
@@ -48,12 +63,23 @@ class Search:
             return cls(directions, None, None)
         middle = shift.astype(np.float64)
         rest = _unit_in_float64(directions) - middle
-        # x.c = (x - m).(c - m) + m.(c - m) + x.m, whose end is the same for all centres
-        return cls(rest.astype(np.float32), shift, -(rest @ middle).astype(np.float32))
+        # x.c = (x - m).(c - m) + m.(c - m) + x.m, whose end is the same for all centres;
+        # threads of a BLAS product would still be spinning when the search begins
+        along = np.einsum("ij,j->i", rest, middle)
+        return cls(rest.astype(np.float32), shift, -along.astype(np.float32))
 
-    def shifted(self, tile: Matrix) -> Matrix:
-        """Return rows less what is taken off the centres."""
-        return tile if self.shift is None else tile - self.shift
+    def shifted(self, tile: Matrix, lengths: Vector | None = None) -> Matrix:
+        """Return rows less what is taken off the centres, before that divided by `lengths`.
+
+        They are overwritten by the next; without a shift, they are the rows as they came.
+        """
+        if self.shift is None:
+            return tile
+        shifted: Matrix = self.rooms.get("rows", tile.shape, np.result_type(tile, self.shift))
+        if lengths is not None:
+            tile = np.divide(tile, lengths[:, None], out=shifted)
+        np.subtract(tile, self.shift, out=shifted)
+        return shifted
 
     def nearest(self, tile: Matrix) -> tuple[Labels, Vector]:
         """Return the nearest centre of each row, ties to the lower, and its squared distance."""
@@ -67,8 +93,9 @@ class Search:
         nearest = np.zeros(len(tile), np.int32)
         best = np.full(len(tile), -np.inf, np.float32)
         for cols in row_blocks(len(self.centers), TILE_CENTERS):
-            centers = self.centers[cols]
-            scores = np.matmul(tile, centers.T, out=self._room(tile, centers))
+            shape = len(tile), cols.stop - cols.start
+            room = self.rooms.get("scores", shape, np.result_type(tile, self.centers))
+            scores = np.matmul(tile, self.centers[cols].T, out=room)
             if self.bias is not None:
                 scores -= self.bias[cols]
             found = scores.argmax(axis=1)
@@ -76,14 +103,6 @@ class Search:
             closer = score > best
             nearest[closer], best[closer] = found[closer] + cols.start, score[closer]
         return nearest, best
-
-    def _room(self, tile: Matrix, centers: Matrix) -> Matrix:
-        """Return where the scores go: one place for each thread, as new memory is slow at first."""
-        size = len(tile) * len(centers)
-        room = getattr(self._own, "room", None)
-        if room is None or room.size < size:
-            room = self._own.room = np.empty(size, np.result_type(tile, centers))
-        return room[:size].reshape(len(tile), len(centers))
 
 
 def nearest_center(X: Matrix, centers: Matrix, device: Device = "cpu") -> Labels:
@@ -113,7 +132,7 @@ def nearest_center(X: Matrix, centers: Matrix, device: Device = "cpu") -> Labels
         tile = search.shifted(np.ascontiguousarray(X[rows]))
         labels[rows] = numbers[search.best(tile)[0]]
 
-    for _ in map_blocks(work, len(X), TILE_ROWS):
+    for _ in map_blocks(work, len(X), _tile_rows(len(X))):
         pass
     return labels
 
@@ -162,19 +181,25 @@ def most_similar(X: Matrix, directions: Matrix, device: Device = "cpu") -> tuple
 
     def work(rows: slice) -> None:
         tile, lengths = _measured(np.ascontiguousarray(X[rows]))
-        # the length of a row changes nothing about which product is its largest
-        unit = tile if search.shift is None else search.shifted(tile / lengths[:, None])
-        found, _ = search.best(unit)
+        found, _ = search.best(search.shifted(tile, lengths))
         nearest[rows] = numbers[found]
         cosine = similarity[rows]
         for part in row_blocks(len(tile), GATHERED_ROWS):
-            np.vecdot(tile[part], directions[found[part]], out=cosine[part])
+            beside = search.rooms.get("gathered", tile[part].shape, directions.dtype)
+            # all are inside: "clip" only because "raise" would write to another array first
+            directions.take(found[part], axis=0, out=beside, mode="clip")
+            np.vecdot(tile[part], beside, out=cosine[part])
         cosine /= lengths
         np.clip(cosine, -1, 1, out=cosine)
 
-    for _ in map_blocks(work, len(X), TILE_ROWS):
+    for _ in map_blocks(work, len(X), _tile_rows(len(X))):
         pass
     return nearest, similarity
+
+
+def _tile_rows(n_rows: int) -> int:
+    """Return the rows of a tile."""
+    return max(LEAST_ROWS, min(TILE_ROWS, n_rows // PARTS))
 
 
 def _measured(tile: Matrix) -> tuple[Matrix, Vector]:
