@@ -62,11 +62,17 @@ class Search:
         if shift is None:
             return cls(directions, None, None)
         middle = shift.astype(np.float64)
-        rest = _unit_in_float64(directions) - middle
+        centers, along = np.empty(directions.shape, np.float32), np.empty(len(directions))
+
         # x.c = (x - m).(c - m) + m.(c - m) + x.m, whose end is the same for all centres;
-        # threads of a BLAS product would still be spinning when the search begins
-        along = np.einsum("ij,j->i", rest, middle)
-        return cls(rest.astype(np.float32), shift, -along.astype(np.float32))
+        # einsum, as threads of a BLAS product would still be spinning when the search begins
+        def work(rows: slice) -> None:
+            rest = _unit_in_float64(directions[rows]) - middle
+            centers[rows], along[rows] = rest, np.einsum("ij,j->i", rest, middle)
+
+        for _ in map_blocks(work, len(directions), TILE_ROWS):
+            pass
+        return cls(centers, shift, -along.astype(np.float32))
 
     def shifted(self, tile: Matrix, lengths: Vector | None = None) -> Matrix:
         """Return rows less what is taken off the centres, before that divided by `lengths`.
