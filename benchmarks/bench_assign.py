@@ -17,17 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import render
 from cases import Case
 from harness import Session, call, option_parser
 from machine import UNSET, faiss_core_types
 
-render.COLUMNS |= {
-    "rate": ("GFLOP/s", ".0f"),
-    "share": ("share of sgemm", ".1%"),
-    "shape_share": ("of its shape", ".1%"),
-    "agreement": ("agreement", ".4%"),
-}
 COLUMNS = ("rate", "share", "shape_share", "seconds", "spread", "agreement")
 PROBLEMS = ((200_000, 1000, 768), (200_000, 100, 384), (50_000, 10_000, 768))  # rows, centres, d
 SQUARE, SHAPE_ROWS, EXACT_ROWS = 4096, 8192, 2048
