@@ -80,12 +80,14 @@ def assign(
         Which rows are meant, instead of the definition's.
     out : path, optional
         Folder that gets the run's own folder. Default: the one that holds the base run.
-    device, observer, cancel, fresh
+    device, observer, cancel
         As for `cluster`.
     id_column, vector_column : str, optional
         Default: those of the base run where `data` has them, else found as `cluster` does.
     text_column : str, optional
         Noted in the run, for whoever shows documents; default as above.
+    fresh : bool, default False
+        Compute everything anew, as another run.
 
     Returns
     -------
