@@ -141,8 +141,10 @@ def _followed(
     """Return the run that is named, once it is known to be there and to have found clusters."""
     from gpucluster.finished import full_run
 
-    if previous is None or previous == "auto":
-        return previous  # type: ignore[return-value]  # no other str
+    if previous is None:
+        return None
+    if previous == "auto":
+        return "auto"
     if n_runs > 1:
         raise ConfigError(
             "got one run for several features", path="previous", hint="each follows its own"

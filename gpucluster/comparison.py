@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from gpucluster.assignment import Assigned, Assigner, Centroids, Metric
+from gpucluster.assignment import Assigned, Assigner, Metric
 from gpucluster.device.memory import translated
 from gpucluster.device.select import Decision, Device
 from gpucluster.device.worker import Worker, hand_back_all, shared, with_memory
@@ -14,7 +14,7 @@ from gpucluster.execution import either, with_fallback
 from gpucluster.metrics.nested import measure_nodes
 from gpucluster.metrics.quality import Center, Measured, measure
 from gpucluster.ops.nesting import labels_at
-from gpucluster.types import Hierarchy, Labels, Matrix, Vector
+from gpucluster.types import Hierarchy, Matrix
 
 ARRAYS = tuple(field.name for field in fields(Measured) if field.name != "metrics")
 PLACES = tuple(field.name for field in fields(Assigned))
@@ -88,60 +88,6 @@ def _measured(
     roots = labels_at(nodes.labels, nodes.parents, 0)
     top = measure(X, roots, reporter, center=center, device=device)
     return measure_nodes(X, nodes, top, reporter, center=center, device=device)
-
-
-def assign_rows(
-    centroids: Centroids,
-    X: Matrix,
-    decision: Decision,
-    reporter: Reporter,
-    worker: Worker | None = None,
-) -> tuple[tuple[Labels, Labels, Vector], Device]:
-    """Let rows join clusters (`Centroids.assign`); return the device that did it as well.
-
-    Parameters
-    ----------
-    centroids : Centroids
-    X : ndarray of shape (n_samples, n_features), float32
-        No zero row.
-    decision : Decision
-    reporter : Reporter
-    worker : Worker, optional
-        The process where work on a GPU runs; omitted: one for this call.
-
-    Returns
-    -------
-    tuple of labels, nearest clusters, and cosine similarities to these
-    {"cpu", "gpu"}
-    """
-
-    def run(device: Device) -> tuple[Labels, Labels, Vector]:
-        if device == "cpu":
-            return centroids.assign(X)
-        with either(worker) as process:
-            paths = process.call(
-                "gpucluster.comparison:assign_files",
-                reporter,
-                X=process.share(X),
-                centroids=[process.share(each) for each in centroids.arrays()],
-                out=process.place(X.nbytes),
-            )
-            labels, nearest, similarity = (process.load(path) for path in paths.values())
-        return labels, nearest, similarity
-
-    return with_fallback(run, decision, reporter)
-
-
-def assign_files(X: str, centroids: list[str], out: str, reporter: Reporter) -> dict[str, str]:
-    """Assign the rows of a shared file on the GPU; arrays go to files `out`."""
-    known = Centroids(*(shared(path) for path in centroids))
-
-    def work() -> tuple[Labels, Labels, Vector]:
-        with translated("assigning"):
-            return known.assign(shared(X), "gpu")
-
-    names = "labels", "nearest", "similarity"
-    return hand_back_all(out, dict(zip(names, with_memory(work, "gpu", reporter), strict=True)))
 
 
 def place_rows(

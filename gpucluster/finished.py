@@ -10,6 +10,7 @@ from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.artifacts.run import Run as StoredRun
 from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError, SchemaMismatchError
 from gpucluster.events import CancelToken, Observer, ignore
+from gpucluster.types import USUAL_THRESHOLD
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 class Run(StoredRun):
     """A finished run: what it left on disk, and what can be done with that."""
 
-    def assign(self, data: Any, *, threshold: float | Literal["auto"] = 0.5, **options: Any) -> Run:
+    def assign(
+        self, data: Any, *, threshold: float | Literal["auto"] = USUAL_THRESHOLD, **options: Any
+    ) -> Run:
         """Let new rows join the clusters: `gpucluster.assign` with this run."""
         return assign(data, run=self, threshold=threshold, **options)
 
@@ -37,7 +40,7 @@ def assign(
     data: Any,
     *,
     run: StoredRun | str | Path,
-    threshold: float | Literal["auto"] = 0.5,
+    threshold: float | Literal["auto"] = USUAL_THRESHOLD,
     scope: Literal["new", "all"] | None = None,
     update: bool = False,
     filters: Filters | Mapping[str, Any] | None = None,

@@ -61,7 +61,7 @@ class AssignmentRequest:
         Whether the centroids move with their new members.
     """
 
-    threshold: float | Literal["auto"] = 0.5
+    threshold: float | Literal["auto"]
     scope: Scope | None = None
     filters: Filters | None = None
     update: bool = False
@@ -94,6 +94,7 @@ def assign_source(
     base : Run
         One that found clusters, or moved them.
     request : AssignmentRequest
+        `checked`.
     out : Path
         Folder of runs.
     decision : Decision
@@ -116,7 +117,6 @@ def assign_source(
     DuplicateIdsError
         An id appears twice.
     """
-    request = request.checked()
     model = TrainedModel.of(base)
     reporter = Reporter("", observer, cancel)
     _check_fits(source, base, model, reporter)
@@ -164,7 +164,7 @@ def assign_source(
         with ledger.stage("assign", backend="numpy") as said:
             parts = Parts(store, run_id, model.assigner.parents, joining.provenance)
             _join(ledger, joining, known, parts, said)
-            parts.check_unique(said)
+            parts.check_unique(source.info.where, said)
         publish_joined(store, ledger, joining, parts, known)
     return Run.open(out / run_id)
 
@@ -300,7 +300,7 @@ def _run_id(
         "update": request.update,
         "scope": scope,
         "filters": None if filters is None else filters.to_dict(),
-        "device": decision.requested if decision.device == "gpu" else "cpu",
+        "device": decision.allowed,
         "salt": salt,
     }
     return "run_" + digest(stream_key(source, filters), **facts)[:16]

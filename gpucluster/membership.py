@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.assignment import BY_FIT, BY_NOISE_POLICY, BY_SAMPLE, Centroids, NoisePolicy
-from gpucluster.comparison import assign_rows, measure_clusters
+from gpucluster.assignment import (
+    BY_FIT,
+    BY_NOISE_POLICY,
+    BY_SAMPLE,
+    Assigner,
+    NoisePolicy,
+    calibrated,
+)
+from gpucluster.comparison import measure_clusters, place_rows
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
@@ -98,11 +105,7 @@ def place_samples(
     near, similarity, thresholds = found.nearest, found.nearest_similarity, None
     if policy.calibrated:
         near, similarity = _slopes(samples, grouped, found)
-        centroids = Centroids.of(
-            found.centroids, nodes.labels, found.cosine_similarity, has_noise=True
-        )
-        thresholds = np.full(len(nodes.parents), np.inf, np.float32)
-        thresholds[centroids.clusters] = centroids.thresholds
+        thresholds = calibrated(found.cosine_similarity, nodes.labels, len(nodes.parents))
     labels, assigned_by = policy.apply(nodes.labels, near, similarity, thresholds)
     if (assigned_by == BY_NOISE_POLICY).any():
         found = measured(replace(nodes, labels=labels))
@@ -193,12 +196,17 @@ def join_rest(
     weights = grouped.block_weights
     policy = NoisePolicy.parse(definition.vector_config.noise_policy)
     fitted = members.assigned_by == BY_FIT  # noise that a policy moved sets no threshold
-    centroids = Centroids.of(
-        measured.centroids,
-        members.labels[fitted],
-        members.cosine[fitted],
-        has_noise=bool((grouped.nodes.labels == NOISE).any()),
+    own = members.labels[fitted]
+    clusters = np.unique(own[own >= 0])  # those that hold rows of their own
+    thresholds = np.full(len(clusters), -1, np.float32)
+    if (grouped.nodes.labels == NOISE).any():
+        thresholds = calibrated(members.cosine[fitted], own)[clusters]
+    assigner = Assigner(
+        directions=unit_rows(measured.centroids[clusters]),
+        parents=np.full(len(clusters), NOISE, np.int32),
+        thresholds=thresholds,
     )
+    names = np.append(clusters, NOISE).astype(np.int32)  # by position, and -1 for noise
     parts, rejected = [members], [samples.rejected]
     decision = ledger.plan.decision
     for rest in remaining(
@@ -211,12 +219,11 @@ def join_rest(
     ):
         if weights is not None:
             weigh(rest.X, source.info.blocks, weights)
-        (labels, nearest, similarity), device = assign_rows(
-            centroids, rest.X, decision, reporter, ledger.worker
-        )
+        found, device = place_rows(assigner, rest.X, None, decision, reporter, ledger.worker)
         decision = replace(decision, device=device)  # a GPU that failed is not asked again
         ledger.note(device=device, backend="numpy" if device == "cpu" else "cupy")
-        labels, by = policy.apply(labels, nearest, similarity)
+        nearest, similarity = names[found.nearest], found.similarity
+        labels, by = policy.apply(names[found.labels], nearest, similarity)
         part = Members(
             ids=rest.ids,
             rows=rest.rows,

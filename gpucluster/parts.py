@@ -21,18 +21,17 @@ from gpucluster.artifacts import (
 )
 from gpucluster.artifacts.schema import write_parquet
 from gpucluster.assignment import ASSIGNED_BY, BY_ASSIGNMENT, Assigned
-from gpucluster.errors import DuplicateIdsError, StoreError
+from gpucluster.errors import StoreError
 from gpucluster.events import Reporter
 from gpucluster.ops.id_hash import hash_ids
 from gpucluster.ops.nesting import node_paths
-from gpucluster.sources import Stretch
+from gpucluster.sources import Stretch, not_unique
 from gpucluster.tally import Tally
 from gpucluster.types import NOISE, Labels
 
 PART_ROWS = 1 << 20  # members of one file
 READ_PARTS = 8  # of so many times the rows, where few of them are members
 CHECKED_IDS = 1 << 24  # compared with each other at a time
-SHOWN = 5  # ids in one message
 
 
 class Parts:
@@ -146,8 +145,8 @@ class Parts:
         names = list(filter(_has_members, self.files))
         return pa.chunked_array([self._read_ids(name) for name in names], pa.string())
 
-    def check_unique(self, reporter: Reporter) -> None:
-        """Raise `DuplicateIdsError` where two documents have one id.
+    def check_unique(self, where: str, reporter: Reporter) -> None:
+        """Raise `DuplicateIdsError` where two documents of the source `where` have one id.
 
         Their hashes are compared, `CHECKED_IDS` at a time, and where these are equal the ids.
         """
@@ -173,12 +172,7 @@ class Parts:
         counted = pc.value_counts(pa.concat_arrays(seen))
         twice = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
         if len(twice):
-            more = ", ..." if len(twice) > SHOWN else ""
-            raise DuplicateIdsError(
-                f"ids must be unique, {len(twice):,} are not: "
-                f"{', '.join(map(repr, twice[:SHOWN].to_pylist()))}{more}",
-                hint="name a column of unique ids with id_column, or remove the duplicates",
-            )
+            raise not_unique(where, twice)
 
     def _hashes(self) -> Iterator[Mapping[str, Any]]:
         """Yield the hashes of the ids of each part, of members and of rejected rows."""

@@ -107,7 +107,7 @@ def run_pipeline(
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    facts |= {"used": complete.to_dict(), "device": _asked(decision)}
+    facts |= {"used": complete.to_dict(), "device": decision.allowed}
     if related:
         facts["related"] = [run.run_id for run in related]
     if fresh:
@@ -264,11 +264,6 @@ def _read(
         attributes = table.take(pa.array(samples.rows))
         facts["attributes"] = table_key(attributes)
         return samples, attributes, data_key, facts
-
-
-def _asked(decision: Decision) -> str:
-    """Return what tells a run apart that may have fallen back from one that may not."""
-    return decision.requested if decision.device == "gpu" else "cpu"
 
 
 def _not_run(definition: ClusterDefinition) -> list[str]:

@@ -77,8 +77,7 @@ class Tally:
         """Sum the vectors of members as well, of `n_prepared` values where means move."""
         self.sums = np.zeros((len(self.parents), len(self.total)))
         if n_prepared is not None:
-            n_roots = int(np.count_nonzero(self.parents == NOISE))
-            self.prepared_sums = np.zeros((n_roots, n_prepared))
+            self.prepared_sums = np.zeros((self.n_roots, n_prepared))
 
     def add(
         self, stretch: Stretch, X: Matrix, found: Assigned, directions: Matrix, prepared: Matrix

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -39,8 +39,6 @@ class TrainedModel:
 
     Attributes
     ----------
-    run_id : str
-        The run that found the clusters, or moved them last.
     assigner : Assigner
         With the thresholds that the rows of the fit calibrated.
     steps : tuple of (Step, dict)
@@ -67,7 +65,6 @@ class TrainedModel:
         All documents behind the clusters, where that is not the members of the run alone.
     """
 
-    run_id: str
     assigner: Assigner
     steps: tuple[tuple[Step, Mapping[str, Any]], ...]
     normalize: bool
@@ -114,7 +111,6 @@ class TrainedModel:
         definition = ClusterDefinition.parse(manifest.definition)
         steps = definition.vector_config.preprocessing_steps or ()
         return cls(
-            run_id=run.run_id,
             assigner=Assigner(
                 directions=unit_rows(centroids),
                 parents=arrays["parents"],
@@ -157,9 +153,14 @@ class TrainedModel:
         """Return scaled rows in the space of the means; None where that is no other one."""
         if not self.steps:
             return None
-        for step, arrays in self.steps:
-            X = step.apply(X, arrays)
-        return np.ascontiguousarray(X, np.float32)
+        return _through(self.steps, X)
+
+
+def _through(steps: Iterable[tuple[Step, Mapping[str, Any]]], X: Matrix) -> Matrix:
+    """Return rows as fitted steps map them, one after the other."""
+    for step, arrays in steps:
+        X = step.apply(X, arrays)
+    return np.ascontiguousarray(X, np.float32)
 
 
 def _fitted(run: Run, steps: Sequence[Step]) -> list[tuple[Step, Mapping[str, Any]]]:
@@ -225,11 +226,7 @@ def train(
     if assigner.means is not None:
         arrays["means"] = assigner.means
     entry = {
-        "settings": {
-            "rule": rule,
-            "metric": assigner.metric,
-            "block_weights": grouped.block_weights,
-        },
+        "settings": {"metric": assigner.metric, "block_weights": grouped.block_weights},
         "arrays": arrays,
     }
     facts = {"rule": rule, "metric": assigner.metric, **found.facts}
@@ -263,14 +260,11 @@ def _as_later_rows(
     if rule == "cosine" or all(step.trained is None for step in steps):
         return grouped.prepared
     model = grouped.preparation.model
-    fitted = [model[f"{position}-{step.method}"]["arrays"] for position, step in enumerate(steps)]
-    parts = []
-    for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
-        part = X[rows]
-        for step, arrays in zip(steps, fitted, strict=True):
-            part = step.apply(part, arrays)
-        parts.append(np.asarray(part, np.float32))
-    return np.concatenate(parts)
+    fitted = [
+        (step, model[f"{position}-{step.method}"]["arrays"]) for position, step in enumerate(steps)
+    ]
+    blocks = row_blocks(len(X), rows_per_block(8 * X.shape[1]))
+    return np.concatenate([_through(fitted, X[rows]) for rows in blocks])
 
 
 def _by_means(

@@ -25,6 +25,7 @@ else:
     Matrix = Labels = Rows = Vector = Vector64 = Weights = Any
 
 NOISE = -1
+USUAL_THRESHOLD = 0.5  # cosine similarity; it says little before the vectors are known
 
 
 @dataclass(frozen=True, slots=True)

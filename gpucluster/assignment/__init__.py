@@ -1,7 +1,7 @@
 """Rows that no fit has placed: how they join clusters, and when they stay outside.
 
-`Centroids` are what the rows beside a sample are compared with, `Assigner` what the rows of a
-later day are; `calibrate` learns from the rows of the fit how similar is similar enough.
+`Assigner` is what rows beside a sample, and those of a later day, are compared with; `calibrate`
+learns from the rows of the fit how similar is similar enough.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from gpucluster.assignment.assigner import (
     cosine_beside,
 )
 from gpucluster.assignment.calibration import Calibration, calibrate
-from gpucluster.assignment.centroids import CALIBRATED_SHARE, Centroids, calibrated
 from gpucluster.assignment.policy import (
     ASSIGNED_BY,
     BY_ASSIGNMENT,
@@ -24,6 +23,7 @@ from gpucluster.assignment.policy import (
     NoisePolicy,
     NoisePolicyText,
 )
+from gpucluster.assignment.thresholds import calibrated
 
 __all__ = [
     "ASSIGNED_BY",
@@ -31,11 +31,9 @@ __all__ = [
     "BY_FIT",
     "BY_NOISE_POLICY",
     "BY_SAMPLE",
-    "CALIBRATED_SHARE",
     "Assigned",
     "Assigner",
     "Calibration",
-    "Centroids",
     "Metric",
     "NoisePolicy",
     "NoisePolicyText",

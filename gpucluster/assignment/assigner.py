@@ -98,6 +98,8 @@ class Assigner:
             return Assigned(nothing, nothing, np.full(len(X), np.nan, np.float32))
         nearest, similarity = self._nearest_root(X, X if prepared is None else prepared, device)
         labels = np.where(similarity >= self.thresholds[nearest], nearest, NOISE).astype(np.int32)
+        if self.n_roots == len(self.parents):
+            return Assigned(labels, nearest, similarity)
         nearest, similarity = nearest.copy(), similarity.copy()
         by_parent = np.argsort(self.parents, kind="stable")
         starts = np.searchsorted(self.parents[by_parent], np.arange(len(self.parents) + 1))

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from gpucluster.assignment.assigner import Assigned, Assigner, cosine_beside
-from gpucluster.assignment.centroids import calibrated
+from gpucluster.assignment.thresholds import calibrated
 from gpucluster.device.memory import rows_per_block
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.nesting import labels_at, node_levels
 from gpucluster.ops.normalize import unit_rows
-from gpucluster.types import NOISE, Hierarchy, Labels, Matrix, Vector
+from gpucluster.types import NOISE, USUAL_THRESHOLD, Hierarchy, Labels, Matrix, Vector
 
-FIXED = 0.5  # the threshold that is usual, and says little before vectors are known
 PAIRS = 20_000
 SLACK = 1e-6  # of a threshold: two ways to compute one cosine differ by less
 
@@ -97,7 +96,7 @@ def calibrate(
             "auto_rejects": float(missed.mean()),
             "auto_rejects_noise": float(missed[noise].mean()) if noise.any() else None,
             "auto_threshold_median": float(np.median(thresholds[:n_roots])),
-            f"{FIXED:g}_rejects": float((similarity < FIXED).mean()),
+            f"{USUAL_THRESHOLD:g}_rejects": float((similarity < USUAL_THRESHOLD).mean()),
         }
     return Calibration(thresholds, roots, similarity, _mean_direction(X), facts)
 
@@ -117,7 +116,7 @@ def _agreement(nodes: Hierarchy, placed: Assigned, levels: Any) -> dict[str, Any
 
 
 def _random_pairs(X: Matrix, random_state: int) -> dict[str, Any]:
-    """Return what the cosine of two random rows is, and how often it reaches `FIXED`."""
+    """Return what the cosine of two random rows is, and how often it reaches `USUAL_THRESHOLD`."""
     if len(X) < 2:
         return {"random_pair_cosine": None}
     rng = np.random.default_rng(random_state)
@@ -133,7 +132,7 @@ def _random_pairs(X: Matrix, random_state: int) -> dict[str, Any]:
         "random_pair_cosine": {
             "mean": float(cosine.mean(dtype=np.float64)),
             **{f"p{rank}": float(np.percentile(cosine, rank)) for rank in (1, 50, 99)},
-            f"share_above_{FIXED:g}": float((cosine >= FIXED).mean()),
+            f"share_above_{USUAL_THRESHOLD:g}": float((cosine >= USUAL_THRESHOLD).mean()),
         }
     }
 

@@ -11,6 +11,7 @@ from gpucluster.cli.request import row_options
 from gpucluster.cli.run import N_CLUSTERS, SETTINGS
 from gpucluster.cli.voice import Voice, speaking
 from gpucluster.device.select import DeviceRequest
+from gpucluster.types import USUAL_THRESHOLD
 
 if TYPE_CHECKING:
     from gpucluster.finished import Run
@@ -29,7 +30,7 @@ AUTO: Final = "auto"
 )
 @click.option(
     "--threshold",
-    default="0.5",
+    default=str(USUAL_THRESHOLD),
     show_default=True,
     metavar="T",
     help="Least cosine similarity to the centroid, in [-1, 1]; or auto, one for each cluster.",

@@ -30,6 +30,11 @@ class Decision:
     device: Device
     reason: str
 
+    @property
+    def allowed(self) -> str:
+        """What tells a run apart that may have fallen back from one that may not."""
+        return self.requested if self.device == "gpu" else "cpu"
+
 
 def probe_gpu() -> str | None:
     """Return why there is no usable GPU, or None when there is one.

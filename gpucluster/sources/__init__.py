@@ -16,7 +16,7 @@ from gpucluster.sources.features import FeaturesSource
 from gpucluster.sources.filters import Filters
 from gpucluster.sources.inspection import Inspection, inspect
 from gpucluster.sources.joined import JoinedSource, collection_names
-from gpucluster.sources.loading import load
+from gpucluster.sources.loading import load, not_unique
 from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
 from gpucluster.sources.remainder import Remainder, remaining
@@ -45,6 +45,7 @@ __all__ = [
     "inspect",
     "is_manifest",
     "load",
+    "not_unique",
     "open_feature",
     "open_source",
     "read_attributes",

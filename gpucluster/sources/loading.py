@@ -225,6 +225,14 @@ def _checked_ids(
     return ids, matches, True
 
 
+def not_unique(where: str, repeated: pa.Array, found_in: str = "") -> DuplicateIdsError:
+    """Return the error of ids that several rows have; `found_in` is said after them."""
+    return DuplicateIdsError(
+        f"{where}: ids must be unique, {len(repeated):,} are not: {_shown(repeated)}{found_in}",
+        hint="name a column of unique ids with id_column, or remove the duplicates",
+    )
+
+
 def no_match(where: str, n_rows: int) -> TooFewSamplesError:
     """Return the error of a filter that leaves nothing."""
     return TooFewSamplesError(
@@ -244,11 +252,7 @@ def _check_unique(ids: pa.Array, matches: NDArray[np.bool_] | None, info: Source
     if pc.count_distinct(among).as_py() < len(among):
         counts = pc.value_counts(among)
         repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-        raise DuplicateIdsError(
-            f"{where}: ids must be unique, {len(repeated):,} are not: {_shown(repeated)}"
-            f"{_shared(ids, repeated[0], info)}",
-            hint="name a column of unique ids with id_column, or remove the duplicates",
-        )
+        raise not_unique(where, repeated, _shared(ids, repeated[0], info))
 
 
 def _shared(ids: pa.Array, repeated: pa.Scalar, info: SourceInfo) -> str:

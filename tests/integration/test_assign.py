@@ -200,7 +200,7 @@ def test_auto_leaves_out_a_hundredth_of_what_the_fit_had(
     assert run.manifest.drift["share_divergence"] == pytest.approx(0, abs=1e-9)
 
 
-def test_the_order_and_the_cut_of_files_change_no_label(
+def test_the_cut_of_files_changes_no_label(
     base: gpucluster.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X = rows(900, 3)
@@ -593,7 +593,7 @@ def test_a_newer_base_is_an_error(base: gpucluster.Run, new: Path, tmp_path: Pat
 
 
 def test_memory_does_not_grow_with_the_rows(base: gpucluster.Run, tmp_path: Path) -> None:
-    """Ten times the rows take about the same: the peak of a process of its own is compared."""
+    """Four times the rows take about the same: the peak of a process of its own is compared."""
     code = (
         "import sys, resource, gpucluster\n"
         "run = gpucluster.assign(sys.argv[1], run=sys.argv[2], out=sys.argv[3], device='cpu')\n"
@@ -626,7 +626,7 @@ def test_memory_does_not_grow_with_the_rows(base: gpucluster.Run, tmp_path: Path
         points, peak = map(int, done.stdout.split())
         assert points == n
         peaks[n] = peak
-    assert peaks[1_600_000] < 1.5 * peaks[400_000]
+    assert peaks[1_600_000] < 1.3 * peaks[400_000]
 
 
 def test_the_command_line(base: gpucluster.Run, new: Path, tmp_path: Path) -> None:
