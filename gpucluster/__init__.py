@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpucluster.errors import GpuclusterError
     from gpucluster.estimator import Clusterer
     from gpucluster.events import CancelToken
-    from gpucluster.finished import Run, assign, compare
+    from gpucluster.finished import Run, assign, compare, estimate_labels, label
 
 _HOMES = {
     "CancelToken": "gpucluster.events",
@@ -30,6 +30,8 @@ _HOMES = {
     "Run": "gpucluster.finished",
     "assign": "gpucluster.finished",
     "compare": "gpucluster.finished",
+    "estimate_labels": "gpucluster.finished",
+    "label": "gpucluster.finished",
     "cluster": "gpucluster.api",
     "history": "gpucluster.api",
     "inspect": "gpucluster.api",
@@ -47,8 +49,10 @@ __all__ = [
     "assign",
     "cluster",
     "compare",
+    "estimate_labels",
     "history",
     "inspect",
+    "label",
     "open_run",
     "plan",
     "sweep",

@@ -77,7 +77,8 @@ def cluster(
     Returns
     -------
     Run
-        Read from disk: labels, members, centroids, metrics, manifest. With
+        Read from disk: labels, members, centroids, metrics, manifest. Where the definition has
+        a block ``llm_labeling``, its clusters are named (see `label`). With
         ``output_strategy: per_feature``, that of the first feature, whose manifest names the
         runs of the others under ``related``.
 
@@ -99,10 +100,12 @@ def cluster(
     """
     from gpucluster.device.select import decide
     from gpucluster.finished import Run
+    from gpucluster.labelled import LabelingRequest, label_run
     from gpucluster.pipeline import run_pipeline
     from gpucluster.sources import check_names
 
     parsed = read_definition(definition, fields)
+    naming = LabelingRequest.of(parsed)
     decision = decide(device)
     each = parsed.each_feature()
     before = _followed(previous, len(each))
@@ -119,6 +122,8 @@ def cluster(
         )
         if text_column is not None:
             check_names({"text": text_column}, source.info.fields, source.info.where)
+        if naming is not None:
+            naming.check_rows(source)
         run = run_pipeline(
             source,
             one,
@@ -132,6 +137,13 @@ def cluster(
             previous=before,
         )
         runs.append(run)
+        if naming is not None:
+            label_run(
+                run,
+                naming.for_rows(source, text_column),
+                observer=observer or ignore,
+                cancel=cancel or CancelToken(),
+            )
     return Run(runs[-1].path, runs[-1].manifest)
 
 
@@ -139,7 +151,7 @@ def _followed(
     previous: StoredRun | str | Path | None, n_runs: int
 ) -> StoredRun | Literal["auto"] | None:
     """Return the run that is named, once it is known to be there and to have found clusters."""
-    from gpucluster.finished import full_run
+    from gpucluster.bases import full_run
 
     if previous is None:
         return None

@@ -90,7 +90,16 @@ class Compiling:
     is_kept: bool
 
 
-Event = StageStarted | Progress | StageFinished | Warned | RunOpened | Compiling
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A stage pauses, because somebody else asks for it: a server that limits its callers."""
+
+    stage: str
+    seconds: float
+    reason: str
+
+
+Event = StageStarted | Progress | StageFinished | Warned | RunOpened | Compiling | Waiting
 
 
 class Observer(Protocol):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpucluster.artifacts.manifest import FILE_NAME, Manifest
+from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.artifacts.run import Run as StoredRun
-from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError, SchemaMismatchError
+from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
 from gpucluster.types import USUAL_THRESHOLD
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from gpucluster.compared import Comparison
     from gpucluster.device.select import DeviceRequest
-    from gpucluster.sources import Source
+    from gpucluster.labeling.settings import LabelingSettings
+    from gpucluster.labeling.spending import Usage
+    from gpucluster.labelled import LabelingRequest
     from gpucluster.sources.filters import Filters
     from gpucluster.succession import By
 
@@ -34,6 +37,12 @@ class Run(StoredRun):
     def compare(self, other: StoredRun | str | Path, *, by: By | None = None) -> Comparison:
         """Say what became of these clusters in another run: `gpucluster.compare`."""
         return compare(self, other, by=by)
+
+    def label(
+        self, settings: LabelingSettings | Mapping[str, Any] | None = None, **options: Any
+    ) -> Run:
+        """Name the clusters: `gpucluster.label` with this run."""
+        return label(self, settings, **options)
 
 
 def assign(
@@ -105,6 +114,7 @@ def assign(
     ConfigError, ShapeError, SchemaMismatchError, DuplicateIdsError
         A setting is wrong, or the vectors are not of the base run's kind.
     """
+    from gpucluster.bases import base_run, open_like, text_column_of
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import decide
     from gpucluster.incremental import AssignmentRequest, assign_source
@@ -113,7 +123,7 @@ def assign(
     request = AssignmentRequest(threshold=threshold, scope=scope, filters=asked, update=update)
     request = request.checked()
     base = base_run(run)
-    source = _open_like(data, base, id_column=id_column, vector_column=vector_column)
+    source = open_like(data, base, id_column=id_column, vector_column=vector_column)
     found = assign_source(
         source,
         base,
@@ -122,7 +132,7 @@ def assign(
         decision=decide(device),
         observer=observer or ignore,
         cancel=cancel or CancelToken(),
-        text_column=_text_column(source, base, text_column),
+        text_column=text_column_of(source, base, text_column),
         fresh=fresh,
     )
     return Run(found.path, found.manifest)
@@ -167,6 +177,129 @@ def compare(
     return Comparison.of(*runs, by=by)
 
 
+def label(
+    run: StoredRun | str | Path,
+    settings: LabelingSettings | Mapping[str, Any] | None = None,
+    *,
+    data: Any = None,
+    text_column: str | None = None,
+    budget_usd: float | None = None,
+    concurrency: int = 16,
+    fresh: bool = False,
+    embedder: Callable[[Sequence[str]], Any] | None = None,
+    observer: Observer | None = None,
+    cancel: CancelToken | None = None,
+    **fields: Any,
+) -> Run:
+    """Name the clusters of a finished run.
+
+    The run itself stays as it is: its names lie beside it, and ``run.centroids`` shows the
+    clusters under them. Doing it again resumes an interrupted labelling without paying for a
+    reply twice, asks once more about clusters that got no name of a model, and returns what is
+    finished.
+
+    Parameters
+    ----------
+    run : Run or path
+        A run that found clusters.
+    settings : LabelingSettings or mapping, optional
+        The block ``llm_labeling`` of a definition. Omitted: that of the run's own definition,
+        or else keywords, which need no model and no network.
+    data : path, list of paths, table or frame, optional
+        The rows of the run, where they are not to be found any more.
+    text_column : str, optional
+        Column that keywords are taken from. Omitted: what the settings map to ``text``, or else
+        the column of texts that the run knows of.
+    budget_usd : float, optional
+        What it may cost at most; what is left unnamed gets a fallback label.
+    concurrency : int, default 16
+        Questions on their way at a time.
+    fresh : bool, default False
+        Ask everything anew, whatever was asked before.
+    embedder : callable, optional
+        Gives an array of shape (n_texts, n_features) for a list of texts; instead of
+        ``embedding_model``, for ``label_confidence`` and ``use_embedding_dedup``.
+    observer, cancel
+        As for `cluster`.
+    **fields
+        Settings, such as ``provider="openai"``, ``model_name="gpt-4o-mini"``.
+
+    Returns
+    -------
+    Run
+        With ``run.labeling``: what was done, what it cost, and what went wrong.
+
+    Raises
+    ------
+    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
+        There is no such run, or it is damaged, or of a newer version.
+    ConfigError, BackendUnavailableError
+        A setting is wrong, or a key or a library is missing.
+    SourceError, SchemaMismatchError
+        The documents cannot be read any more, or have no text.
+    """
+    from gpucluster.labelled import label_run
+
+    opened, request = _labelling(run, settings, fields, data, text_column)
+    request = replace(
+        request, budget_usd=budget_usd, concurrency=concurrency, fresh=fresh, embed=embedder
+    )
+    label_run(opened, request, observer=observer or ignore, cancel=cancel or CancelToken())
+    return Run(opened.path, opened.manifest)
+
+
+def estimate_labels(
+    run: StoredRun | str | Path,
+    settings: LabelingSettings | Mapping[str, Any] | None = None,
+    *,
+    data: Any = None,
+    text_column: str | None = None,
+    observer: Observer | None = None,
+    cancel: CancelToken | None = None,
+    **fields: Any,
+) -> Usage:
+    """Say what `label` would cost: calls, tokens and US dollars; nobody is asked.
+
+    Parameters
+    ----------
+    run, settings, data, text_column, observer, cancel, **fields
+        As for `label`.
+
+    Returns
+    -------
+    Usage
+        ``usd`` is None where the price of the model is not known.
+    """
+    from gpucluster.labelled import estimate_labels as estimate
+
+    opened, request = _labelling(run, settings, fields, data, text_column)
+    return estimate(opened, request, observer=observer or ignore, cancel=cancel or CancelToken())
+
+
+def _labelling(
+    run: StoredRun | str | Path,
+    settings: LabelingSettings | Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    data: Any,
+    text_column: str | None,
+) -> tuple[StoredRun, LabelingRequest]:
+    """Return the run, and what is asked of it."""
+    from gpucluster.bases import open_like
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.given import read_labeling_settings
+    from gpucluster.labelled import LabelingRequest
+
+    opened = run if isinstance(run, StoredRun) else StoredRun.open(run)
+    definition = ClusterDefinition.parse(opened.manifest.definition)
+    request = LabelingRequest(
+        read_labeling_settings(settings, fields, definition), text_column=text_column
+    )
+    if data is None:
+        return opened, request
+    source = open_like(data, opened, id_column=None, vector_column=None)
+    return opened, replace(request, source=source)
+
+
 def write_table(table: pa.Table, path: str | Path) -> None:
     """Write a table as Parquet, whole or not at all.
 
@@ -192,116 +325,3 @@ def write_table(table: pa.Table, path: str | Path) -> None:
     content = io.BytesIO()
     pq.write_table(table, content)
     write_whole(file, content.getvalue())
-
-
-def base_run(run: StoredRun | str | Path) -> StoredRun:
-    """Return the run whose clusters are joined.
-
-    Parameters
-    ----------
-    run : Run or path
-        As for `assign`.
-
-    Raises
-    ------
-    RunNotFoundError
-        There is none.
-    CorruptArtifactError, SchemaTooNewError
-        The run, or any in the folder, cannot be read: which one is the latest is not known then.
-    """
-    if not isinstance(run, StoredRun):
-        if not isinstance(run, str | Path) or not str(run):
-            raise ConfigError(f"got {run!r}, expected a run or its folder", path="run")
-        run = _latest(Path(run).expanduser()) or StoredRun.open(run)
-    return _before(run) if run.manifest.mode == "assign" else run
-
-
-def full_run(run: StoredRun | str | Path) -> StoredRun:
-    """Return the run that found the clusters of a run: itself, or the one that it goes back to.
-
-    Raises
-    ------
-    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
-        There is none, or it is damaged, or of a newer version.
-    """
-    found = run if isinstance(run, StoredRun) else StoredRun.open(run)
-    while found.manifest.mode != "full":
-        found = _before(found)
-    return found
-
-
-def _before(run: StoredRun) -> StoredRun:
-    """Return the run whose clusters a run has joined, which lies beside it."""
-    name = str(run.manifest.base_run_id)
-    found = StoredRun.if_finished(run.path.parent / name)
-    if found is None:
-        raise RunNotFoundError(
-            f"{run.run_id} has joined the clusters of {name}, which is not beside it",
-            hint=f"name the folder of {name} instead",
-        )
-    return found
-
-
-def _latest(folder: Path) -> StoredRun | None:
-    """Return the run in a folder of runs that found or moved clusters last; None: it is no such."""
-    try:
-        files = [] if (folder / FILE_NAME).exists() else sorted(folder.glob(f"*/{FILE_NAME}"))
-        found = [(file.parent, Manifest.from_json(file.read_bytes(), str(file))) for file in files]
-    except ArtifactError:
-        raise
-    except OSError as error:
-        raise ArtifactError(f"cannot read {error.filename or folder}: {error.strerror}") from error
-    if not found:
-        return None
-    found = [(path, manifest) for path, manifest in found if manifest.mode != "assign"]
-    if not found:
-        raise RunNotFoundError(f"no completed full run in {folder}")
-    path, _ = max(found, key=lambda pair: (pair[1].completed_at, pair[1].run_id))
-    return StoredRun.open(path)
-
-
-def _open_like(
-    data: Any, base: StoredRun, *, id_column: str | None, vector_column: str | None
-) -> Source:
-    """Open rows that are to be what the base run was made of."""
-    from gpucluster.definition import ClusterDefinition
-    from gpucluster.given import open_rows
-
-    definition = ClusterDefinition.parse(base.manifest.definition)
-    theirs: Any = base.manifest.source.get("columns") or {}
-
-    def opened(id_column: str | None, vector_column: str | None) -> Source:
-        return open_rows(data, definition, id_column=id_column, vector_column=vector_column)
-
-    one = len(definition.vector_config.feature_uris) < 2
-    given = {"id_column": id_column, "vector_column": vector_column}
-    same = {
-        "id_column": id_column or theirs.get("id"),
-        "vector_column": vector_column or (theirs.get("vector") if one else None),
-    }
-    wanted = {name for name in same.values() if name is not None}
-    if hasattr(data, "read_next_batch"):  # can be opened once
-        return opened(**(same if wanted <= set(data.schema.names) else given))
-    try:
-        source = opened(**given)
-    except (ConfigError, SchemaMismatchError):  # ambiguous by itself; the base run had these
-        if same == given:
-            raise
-        return opened(**same)
-    columns = source.info.columns
-    differs = (columns.id, columns.vector) != (same["id_column"], same["vector_column"])
-    if differs and wanted and wanted <= set(source.info.fields):
-        return opened(**same)
-    return source
-
-
-def _text_column(source: Source, base: StoredRun, given: str | None) -> str | None:
-    """Return the column of texts, and raise where one that was named is not there."""
-    from gpucluster.sources import check_names
-
-    if given is not None:
-        check_names({"text": given}, source.info.fields, source.info.where)
-        return given
-    theirs: Any = base.manifest.source.get("columns") or {}
-    name: str | None = theirs.get("text")
-    return name if name in source.info.fields else None

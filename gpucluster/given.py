@@ -10,6 +10,7 @@ from gpucluster.errors import ConfigError
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
+    from gpucluster.labeling.settings import LabelingSettings
     from gpucluster.sources import Source
 
 Definition = Mapping[str, Any] | str | Path
@@ -25,6 +26,24 @@ def read_definition(
     if isinstance(definition, str | Path):
         definition = read_body(definition)
     return ClusterDefinition.parse(definition, **fields)
+
+
+def read_labeling_settings(
+    settings: LabelingSettings | Mapping[str, Any] | None,
+    fields: Mapping[str, Any],
+    definition: ClusterDefinition,
+) -> LabelingSettings:
+    """Read the settings of labelling: those given, else those of a definition; then `fields`."""
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.labeling.settings import LabelingSettings
+
+    if settings is None:
+        settings = definition.llm_labeling or {}
+    if isinstance(settings, LabelingSettings):
+        settings = {name: getattr(settings, name) for name in settings.model_fields_set}
+    block = {**settings, "enabled": True, **fields}
+    parsed = ClusterDefinition.parse({"llm_labeling": block}).llm_labeling
+    return parsed or LabelingSettings()
 
 
 def open_rows(

@@ -268,7 +268,9 @@ def _stock_of_fit(joining: Joining) -> Stock:
 
 def _centroids(joining: Joining) -> pa.Table:
     """Return the centroids of the base, with the members that joined them."""
-    tally, table = joining.tally, joining.base.centroids
+    base = joining.base
+    # what the base is called by now, without how that came about
+    tally, table = joining.tally, base.centroids.select(base.fitted_centroids.column_names)
     members = tally.members
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = tally.cosine_sum / members

@@ -107,7 +107,8 @@ def run_pipeline(
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    facts |= {"used": complete.to_dict(), "device": decision.allowed}
+    # names come later and change no cluster
+    facts |= {"used": complete.to_dict() | {"llm_labeling": None}, "device": decision.allowed}
     if related:
         facts["related"] = [run.run_id for run in related]
     if fresh:
@@ -162,7 +163,6 @@ def run_pipeline(
             related=tuple(related),
             definition_key=key,
             followed=followed,
-            not_run=tuple(_not_run(complete)),
         )
         publish_result(store, ledger, result)
     return Run.open(out / run_id)
@@ -266,18 +266,8 @@ def _read(
         return samples, attributes, data_key, facts
 
 
-def _not_run(definition: ClusterDefinition) -> list[str]:
-    """Name the parts of a definition that are accepted and not yet acted on."""
-    labelling = definition.llm_labeling is not None and definition.llm_labeling.enabled
-    return ["llm_labeling"] if labelling else []
-
-
 def _say_what_differs(definition: ClusterDefinition, info: SourceInfo, reporter: Reporter) -> None:
     """Warn, before any work, of what will not be as the definition says."""
-    for name in _not_run(definition):
-        reporter.warn(
-            f"{name}_not_run", f"{name} is kept in the definition; this version does not run it"
-        )
     outputs = definition.vector_config.feature_outputs
     for output in outputs if len(outputs) == 1 else ():  # several must have their own columns
         if info.feature is None and info.columns.vector not in {None, output}:

@@ -50,7 +50,7 @@ class Result:
     samples. `trained` is what later rows are placed with, and `assignment` what is said of that;
     None where rows are no vectors. `external` is None without known labels, `coordinates` without
     a display reduction; `followed` is the run before and how its clusters became these, None where
-    there is none; `not_run` names what the definition asks for and this version does not do.
+    there is none.
     """
 
     run_id: str
@@ -69,7 +69,6 @@ class Result:
     related: tuple[Run, ...]
     definition_key: str
     followed: tuple[Run, Succession] | None
-    not_run: tuple[str, ...]
 
 
 def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
@@ -142,7 +141,6 @@ def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
             warnings=tuple(ledger.reporter.warnings),
             device=ledger.plan.decision,
             reproducible="statistical" if on_gpu else "exact",
-            not_run=result.not_run,
             files=files,
         ),
     )

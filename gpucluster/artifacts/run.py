@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from gpucluster.artifacts.labels import Labeling
     from gpucluster.types import Labels, Matrix
 
 Model: TypeAlias = Mapping[str, Mapping[str, Any]]  # step -> "settings" and "arrays"
@@ -93,6 +94,8 @@ class Run:
         """Compare every file with its digest; a `CorruptArtifactError` where one differs."""
         for name in self.manifest.files:
             self._check_content(name)
+        if self.labeling is not None:
+            self._named(self.labeling)
 
     @classmethod
     def if_finished(cls, path: Path) -> Self | None:
@@ -178,29 +181,64 @@ class Run:
 
     def assigned_documents(self) -> tuple[pa.ChunkedArray, Labels]:
         """Return ids and ``cluster_index`` of the clustered rows; no other column is read."""
-        table = self._table("members", ["document_id", "cluster_index"])
+        table = self.member_columns(["document_id", "cluster_index"])
         return table["document_id"], table["cluster_index"].to_numpy()
+
+    def member_columns(self, names: list[str]) -> pa.Table:
+        """Return some columns of `members`; the others are not read."""
+        return self._table("members", names)
 
     @property
     def parents(self) -> Labels:
         """The parent of each cluster in `centroids`, by index, int32; -1 for roots."""
         import numpy as np
 
-        nodes = self.centroids.select(["cluster_id", "parent_cluster_id"]).to_pydict()
+        nodes = self.fitted_centroids.select(["cluster_id", "parent_cluster_id"]).to_pydict()
         index = {name: i for i, name in enumerate(nodes["cluster_id"])}
         return np.array([index.get(name, -1) for name in nodes["parent_cluster_id"]], np.int32)
 
     @property
     def centroid_matrix(self) -> Matrix:
         """The centroids, (n_clusters, n_features) float32, not of unit length."""
-        vectors = self.centroids["centroid_vector"].combine_chunks()
+        vectors = self.fitted_centroids["centroid_vector"].combine_chunks()
         matrix: Matrix = vectors.flatten().to_numpy()
         return matrix.reshape(len(vectors), vectors.type.list_size)
 
     @cached_property
-    def centroids(self) -> pa.Table:
-        """One row for each cluster (`schema.centroids_schema`)."""
+    def fitted_centroids(self) -> pa.Table:
+        """One row for each cluster (`schema.centroids_schema`), as the run left them."""
         return self._table("centroids")
+
+    @cached_property
+    def centroids(self) -> pa.Table:
+        """One row for each cluster, under its name (`schema.centroids_schema`).
+
+        Where the clusters were labelled, with the columns of `labels.LABELS` besides.
+        """
+        from gpucluster.artifacts.labels import with_labels
+
+        if self.labeling is None:
+            return self.fitted_centroids
+        return with_labels(self.fitted_centroids, self._named(self.labeling))
+
+    @cached_property
+    def labeling(self) -> Labeling | None:
+        """How the clusters were named: model, cost, errors; None where they were not."""
+        from gpucluster.artifacts.labels import read_labeling
+
+        return read_labeling(self.path)
+
+    @property
+    def cluster_labels(self) -> dict[str, str | None]:
+        """The name of each cluster by its id; that of noise, ``-1``, is ``Unclustered``."""
+        from gpucluster.artifacts.labels import NOISE_LABEL
+        from gpucluster.artifacts.schema import NOISE_ID
+
+        named = self.centroids.select(["cluster_id", "label"]).to_pydict()
+        return {
+            **dict(zip(named["cluster_id"], named["label"], strict=True)),
+            NOISE_ID: NOISE_LABEL,
+        }
 
     @cached_property
     def rejected(self) -> pa.Table:
@@ -256,6 +294,11 @@ class Run:
             f"Run({self.run_id!r}: {counts.num_clusters} clusters of {counts.num_points} points, "
             f"{counts.num_noise} noise, in {str(self.path)!r})"
         )
+
+    def _named(self, labeling: Labeling) -> pa.Table:
+        from gpucluster.artifacts.labels import read_labels
+
+        return read_labels(self.path, labeling)
 
     def _table(self, stem: str, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa

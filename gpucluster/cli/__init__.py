@@ -17,6 +17,7 @@ from gpucluster.cli.compare import compare
 from gpucluster.cli.exits import MEANINGS, Stopped
 from gpucluster.cli.history import history
 from gpucluster.cli.interrupt import sigterm_raises
+from gpucluster.cli.label import label
 from gpucluster.cli.look import inspect, plan, show
 from gpucluster.cli.machine import completion, config, doctor
 from gpucluster.cli.run import run
@@ -73,6 +74,7 @@ def main(ctx: click.Context) -> None:
     \b
     gpucluster run docs.parquet
     gpucluster run docs.parquet --algorithm kmeans --param n_clusters=50
+    gpucluster label gpucluster-out/RUN
     gpucluster assign new.parquet --run gpucluster-out
     gpucluster plan docs.parquet
     gpucluster sweep docs.parquet
@@ -88,7 +90,7 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-RUNS = (run, assign, show, compare, history)
+RUNS = (run, label, assign, show, compare, history)
 OTHERS = (plan, sweep, inspect, doctor, config, completion)
 for command in (*RUNS, *OTHERS):
     main.add_command(command)

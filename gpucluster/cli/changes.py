@@ -95,7 +95,7 @@ class Changes:
             self.fields["algorithm_params"] = settings
         kind = catalogue().get(name or str(written.vector_config.clustering_method))
         for text in params:
-            key, value = _assignment("--param", text)
+            key, value = assignment("--param", text)
             key = kind.aliases.get(key, key) if kind else key
             settings[key] = value
             self.origins[f"{_PARAMS}.{key}"] = origin("param")
@@ -116,7 +116,7 @@ class Changes:
             self.origins |= {f"{_STEPS}.{i}.method": origin("steps") for i in range(len(steps))}
             self.fields["preprocessing_steps"] = steps
         for text in params:
-            key, value = _assignment("--step-param", text)
+            key, value = assignment("--step-param", text)
             method, _, setting = key.partition(".")
             chosen = [i for i, step in enumerate(steps) if step["method"] == method]
             if not chosen or not setting:
@@ -161,7 +161,7 @@ def read_filters(texts: Iterable[str]) -> Any:
         if text.lstrip().startswith("{"):
             conditions.append(parse_body(text, "--filter"))
         else:
-            name, value = _assignment("--filter", text)
+            name, value = assignment("--filter", text)
             conditions.append({"field": name, "operator": "eq", "value": value})
     return {"AND": conditions} if len(conditions) > 1 else next(iter(conditions), None)
 
@@ -171,7 +171,7 @@ def usage_error(message: str) -> click.UsageError:
     return click.UsageError(message, click.get_current_context())
 
 
-def _assignment(option: str, text: str) -> tuple[str, Any]:
+def assignment(option: str, text: str) -> tuple[str, Any]:
     """Split ``name=value``; the value is JSON where it parses, else text."""
     name, sign, value = text.partition("=")
     if not sign or not name:

@@ -19,6 +19,7 @@ from gpucluster.events import (
     StageFinished,
     StageRecord,
     StageStarted,
+    Waiting,
     Warned,
 )
 
@@ -100,6 +101,8 @@ class Lines:
                     self._voice.warn(message)
                 case RunOpened(path=path):
                     self._voice.say(f"the run lies in {path}")
+                case Waiting(seconds=seconds, reason=reason):
+                    self._voice.say(_pause(seconds, reason))
                 case Compiling(is_kept=is_kept) if not self._has_compiled:
                     self._has_compiled = True
                     self._voice.say(f"{COMPILING if is_kept else COMPILING_AGAIN} ...")
@@ -160,6 +163,8 @@ class Bars:
                 self._voice.warn(message)
             case RunOpened(path=path):
                 self._voice.say(f"the run lies in {path}")
+            case Waiting(seconds=seconds, reason=reason):
+                self._voice.say(_pause(seconds, reason))
             case Compiling(is_kept=is_kept) if self._stage is not None:
                 self._display.update(self._task, note=COMPILING if is_kept else COMPILING_AGAIN)
 
@@ -169,6 +174,10 @@ class Bars:
     def close(self) -> None:
         """Leave the bars as they are."""
         self._display.stop()
+
+
+def _pause(seconds: float, reason: str) -> str:
+    return f"waiting {seconds:.1f} s: {reason}"
 
 
 def _finished(record: StageRecord, *, verbose: bool) -> str:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from gpucluster.cli.exits import PARTIAL
 from gpucluster.cli.render import NONE, amount, gigabytes, number, share, shortened, table
 from gpucluster.cli.voice import Voice, one_line
 from gpucluster.errors import GpuclusterError
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
+    from gpucluster.artifacts.labels import Labeling
 
 N_CHILDREN = 3  # of each cluster that was divided, the largest
 INDENT = "  "
 READ_BYTES = 256 << 20  # of vectors that are read once more for the sake of texts: about a second
 
 _RULES = {"cosine": "by cosine", "fit": "by the nearest mean"}
+_WAYS = {
+    "llm": "by the model",
+    "keywords": "by keywords",
+    "fallback": "by keywords instead of the model",
+    "attribute": "by attributes",
+    "reused": "as in the run before",
+    "merged": "under a larger one's label",
+}
 _AS_WRITTEN = (
     "mode",
     "base_run_id",
@@ -49,6 +62,7 @@ def _record(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         **manifest["counts"],
         **{name: manifest[name] for name in _AS_WRITTEN},
+        "labeling": None if run.labeling is None else run.labeling.model_dump(mode="json"),
         "seconds": _seconds(run),
     }
 
@@ -71,6 +85,8 @@ def _text(run: Run, n_clusters: int, *, verbose: bool) -> str:
         facts[1:1] = [("hierarchy", _hierarchy(run.manifest.hierarchy))]
     if run.manifest.base_run_id is not None:
         facts[:0] = list(_joined(run))
+    if run.labeling is not None:
+        facts.append(("named", _named(run.labeling)))
     if run.manifest.lineage is not None:
         facts.append(("lineage", _lineage(run.manifest.lineage)))
     if run.manifest.base_run_id is None and run.manifest.assignment is not None:
@@ -93,6 +109,32 @@ def measured(metrics: Mapping[str, Any]) -> dict[str, str]:
         name: amount(value) if name.startswith("num_") and value is not None else number(value)
         for name, value in metrics.items()
     }
+
+
+def leave_partial(voice: Voice, run: Run) -> None:
+    """End with an exit code of its own where a model did not name all clusters."""
+    errors = run.labeling.llm_labeling_errors if run.labeling else ()
+    for text in errors:
+        problem = json.loads(text)
+        count = len(problem["clusters"])
+        voice.say(f"warning: {amount(count)} clusters have a fallback label: {problem['error']}")
+    if errors:
+        raise click.exceptions.Exit(PARTIAL)
+
+
+def _named(found: Labeling) -> str:
+    """Say who named the clusters, how many, and what it cost."""
+    counts = {
+        name.removeprefix("num_"): count
+        for name, count in found.counts.items()
+        if name != "num_clusters" and count
+    }
+    ways = ", ".join(f"{amount(count)} {_WAYS.get(name, name)}" for name, count in counts.items())
+    if found.usage is None:
+        return ways
+    usage: Any = found.usage
+    cost = "" if usage["usd"] is None else f", {usage['usd']:.4f} USD"
+    return f"{ways}; {found.model_name or found.provider}: {amount(usage['calls'])} calls{cost}"
 
 
 def _joined(run: Run) -> Iterator[tuple[str, str]]:
@@ -185,7 +227,9 @@ def _clusters(run: Run, n_clusters: int) -> str:
     """Return the largest clusters as a table, what they were divided into below them."""
     columns = ["cluster_id", "label", "num_members", "mean_cosine_similarity", "medoid_document_id"]
     columns += ["child_cluster_ids", "hierarchy_level"]
-    nodes = {node["cluster_id"]: node for node in run.centroids.select(columns).to_pylist()}
+    centroids = run.centroids
+    columns += [name for name in ("label_confidence",) if name in centroids.column_names]
+    nodes = {node["cluster_id"]: node for node in centroids.select(columns).to_pylist()}
     # they come first; the noise policy may have changed their order by size
     roots = sorted(list(nodes)[: run.num_clusters], key=lambda name: -nodes[name]["num_members"])
     roots = roots[:n_clusters]
@@ -196,20 +240,28 @@ def _clusters(run: Run, n_clusters: int) -> str:
     total = run.manifest.counts.num_points
     if run.manifest.mode == "update":  # clusters hold the members of before, too
         total = sum(node["num_members"] for node in nodes.values() if not node["hierarchy_level"])
-    rows = [("cluster", "members", "share", "cosine", "example")]
+    named = any(node["label"] for node in found)
+    tested = any(node.get("label_confidence") is not None for node in found)
+    sure, name = ["sure"][:tested], ["name"][:named]
+    rows = [("cluster", "members", "share", "cosine", *sure, *name, "example")]
     for cluster in found:
         medoid, cosine = str(cluster["medoid_document_id"]), cluster["mean_cosine_similarity"]
+        confidence = cluster.get("label_confidence")
         rows.append(
             (
                 INDENT * cluster["hierarchy_level"] + cluster["cluster_id"],
                 amount(cluster["num_members"]),
                 share(cluster["num_members"], total),
                 NONE if cosine is None else f"{cosine:.2f}",  # nobody joined it
-                shortened(cluster["label"] or texts.get(medoid, medoid)),
+                *[NONE if confidence is None else f"{confidence:.1f}"][:tested],
+                *[shortened(cluster["label"] or NONE)][:named],
+                shortened(texts.get(medoid, medoid)),
             )
         )
     rest = run.num_clusters - len(roots)
-    return table(rows, right=(1, 2, 3)) + (f"\nand {amount(rest)} more" if rest > 0 else "")
+    return table(rows, right=(1, 2, 3, 4)[: 3 + tested]) + (
+        f"\nand {amount(rest)} more" if rest > 0 else ""
+    )
 
 
 def _tree(nodes: Mapping[str, Any], ids: list[str]) -> Iterator[Any]:

@@ -38,7 +38,7 @@ def run(voice: Voice, **options: Any) -> None:
     from gpucluster import api
     from gpucluster.cli.interrupt import interruptible, typed_command
     from gpucluster.cli.progress import watcher
-    from gpucluster.cli.result import show_run
+    from gpucluster.cli.result import leave_partial, show_run
 
     request = read_request(options)
     data = request.data
@@ -64,3 +64,4 @@ def run(voice: Voice, **options: Any) -> None:
     if found.manifest.completed_at < begun:
         voice.say("nothing was left to do: the run was finished before; --fresh computes it anew")
     show_run(voice, found, N_CLUSTERS)
+    leave_partial(voice, found)

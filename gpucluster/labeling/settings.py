@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from gpucluster.labeling.shapes import check_shape
 
 MAX_SAMPLES = 100
 MEDIA: Final = ("image_url", "video_url", "audio_url")
@@ -135,6 +137,12 @@ class LabelingSettings(_Settings):
     presign_prefixes: tuple[str, ...] = Field(
         default=("s3://",), description="s3:// URLs below these are signed; others are left out."
     )
+
+    @field_validator("response_shape")
+    @classmethod
+    def _shape_is_one(cls, shape: Any) -> Any:
+        check_shape(shape)
+        return shape
 
     @model_validator(mode="after")
     def _provider_has_what_it_needs(self) -> LabelingSettings:

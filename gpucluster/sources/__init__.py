@@ -6,7 +6,7 @@ row, `inspect` looks before that.
 
 from __future__ import annotations
 
-from gpucluster.sources.attributes import read_attributes
+from gpucluster.sources.attributes import find, names_to_read, read_attributes
 from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
 from gpucluster.sources.collection import FeatureUri, is_manifest, open_feature
 from gpucluster.sources.detect import check_names
@@ -20,6 +20,7 @@ from gpucluster.sources.loading import load, not_unique
 from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
 from gpucluster.sources.remainder import Remainder, remaining
+from gpucluster.sources.reopening import reopen
 from gpucluster.sources.streaming import KnownIds, Stretch, stream
 from gpucluster.sources.texts import read_texts
 
@@ -41,16 +42,19 @@ __all__ = [
     "collection_names",
     "compile_filter",
     "content_key",
+    "find",
     "input_key",
     "inspect",
     "is_manifest",
     "load",
+    "names_to_read",
     "not_unique",
     "open_feature",
     "open_source",
     "read_attributes",
     "read_texts",
     "remaining",
+    "reopen",
     "stream",
     "stream_key",
     "table_key",

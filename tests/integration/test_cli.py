@@ -29,6 +29,7 @@ from gpucluster.cli.voice import Voice
 from gpucluster.device.select import decide
 from gpucluster.errors import GpuclusterError, WillNotFitError
 from gpucluster.events import Progress, StageFinished, StageRecord, StageStarted
+from gpucluster.labeling.fake_server import FakeServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "gpucluster")
@@ -605,11 +606,21 @@ def test_every_example_of_the_help_works(
         documents().rename_columns(["document_id", "text", "label", "emb"]), "parts/a.parquet"
     )
     Path("topics.yaml").write_text("algorithm: kmeans\ncollection_ids: [docs.parquet]\n")
+    with FakeServer() as server:
+        _try_examples(invoke, examples, server.base_url)
+
+
+def _try_examples(invoke: Callable[..., Result], examples: list[str], base_url: str) -> None:
+    if any("--config" in example and "label" in example for example in examples):
+        Path("topics.yaml").write_text(
+            f"llm_labeling: {{base_url: '{base_url}', model_name: m, "
+            "prices: {input: 1, output: 1}}\n"
+        )
     for example in examples:
-        args = shlex.split(example)
+        args = shlex.split(example.replace("http://localhost:8080/v1", base_url))
         if "gpucluster-out" in example:
             run = json.loads(invoke("run", "docs.parquet", *KMEANS, "--json").stdout)
-            args = shlex.split(re.sub(r"gpucluster-out/\w+", str(run["path"]), example))
+            args = shlex.split(re.sub(r"gpucluster-out/\w+", str(run["path"]), shlex.join(args)))
         done = invoke(*args)
         assert done.exit_code == 0, (args, done.stderr)
         assert done.stdout

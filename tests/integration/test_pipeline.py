@@ -158,25 +158,6 @@ def test_what_cannot_run_is_refused_by_the_plan(parquet: Path) -> None:
             gpucluster.plan(parquet, **fields)
 
 
-def test_coordinates_are_kept_when_only_a_prompt_changes(parquet: Path, tmp_path: Path) -> None:
-    def reused(prompt: str) -> bool:
-        seen: list[Event] = []
-        with pytest.warns(GpuclusterWarning, match="llm_labeling"):
-            gpucluster.cluster(
-                parquet,
-                KMEANS,
-                dimension_reduction={"method": "pca", "components": 2},
-                llm_labeling={"provider": "keywords", "custom_prompt": prompt},
-                out=tmp_path / "out",
-                observer=seen.append,
-            )
-        records = [event.record for event in seen if isinstance(event, StageFinished)]
-        return next(record.reused for record in records if record.name == "display")
-
-    assert not reused("one")
-    assert reused("two")
-
-
 def test_a_named_text_column_is_noted_and_must_exist(parquet: Path, tmp_path: Path) -> None:
     run = gpucluster.cluster(parquet, KMEANS, out=tmp_path / "out", text_column="text")
     assert run.manifest.source["columns"]["text"] == "text"
@@ -296,14 +277,6 @@ def test_display_coordinates(parquet: Path, tmp_path: Path) -> None:
     )
     assert run.members["z"].null_count == 0
     assert run.centroids["x"].null_count == 0
-
-
-def test_parts_that_do_not_run_yet_are_said(parquet: Path, tmp_path: Path) -> None:
-    with pytest.warns(GpuclusterWarning, match="llm_labeling is kept"):
-        run = gpucluster.cluster(
-            parquet, KMEANS, llm_labeling={"provider": "keywords"}, out=tmp_path / "o"
-        )
-    assert run.manifest.not_run == ("llm_labeling",)
 
 
 def test_cancelling_keeps_finished_stages_and_publishes_nothing(

@@ -1,0 +1,124 @@
+"""Which run is meant, and rows that are read as those were that it was made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.artifacts.manifest import FILE_NAME, Manifest
+from gpucluster.artifacts.run import Run
+from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError, SchemaMismatchError
+
+if TYPE_CHECKING:
+    from gpucluster.sources import Source
+
+
+def base_run(run: Run | str | Path) -> Run:
+    """Return the run whose clusters are joined.
+
+    Parameters
+    ----------
+    run : Run or path
+        As for `assign`.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is none.
+    CorruptArtifactError, SchemaTooNewError
+        The run, or any in the folder, cannot be read: which one is the latest is not known then.
+    """
+    if not isinstance(run, Run):
+        if not isinstance(run, str | Path) or not str(run):
+            raise ConfigError(f"got {run!r}, expected a run or its folder", path="run")
+        run = _latest(Path(run).expanduser()) or Run.open(run)
+    return _before(run) if run.manifest.mode == "assign" else run
+
+
+def full_run(run: Run | str | Path) -> Run:
+    """Return the run that found the clusters of a run: itself, or the one that it goes back to.
+
+    Raises
+    ------
+    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
+        There is none, or it is damaged, or of a newer version.
+    """
+    found = run if isinstance(run, Run) else Run.open(run)
+    while found.manifest.mode != "full":
+        found = _before(found)
+    return found
+
+
+def _before(run: Run) -> Run:
+    """Return the run whose clusters a run has joined, which lies beside it."""
+    name = str(run.manifest.base_run_id)
+    found = Run.if_finished(run.path.parent / name)
+    if found is None:
+        raise RunNotFoundError(
+            f"{run.run_id} has joined the clusters of {name}, which is not beside it",
+            hint=f"name the folder of {name} instead",
+        )
+    return found
+
+
+def _latest(folder: Path) -> Run | None:
+    """Return the run in a folder of runs that found or moved clusters last; None: it is no such."""
+    try:
+        files = [] if (folder / FILE_NAME).exists() else sorted(folder.glob(f"*/{FILE_NAME}"))
+        found = [(file.parent, Manifest.from_json(file.read_bytes(), str(file))) for file in files]
+    except ArtifactError:
+        raise
+    except OSError as error:
+        raise ArtifactError(f"cannot read {error.filename or folder}: {error.strerror}") from error
+    if not found:
+        return None
+    found = [(path, manifest) for path, manifest in found if manifest.mode != "assign"]
+    if not found:
+        raise RunNotFoundError(f"no completed full run in {folder}")
+    path, _ = max(found, key=lambda pair: (pair[1].completed_at, pair[1].run_id))
+    return Run.open(path)
+
+
+def open_like(data: Any, base: Run, *, id_column: str | None, vector_column: str | None) -> Source:
+    """Open rows that are to be what the base run was made of."""
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.given import open_rows
+
+    definition = ClusterDefinition.parse(base.manifest.definition)
+    theirs: Any = base.manifest.source.get("columns") or {}
+
+    def opened(id_column: str | None, vector_column: str | None) -> Source:
+        return open_rows(data, definition, id_column=id_column, vector_column=vector_column)
+
+    one = len(definition.vector_config.feature_uris) < 2
+    given = {"id_column": id_column, "vector_column": vector_column}
+    same = {
+        "id_column": id_column or theirs.get("id"),
+        "vector_column": vector_column or (theirs.get("vector") if one else None),
+    }
+    wanted = {name for name in same.values() if name is not None}
+    if hasattr(data, "read_next_batch"):  # can be opened once
+        return opened(**(same if wanted <= set(data.schema.names) else given))
+    try:
+        source = opened(**given)
+    except (ConfigError, SchemaMismatchError):  # ambiguous by itself; the base run had these
+        if same == given:
+            raise
+        return opened(**same)
+    columns = source.info.columns
+    differs = (columns.id, columns.vector) != (same["id_column"], same["vector_column"])
+    if differs and wanted and wanted <= set(source.info.fields):
+        return opened(**same)
+    return source
+
+
+def text_column_of(source: Source, base: Run, given: str | None) -> str | None:
+    """Return the column of texts, and raise where one that was named is not there."""
+    from gpucluster.sources import check_names
+
+    if given is not None:
+        check_names({"text": given}, source.info.fields, source.info.where)
+        return given
+    theirs: Any = base.manifest.source.get("columns") or {}
+    name: str | None = theirs.get("text")
+    return name if name in source.info.fields else None

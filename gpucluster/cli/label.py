@@ -1,0 +1,146 @@
+"""``gpucluster label``: names for the clusters of a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from gpucluster.cli.changes import assignment, usage_error
+from gpucluster.cli.render import amount, table
+from gpucluster.cli.run import N_CLUSTERS, SETTINGS
+from gpucluster.cli.voice import Voice, speaking
+from gpucluster.labeling.settings import Provider
+
+if TYPE_CHECKING:
+    from gpucluster.finished import Run
+    from gpucluster.labeling.spending import Usage
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("path", metavar="RUN")
+@click.option("--config", metavar="FILE", help="Definition whose llm_labeling says how.")
+@click.option(
+    "--provider",
+    type=click.Choice(get_args(Provider)),
+    help="Who names. Default: read off --model or --base-url; keywords without either.",
+)
+@click.option("--model", metavar="NAME", help="Model of the provider.")
+@click.option("--base-url", metavar="URL", help="Where an OpenAI-compatible server listens.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="K=V",
+    help="Any other setting of llm_labeling, as JSON or text; repeatable.",
+)
+@click.option("--text-column", metavar="NAME", help="Column that keywords are taken from.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="INPUT",
+    help="The rows of RUN, where they are not where they were; repeatable.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
+@click.option("--budget-usd", type=float, metavar="X", help="What it may cost at most.")
+@click.option(
+    "--concurrency",
+    type=int,
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Questions on their way at a time.",
+)
+@click.option("--fresh", is_flag=True, help="Ask everything anew, whatever was asked before.")
+@speaking
+def label(
+    voice: Voice,
+    *,
+    path: str,
+    config: str | None,
+    text_column: str | None,
+    data: tuple[str, ...],
+    dry_run: bool,
+    budget_usd: float | None,
+    concurrency: int,
+    fresh: bool,
+    **options: Any,
+) -> None:
+    """Name the clusters of a run: offline by keywords, or by a model.
+
+    Doing it again resumes an interrupted labelling; no reply is paid for twice. Where a model
+    does not answer, clusters get a fallback label, and the exit code is 4.
+
+    \b
+    gpucluster label gpucluster-out/RUN
+    gpucluster label gpucluster-out/RUN --model gpt-4o-mini --dry-run
+    gpucluster label gpucluster-out/RUN --base-url http://localhost:8080/v1 --model llama3.2
+    gpucluster label gpucluster-out/RUN --config topics.yaml --budget-usd 2 --concurrency 32
+    """
+    from contextlib import closing
+
+    from gpucluster import finished
+    from gpucluster.cli.interrupt import interruptible, typed_command
+    from gpucluster.cli.progress import watcher
+    from gpucluster.cli.result import leave_partial, show_run
+
+    given = _settings(config, options)
+    shared: dict[str, Any] = {
+        "data": (data[0] if len(data) == 1 else list(data)) if data else None,
+        "text_column": text_column,
+    }
+
+    def work(cancel: Any) -> Usage | Run:
+        if dry_run:
+            return finished.estimate_labels(path, given, observer=observer, cancel=cancel, **shared)
+        return finished.label(
+            path,
+            given,
+            budget_usd=budget_usd,
+            concurrency=concurrency,
+            fresh=fresh,
+            observer=observer,
+            cancel=cancel,
+            **shared,
+        )
+
+    with closing(watcher(voice)) as observer:
+        hint = f"replies are kept; resume with: {typed_command()}"
+        found = interruptible(work, hint=hint, say=voice.say, tick=observer.tick)
+    if not isinstance(found, finished.Run):
+        voice.answer({"estimate": found.to_json()}, lambda: _estimate_text(found))
+        return
+    show_run(voice, found, N_CLUSTERS)
+    leave_partial(voice, found)
+
+
+def _settings(config: str | None, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the block of the definition, changed by options; None: nothing is said."""
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.dialects import read_body
+
+    block: dict[str, Any] = {}
+    if config is not None:
+        named = ClusterDefinition.parse(read_body(config)).llm_labeling
+        if named is None:
+            raise usage_error(f"--config {config}: it has no llm_labeling")
+        block = {name: getattr(named, name) for name in named.model_fields_set}
+    flags = {"provider": "provider", "model_name": "model", "base_url": "base_url"}
+    block |= {name: options[flag] for name, flag in flags.items() if options[flag] is not None}
+    block |= dict(assignment("--set", change) for change in options["changes"])
+    return block or None
+
+
+def _estimate_text(found: Usage) -> str:
+    return table(
+        [
+            ("calls", amount(found.calls)),
+            ("tokens sent", f"about {amount(found.input_tokens)}"),
+            ("tokens received", f"about {amount(found.output_tokens)}"),
+            (
+                "cost",
+                "not known: set prices" if found.usd is None else f"about {found.usd:.4f} USD",
+            ),
+        ]
+    )

@@ -1,0 +1,292 @@
+"""What speaks for the clusters of a run: documents, keywords, and the clusters beside them.
+
+Everything is read once and in the order of the input. What is kept for each cluster is bounded:
+vectors of candidates and the documents that are shown lie in temporary files, not in memory.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from gpucluster.documents import Documents, read_documents
+from gpucluster.errors import SchemaMismatchError, SourceError
+from gpucluster.events import Reporter
+from gpucluster.labeling.keywords import keyphrases
+from gpucluster.labeling.prompts import Evidence, Neighbour
+from gpucluster.labeling.representatives import Candidates, candidates, pick
+from gpucluster.sources import Source, reopen
+from gpucluster.types import NOISE, Labels, Matrix, Rows
+
+if TYPE_CHECKING:
+    from gpucluster.artifacts import Run
+    from gpucluster.labeling.settings import LabelingSettings
+
+N_NEIGHBOURS = 4
+MOST_TEXTS = 1_000_000  # from which keywords are counted: of more members, every n-th of a cluster
+
+
+@dataclass(slots=True)
+class ClusterEvidence:
+    """What speaks for each node of a run.
+
+    Attributes
+    ----------
+    parents : ndarray of shape (n_nodes,), int32
+    names : list of n_nodes str
+        Cluster ids.
+    num_members : list of n_nodes int
+    shown, edge, held_out : list of n_nodes lists of int
+        Rows of the input: nearest first; farthest first; others, to test a name on.
+    keywords : list of n_nodes lists of str
+    headlines : list of n_nodes (str or None)
+        Of the document nearest to the centroid.
+    neighbours : list of n_nodes lists of int
+        The nearest siblings.
+    documents : Documents
+    missing : Counter of str
+        Input keys whose path led nowhere, by the documents where it did.
+    """
+
+    parents: Labels
+    names: list[str]
+    num_members: list[int]
+    shown: list[list[int]]
+    edge: list[list[int]]
+    held_out: list[list[int]]
+    neighbours: list[list[int]]
+    documents: Documents
+    keywords: list[list[str]]
+    headlines: list[str | None]
+    missing: Counter[str]
+
+    def of(self, node: int, parent_label: str | None, forbidden: Sequence[str] = ()) -> Evidence:
+        """Return what a model is shown of a node."""
+        return Evidence(
+            cluster_id=self.names[node],
+            num_members=self.num_members[node],
+            samples=tuple(self.documents.get(self.shown[node])),
+            boundary=tuple(self.documents.get(self.edge[node])),
+            keywords=tuple(self.keywords[node]),
+            neighbours=tuple(
+                Neighbour(tuple(self.keywords[other]), self.headlines[other])
+                for other in self.neighbours[node]
+            ),
+            parent_label=parent_label,
+            forbidden=tuple(forbidden),
+        )
+
+
+def gather(
+    run: Run,
+    settings: LabelingSettings,
+    *,
+    source: Source | None,
+    text_column: str | None,
+    is_tested: bool,
+    reporter: Reporter,
+) -> ClusterEvidence:
+    """Collect what speaks for the clusters of a run.
+
+    Parameters
+    ----------
+    run : Run
+    settings : LabelingSettings
+    source : Source or None
+        The rows of the run; None: where its manifest says they are.
+    text_column : str or None
+        Where keywords are taken from, if the settings map no text; None: where the run says.
+    is_tested : bool
+        Whether documents are held out.
+    reporter : Reporter
+
+    Returns
+    -------
+    ClusterEvidence
+
+    Raises
+    ------
+    SourceError
+        The documents cannot be read any more, or are others by now.
+    SchemaMismatchError
+        A named column is missing.
+
+    Notes
+    -----
+    The vectors are read once, and the columns that are shown once. Memory: 40 bytes a member,
+    a few hundred a cluster, and what `TermCounter` needs.
+    """
+    centroids = run.fitted_centroids
+    parents = run.parents
+    table = run.member_columns(
+        ["document_id", "row", "cluster_index", "cosine_similarity_to_centroid"]
+    )
+    labels = table["cluster_index"].to_numpy()
+    rows = table["row"].to_numpy()
+    found = candidates(
+        labels,
+        table["cosine_similarity_to_centroid"].to_numpy(zero_copy_only=False),
+        rows,
+        parents,
+        n_shown=settings.max_samples_per_cluster,
+    )
+    parts = [(0, source, _columns(source))] if source else list(reopen(run.manifest.source))
+    shown = _pick(found, table, parts, run, settings.max_samples_per_cluster, reporter)
+    nothing = [np.empty(0, np.int64)] * len(parents)
+    edge = found.edge if settings.contrast else nothing
+    held_out = found.spread if is_tested else nothing
+    lists = [
+        [rows[_beside(places, own)].tolist() for places, own in zip(which, shown, strict=True)]
+        for which in (edge, held_out)
+    ]
+    first = [rows[places].tolist() for places in shown]
+    read = read_documents(
+        parts,
+        settings,
+        shown=np.array(
+            sorted({row for rows in (*first, *lists[0], *lists[1]) for row in rows}), np.int64
+        ),
+        headlined={rows[0] for rows in first if rows},
+        counted=_counted(labels, rows, run.manifest.counts.num_rows),
+        n_nodes=len(parents),
+        text_column=text_column,
+        reporter=reporter,
+    )
+    return ClusterEvidence(
+        parents=parents,
+        names=centroids["cluster_id"].to_pylist(),
+        num_members=centroids["num_members"].to_pylist(),
+        shown=first,
+        edge=lists[0],
+        held_out=lists[1],
+        neighbours=_neighbours(run.centroid_matrix, parents, reporter),
+        documents=read.documents,
+        keywords=keyphrases(read.counter.counts(), parents),
+        headlines=[read.headlines.get(rows[0]) if rows else None for rows in first],
+        missing=read.missing,
+    )
+
+
+def _beside(places: Rows, shown: Collection[int]) -> list[int]:
+    """Return places that are not shown anyway."""
+    return [place for place in places.tolist() if place not in shown]
+
+
+def _columns(source: Source) -> Mapping[str, Any]:
+    return asdict(source.info.columns)
+
+
+def _pick(
+    found: Candidates,
+    table: pa.Table,
+    parts: Sequence[tuple[int, Source, Mapping[str, Any]]],
+    run: Run,
+    n_shown: int,
+    reporter: Reporter,
+) -> list[list[int]]:
+    """Choose the members that are shown, by their vectors."""
+    near = np.unique(np.concatenate(found.near)) if found.near else np.empty(0, np.int64)
+    if not len(near):
+        return [[] for _ in found.near]
+    rows = table["row"].to_numpy()[near]
+    ids = table["document_id"].take(pa.array(near)).combine_chunks()
+    X = _vectors(rows, ids, parts, reporter)
+    relevance = table["cosine_similarity_to_centroid"].to_numpy(zero_copy_only=False)
+    centroids, divided = run.centroid_matrix, set(run.parents.tolist())
+    shown = []
+    for node, places in enumerate(found.near):
+        own = np.asarray(X[np.searchsorted(near, places)], np.float32)
+        score = relevance[places]
+        if node in divided and own.shape[1] == centroids.shape[1]:
+            # what the members know is their similarity to a centroid further down
+            length = float(np.linalg.norm(centroids[node])) or 1.0
+            score = own @ (centroids[node] / length)
+        order = pick(own, score, n_shown)
+        shown.append(places[order].tolist())
+        reporter.progress(node + 1, len(found.near), "clusters")
+    return shown
+
+
+def _vectors(
+    rows: Rows,
+    ids: pa.Array,
+    parts: Sequence[tuple[int, Source, Mapping[str, Any]]],
+    reporter: Reporter,
+) -> Matrix:
+    """Return vectors of unit length, float16, in a temporary file."""
+    order = np.argsort(rows)
+    wanted = rows[order]
+    n_features = parts[0][1].info.n_features
+    with tempfile.TemporaryFile(prefix="gpucluster-") as file:
+        X: Any = np.memmap(file, np.float16, "w+", shape=(len(rows), max(1, n_features)))
+    n_found = 0
+    for begin, source, _ in parts:
+        for batch in source.batches():
+            start = begin + batch.row
+            first, last = np.searchsorted(wanted, (start, start + len(batch.vectors)))
+            reporter.progress(start + len(batch.vectors), None)
+            if first == last:
+                continue
+            here, places = wanted[first:last] - start, order[first:last]
+            own = pa.array(np.arange(start, start + len(batch.vectors)))
+            their = (own if batch.ids is None else batch.ids).take(pa.array(here)).cast(pa.string())
+            if not their.equals(ids.take(pa.array(places))):
+                raise _changed(source)
+            vectors = batch.vectors[here].astype(np.float32)
+            length = np.linalg.norm(vectors, axis=1, keepdims=True)
+            X[places] = vectors / np.where(length > 0, length, 1)
+            n_found += len(here)
+    if n_found != len(rows):
+        raise _changed(parts[0][1])
+    return X  # type: ignore[no-any-return]
+
+
+def _changed(source: Source) -> SourceError:
+    return SourceError(
+        f"{source.info.where}: it does not hold the documents of the run any more",
+        hint="name the data that the run was made of, with data",
+    )
+
+
+def _neighbours(centroids: Matrix, parents: Labels, reporter: Reporter) -> list[list[int]]:
+    """Return the nearest siblings of each node by the cosine of their centroids."""
+    from gpucluster.ops.neighbors import nearest_neighbors
+
+    length = np.linalg.norm(centroids, axis=1, keepdims=True)
+    unit = np.ascontiguousarray(centroids / np.where(length > 0, length, 1), np.float32)
+    found: list[list[int]] = [[] for _ in parents]
+    for parent in np.unique(parents):
+        nodes = np.flatnonzero(parents == parent)
+        count = min(N_NEIGHBOURS + 1, len(nodes))
+        if count < 2:
+            continue
+        near = nearest_neighbors(unit[nodes], count, reporter=reporter).rows
+        for node, others in zip(nodes.tolist(), nodes[near].tolist(), strict=True):
+            found[node] = [other for other in others if other != node][:N_NEIGHBOURS]
+    return found
+
+
+def _counted(labels: Labels, rows: Rows, n_rows: int) -> Labels:
+    """Return the node for whose keywords each row of the input is read; -1: it is not.
+
+    Members come by cluster, so every n-th of all of them is every n-th of each cluster.
+    """
+    step = -(-len(labels) // MOST_TEXTS) if len(labels) else 1
+    nodes = np.full(n_rows, NOISE, np.int32)
+    nodes[rows[::step]] = labels[::step]
+    return nodes
+
+
+def need_texts(evidence: ClusterEvidence, source: str) -> None:
+    """Raise where nothing was found that names could be made of."""
+    if evidence.names and not any(evidence.keywords):
+        raise SchemaMismatchError(
+            f"{source}: no words were found to name clusters by",
+            hint="name the column of texts, with text_column",
+        )

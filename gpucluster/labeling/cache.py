@@ -1,0 +1,163 @@
+"""Replies that were paid for, on disk: no crash and no later run pays for them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.errors import DiskFullError, StoreError
+from gpucluster.labeling.client import Reply
+from gpucluster.labeling.spending import Usage
+
+if TYPE_CHECKING:
+    from gpucluster.labeling.client import Question
+
+FILE_NAME = "label-cache.sqlite"
+BUSY_S = 30.0  # for which one labelling waits while another one writes
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS replies (
+    key TEXT PRIMARY KEY, reply TEXT NOT NULL, labeling_id TEXT NOT NULL,
+    created_at REAL NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS spend (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL, labeling_id TEXT NOT NULL, model TEXT,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, usd REAL, at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS spend_of ON spend (labeling_id);
+"""
+
+
+def question_key(question: Question, model: Mapping[str, Any]) -> str:
+    """Return what replies are found by: a digest of all that is asked, and of whom.
+
+    Parameters
+    ----------
+    question : Question
+        Its documents are in its messages, so an edited document makes another key.
+    model : dict
+        Provider, address, name and parameters, as JSON values.
+    """
+    asked = [list(question.messages), dict(question.schema), question.max_tokens, dict(model)]
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class ReplyCache:
+    """Replies in an SQLite file, each written together with what it cost; from any thread.
+
+    Parameters
+    ----------
+    path : Path
+        Made where it is missing.
+    labeling_id : str
+        The labelling that asks. Its own replies hold until it is finished, whatever their age.
+    ttl_s : float
+        How long replies hold for others; 0: for nobody.
+    now : callable, optional
+        Gives the seconds since the epoch.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be opened or written.
+    """
+
+    def __init__(
+        self, path: Path, labeling_id: str, ttl_s: float, now: Callable[[], float] = time.time
+    ) -> None:
+        self._path = path
+        self._labeling_id = labeling_id
+        self._ttl_s = ttl_s
+        self._now = now
+        self._lock = threading.Lock()
+        with self._refusals():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.executescript(_TABLES)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def get(self, key: str) -> Reply | None:
+        """Return the reply that was kept under a key and still holds."""
+        with self._lock, self._refusals():
+            found = self._db.execute(
+                "SELECT reply FROM replies WHERE key = ? AND (labeling_id = ? OR expires_at > ?)",
+                (key, self._labeling_id, self._now() if self._ttl_s else float("inf")),
+            ).fetchone()
+        return None if found is None else Reply(**json.loads(found[0]))
+
+    def put(self, key: str, reply: Reply, used: Usage, model: str | None) -> None:
+        """Keep a reply and what it cost, both or neither."""
+        now = self._now()
+        row = (key, json.dumps(asdict(reply)), self._labeling_id, now, now + self._ttl_s)
+        spent = (key, self._labeling_id, model, used.input_tokens, used.output_tokens, used.usd)
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
+            db.execute(
+                "INSERT INTO spend (key, labeling_id, model, input_tokens, output_tokens, usd, at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*spent, now),
+            )
+
+    def spent(self, priced: bool) -> Usage:  # noqa: FBT001
+        """Return what this labelling has cost so far, in all its attempts."""
+        with self._lock, self._refusals():
+            calls, sent, received, usd = self._db.execute(
+                "SELECT count(*), coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),"
+                " coalesce(sum(usd), 0.0) FROM spend WHERE labeling_id = ?",
+                (self._labeling_id,),
+            ).fetchone()
+        return Usage(calls, sent, received, usd if priced else None)
+
+    def drop(self, keys: list[str]) -> None:
+        """Forget replies that led to no name, so that they are asked for again another time."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
+
+    def finish(self) -> None:
+        """Let the replies of this labelling age, and remove what holds for nobody any more."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM replies WHERE expires_at <= ?", (self._now(),))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._refusals():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Translate what SQLite and the system refuse."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            hint = "if it is damaged, remove it: what it holds is asked for again"
+            kind: type[StoreError] = StoreError
+            if "full" in str(error):
+                kind, hint = DiskFullError, "make room, then label again: replies are kept"
+            raise kind(f"cannot use {self._path}: {error}", hint=hint) from error

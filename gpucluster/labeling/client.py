@@ -1,0 +1,188 @@
+"""A model that is asked a question at a time: over HTTP, or a program of the user's own.
+
+Nothing is tried twice here; see `gpucluster.labeling.patience`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from gpucluster.errors import BackendUnavailableError, ConfigError
+from gpucluster.labeling.failures import CallError, redacted
+from gpucluster.labeling.settings import LabelingSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["CallError", "Model", "Question", "Reply", "check_ready", "open_model", "redacted"]
+
+INSTALL: Final = "pip install 'gpucluster[llm]'"
+COMMAND: Final = "GPUCLUSTER_LABEL_COMMAND"
+NO_KEY: Final = "none"  # for servers that need none: the header cannot be empty
+
+_KEYS: dict[str, tuple[str, ...]] = {
+    "openai": ("OPENAI_API_KEY",),
+    "google": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "openai_compatible": ("GPUCLUSTER_LLM_API_KEY",),
+}
+_OURS = ("messages", "model", "n", "stream", "tools")  # fields that parameters may not set
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked.
+
+    Attributes
+    ----------
+    messages : tuple of mapping
+        Chat messages of the OpenAI protocol.
+    schema : mapping
+        JSON Schema that the reply must satisfy. Not every server enforces it.
+    max_tokens : int
+        Most tokens of the reply.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    schema: Mapping[str, Any]
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model said.
+
+    Attributes
+    ----------
+    text : str
+        As it came: nothing says that it is JSON.
+    finish : {"stop", "length", "refusal"}
+        Why it ends there.
+    input_tokens, output_tokens : int or None
+        None where the server does not say.
+    """
+
+    text: str
+    finish: Literal["stop", "length", "refusal"]
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+class Model(Protocol):
+    """Answers questions, from any number of threads; each call is one attempt."""
+
+    def ask(self, question: Question) -> Reply:
+        """Return the reply, or raise `CallError`."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return a vector for each text as the rows of an array, or raise `CallError`."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+def check_ready(settings: LabelingSettings) -> None:
+    """Refuse settings with which no question could be asked here; asks none.
+
+    Parameters
+    ----------
+    settings : LabelingSettings
+
+    Raises
+    ------
+    BackendUnavailableError
+        The client library is missing.
+    ConfigError
+        A key or the user's program is missing, or a parameter is one that labelling sets.
+    """
+    provider = settings.labels_by
+    if not settings.enabled or provider == "keywords":
+        return
+    if provider == "command":
+        from gpucluster.labeling.program import command
+
+        command()
+        return
+    for name in _OURS:
+        if name in settings.parameters:
+            raise ConfigError(
+                "labelling sets this field itself", path=f"llm_labeling.parameters.{name}"
+            )
+    if find_spec("openai") is None:
+        raise BackendUnavailableError(
+            f"provider {provider} needs the openai package, which is missing", hint=INSTALL
+        )
+    find_key(settings)
+
+
+def open_model(settings: LabelingSettings) -> Model:
+    """Return the model that labels.
+
+    Parameters
+    ----------
+    settings : LabelingSettings
+        With another provider than keywords, which asks no model.
+
+    Returns
+    -------
+    Model
+        To be closed.
+
+    Raises
+    ------
+    BackendUnavailableError, ConfigError
+        As `check_ready`.
+    """
+    check_ready(settings)
+    provider = settings.labels_by
+    if provider == "keywords":
+        raise ConfigError("keywords asks no model", path="llm_labeling.provider")
+    if provider == "command":
+        from gpucluster.labeling.program import Program, command
+
+        return Program(command(), settings.timeout_s)
+    from gpucluster.labeling.over_http import HttpModel
+
+    return HttpModel(settings, find_key(settings))
+
+
+def find_key(settings: LabelingSettings) -> str:
+    """Return the key of the provider from the environment.
+
+    Parameters
+    ----------
+    settings : LabelingSettings
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ConfigError
+        There is none, or it cannot be one.
+    """
+    named = settings.api_key_env
+    provider = settings.labels_by
+    variables = (named,) if named else _KEYS[provider]
+    found = next((name for name in variables if os.environ.get(name, "").strip()), None)
+    if found is None:
+        if provider == "openai_compatible" and not named:
+            return NO_KEY
+        raise ConfigError(
+            f"no key for {provider} in the environment",
+            path="llm_labeling.api_key_env" if named else "llm_labeling.provider",
+            hint=f"set {' or '.join(variables)}",
+        )
+    key = os.environ[found].strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            f"what {found} holds cannot be a key: it has other characters than a header takes",
+            path="llm_labeling.api_key_env" if named else "llm_labeling.provider",
+        )
+    return key

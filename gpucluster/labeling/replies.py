@@ -1,0 +1,327 @@
+"""What is taken of a model's reply: one answer about the cluster that was asked about.
+
+Documents can talk a model into anything, so a reply is treated as theirs. Whatever it says, only
+text that is short, plain and on one line gets into a label, a summary or a keyword.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from gpucluster.labeling.shapes import Shape
+
+LABEL_LIMIT: Final = 80  # characters; a longer label is refused
+SUMMARY_LIMIT: Final = 600  # a longer summary is cut
+KEYWORD_LIMIT: Final = 40  # a longer keyword is left out
+MAX_KEYWORDS: Final = 10
+FIELD_LIMIT: Final = 500  # characters of a text in another field, which is cut
+NAME_LIMIT: Final = 64  # characters of another field's name
+MAX_FIELDS: Final = 50
+MAX_FIELD_BYTES: Final = 8_000  # of all other fields as JSON
+MAX_FIELD_DEPTH: Final = 8
+MAX_BYTES: Final = 64_000  # of a reply
+MAX_DEPTH: Final = 32
+MAX_STARTS: Final = 50  # places of a reply where its JSON may begin
+
+# what cannot be seen is dropped: most of it is left over from web pages
+_NO_WIDTH = dict.fromkeys(
+    map(ord, "\u00ad\u034f\u115f\u1160\u180e\u200b\u200c\u200d\u2060\u2800\u3164\ufeff\uffa0")
+)
+# control, format (among them bidirectional ones), private use, halves of surrogate pairs
+_HIDDEN = {"Cc", "Cf", "Co", "Cs"}
+_LINK = re.compile(
+    r"\w:/|www\.|\]\s*\(|!\[|\b(?:javascript|vbscript|mailto|file):|\bdata:\w+/", re.IGNORECASE
+)
+_MARKUP = re.compile(r"<[a-z/!?]|`|\*\*", re.IGNORECASE)
+_QUOTES = {
+    '"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb",
+    "\u201e": "\u201c", "\u300c": "\u300d",
+}  # fmt: skip
+_FENCE = re.compile(r"```[a-z]*+(.*?)```", re.IGNORECASE | re.DOTALL)
+_LISTS = ("clusters", "labels", "results", "answers")
+
+
+Entry = tuple[str | None, dict[str, Any]]  # the cluster that it is about, and what it says
+
+
+class InvalidReply(ValueError):  # noqa: N818 - it is the reply that is wrong
+    """A reply that cannot be taken; `problem` is one line that may be sent back to the model."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says of a cluster, cleaned.
+
+    Attributes
+    ----------
+    label : str
+        One line of 1 to 80 characters, without addresses and markup.
+    summary : str or None
+        One line of at most 600 characters, by the same rules.
+    keywords : tuple of str, or None
+        At most 10 of at most 40 characters, no two alike, by the same rules.
+    fields : dict of str to JSON value
+        What else was asked for. Its texts are one line each, and may hold anything visible.
+    """
+
+    label: str
+    summary: str | None = None
+    keywords: tuple[str, ...] | None = None
+    fields: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+def read_reply(text: str, shape: Shape, cluster_id: str) -> Answer:
+    """Take the answer about a cluster from a model's reply.
+
+    Parameters
+    ----------
+    text : str
+        JSON, bare or in a fence or after prose: an object, a list of them, or objects by
+        cluster id.
+    shape : Shape
+    cluster_id : str
+        The cluster that was asked about.
+
+    Returns
+    -------
+    Answer
+
+    Raises
+    ------
+    InvalidReply
+        There is no answer about this cluster, or it breaks a rule.
+    """
+    answer = shape.check(_own(text, cluster_id))
+    label = clean_label(answer.pop("label"))
+    summary = answer.pop("summary", None)
+    keywords = answer.pop("keywords", None)
+    return Answer(
+        label,
+        None if summary is None else _clean_summary(summary),
+        None if keywords is None else _clean_keywords(keywords),
+        _clean_fields(answer),
+    )
+
+
+def clean_label(label: object) -> str:
+    """Return a label by the rules, or raise `InvalidReply`."""
+    text = _clean("label", label)
+    quotes, inner = {text[:1], text[-1:]}, text[1:-1]
+    if inner and _QUOTES.get(text[0]) == text[-1] and not quotes & {*inner}:
+        text = inner.strip()
+    if len(text) > LABEL_LIMIT:
+        raise InvalidReply(f"label has {len(text)} characters, expected at most {LABEL_LIMIT}")
+    if not any(c.isalnum() for c in text):
+        raise InvalidReply("label has no word in it" if text else "label is empty")
+    return text
+
+
+def plain(text: str, limit: int) -> str:
+    """Return a text as one line of visible characters; this never fails.
+
+    Parameters
+    ----------
+    text : str
+    limit : int
+        Most characters. A longer text is cut, at a space where there is one, and ends with an
+        ellipsis.
+
+    Returns
+    -------
+    str
+        Possibly empty. Addresses and markup stay.
+    """
+    # a text is not looked at much further than it is shown
+    line = _one_line(text[: 20 * limit + 1000])
+    line = " ".join("".join(" " if _is_hidden(c) else c for c in line).split())
+    if len(line) <= limit:
+        return line
+    cut = line[: limit - 1]
+    if " " in cut[limit // 2 :] and line[limit - 1] != " ":
+        cut = cut.rpartition(" ")[0]
+    return cut.rstrip() + "…"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.translate(_NO_WIDTH).split())
+
+
+def _is_hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN
+
+
+def _clean(name: str, value: object) -> str:
+    """Return a text as one line, or raise where it has what it may not have."""
+    if not isinstance(value, str):
+        raise InvalidReply(f"{name} is no text")
+    line = _one_line(value)
+    # also as a page or a program further on might read it
+    for form in (line, html.unescape(unicodedata.normalize("NFKC", line))):
+        if any(map(_is_hidden, form)):
+            raise InvalidReply(f"{name} has invisible characters")
+        if _LINK.search(form):
+            raise InvalidReply(f"{name} has an address or a link in it, expected words alone")
+        if _MARKUP.search(form):
+            raise InvalidReply(f"{name} has markup in it, expected plain text")
+    return line
+
+
+def _clean_summary(value: object) -> str | None:
+    return plain(_clean("summary", value), SUMMARY_LIMIT) or None
+
+
+def _clean_keywords(value: object) -> tuple[str, ...] | None:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list):
+        raise InvalidReply("keywords is no list of texts")
+    found: dict[str, str] = {}
+    for word in words:
+        line = _clean("a keyword", word)
+        if len(line) <= KEYWORD_LIMIT and any(c.isalnum() for c in line):
+            found.setdefault(line.casefold(), line)
+    return tuple(found.values())[:MAX_KEYWORDS] or None
+
+
+def _clean_fields(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    if len(fields) > MAX_FIELDS:
+        raise InvalidReply(f"the answer has more than {MAX_FIELDS} properties")
+    found = _clean_names(fields, 0)
+    if len(json.dumps(found, ensure_ascii=False).encode()) > MAX_FIELD_BYTES:
+        raise InvalidReply(f"the answer is longer than {MAX_FIELD_BYTES} bytes")
+    return found
+
+
+def _clean_names(fields: Mapping[str, JsonValue], depth: int) -> dict[str, JsonValue]:
+    named = ((plain(name, NAME_LIMIT), value) for name, value in fields.items())
+    return {name: _clean_field(value, depth + 1) for name, value in named if name}
+
+
+def _clean_field(value: JsonValue, depth: int) -> JsonValue:
+    if depth > MAX_FIELD_DEPTH:
+        raise InvalidReply(f"the answer is nested deeper than {MAX_FIELD_DEPTH} levels")
+    if isinstance(value, str):
+        return plain(value, FIELD_LIMIT)
+    if isinstance(value, list):
+        return [_clean_field(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return _clean_names(value, depth)
+    return value
+
+
+def _own(text: str, cluster_id: str) -> dict[str, Any]:
+    """Return the one entry of a reply that is about the cluster."""
+    if len(text.encode(errors="replace")) > MAX_BYTES:
+        raise InvalidReply(f"the reply is longer than {MAX_BYTES} bytes")
+    found_json = others = False
+    for value in _values(text):
+        found_json = True
+        entries = list(_entries(value, cluster_id))
+        own = [entry for of, entry in entries if of == cluster_id]
+        nameless = [entry for of, entry in entries if of is None]
+        if own:
+            return own[0]
+        if len(nameless) == 1 and len(entries) == 1:
+            return nameless[0]
+        if len(nameless) > 1:
+            raise InvalidReply("there are several answers, expected one object")
+        others = others or bool(entries)
+    if others:
+        raise InvalidReply("the answer is about another cluster than the one that was asked about")
+    raise InvalidReply("there is no object with a label" if found_json else "it is no JSON")
+
+
+def _values(text: str) -> Iterator[Any]:
+    """Yield the JSON values that a reply may mean, the likeliest first."""
+    text = text.rpartition("</think>")[2].strip().removeprefix("\ufeff")
+    for whole in (text, *_FENCE.findall(text)):
+        try:
+            yield _parse(whole.strip())
+        except ValueError:
+            continue
+    starts = [match.start() for match in re.finditer(r"[{\[]", text)][:MAX_STARTS]
+    end = 0
+    for start in starts:
+        if start < end:
+            continue
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+            _check_depth(value)
+        except (ValueError, RecursionError):
+            continue
+        yield value
+
+
+def _parse(text: str) -> Any:
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError("too deep") from error
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    found = [(value, 1)]
+    while found:
+        each, depth = found.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError("too deep")
+        inner = each.values() if isinstance(each, dict) else each
+        if isinstance(each, dict | list):
+            found += ((item, depth + 1) for item in inner)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError("JSON has no such number")
+    return value
+
+
+def _short(number: str) -> float:
+    return int(number) if len(number) < 19 else _finite(number)  # longer ones fit no int64
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_short, parse_constant=_finite)
+
+
+def _entries(value: Any, cluster_id: str, depth: int = 0) -> Iterator[Entry]:
+    """Yield the objects with a label in a value, each with the cluster that it is about."""
+    if depth > 2:
+        return
+    if isinstance(value, list):
+        for item in value:
+            if isinstance(item, dict):
+                yield from _entries(item, cluster_id, depth + 1)
+    elif isinstance(value, dict) and "label" in value:
+        yield _entry(value, None)
+    elif isinstance(value, dict):
+        listed = next((value[name] for name in _LISTS if name in value), None)
+        if isinstance(listed, list | dict):
+            yield from _entries(listed, cluster_id, depth + 1)
+            return
+        for name, item in value.items():
+            if isinstance(item, dict) and "label" in item:
+                yield _entry(item, name)
+            elif isinstance(item, str) and name == cluster_id:
+                yield name, {"label": item}
+
+
+def _entry(value: Mapping[str, Any], key: str | None) -> Entry:
+    of = value.get("cluster_id", key)
+    entry = {name: item for name, item in value.items() if name != "cluster_id"}
+    return (None if of is None else str(of).strip()), entry

@@ -1,0 +1,53 @@
+"""Documents of known topics: texts, vectors that lie by topic, and a run of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import gpucluster
+
+TOPICS = {
+    "lost card": ("my card is lost", "I lost my bank card", "where is the lost card"),
+    "exchange rate": ("what is the exchange rate", "exchange rate for euros", "rates of exchange"),
+    "account balance": ("show the account balance", "balance of my account", "account balance now"),
+    "order pizza": ("order a pizza", "I want pizza delivered", "pizza order for two"),
+    "book flight": ("book a flight", "cheap flight to Rome", "flight booking please"),
+    "play music": ("play some music", "music by Bach", "play loud music"),
+}
+
+
+def documents(n_rows: int = 240, seed: int = 0, topics: int = len(TOPICS)) -> pa.Table:
+    """Return rows with id, text, topic, a nested payload, blobs, and a vector near the topic's."""
+    rng = np.random.default_rng(seed)
+    names = list(TOPICS)[:topics]
+    topic = rng.integers(0, len(names), n_rows)
+    X = 3 * np.eye(len(names), 12)[topic] + rng.normal(size=(n_rows, 12)) * 0.3
+    texts = [TOPICS[names[t]][rng.integers(0, 3)] + f", case {row}" for row, t in enumerate(topic)]
+    return pa.table(
+        {
+            "document_id": [f"d{seed}-{row}" for row in range(n_rows)],
+            "text": texts,
+            "topic": [names[t] for t in topic],
+            "metadata": [{"title": text.title(), "source": "test"} for text in texts],
+            "document_blobs": [[{"url": f"https://img.test/{row}.png"}] for row in range(n_rows)],
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(X.astype(np.float32).ravel()), 12
+            ),
+        }
+    )
+
+
+def topic_run(folder: Path, n_rows: int = 240, **fields: Any) -> gpucluster.Run:
+    """Return a run of these documents, one cluster a topic, below `folder`."""
+    path = folder / "docs.parquet"
+    if not path.exists():
+        pq.write_table(documents(n_rows), path)
+    settings = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 6, "random_state": 1}}
+    return gpucluster.cluster(
+        path, settings | fields, out=folder / "out", device="cpu", text_column="text"
+    )

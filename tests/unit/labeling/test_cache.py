@@ -1,0 +1,133 @@
+"""Replies on disk: found again, aged, and written together with what they cost."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gpucluster.errors import StoreError
+from gpucluster.labeling.cache import ReplyCache, question_key
+from gpucluster.labeling.client import Question, Reply
+from gpucluster.labeling.spending import Usage
+
+REPLY = Reply('{"label": "Card fees"}', "stop", 12, 5)
+USED = Usage(1, 12, 5, 0.25)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "label-cache.sqlite"
+
+
+def opened(path: Path, name: str = "lab_1", ttl_s: float = 60, now: float = 1000) -> ReplyCache:
+    return ReplyCache(path, name, ttl_s, now=lambda: now)
+
+
+def test_a_reply_is_found_again_by_others_until_it_is_too_old(path: Path) -> None:
+    first = opened(path)
+    first.put("k", REPLY, USED, "m")
+    first.close()
+    for now, found in ((1059, REPLY), (1061, None)):
+        other = opened(path, "lab_2", now=now)
+        assert other.get("k") == found
+        other.close()
+
+
+def test_its_own_labelling_finds_it_at_any_age(path: Path) -> None:
+    cache = opened(path, ttl_s=0)
+    cache.put("k", REPLY, USED, "m")
+    cache.close()
+    again = opened(path, ttl_s=0, now=10**9)
+    assert again.get("k") == REPLY
+    again.finish()
+    assert again.get("k") is None
+    again.close()
+
+
+def test_a_labelling_without_a_cache_uses_nobody_elses(path: Path) -> None:
+    cache = opened(path)
+    cache.put("k", REPLY, USED, "m")
+    cache.close()
+    other = opened(path, "lab_2", ttl_s=0)
+    assert other.get("k") is None
+    other.close()
+
+
+def test_what_a_labelling_spent_is_the_sum_of_its_attempts(path: Path) -> None:
+    for key in ("a", "b"):
+        cache = opened(path)
+        cache.put(key, REPLY, USED, "m")
+        cache.close()
+    other = opened(path, "lab_2")
+    other.put("c", REPLY, USED, "m")
+    assert other.spent(priced=True) == USED
+    other.close()
+    again = opened(path)
+    assert again.spent(priced=True) == Usage(2, 24, 10, 0.5)
+    assert again.spent(priced=False).usd is None
+    again.close()
+
+
+def test_what_led_to_no_name_is_asked_for_again(path: Path) -> None:
+    cache = opened(path)
+    cache.put("k", REPLY, USED, "m")
+    cache.drop(["k", "never there"])
+    assert cache.get("k") is None
+    assert cache.spent(priced=True).calls == 1  # it was paid all the same
+    cache.close()
+
+
+def test_many_threads_write_at_once(path: Path) -> None:
+    cache = opened(path)
+    threads = [
+        threading.Thread(
+            target=lambda name=name: [cache.put(f"{name}-{i}", REPLY, USED, "m") for i in range(20)]
+        )
+        for name in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert cache.spent(priced=True).calls == 160
+    cache.close()
+
+
+def test_a_killed_process_leaves_reply_and_cost_or_neither(path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from gpucluster.labeling.cache import ReplyCache
+from gpucluster.labeling.client import Reply
+from gpucluster.labeling.spending import Usage
+cache = ReplyCache(Path({str(path)!r}), "lab_1", 60)
+for i in range(50):
+    cache.put(f"k{{i}}", Reply("x", "stop", 1, 1), Usage(1, 1, 1, 0.0), "m")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM replies").fetchone() == (50,)
+        assert db.execute("SELECT count(*) FROM spend").fetchone() == (50,)
+    db.close()
+
+
+def test_a_damaged_file_is_named_with_what_to_do(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all, " * 100)
+    with pytest.raises(StoreError, match=r"label-cache.sqlite.*remove it"):
+        opened(path)
+
+
+def test_the_key_knows_the_content_of_documents_and_who_is_asked() -> None:
+    def key(text: str = "a", tokens: int = 100, model: str = "m") -> str:
+        question = Question(({"role": "user", "content": text},), {"type": "object"}, tokens)
+        return question_key(question, {"model_name": model})
+
+    assert key() == key()
+    assert len({key(), key(text="b"), key(tokens=99), key(model="n")}) == 4

@@ -1,0 +1,70 @@
+"""Names tell clusters apart."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpucluster.labeling.collisions import clashing, comparable, distinct, merged
+from gpucluster.labeling.replies import LABEL_LIMIT
+
+words = st.sampled_from(["Card", "card ", "CARD", "Card fees", "card-fees", "Top up", "Ünïcode"])
+
+
+def test_case_and_punctuation_do_not_tell_labels_apart() -> None:
+    assert comparable("Top-Up  Failed!") == comparable("top up failed")
+    assert comparable("Straße") == comparable("STRASSE")
+    assert comparable("C++") != comparable("Java")
+    assert comparable("!!") != comparable("??")
+
+
+def test_the_largest_keeps_the_label_unless_another_one_had_it_before() -> None:
+    labels = {0: "Card", 1: "card", 2: "Fees"}
+    assert clashing(labels, [5, 9, 1]) == {0: "Card"}
+    assert clashing(labels, [5, 9, 1], fixed=[0]) == {1: "card"}
+    assert clashing(labels, [5, 9, 1], taken=["FEES"]) == {0: "Card", 2: "Fees"}
+
+
+def test_names_that_were_there_before_are_never_taken_away() -> None:
+    assert clashing({0: "A", 1: "A"}, [1, 2], fixed=[0, 1]) == {}
+
+
+def test_a_keyword_of_its_own_tells_a_cluster_apart_and_at_last_its_id() -> None:
+    labels = {0: "Card", 1: "card", 2: "CARD"}
+    keywords = [["card"], ["card", "abroad"], []]
+    found = distinct(labels, [1, 2], keywords, ["cl_0", "cl_1", "cl_2"])
+    assert found == {1: "card (abroad)", 2: "CARD (cl_2)"}
+
+
+def test_a_long_label_makes_room_for_what_tells_it_apart() -> None:
+    long = "x" * LABEL_LIMIT
+    [found] = distinct({0: long, 1: long}, [1], [[], ["fees"]], ["cl_0", "cl_1"]).values()
+    assert found.endswith("x (fees)")
+    assert len(found) <= LABEL_LIMIT
+
+
+@given(st.lists(words, min_size=1, max_size=12), st.randoms())
+def test_after_all_no_two_are_alike(names: list[str], random: object) -> None:
+    labels = dict(enumerate(names))
+    sizes = [random.randint(1, 9) for _ in names]
+    clashes = clashing(labels, sizes)
+    ids = [f"cl_{node}" for node in labels]
+    labels |= distinct(labels, clashes, [["fees"]] * len(names), ids)
+    assert not clashing(labels, sizes)
+
+
+def test_labels_that_mean_the_same_stand_behind_the_largest() -> None:
+    X = np.array([[1, 0], [0.99, 0.14], [0, 1], [0.6, 0.8]], np.float32)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    assert merged(X, [1, 5, 3, 2], 0.9) == [1, 1, 2, 3]
+    assert merged(X, [1, 5, 3, 2], 0.75, block_rows=2) == [1, 1, 2, 2]
+    assert merged(X[:0], [], 0.9) == []
+
+
+def test_what_stands_behind_another_one_has_nobody_behind_it() -> None:
+    angles = np.deg2rad(np.arange(0, 60, 10))
+    X = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    stands = merged(X, [9, 8, 7, 6, 5, 4], np.cos(np.deg2rad(11)))
+    assert all(stands[to] == to for to in stands)
+    assert len(set(stands)) == 3

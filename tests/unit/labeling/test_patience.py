@@ -1,0 +1,297 @@
+"""When a failed call is made again: by a clock that the tests turn, and by real threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gpucluster.errors import Cancelled
+from gpucluster.events import CancelToken
+from gpucluster.labeling.failures import FATAL, RETRYABLE, CallError
+from gpucluster.labeling.patience import (
+    ATTEMPTS,
+    MAX_RETRY_AFTER_S,
+    MAX_STRAIGHT,
+    GaveUp,
+    Patience,
+    Stopped,
+)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Script:
+    """Fails as told, then answers."""
+
+    def __init__(self, *failures):
+        self.left = list(failures)
+
+    def __call__(self):
+        if self.left:
+            raise self.left.pop(0)
+        return "answer"
+
+
+def failing(kind, n=1, after=None):
+    return [CallError(f"it is {kind}", kind, after) for _ in range(n)]
+
+
+def always(kind, after=None):
+    def attempt():
+        raise CallError(f"it is {kind}", kind, after)
+
+    return attempt
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def waits():
+    return []
+
+
+@pytest.fixture
+def patience(clock, waits):
+    def on_wait(seconds, why):
+        waits.append((seconds, why))
+
+    return Patience(on_wait=on_wait, clock=clock, sleep=clock.sleep)
+
+
+class TestLadder:
+    @pytest.mark.parametrize("kind", sorted(RETRYABLE))
+    def test_what_may_pass_is_tried_again(self, patience, clock, kind):
+        assert patience.call(Script(*failing(kind, 3))) == "answer"
+        assert (patience.calls, patience.retries) == (4, 3)
+        assert 0 < clock.now - 100 <= 0.5 + 1 + 2
+        assert patience.waited_s == pytest.approx(clock.now - 100)
+
+    def test_it_ends_after_so_many_attempts(self, patience, clock):
+        with pytest.raises(GaveUp, match="it is rate_limited") as caught:
+            patience.call(always("rate_limited"))
+        assert not isinstance(caught.value, Stopped)
+        assert caught.value.attempts == patience.calls == ATTEMPTS
+        assert caught.value.cause.kind == "rate_limited"
+        assert clock.now - 100 <= 0.5 + 1 + 2 + 4 + 8 + 16 + 20
+
+    def test_a_question_that_is_rejected_ends_alone(self, patience):
+        with pytest.raises(GaveUp) as caught:
+            patience.call(Script(*failing("rejected")))
+        assert not isinstance(caught.value, Stopped)
+        assert patience.call(Script()) == "answer"
+        assert patience.calls == 2
+
+    @pytest.mark.parametrize("kind", sorted(FATAL))
+    def test_what_is_fatal_ends_all(self, patience, kind):
+        for _ in range(3):
+            with pytest.raises(Stopped, match=f"^it is {kind}$") as caught:
+                patience.call(always(kind))
+            assert caught.value.cause.kind == kind
+        assert patience.calls == 1
+
+    def test_other_errors_pass(self, patience):
+        with pytest.raises(ZeroDivisionError):
+            patience.call(lambda: 1 / 0)
+        assert patience.call(Script()) == "answer"
+
+    def test_jitter_is_seeded(self):
+        found = []
+        for seed in (0, 0, 1):
+            clock = Clock()
+            patience = Patience(seed=seed, clock=clock, sleep=clock.sleep)
+            patience.call(Script(*failing("timeout", 5)))
+            found.append(clock.now)
+        assert found[0] == found[1] != found[2]
+
+
+class TestRetryAfter:
+    def test_all_wait_as_long_as_the_server_asks(self, patience, clock, waits):
+        began = []
+
+        def attempt():
+            began.append(clock.now)
+            if len(began) == 1:
+                raise CallError("too many", "rate_limited", 30.0)
+
+        patience.call(attempt)
+        assert began[1] - began[0] == pytest.approx(30, abs=0.6)
+        assert waits == [(30.0, "too many")]
+
+    def test_but_no_longer_than_two_minutes(self, patience, clock, waits):
+        patience.call(Script(*failing("rate_limited", after=86_400.0)))
+        assert MAX_RETRY_AFTER_S <= clock.now - 100 <= MAX_RETRY_AFTER_S + 1
+
+    def test_one_pause_is_said_once_to_real_threads(self, waits):
+        patience = Patience(on_wait=lambda seconds, why: waits.append(seconds))
+        refused = threading.Barrier(4)
+        times = []
+
+        def attempt(first=[True] * 4):  # noqa: B006 - shared on purpose
+            if first:
+                first.pop()
+                refused.wait()
+                raise CallError("too many", "rate_limited", 0.3)
+            times.append(time.monotonic())
+
+        start = time.monotonic()
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda _: patience.call(attempt), range(12)))
+        late = [when for when in times if when - start > 0.25]
+        assert len(waits) == 1
+        assert len(late) >= 4  # who was refused
+        # nobody begins within the pause
+        assert not [when for when in times if 0.1 < when - start < 0.29]
+
+    def test_few_at_a_time_after_a_rate_limit(self):
+        """A server that takes 5 calls in 0.3 s answers all 60, from 16 threads."""
+        patience = Patience()
+        lock = threading.Lock()
+        state = {"since": time.monotonic(), "taken": 0, "refused": 0}
+
+        def attempt():
+            with lock:
+                now = time.monotonic()
+                if now - state["since"] > 0.3:
+                    state["since"], state["taken"] = now, 0
+                if state["taken"] >= 5:
+                    state["refused"] += 1
+                    raise CallError("too many", "rate_limited", state["since"] + 0.3 - now + 0.01)
+                state["taken"] += 1
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: patience.call(attempt), range(60)))
+        assert state["refused"] < 60
+
+
+class TestCircuit:
+    def test_it_opens_after_failures_of_any_calls_and_for_good_after_probes(
+        self, patience, clock, waits
+    ):
+        outcomes = []
+        for _ in range(600):
+            with pytest.raises(GaveUp) as caught:
+                patience.call(always("unavailable"))
+            outcomes.append(caught.value)
+        assert patience.calls == MAX_STRAIGHT + 3
+        assert [seconds for seconds, _ in waits] == [2.0, 4.0, 8.0]
+        assert isinstance(outcomes[-1], Stopped)
+        assert str(outcomes[-1]) == "the server keeps failing: it is unavailable"
+        assert clock.now - 100 < 60
+
+    def test_an_answer_closes_it(self, patience, waits):
+        for _ in range(3):
+            with pytest.raises(GaveUp):
+                patience.call(Script(*failing("timeout", ATTEMPTS)))
+            assert patience.call(Script(*failing("timeout", 4))) == "answer"
+        assert [seconds for seconds, _ in waits] == [2.0, 4.0, 8.0] * 3
+
+    def test_rate_limits_never_open_it(self, patience, waits):
+        for _ in range(20):
+            with pytest.raises(GaveUp) as caught:
+                patience.call(always("rate_limited"))
+            assert not isinstance(caught.value, Stopped)
+        assert waits == []
+        assert patience.call(Script()) == "answer"
+
+    def test_one_probe_at_a_time(self):
+        patience = Patience(clock=lambda: time.monotonic() * 20)
+        lock = threading.Lock()
+        state = {"failed": 0, "probes": 0, "probing": 0, "most": 0}
+
+        def attempt():
+            is_probe = patience._is_open
+            with lock:
+                state["probes"] += is_probe
+                state["probing"] += is_probe
+                state["most"] = max(state["most"], state["probing"])
+                fails = state["failed"] < MAX_STRAIGHT or (is_probe and state["probes"] < 3)
+                state["failed"] += fails
+            time.sleep(0.02)
+            with lock:
+                state["probing"] -= is_probe
+            if fails:
+                raise CallError("down", "unavailable")
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: patience.call(attempt), range(8)))
+        assert all(found)
+        assert state["most"] == 1
+
+    def test_a_server_that_always_fails_costs_seconds(self):
+        """600 calls of 16 threads, on a clock that runs twenty times as fast."""
+        start = time.monotonic()
+
+        def clock():
+            return (time.monotonic() - start) * 20
+
+        patience = Patience(clock=clock, sleep=lambda seconds: time.sleep(seconds / 20))
+
+        def call(_):
+            try:
+                patience.call(always("unavailable"))
+            except GaveUp as error:
+                return type(error)
+
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(call, range(600)))
+        assert clock() < 40
+        assert found.count(Stopped) >= 580
+        assert patience.calls <= MAX_STRAIGHT + 16 + 3
+
+
+class TestCancel:
+    @pytest.mark.parametrize("after", [None, 60.0])
+    def test_a_wait_ends_at_once(self, after):
+        cancel = CancelToken()
+        patience = Patience(cancel=cancel)
+        ended = []
+
+        def work():
+            with pytest.raises(Cancelled):
+                patience.call(always("rate_limited", after))
+            ended.append(time.monotonic())
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        asked = time.monotonic()
+        cancel.cancel()
+        for thread in threads:
+            thread.join(5)
+        assert len(ended) == 4
+        assert max(ended) - asked < 0.5
+
+    def test_nothing_is_called_after_it(self):
+        cancel = CancelToken()
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            Patience(cancel=cancel).call(pytest.fail)
+
+    def test_what_is_fatal_ends_the_waits_of_others(self):
+        patience = Patience()
+        waiting = threading.Thread(
+            target=lambda: pytest.raises(Stopped, patience.call, always("rate_limited", 60.0))
+        )
+        waiting.start()
+        while patience.calls == 0:
+            time.sleep(0.01)
+        patience._stopped = CallError("no", "quota")
+        waiting.join(2)
+        assert not waiting.is_alive()
