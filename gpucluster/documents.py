@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpucluster.events import Reporter
-from gpucluster.labeling.inputs import Medium, Sample, columns_needed, read_sample
+from gpucluster.labeling.inputs import Medium, Presigner, Sample, columns_needed, read_sample
 from gpucluster.labeling.keywords import headline
 from gpucluster.labeling.terms import TermCounter
 from gpucluster.sources import Source, check_names, find, names_to_read
@@ -117,8 +117,9 @@ def read_documents(
         There is no such column.
     """
     found = Reading(Documents(), {}, TermCounter(n_nodes), Counter())
-    row = 0
-    for _, source, columns in parts:
+    presigner = Presigner(settings.presign_prefixes)
+    for begin, source, columns in parts:
+        row = begin
         texts = _text_paths(settings.labeling_inputs, text_column, columns, source)
         names, hidden = _names(settings, texts, source, columns)
         for batch in source.columns(names) if names else ():
@@ -126,7 +127,7 @@ def read_documents(
             here = shown[first:last]
             payloads = batch.take(pa.array(here - row)).to_pylist()
             for at, payload in zip(here.tolist(), payloads, strict=True):
-                sample, missing = _sample(payload, settings, texts, hidden)
+                sample, missing = _sample(payload, settings, texts, hidden, presigner)
                 found.missing.update(missing)
                 if sample is not None:
                     found.documents.put(at, sample)
@@ -144,17 +145,23 @@ def _sample(
     settings: LabelingSettings,
     texts: Sequence[str],
     hidden: Collection[str],
+    presigner: Presigner,
 ) -> tuple[Sample | None, list[str]]:
     """Return what is shown of a document; without a model to show it to, its text."""
     if settings.labels_by == "keywords":
         lines = [text for name in texts if isinstance(text := payload.get(name), str) and text]
         return (Sample({"text": "\n".join(lines)}) if lines else None), []
-    return read_sample(
+    sample, missing = read_sample(
         payload,
         settings.labeling_inputs,
         max_length=settings.sample_text_max_length,
         leave_out=hidden,
     )
+    if sample is None or all(presigner.allows(medium.url) for medium in sample.media):
+        return sample, missing
+    media = tuple(medium for medium in sample.media if presigner.allows(medium.url))
+    missing += [medium.kind for medium in sample.media if medium not in media]
+    return (replace(sample, media=media) if media or sample.fields else None), missing
 
 
 def _text_paths(
@@ -189,7 +196,12 @@ def _names(
     fields = source.info.fields
     beside = [name for name in HEADLINES if name in fields]
     names = [*names_to_read(texts), *beside]
-    hidden = {columns["vector"], columns["truth"], *source.info.candidates.get("vector", ())}
+    hidden = {
+        columns["id"],
+        columns["vector"],
+        columns["truth"],
+        *source.info.candidates.get("vector", ()),
+    }
     if settings.labels_by != "keywords":
         needed = columns_needed(settings.labeling_inputs)
         names += [name for name in fields if name not in hidden] if needed is None else needed

@@ -208,8 +208,9 @@ def label(
     data : path, list of paths, table or frame, optional
         The rows of the run, where they are not to be found any more.
     text_column : str, optional
-        Column that keywords are taken from. Omitted: what the settings map to ``text``, or else
-        the column of texts that the run knows of.
+        Column that is shown, and that keywords are taken from, where the settings map no
+        inputs. Omitted: the whole payload is shown, and keywords are taken from the column of
+        texts that the run knows of.
     budget_usd : float, optional
         What it may cost at most; what is left unnamed gets a fallback label.
     concurrency : int, default 16
@@ -291,9 +292,8 @@ def _labelling(
 
     opened = run if isinstance(run, StoredRun) else StoredRun.open(run)
     definition = ClusterDefinition.parse(opened.manifest.definition)
-    request = LabelingRequest(
-        read_labeling_settings(settings, fields, definition), text_column=text_column
-    )
+    asked = read_labeling_settings(settings, fields, definition)
+    request = LabelingRequest(asked.showing(text_column), text_column=text_column)
     if data is None:
         return opened, request
     source = open_like(data, opened, id_column=None, vector_column=None)

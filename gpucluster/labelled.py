@@ -212,7 +212,7 @@ def label_run(
             if request.is_offline:
                 with stages("name") as reporter:
                     name_by_keywords(naming)
-                    measure_confidence(naming, request.embed, reporter)
+                    measure_confidence(naming, request.embed, 1, reporter)
             else:
                 costs = _ask(naming, request, labeling_id, stages, opened)
         with stages("write"):
@@ -295,9 +295,9 @@ class _Stages:
         record = StageRecord(
             name=name,
             device="cpu",
-            backend="",
+            backend="numpy",
             executor="local",
-            reason="",
+            reason="always on the host",
             seconds=round(time.monotonic() - begun, 4),
             peak_bytes=self._peak.read(),
         )
@@ -358,7 +358,7 @@ def _ask(
     with stages("ask") as asking:
         name_by_model(naming, asker, embedder, asking)
     with stages("confidence") as testing:
-        measure_confidence(naming, embedder, testing)
+        measure_confidence(naming, embedder, 1 if request.embed else request.concurrency, testing)
     cache.finish()
     used = {
         **budget.spent.to_json(),

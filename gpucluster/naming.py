@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from gpucluster.artifacts import Run
@@ -21,7 +22,7 @@ from gpucluster.evidence import ClusterEvidence
 from gpucluster.labeling.asking import Asker, estimate_question, identity
 from gpucluster.labeling.cache import question_key
 from gpucluster.labeling.collisions import clashing, distinct, merged
-from gpucluster.labeling.confidence import Embed, confidence, embedded
+from gpucluster.labeling.confidence import Embed, confidence, embedded_in_turn
 from gpucluster.labeling.keywords import distinct_labels
 from gpucluster.labeling.patience import GaveUp
 from gpucluster.labeling.prompts import make_question
@@ -287,7 +288,8 @@ def _merge_alike(
 
 def _alike(naming: Naming, nodes: Sequence[int], embed: Embed) -> dict[int, int]:
     """Return for each node whose label is like that of a larger one, that one."""
-    X = embedded((naming.named[node].label for node in nodes), embed)
+    own = ((node, [naming.named[node].label]) for node in nodes)
+    X = np.concatenate([found for _, found in embedded_in_turn(own, embed, 1)])
     sizes = [naming.evidence.num_members[node] for node in nodes]
     stands = merged(X, sizes, naming.settings.embedding_similarity_threshold)
     return {nodes[at]: nodes[to] for at, to in enumerate(stands) if at != to}
@@ -315,20 +317,26 @@ def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
     return total
 
 
-def measure_confidence(naming: Naming, embed: Embed | None, reporter: Reporter) -> None:
+def measure_confidence(
+    naming: Naming, embed: Embed | None, n_threads: int, reporter: Reporter
+) -> None:
     """Measure whether documents that nobody was shown lie nearer to their label than to others."""
     if embed is None:
         return
     evidence = naming.evidence
+    nodes = range(len(evidence.names))
     try:
-        labels = embedded((naming.named[node].label for node in sorted(naming.named)), embed)
-        for node, held_out in enumerate(evidence.held_out):
-            texts = list(samples_as_text(evidence.documents.get(held_out)))
-            if naming.named[node].reused_from is None and texts:
-                naming.named[node].confidence = confidence(
-                    embedded(texts, embed), labels[node], labels[evidence.neighbours[node]]
-                )
-            reporter.progress(node + 1, len(evidence.names), "clusters")
+        own = ((node, [naming.named[node].label]) for node in nodes)
+        labels = [X[0] for _, X in embedded_in_turn(own, embed, n_threads)]
+        tested = (
+            (node, list(samples_as_text(evidence.documents.get(evidence.held_out[node]))))
+            for node in nodes
+            if naming.named[node].reused_from is None
+        )
+        for node, held_out in embedded_in_turn(tested, embed, n_threads):
+            others = [labels[other] for other in evidence.neighbours[node]]
+            naming.named[node].confidence = confidence(held_out, labels[node], others)
+            reporter.progress(node + 1, len(nodes), "clusters")
     except GaveUp as error:
         reporter.warn("confidence_not_measured", f"no confidence was measured: {error}")
 

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     metavar="K=V",
     help="Any other setting of llm_labeling, as JSON or text; repeatable.",
 )
-@click.option("--text-column", metavar="NAME", help="Column that keywords are taken from.")
+@click.option(
+    "--text-column",
+    metavar="NAME",
+    help="Column that is shown and that keywords are taken from, where no inputs are mapped.",
+)
 @click.option(
     "--data",
     multiple=True,

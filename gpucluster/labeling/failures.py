@@ -48,7 +48,7 @@ _QUOTA = ("insufficient_quota", "credit balance is too low")
 _UNAUTHORIZED = ("api_key_invalid", "api key not valid")
 
 _SECRETS = (
-    re.compile(r"\b(?:sk|pk|gsk|xai|hf)[-_][\w-]{6,}(?:\*+[\w-]*)?"),
+    re.compile(r"\b(?:sk|pk|gsk|xai|hf)[-_][\w*-]{6,}"),
     re.compile(r"\bAIza[\w-]{10,}"),
     re.compile(r"(?<=\bBearer )[^\s\"',]+", re.IGNORECASE),
     re.compile(r"(?<=X-Amz-Signature=)[^&\s\"']+", re.IGNORECASE),

@@ -25,11 +25,10 @@ BLOCK_VALUES = 1 << 20  # that are scored at a time
 PHRASE_SHARE = 1 / 3  # of the documents with a word; from which on a phrase stands for it
 MAX_LABEL = 60  # characters
 MAX_PHRASES, MAX_WORDS = 3, 4  # of a label, unless others have the same
+STEM, ENDING = 4, 3  # letters that forms of a word share at least, and differ in at most
 UNNAMED: Final = "unnamed"
 ELLIPSIS: Final = "…"
 
-_STEM = 4  # letters that two forms of a word share at the least
-_ENDING = 3  # letters that one of them has more, at the most
 _JOINERS = "\u200c\u200d"  # without which Persian and Hindi read differently
 _SENTENCE = re.compile(r"(?<=.{12}[.!?])\s|(?<=[。！？])", re.DOTALL)  # noqa: RUF001 - they end sentences
 
@@ -44,8 +43,8 @@ def keyphrases(counts: TermCounts, parents: Labels, n_keywords: int = 5) -> list
     a single document. What is less than one document commoner than in the siblings is left out,
     unless nothing else is there.
 
-    Singular and plural are one term, shown in the commoner form. No two phrases share a word or
-    its forms, and a phrase stands in for a word that seldom comes without it.
+    Singular and plural are one term, shown in the commoner form. No two phrases share a word,
+    and a phrase stands in for a word that it often comes with.
 
     Parameters
     ----------
@@ -94,7 +93,8 @@ def offline_label(keywords: Sequence[str]) -> str:
     str
         One line of at most 60 characters; ``unnamed`` without keywords.
     """
-    return _joined(keywords, _usual(keywords))
+    phrases = _saying_more(keywords)
+    return _joined(phrases, _usual(phrases))
 
 
 def distinct_labels(keywords: Sequence[Sequence[str]], parents: Labels) -> list[str]:
@@ -113,14 +113,15 @@ def distinct_labels(keywords: Sequence[Sequence[str]], parents: Labels) -> list[
         At most 60 characters, and the number.
     """
     families = parents.tolist()
-    used = [_usual(each) for each in keywords]
-    labels = [_joined(each, count) for each, count in zip(keywords, used, strict=True)]
+    phrases = [_saying_more(each) for each in keywords]
+    used = [_usual(each) for each in phrases]
+    labels = [_joined(each, count) for each, count in zip(phrases, used, strict=True)]
     shared = _shared(labels, families)
     while shared:
         for node in shared:
             used[node] += 1
-            labels[node] = _joined(keywords[node], used[node])
-        shared = [node for node in _shared(labels, families) if used[node] < len(keywords[node])]
+            labels[node] = _joined(phrases[node], used[node])
+        shared = [node for node in _shared(labels, families) if used[node] < len(phrases[node])]
     taken = set(zip(families, labels, strict=True))
     numbers: Counter[tuple[int, str]] = Counter()
     for node in _shared(labels, families):
@@ -275,39 +276,42 @@ def _blocks(starts: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
 def _chosen(terms: list[tuple[str, ...]], numbers: list[int], n_keywords: int) -> list[int]:
     """Return the positions of terms that have no word in common."""
     chosen: list[int] = []
-    said: dict[str, list[str]] = {}  # words by their first letters
+    said: set[str] = set()
     for at, words in enumerate(terms):
         if len(chosen) == n_keywords:
             break
-        if any(_is_said(word, said) for word in words):
+        if not said.isdisjoint(words):
             continue
         best = at
         if len(words) == 1:
-            best = next(
-                (
-                    other
-                    for other, phrase in enumerate(terms)
-                    if len(phrase) > 1
-                    and words[0] in phrase
-                    and numbers[other] >= PHRASE_SHARE * numbers[at]
-                    and not any(_is_said(word, said) for word in phrase)
-                ),
-                at,
-            )
+            enough = PHRASE_SHARE * numbers[at]
+            for other, phrase in enumerate(terms):
+                stands_in = len(phrase) > 1 and words[0] in phrase and numbers[other] >= enough
+                if stands_in and said.isdisjoint(phrase):
+                    best = other
+                    break
         chosen.append(best)
-        for word in terms[best]:
-            said.setdefault(word[:_STEM], []).append(word)
+        said.update(terms[best])
     return chosen
 
 
-def _is_said(word: str, said: dict[str, list[str]]) -> bool:
-    """Whether a word was said, perhaps with another ending."""
-    for other in said.get(word[:_STEM], ()):
-        short, long = sorted((word, other), key=len)
-        further = len(long) - len(short)
-        if long.startswith(short) and further <= min(_ENDING, len(short) * 2 // 3):
-            return True
-    return False
+def _saying_more(keywords: Sequence[str]) -> list[str]:
+    """Return phrases with those last that have another form of a word before them."""
+    said: list[str] = []
+    new: list[str] = []
+    again: list[str] = []
+    for phrase in keywords:
+        words = phrase.split(" ")
+        repeats = any(_are_forms(word, other) for word in words for other in said)
+        (again if repeats else new).append(phrase)
+        said += words
+    return new + again
+
+
+def _are_forms(first: str, second: str) -> bool:
+    """Whether two words are the same but for a short ending: ``charge`` and ``charged``."""
+    short, long = sorted((first, second), key=len)
+    return len(short) >= STEM and long.startswith(short) and len(long) - len(short) <= ENDING
 
 
 def _usual(keywords: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from gpucluster.errors import ConfigError
 from gpucluster.labeling.client import Question, Reply
 from gpucluster.labeling.failures import CallError, failure_of, redacted
 from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.notation import shown
 
 if TYPE_CHECKING:
     import httpx2
@@ -200,14 +201,31 @@ class HttpModel:
             it = error.response
             failure = failure_of(it.status_code, it.text, it.headers, self._secret)
         except openai.APIConnectionError as error:
-            failure = CallError(f"no connection: {type(error.__cause__).__name__}", "connection")
+            why = str(error.__cause__) or type(error.__cause__).__name__
+            message = f"no connection: {redacted(why, self._secret)}"
+            failure = CallError(shown(message, 300), "connection")
         except CallError as error:
             failure = error
-        except (RecursionError, TypeError, ValueError) as error:
+        except (OverflowError, RecursionError, TypeError, ValueError) as error:
             failure = CallError(f"this cannot be sent: {type(error).__name__}", "rejected")
         else:
-            return _object(response.content, self._secret)
+            return self._object(response.content)
         raise failure
+
+    def _object(self, content: bytes) -> dict[str, Any]:
+        """Return the JSON object that a server answered."""
+        try:
+            value = json.loads(content)
+        except (RecursionError, ValueError):
+            value = None
+        if not isinstance(value, dict):
+            raise CallError("the answer is no JSON object", "malformed")
+        error = value.get("error")
+        if isinstance(error, dict) and not value.get("choices"):  # as gateways do
+            code = error.get("code")
+            status = code if isinstance(code, int) and 400 <= code < 600 else 502
+            raise failure_of(status, content.decode(errors="replace"), {}, self._secret)
+        return value
 
     @property
     def _secret(self) -> str:
@@ -250,22 +268,6 @@ def _bound(response: httpx2.Response, timeout_s: float) -> None:
             inner.close()
 
     response.stream = Bounded()
-
-
-def _object(content: bytes, secret: str) -> dict[str, Any]:
-    """Return the JSON object that a server answered."""
-    try:
-        value = json.loads(content)
-    except (RecursionError, ValueError):
-        value = None
-    if not isinstance(value, dict):
-        raise CallError("the answer is no JSON object", "malformed")
-    error = value.get("error")
-    if isinstance(error, dict) and not value.get("choices"):  # as gateways do
-        code = error.get("code")
-        status = code if isinstance(code, int) and 400 <= code < 600 else 502
-        raise failure_of(status, content.decode(errors="replace"), {}, secret)
-    return value
 
 
 def _reply(answer: Mapping[str, Any]) -> Reply:

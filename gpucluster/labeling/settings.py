@@ -160,6 +160,14 @@ class LabelingSettings(_Settings):
             raise ValueError("use_embedding_dedup needs an embedding_model of the provider")
         return self
 
+    def showing(self, text_column: str | None) -> LabelingSettings:
+        """Return the same, with a column of texts as the input where none is mapped."""
+        if text_column is None or self.labeling_inputs is not None:
+            return self
+        text = InputMapping(input_key="text", source_type="payload", path=text_column)
+        inputs = LabelingInputs(input_mappings=(text,))
+        return self.model_copy(update={"labeling_inputs": inputs})
+
     @property
     def labels_by(self) -> Provider:
         """Return the provider, named or read off what else is said.

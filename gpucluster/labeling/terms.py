@@ -21,15 +21,14 @@ MAX_WORD = 40  # characters; longer ones are links, keys and noise
 SLICE_ROWS = 8_192
 BLOCK_BYTES = 16 << 20  # of text that is split at a time
 MERGE_ENTRIES = 4_000_000
-MAX_ENTRIES = 32_000_000
+MAX_ENTRIES = 16_000_000
 LEAST_TERMS = 16  # of a group, however many groups there are
 FORMS_OF_DO = ("did", "does", "doing")  # scikit-learn's stop words have only "do" and "done"
 
 # Scripts without spaces: each letter is a word, so phrases are pairs of letters
-_UNSPACED = (
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー]"
-)
-_BREAKS = r"[^\p{L}\p{M}\p{N}'’ \t\p{Zs}_-]+| -+ "
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー]"
+_APOSTROPHE = "\u2019"  # as typographers set it
+_BREAKS = rf"[^\p{{L}}\p{{M}}\p{{N}}'{_APOSTROPHE} \t\p{{Zs}}_-]+| -+ "
 _BREAK = " . "
 _SPACES = r"[ \t\p{Zs}_-]+"
 _ALONE: Final = np.int64(0xFFFF_FFFF)  # in place of a second word
@@ -81,10 +80,10 @@ class TermCounter:
 
     Notes
     -----
-    It holds 8 bytes for each pair of a group and a term that occurs there, up to 32 million pairs;
-    three times as much while two parts are merged, which is 0.8 GB at the most, and 200 MB for
-    the texts that are split at the time. Above 32 million, each group keeps the terms that most
-    of its documents have, and then the counts of rare terms may be too low.
+    It holds 8 bytes for each pair of a group and a term that occurs there, and 16 million pairs
+    when it counts on: above that, each group keeps the terms that most of its documents have, and
+    then the numbers of rare terms may be too low. With what it takes to merge the parts and to
+    split 16 MB of text at a time, that is 1 GB at the most, and the distinct words.
     """
 
     def __init__(self, n_groups: int) -> None:
@@ -161,8 +160,8 @@ class TermCounter:
         if len(texts):
             self._counted.append(self._count(texts, groups))
         sizes = [each.matrix.nnz for each in self._counted]
-        # merging only what is as large as the rest keeps the sum of all merges small
-        if sum(sizes[1:]) > max(MERGE_ENTRIES, *sizes[:1]):
+        # to merge only what is not small beside the rest keeps the sum of all merges small
+        if sum(sizes[1:]) > max(MERGE_ENTRIES, sizes[0] // 2):
             self._merge()
 
     def _count(self, texts: Any, groups: Labels) -> _Counted:
@@ -173,10 +172,10 @@ class TermCounter:
         alone = use[codes] == _WORD
         pairs = (use[codes] != _BREAKING)[:-1] & (use[codes] != _BREAKING)[1:]
         pairs &= rows[:-1] == rows[1:]
-        codes = words[codes]
-        keys = (codes << np.int64(32)) | _ALONE
-        phrases = (codes[:-1][pairs] << np.int64(32)) | codes[1:][pairs]
-        found = pa.array(np.concatenate((keys[alone], phrases))).dictionary_encode()
+        word = words[codes]
+        phrases = (word[:-1][pairs] << np.int64(32)) | word[1:][pairs]
+        keys = np.concatenate(((word[alone] << np.int64(32)) | _ALONE, phrases))
+        found = pa.array(keys).dictionary_encode()
         n_terms = len(found.dictionary)
         within = np.concatenate((rows[alone], rows[:-1][pairs])) * n_terms
         once = _unique(within + found.indices.to_numpy())  # a document counts once
@@ -193,7 +192,7 @@ class TermCounter:
     def _coded(self, tokens: Any) -> tuple[NDArray[np.int64], NDArray[np.int8], NDArray[np.int32]]:
         """Return the code of the word and the use of each distinct token, and which each is."""
         encoded = tokens.dictionary_encode()
-        tokens = pc.replace_substring(encoded.dictionary, "’", "'")
+        tokens = pc.replace_substring(encoded.dictionary, _APOSTROPHE, "'")
         tokens = pc.utf8_trim(tokens, characters="'")
         negated = pc.ends_with(tokens, "n't")
         tokens = pc.replace_substring_regex(tokens, r"'\p{L}{1,2}$", "")
@@ -277,7 +276,8 @@ def _unique(values: NDArray[np.int64]) -> NDArray[np.int64]:
 def _summed(rows: Any, columns: Any, counts: Any, shape: tuple[int, int]) -> csr_matrix:
     from scipy.sparse import coo_matrix
 
-    matrix = coo_matrix((counts, (rows.astype(np.int32), columns.astype(np.int32))), shape)
+    places = rows.astype(np.int32, copy=False), columns.astype(np.int32, copy=False)
+    matrix = coo_matrix((counts, places), shape)
     return matrix.tocsr()  # which adds up what has one place
 
 
@@ -290,26 +290,30 @@ def _sum_of(parts: list[_Counted]) -> _Counted:
         for start, part in zip(starts, parts, strict=False)
     ]
     n_groups = parts[0].matrix.shape[0]
-    rows = [np.repeat(np.arange(n_groups), np.diff(part.matrix.indptr)) for part in parts]
-    counts = [part.matrix.data for part in parts]
+    groups = np.arange(n_groups, dtype=np.int32)
+    rows = np.concatenate([np.repeat(groups, np.diff(part.matrix.indptr)) for part in parts])
+    counts = np.concatenate([part.matrix.data for part in parts])
     found = keys.dictionary.to_numpy()
-    shape = n_groups, len(found)
-    joined = (np.concatenate(each) for each in (rows, columns, counts))
-    return _Counted(found, _summed(*joined, shape))
+    matrix = _summed(rows, np.concatenate(columns), counts, (n_groups, len(found)))
+    return _Counted(found, matrix)
 
 
 def _commonest(counted: _Counted, n_terms: int) -> _Counted:
     """Return counts with the commonest terms of each group, and only the terms that are left."""
+    from scipy.sparse import csr_matrix
+
     matrix = counted.matrix
-    n_groups = matrix.shape[0]
-    rows = np.repeat(np.arange(n_groups), np.diff(matrix.indptr))
-    order = np.lexsort((counted.keys[matrix.indices], -matrix.data, rows))
-    place = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
-    kept = order[place < n_terms]
-    shape = matrix.shape
-    matrix = _summed(rows[kept], matrix.indices[kept], matrix.data[kept], shape)
-    left = np.unique(matrix.indices)
-    return _Counted(counted.keys[left], _with_columns(matrix, left))
+    n_groups, sizes = matrix.shape[0], np.diff(matrix.indptr)
+    ranks = np.repeat(np.arange(1, n_groups + 1, dtype=np.int64) << 32, sizes)
+    ranks -= matrix.data
+    order = ranks.argsort(kind="stable")  # by group, and there by falling number
+    places = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], sizes)
+    order = order[places < n_terms]
+    order.sort()
+    ends = np.concatenate(([0], np.cumsum(np.minimum(sizes, n_terms))))
+    left, columns = np.unique(matrix.indices[order], return_inverse=True)
+    parts = matrix.data[order], columns.astype(np.int32), ends.astype(np.int32)
+    return _Counted(counted.keys[left], csr_matrix(parts, (n_groups, len(left))))
 
 
 def _with_columns(matrix: csr_matrix, columns: NDArray[np.int64]) -> csr_matrix:

@@ -71,7 +71,9 @@ class TestAnswers:
             forbidden.append(label.upper())
 
     def test_documents_may_be_objects_and_the_content_parts(self):
-        facts = {"documents": [{"title": "A piano sonata", "year": 1801}, {"title": "Piano sonata"}]}
+        facts = {
+            "documents": [{"title": "A piano sonata", "year": 1801}, {"title": "Piano sonata"}]
+        }
         parts = [
             {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
             {"type": "text", "text": "The image of documents[0]:"},
@@ -173,7 +175,7 @@ class TestServer:
         for n_threads in (1, 8):
             with FakeServer(faults=0.5, seed=3, hang_s=0.01) as server:
                 with ThreadPoolExecutor(n_threads) as pool:
-                    found.append(list(pool.map(lambda q: outcome(server, q), questions)))  # noqa: B023
+                    found.append(list(pool.map(lambda q: outcome(server, q), questions)))
                 assert set(server.faults) == set(FAULTS)
                 assert 20 <= server.faults.total() <= 40
         assert found[0] == found[1]
@@ -200,9 +202,7 @@ def test_it_runs_as_a_program():
     )
     with process:
         address = process.stdout.readline().split()[1]
-        request = urllib.request.Request(
-            f"{address}/chat/completions", json.dumps(body()).encode()
-        )
+        request = urllib.request.Request(f"{address}/chat/completions", json.dumps(body()).encode())
         with urllib.request.urlopen(request, timeout=10):
             pass
         process.send_signal(signal.SIGINT)

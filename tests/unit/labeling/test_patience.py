@@ -141,7 +141,7 @@ class TestRetryAfter:
         refused = threading.Barrier(4)
         times = []
 
-        def attempt(first=[True] * 4):  # noqa: B006 - shared on purpose
+        def attempt(first=[True] * 4):
             if first:
                 first.pop()
                 refused.wait()
@@ -211,7 +211,7 @@ class TestCircuit:
     def test_one_probe_at_a_time(self):
         patience = Patience(clock=lambda: time.monotonic() * 20)
         lock = threading.Lock()
-        state = {"failed": 0, "probes": 0, "probing": 0, "most": 0}
+        state = {"probes": 0, "probing": 0, "most": 0}
 
         def attempt():
             is_probe = patience._is_open
@@ -219,8 +219,7 @@ class TestCircuit:
                 state["probes"] += is_probe
                 state["probing"] += is_probe
                 state["most"] = max(state["most"], state["probing"])
-                fails = state["failed"] < MAX_STRAIGHT or (is_probe and state["probes"] < 3)
-                state["failed"] += fails
+                fails = state["probes"] < 3
             time.sleep(0.02)
             with lock:
                 state["probing"] -= is_probe
@@ -231,6 +230,7 @@ class TestCircuit:
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _: patience.call(attempt), range(8)))
         assert all(found)
+        assert state["probes"] == 3
         assert state["most"] == 1
 
     def test_a_server_that_always_fails_costs_seconds(self):
@@ -286,12 +286,17 @@ class TestCancel:
 
     def test_what_is_fatal_ends_the_waits_of_others(self):
         patience = Patience()
-        waiting = threading.Thread(
-            target=lambda: pytest.raises(Stopped, patience.call, always("rate_limited", 60.0))
-        )
+        ended = []
+
+        def work():
+            with pytest.raises(Stopped):
+                patience.call(always("rate_limited", 60.0))
+            ended.append(True)
+
+        waiting = threading.Thread(target=work)
         waiting.start()
         while patience.calls == 0:
             time.sleep(0.01)
         patience._stopped = CallError("no", "quota")
         waiting.join(2)
-        assert not waiting.is_alive()
+        assert ended
