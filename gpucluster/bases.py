@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     from gpucluster.sources import Source
 
 
+def latest_run(run: Run | str | Path) -> Run:
+    """Return the run that is meant: itself, at a path, or the latest in a folder of runs.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is none.
+    CorruptArtifactError, SchemaTooNewError
+        The run, or any in the folder, cannot be read: which one is the latest is not known then.
+    """
+    if isinstance(run, Run):
+        return run
+    if not isinstance(run, str | Path) or not str(run):
+        raise ConfigError(f"got {run!r}, expected a run or its folder", path="run")
+    return _latest(Path(run).expanduser()) or Run.open(run)
+
+
 def base_run(run: Run | str | Path) -> Run:
     """Return the run whose clusters are joined.
 
@@ -28,10 +45,7 @@ def base_run(run: Run | str | Path) -> Run:
     CorruptArtifactError, SchemaTooNewError
         The run, or any in the folder, cannot be read: which one is the latest is not known then.
     """
-    if not isinstance(run, Run):
-        if not isinstance(run, str | Path) or not str(run):
-            raise ConfigError(f"got {run!r}, expected a run or its folder", path="run")
-        run = _latest(Path(run).expanduser()) or Run.open(run)
+    run = latest_run(run)
     return _before(run) if run.manifest.mode == "assign" else run
 
 

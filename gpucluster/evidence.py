@@ -19,7 +19,7 @@ from gpucluster.documents import Documents, read_documents
 from gpucluster.errors import SchemaMismatchError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.labeling.keywords import keyphrases
-from gpucluster.labeling.prompts import Evidence, Neighbour
+from gpucluster.labeling.prompts import Evidence
 from gpucluster.labeling.representatives import Candidates, candidates, pick
 from gpucluster.sources import Source, reopen
 from gpucluster.types import NOISE, Labels, Matrix, Rows
@@ -74,10 +74,7 @@ class ClusterEvidence:
             samples=tuple(self.documents.get(self.shown[node])),
             boundary=tuple(self.documents.get(self.edge[node])),
             keywords=tuple(self.keywords[node]),
-            neighbours=tuple(
-                Neighbour(tuple(self.keywords[other]), self.headlines[other])
-                for other in self.neighbours[node]
-            ),
+            neighbours=tuple(tuple(self.keywords[other]) for other in self.neighbours[node]),
             parent_label=parent_label,
             forbidden=tuple(forbidden),
         )

@@ -201,7 +201,7 @@ def label(
     Parameters
     ----------
     run : Run or path
-        A run that found clusters.
+        A run that found clusters; an output folder stands for its latest one.
     settings : LabelingSettings or mapping, optional
         The block ``llm_labeling`` of a definition. Omitted: that of the run's own definition,
         or else keywords, which need no model and no network.
@@ -285,12 +285,12 @@ def _labelling(
     text_column: str | None,
 ) -> tuple[StoredRun, LabelingRequest]:
     """Return the run, and what is asked of it."""
-    from gpucluster.bases import open_like
+    from gpucluster.bases import latest_run, open_like
     from gpucluster.definition import ClusterDefinition
     from gpucluster.given import read_labeling_settings
     from gpucluster.labelled import LabelingRequest
 
-    opened = run if isinstance(run, StoredRun) else StoredRun.open(run)
+    opened = latest_run(run)
     definition = ClusterDefinition.parse(opened.manifest.definition)
     asked = read_labeling_settings(settings, fields, definition)
     request = LabelingRequest(asked.showing(text_column), text_column=text_column)

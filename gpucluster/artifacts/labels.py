@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import AwareDatetime, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from gpucluster.artifacts.files import seal, unseal
-from gpucluster.artifacts.manifest import FileEntry, FileName, RunId, Sha256, Frozen
+from gpucluster.artifacts.manifest import FileEntry, FileName, RunId, Sha256
 from gpucluster.errors import CorruptArtifactError, SchemaTooNewError
 
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ LABELS = pa.schema(
 SOURCES = ("llm", "keywords", "fallback", "attribute")
 
 
-class Labeling(Frozen):
+class Labeling(BaseModel):
     """How the clusters of a run got their names: the content of ``labels.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     schema_version: int = SCHEMA_VERSION
     labeling_id: RunId
@@ -64,7 +66,7 @@ class Labeling(Frozen):
     counts: dict[str, int]
     estimate: dict[str, JsonValue] | None = None
     usage: dict[str, JsonValue] | None = None
-    missing_inputs: dict[str, int] = {}
+    missing_inputs: dict[str, int] = Field(default={})
     llm_labeling_errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     table: FileName

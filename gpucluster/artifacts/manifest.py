@@ -53,11 +53,11 @@ _CIRCUMSTANCES: dict[str, Any] = {
 }
 
 
-class Frozen(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileEntry(Frozen):
+class FileEntry(_Frozen):
     """One file of a Run; `rows` is None for what is no table."""
 
     sha256: Sha256
@@ -65,7 +65,7 @@ class FileEntry(Frozen):
     rows: NonNegativeInt | None = None
 
 
-class Counts(Frozen):
+class Counts(_Frozen):
     """How many: rows of the input, points that were clustered, and what became of them."""
 
     num_rows: NonNegativeInt
@@ -79,7 +79,7 @@ class Counts(Frozen):
     num_known: NonNegativeInt = 0  # rows left out because the base run has them
 
 
-class Manifest(Frozen):
+class Manifest(_Frozen):
     """The content of ``manifest.json``.
 
     `content_sha256` identifies the results: it covers all but the circumstances (times,

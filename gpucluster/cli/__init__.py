@@ -74,7 +74,7 @@ def main(ctx: click.Context) -> None:
     \b
     gpucluster run docs.parquet
     gpucluster run docs.parquet --algorithm kmeans --param n_clusters=50
-    gpucluster label gpucluster-out/RUN
+    gpucluster label gpucluster-out
     gpucluster assign new.parquet --run gpucluster-out
     gpucluster plan docs.parquet
     gpucluster sweep docs.parquet

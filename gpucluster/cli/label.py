@@ -73,14 +73,16 @@ def label(
 ) -> None:
     """Name the clusters of a run: offline by keywords, or by a model.
 
+    RUN is its folder; of a folder of runs the latest one that found clusters.
+
     Doing it again resumes an interrupted labelling; no reply is paid for twice. Where a model
     does not answer, clusters get a fallback label, and the exit code is 4.
 
     \b
-    gpucluster label gpucluster-out/RUN
-    gpucluster label gpucluster-out/RUN --model gpt-4o-mini --dry-run
-    gpucluster label gpucluster-out/RUN --base-url http://localhost:8080/v1 --model llama3.2
-    gpucluster label gpucluster-out/RUN --config topics.yaml --budget-usd 2 --concurrency 32
+    gpucluster label gpucluster-out
+    gpucluster label gpucluster-out --model gpt-4o-mini --dry-run
+    gpucluster label gpucluster-out --base-url http://localhost:8080/v1 --model llama3.2
+    gpucluster label gpucluster-out --config topics.yaml --budget-usd 2 --concurrency 32
     """
     from contextlib import closing
 

@@ -113,9 +113,10 @@ def check_ready(settings: LabelingSettings) -> None:
             raise ConfigError(
                 "labelling sets this field itself", path=f"llm_labeling.parameters.{name}"
             )
-    if find_spec("openai") is None:
+    if find_spec("openai") is None or find_spec("httpx2") is None:
         raise BackendUnavailableError(
-            f"provider {provider} needs the openai package, which is missing", hint=INSTALL
+            f"provider {provider} needs the openai package, 3 or later, which is missing",
+            hint=INSTALL,
         )
     find_key(settings)
 

@@ -6,12 +6,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from gpucluster.errors import ShapeError
+from gpucluster.labeling.folding import fold, rows_of
 from gpucluster.types import NOISE, Labels
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def keyphrases(counts: TermCounts, parents: Labels, n_keywords: int = 5) -> list
     a single document. What is less than one document commoner than in the siblings is left out,
     unless nothing else is there.
 
-    Singular and plural are one term, shown in the commoner form. No two phrases share a word,
-    and a phrase stands in for a word that it often comes with.
+    Singular and plural are one term, shown in the commoner form, where the same clusters have
+    both. No two phrases share a word, and a phrase stands in for a word that often is part of it.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def keyphrases(counts: TermCounts, parents: Labels, n_keywords: int = 5) -> list
     if counts.matrix.shape[0] != len(parents):
         raise ShapeError(f"{counts.matrix.shape[0]} groups for {len(parents)} nodes")
     matrix, documents = _with_descendants(counts.matrix, counts.documents, parents)
-    folded = _fold(counts, matrix, documents)
+    folded = fold(counts, matrix, documents)
     found: list[list[str]] = []
     for columns, numbers in _candidates(folded.matrix, documents, parents):
         chosen = _chosen([folded.words[column] for column in columns], numbers, n_keywords)
@@ -147,62 +147,11 @@ def headline(text: str, max_length: int = 120) -> str:
     str
         Without control and direction characters; empty where nothing is left.
     """
-    for line in text[: 20 * max_length].splitlines():
+    for line in text.lstrip()[: 20 * max_length].splitlines():
         visible = " ".join("".join(map(_visible, line)).split())
         if visible:
             return _cut(_SENTENCE.split(visible, maxsplit=1)[0], max_length)
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Folded:
-    """Terms without regard to singular and plural.
-
-    Attributes
-    ----------
-    words : list of n_terms tuples of str
-        In the singular.
-    shown : list of n_terms str
-        The form that occurs in more documents.
-    matrix : scipy.sparse.csr_matrix of shape (n_nodes, n_terms)
-        Documents that have the term; those with two forms count twice, up to all there are.
-    """
-
-    words: list[tuple[str, ...]]
-    shown: list[str]
-    matrix: csr_matrix
-
-
-def _fold(counts: TermCounts, matrix: csr_matrix, documents: NDArray[np.int64]) -> _Folded:
-    """Make one of singular and plural; the forms are told apart by `counts`."""
-    from scipy.sparse import csr_matrix
-
-    terms = counts.terms
-    known = {term for term in terms if " " not in term}
-    singular = {word: _singular(word, known) for word in known}
-    columns: dict[tuple[str, ...], int] = {}
-    place = np.empty(len(terms), np.int32)
-    for at, term in enumerate(terms):
-        words = tuple(singular.get(word, word) for word in term.split(" "))
-        place[at] = columns.setdefault(words, len(columns))
-    occurring = np.bincount(counts.matrix.indices, counts.matrix.data, minlength=len(terms))
-    shown = [""] * len(columns)
-    for at in np.argsort(occurring, kind="stable").tolist():
-        shown[place[at]] = terms[at]
-    parts = matrix.data, place[matrix.indices], matrix.indptr
-    one = csr_matrix(parts, (len(documents), len(columns)), copy=True)
-    one.sum_duplicates()
-    np.minimum(one.data, documents[_rows(one)], out=one.data, casting="unsafe")
-    return _Folded(list(columns), shown, one)
-
-
-def _singular(word: str, known: set[str]) -> str:
-    """Return the word without a plural ending, if the texts have that too."""
-    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
-        for short in (word[:-1], word[:-3] + "y" if word.endswith("ies") else word[:-2]):
-            if short in known and len(short) > 2 and (word.endswith("es") or short == word[:-1]):
-                return short
-    return word
 
 
 def _with_descendants(
@@ -213,8 +162,8 @@ def _with_descendants(
 
     if not (parents != NOISE).any():
         return matrix, documents
-    nodes = above = np.arange(len(parents))
-    pairs = []
+    nodes: Labels = np.arange(len(parents), dtype=np.int32)
+    above, pairs = nodes, []
     while len(nodes):
         pairs.append((above, nodes))
         above = parents[above]
@@ -227,11 +176,6 @@ def _with_descendants(
     return total, below @ documents
 
 
-def _rows(matrix: csr_matrix) -> NDArray[np.int64]:
-    """Return the row of each stored value."""
-    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-
-
 def _candidates(
     matrix: csr_matrix, documents: NDArray[np.int64], parents: Labels
 ) -> Iterator[tuple[list[int], list[int]]]:
@@ -239,20 +183,19 @@ def _candidates(
     _, family, sizes = np.unique(parents, return_inverse=True, return_counts=True)
     places: Any = matrix.indices  # of a term in a family
     if len(sizes) > 1:
-        keys = family[_rows(matrix)] * np.int64(matrix.shape[1]) + matrix.indices
+        keys = family[rows_of(matrix)] * np.int64(matrix.shape[1]) + matrix.indices
         places = np.unique(keys, return_inverse=True)[1]
-    shares = matrix.data / documents[_rows(matrix)]
+    shares = matrix.data / documents[rows_of(matrix)]
     total = np.bincount(places, shares)
-    simpson = np.bincount(places, shares * shares)
-    simpson /= np.maximum(total * total, np.finfo(float).tiny)
+    squares = np.bincount(places, shares * shares)
     for first, last in _blocks(matrix.indptr):
         part = matrix[first:last]
-        rows, terms, numbers = _rows(part), part.indices, part.data
+        rows, terms, numbers = rows_of(part), part.indices, part.data
         held = slice(matrix.indptr[first], matrix.indptr[last])
         place, share = places[held], shares[held]
         siblings = sizes[family[first + rows]]
         expected = documents[first + rows] * (total[place] - share) / np.maximum(siblings - 1, 1)
-        scores = share * np.log1p(siblings * simpson[place])
+        scores = share * np.log1p(siblings * squares[place] / total[place] ** 2)
         kept = numbers > 1 + expected
         kept |= (np.bincount(rows, kept, minlength=last - first) == 0)[rows]
         order = np.flatnonzero(kept)

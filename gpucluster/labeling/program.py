@@ -114,13 +114,20 @@ class Program:
             try:
                 out, err = process.communicate(given, self._timeout_s)
             except subprocess.TimeoutExpired:
+                _kill(process)
                 message = f"the program did not end within {self._timeout_s:g} s"
                 raise CallError(message, "timeout") from None
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+            except BaseException:
+                _kill(process)
+                raise
         if process.returncode:
             last = err.decode(errors="replace").strip().rpartition("\n")[2]
             message = f"the program ended with code {process.returncode}: {redacted(last)}"
             raise CallError(shown(message, 300), "unavailable")
         return out
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program that still runs, with its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -83,7 +83,7 @@ class TermCounter:
     It holds 8 bytes for each pair of a group and a term that occurs there, and 16 million pairs
     when it counts on: above that, each group keeps the terms that most of its documents have, and
     then the numbers of rare terms may be too low. With what it takes to merge the parts and to
-    split 16 MB of text at a time, that is 1 GB at the most, and the distinct words.
+    split 16 MB of text at a time, that is 1.2 GB at the most, beside the distinct words.
     """
 
     def __init__(self, n_groups: int) -> None:
@@ -153,12 +153,11 @@ class TermCounter:
 
     def _flush(self) -> None:
         """Count the texts that are held."""
-        if not self._texts:
+        if not sum(map(len, self._texts)):
             return
         texts, groups = pa.concat_arrays(self._texts), np.concatenate(self._groups)
         self._texts, self._groups, self._bytes = [], [], 0
-        if len(texts):
-            self._counted.append(self._count(texts, groups))
+        self._counted.append(self._count(texts, groups))
         sizes = [each.matrix.nnz for each in self._counted]
         # to merge only what is not small beside the rest keeps the sum of all merges small
         if sum(sizes[1:]) > max(MERGE_ENTRIES, sizes[0] // 2):

@@ -16,6 +16,7 @@ import pytest
 
 import gpucluster
 from gpucluster.dialects import read_body
+from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.sources.collection import read_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -135,3 +136,41 @@ def test_living_page_python(months: Path, capsys: pytest.CaptureFixture[str]) ->
     assert names["moved"].manifest.mode == "update"
     said = capsys.readouterr().out
     assert ("redo:" in said) == bool(names["joined"].metrics["should_recluster"])
+
+
+def test_labeling_page(folder: Path) -> None:
+    page = ROOT / "docs/labeling.md"
+    offline, by_server = blocks(page, "bash")
+    for line in offline.splitlines():
+        command = [sys.executable, "-m", *line.split()]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "by keywords" in done.stdout
+    (definition,) = blocks(page, "yaml")
+    Path("topics.yaml").write_text(definition)
+    settings = gpucluster.ClusterDefinition.parse(read_body("topics.yaml")).llm_labeling
+    assert settings.labels_by == "openai"
+    _, ask = by_server.splitlines()
+    with FakeServer() as server:
+        command = [
+            sys.executable,
+            "-m",
+            *ask.replace("http://localhost:8080/v1", server.base_url).split(),
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "by the model" in done.stdout
+
+
+def test_labeling_page_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpucluster.cluster(
+        "docs.parquet", algorithm="kmeans", algorithm_params={"n_clusters": 5}, out="topics"
+    )
+
+    class Model:
+        """Embeds by letters."""
+
+        def encode(self, texts: list[str]) -> list[list[int]]:
+            return [[text.count(letter) for letter in "abcdefghij"] for text in texts]
+
+    (code,) = blocks(ROOT / "docs/labeling.md", "python")
+    exec(compile(code, "labeling.md", "exec"), {"gpucluster": gpucluster, "model": Model()})
+    assert "label_confidence" in capsys.readouterr().out

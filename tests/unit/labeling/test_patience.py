@@ -138,24 +138,23 @@ class TestRetryAfter:
 
     def test_one_pause_is_said_once_to_real_threads(self, waits):
         patience = Patience(on_wait=lambda seconds, why: waits.append(seconds))
-        refused = threading.Barrier(4)
-        times = []
+        together = threading.Barrier(4)
+        first, refused, answered = [True] * 4, [], []
 
-        def attempt(first=[True] * 4):
+        def attempt():
             if first:
                 first.pop()
-                refused.wait()
-                raise CallError("too many", "rate_limited", 0.3)
-            times.append(time.monotonic())
+                together.wait()
+                refused.append(time.monotonic())
+                raise CallError("too many", "rate_limited", 0.5)
+            answered.append(time.monotonic())
 
-        start = time.monotonic()
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(lambda _: patience.call(attempt), range(12)))
-        late = [when for when in times if when - start > 0.25]
-        assert len(waits) == 1
-        assert len(late) >= 4  # who was refused
-        # nobody begins within the pause
-        assert not [when for when in times if 0.1 < when - start < 0.29]
+        assert waits == [0.5]
+        since = [when - max(refused) for when in answered]
+        assert sum(when >= 0.49 for when in since) >= 4  # who was refused
+        assert not [when for when in since if 0.2 < when < 0.49]
 
     def test_few_at_a_time_after_a_rate_limit(self):
         """A server that takes 5 calls in 0.3 s answers all 60, from 16 threads."""
@@ -250,7 +249,7 @@ class TestCircuit:
 
         with ThreadPoolExecutor(16) as pool:
             found = list(pool.map(call, range(600)))
-        assert clock() < 40
+        assert clock() < 60
         assert found.count(Stopped) >= 580
         assert patience.calls <= MAX_STRAIGHT + 16 + 3
 
@@ -276,7 +275,7 @@ class TestCancel:
         for thread in threads:
             thread.join(5)
         assert len(ended) == 4
-        assert max(ended) - asked < 0.5
+        assert max(ended) - asked < 1
 
     def test_nothing_is_called_after_it(self):
         cancel = CancelToken()

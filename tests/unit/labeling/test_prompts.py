@@ -18,7 +18,6 @@ from gpucluster.labeling.prompts import (
     MAX_TOKENS,
     PROMPT_CHARS,
     Evidence,
-    Neighbour,
     check_media,
     make_question,
     media_kinds,
@@ -81,7 +80,7 @@ def test_the_request_holds_what_is_known_and_nothing_else() -> None:
         samples=(Sample({"text": "a"}), Sample({"text": "b", "price": 3}), Sample({"x": [None]})),
         boundary=texts("c"),
         keywords=("shoes", "trail\n"),
-        neighbours=(Neighbour(("road",), "Road\nshoes"), Neighbour((), None)),
+        neighbours=(("road", "run\nway"), ()),
         parent_label="Shoes",
         forbidden=("Road shoes",),
     )
@@ -92,7 +91,7 @@ def test_the_request_holds_what_is_known_and_nothing_else() -> None:
         "documents": ["a", {"text": "b", "price": 3}, {"x": [None]}],
         "documents_at_the_edge": ["c"],
         "keywords": ["shoes", "trail"],
-        "neighbours": [{"keywords": ["road"], "example": "Road shoes"}],
+        "neighbours": [["road", "run way"]],
         "part_of": "Shoes",
         "forbidden_labels": ["Road shoes"],
     }
@@ -123,7 +122,7 @@ def test_hostile_documents_stay_strings_in_the_request(style: str) -> None:
             samples=(Sample({"text": text}), Sample({"title": text, before[:100]: [text]})),
             boundary=texts(text),
             keywords=(text,),
-            neighbours=(Neighbour((text,), text),),
+            neighbours=((text,),),
             parent_label=text,
             forbidden=(text,),
         )
@@ -138,7 +137,10 @@ def test_hostile_documents_stay_strings_in_the_request(style: str) -> None:
             assert text.startswith(found["documents"][0])
         assert found["cluster_id"] == "cl_0"
         lines = [*found.get("keywords", ()), *found.get("forbidden_labels", ())]
-        lines += [found.get("part_of", ""), found["neighbours"][0].get("example", "")]
+        lines += [
+            found.get("part_of", ""),
+            *(w for words in found.get("neighbours", ()) for w in words),
+        ]
         assert all(line.isprintable() or not line.isascii() for line in lines)
         assert all(len(line.splitlines()) <= 1 for line in lines)
 
@@ -151,12 +153,12 @@ def test_after_a_refusal_no_document_is_shown() -> None:
         samples=(Sample({"text": "secret"}, (medium,)),),
         boundary=texts("secret"),
         keywords=("shoes",),
-        neighbours=(Neighbour(("road",), "secret"),),
+        neighbours=(("road",),),
     )
     question = ask(evidence, keywords_only=True)
     assert "secret" not in str(question)
     assert request(question)["keywords"] == ["shoes"]
-    assert request(question)["neighbours"] == [{"keywords": ["road"]}]
+    assert request(question)["neighbours"] == [["road"]]
     assert size(question)[1] == 0
 
 
