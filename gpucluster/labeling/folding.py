@@ -31,7 +31,7 @@ class Folded:
     words : list of n_terms tuples of str
         In the singular, even where the forms are terms of their own.
     shown : list of n_terms str
-        The form that occurs in more documents.
+        The form that occurs in more documents; of equal ones the first in the alphabet.
     matrix : scipy.sparse.csr_matrix of shape (n_nodes, n_terms)
         Documents that have the term; those with two forms count twice, up to all there are.
     """
@@ -69,7 +69,7 @@ def fold(counts: TermCounts, matrix: csr_matrix, documents: NDArray[np.int64]) -
         place[at] = columns.setdefault(folded, len(columns))
     occurring = np.bincount(counts.matrix.indices, counts.matrix.data, minlength=len(terms))
     shown = [""] * len(columns)
-    for at in np.argsort(occurring, kind="stable").tolist():
+    for at in np.argsort(-occurring, kind="stable")[::-1].tolist():
         shown[place[at]] = terms[at]
     parts = matrix.data, place[matrix.indices], matrix.indptr
     one = csr_matrix(parts, (len(documents), len(columns)), copy=True)

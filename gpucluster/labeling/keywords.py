@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = 50  # terms of a cluster among which its phrases are chosen
 BLOCK_VALUES = 1 << 20  # that are scored at a time
-PHRASE_SHARE = 1 / 3  # of the documents with a word; from which on a phrase stands for it
+PHRASE_SHARE = 1 / 2  # of the documents with a word; above it a phrase stands for the word
 MAX_LABEL = 60  # characters
 MAX_PHRASES, MAX_WORDS = 3, 4  # of a label, unless others have the same
 STEM, ENDING = 4, 3  # letters that forms of a word share at least, and differ in at most
@@ -44,7 +44,7 @@ def keyphrases(counts: TermCounts, parents: Labels, n_keywords: int = 5) -> list
     unless nothing else is there.
 
     Singular and plural are one term, shown in the commoner form, where the same clusters have
-    both. No two phrases share a word, and a phrase stands in for a word that often is part of it.
+    both. No two phrases share a word, and a phrase stands in for a word that is mostly part of it.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def _chosen(terms: list[tuple[str, ...]], numbers: list[int], n_keywords: int) -
         if len(words) == 1:
             enough = PHRASE_SHARE * numbers[at]
             for other, phrase in enumerate(terms):
-                stands_in = len(phrase) > 1 and words[0] in phrase and numbers[other] >= enough
+                stands_in = len(phrase) > 1 and words[0] in phrase and numbers[other] > enough
                 if stands_in and said.isdisjoint(phrase):
                     best = other
                     break

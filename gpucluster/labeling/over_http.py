@@ -13,7 +13,7 @@ import numpy as np
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.client import Question, Reply
 from gpucluster.labeling.failures import CallError, failure_of, redacted
-from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.labeling.settings import TOKEN_CAPS, LabelingSettings
 from gpucluster.notation import shown
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ _HEADERS = {
 }
 _OF_OPENAI = {"openai-organization", "openai-project"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}  # no proxy is asked for these
-_CAPS = ("max_tokens", "max_completion_tokens")
 _FORMATS = ("json_schema", "json_object", None)
 _REFUSED = {"content_filter", "refusal", "safety"}
 _CUT = {"length", "max_tokens"}
@@ -64,7 +63,7 @@ class _Dialect:
         if self.format and any(name in said for name in ("response_format", "json_", "schema")):
             return replace(self, format=_FORMATS[_FORMATS.index(self.format) + 1])
         if not self.switched and self.cap in said:
-            return replace(self, cap=next(c for c in _CAPS if c != self.cap), switched=True)
+            return replace(self, cap=next(c for c in TOKEN_CAPS if c != self.cap), switched=True)
         return None
 
 
@@ -86,7 +85,7 @@ class HttpModel:
         address = settings.base_url or ADDRESSES[provider]
         self._settings = settings
         self._key = key
-        self._dialect = _Dialect(_CAPS[provider == "openai"])
+        self._dialect = _Dialect(TOKEN_CAPS[provider == "openai"])
         kept = _HEADERS | (_OF_OPENAI if address == ADDRESSES["openai"] else set())
         timeout = httpx2.Timeout(settings.timeout_s, connect=min(10.0, settings.timeout_s))
         try:
@@ -161,14 +160,14 @@ class HttpModel:
             "model": self._settings.model_name,
             "messages": list(question.messages),
         }
-        if not any(cap in self._settings.parameters for cap in _CAPS):
-            body[dialect.cap] = question.max_tokens
+        body[dialect.cap] = question.max_tokens
         if dialect.format == "json_schema":
             schema = {"name": "answer", "schema": question.schema, "strict": False}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif dialect.format:
             body["response_format"] = {"type": dialect.format}
-        return body | self._settings.parameters
+        given = self._settings.parameters
+        return body | {name: value for name, value in given.items() if name not in TOKEN_CAPS}
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         body = {

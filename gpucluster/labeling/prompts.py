@@ -16,7 +16,7 @@ from gpucluster.errors import ConfigError
 from gpucluster.labeling.client import Question
 from gpucluster.labeling.inputs import Medium, Presigner, Sample
 from gpucluster.labeling.replies import plain
-from gpucluster.labeling.settings import MEDIA, LabelingSettings
+from gpucluster.labeling.settings import MEDIA, TOKEN_CAPS, LabelingSettings
 from gpucluster.labeling.shapes import Shape
 from gpucluster.labeling.values import as_text
 
@@ -93,7 +93,7 @@ def make_question(
     problem: str | None = None,
     reply: str | None = None,
     keywords_only: bool = False,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int | None = None,
 ) -> Question:
     """Return the question about a cluster.
 
@@ -109,8 +109,8 @@ def make_question(
         That reply.
     keywords_only : bool
         Leave out whatever documents say, after a model has refused to read them.
-    max_tokens : int
-        Of the reply.
+    max_tokens : int, optional
+        Of the reply. Omitted: what the parameters say, else `MAX_TOKENS`.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def make_question(
                 "one JSON object as described and nothing else.",
             },
         ]
-    return Question(tuple(messages), shape.schema, max_tokens)
+    return Question(tuple(messages), shape.schema, max_tokens or _usual_cap(settings))
 
 
 def signed(question: Question, presigner: Presigner) -> Question:
@@ -190,6 +190,12 @@ def check_media(settings: LabelingSettings) -> None:
             got=refused[0],
             hint="map frames as image_url, or use the provider google or openai_compatible",
         )
+
+
+def _usual_cap(settings: LabelingSettings) -> int:
+    """Return how many tokens a reply may have."""
+    named = (settings.parameters.get(name) for name in TOKEN_CAPS)
+    return next((cap for cap in named if isinstance(cap, int) and cap > 0), MAX_TOKENS)
 
 
 def _instructions(settings: LabelingSettings, shape: Shape) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 from gpucluster.labeling.shapes import check_shape
 
 MAX_SAMPLES = 100
+TOKEN_CAPS: Final = ("max_tokens", "max_completion_tokens")  # names of one parameter
 MEDIA: Final = ("image_url", "video_url", "audio_url")
 
 Provider = Literal["openai", "google", "anthropic", "openai_compatible", "command", "keywords"]

@@ -24,6 +24,12 @@ MERGE_ENTRIES = 4_000_000
 MAX_ENTRIES = 16_000_000
 LEAST_TERMS = 16  # of a group, however many groups there are
 FORMS_OF_DO = ("did", "does", "doing")  # scikit-learn's stop words have only "do" and "done"
+# and these, which texts may be about (Nothman et al. 2018, doi:10.18653/v1/W18-2502)
+NO_STOP_WORDS = (
+    *("amount", "bill", "bottom", "call", "cry", "describe", "detail", "empty", "fill", "fire"),
+    *("front", "full", "interest", "mill", "mine", "move", "name", "serious", "side", "sincere"),
+    *("system", "thick", "thin", "top"),
+)
 
 # Scripts without spaces: each letter is a word, so phrases are pairs of letters
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}ー]"
@@ -89,7 +95,8 @@ class TermCounter:
     def __init__(self, n_groups: int) -> None:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-        self._stop_words = pa.array(sorted({*ENGLISH_STOP_WORDS, *FORMS_OF_DO}), pa.large_string())
+        stop_words = {*ENGLISH_STOP_WORDS, *FORMS_OF_DO}.difference(NO_STOP_WORDS)
+        self._stop_words = pa.array(sorted(stop_words), pa.large_string())
         self._documents = np.zeros(n_groups, np.int64)
         self._words = pa.array([], pa.large_string())
         self._texts: list[Any] = []
@@ -120,7 +127,8 @@ class TermCounter:
             there = pc.is_valid(part).to_numpy(zero_copy_only=False)
             own = groups[start : start + SLICE_ROWS]
             counts = there & (own != NOISE)
-            self._hold(part.filter(pa.array(counts)), own[counts])
+            if counts.any():
+                self._hold(part.filter(pa.array(counts)), own[counts])
 
     def counts(self) -> TermCounts:
         """Return what was counted so far; a phrase of a single document is no term.
@@ -153,7 +161,7 @@ class TermCounter:
 
     def _flush(self) -> None:
         """Count the texts that are held."""
-        if not sum(map(len, self._texts)):
+        if not self._texts:
             return
         texts, groups = pa.concat_arrays(self._texts), np.concatenate(self._groups)
         self._texts, self._groups, self._bytes = [], [], 0

@@ -115,10 +115,10 @@ class TestReplies:
         }
 
     @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-    def test_parameters_replace_what_we_send(self, name):
+    def test_the_question_says_how_long_a_reply_may_be(self, name):
         with FakeServer() as server, model_of(server, parameters={name: 9}) as model:
             model.ask(question(max_tokens=77))
-            assert [v for k, v in server.last.items() if k.startswith("max_")] == [9]
+            assert [v for k, v in server.last.items() if k.startswith("max_")] == [77]
 
     def test_no_usage(self):
         with FakeServer(quirks=["no_usage"]) as server, model_of(server) as model:

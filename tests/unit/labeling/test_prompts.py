@@ -162,6 +162,11 @@ def test_after_a_refusal_no_document_is_shown() -> None:
     assert size(question)[1] == 0
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_parameters_say_how_long_a_reply_may_be(name: str) -> None:
+    assert ask(BARE, settings_of(parameters={name: 77})).max_tokens == 77
+
+
 def test_an_invalid_reply_is_shown_with_its_problem() -> None:
     first = ask(BARE)
     again = ask(BARE, problem="label is empty", reply="x" * 3_000, max_tokens=99)
