@@ -258,8 +258,9 @@ def _neighbours(centroids: Matrix, parents: Labels, reporter: Reporter) -> list[
     length = np.linalg.norm(centroids, axis=1, keepdims=True)
     unit = np.ascontiguousarray(centroids / np.where(length > 0, length, 1), np.float32)
     found: list[list[int]] = [[] for _ in parents]
-    for parent in np.unique(parents):
-        nodes = np.flatnonzero(parents == parent)
+    order = np.argsort(parents, kind="stable")
+    ends = np.flatnonzero(np.diff(parents[order])) + 1
+    for nodes in np.split(order, ends):
         count = min(N_NEIGHBOURS + 1, len(nodes))
         if count < 2:
             continue

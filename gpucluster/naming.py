@@ -23,7 +23,7 @@ from gpucluster.labeling.asking import Asker, estimate_question, identity
 from gpucluster.labeling.cache import question_key
 from gpucluster.labeling.collisions import clashing, distinct, merged
 from gpucluster.labeling.confidence import Embed, confidence, embedded_in_turn
-from gpucluster.labeling.keywords import distinct_labels
+from gpucluster.labeling.keywords import distinct_labels, offline_label
 from gpucluster.labeling.patience import GaveUp
 from gpucluster.labeling.prompts import make_question
 from gpucluster.labeling.settings import LabelingSettings
@@ -151,7 +151,7 @@ def name_by_keywords(naming: Naming) -> None:
         if node in naming.named:
             continue
         words = evidence.keywords[node]
-        label, source = labels[node] or _placeholder(evidence.names[node]), "keywords"
+        label, source = labels[node], "keywords"
         if not words:
             label, source = _placeholder(evidence.names[node]), "fallback"
         if attributes is not None and attributes[node] is not None:
@@ -182,7 +182,8 @@ def _name_level(
     """Name the clusters of one level, and ask again for names that are another's."""
     evidence = naming.evidence
     reused = [node for node in nodes if node in naming.named]
-    taken = [named.label for node, named in naming.named.items() if node not in set(nodes)]
+    here = set(nodes)
+    taken = [named.label for node, named in naming.named.items() if node not in here]
     _ask(naming, asker, {node: () for node in nodes if node not in naming.named}, reporter)
     sizes = evidence.num_members
     clashes = clashing(naming.labels(nodes), sizes, reused, taken)
@@ -244,10 +245,9 @@ def _fall_back(naming: Naming, node: int, problem: str) -> None:
     """Name a cluster by its keywords, because the model did not."""
     evidence, settings = naming.evidence, naming.settings
     words = evidence.keywords[node]
-    [label] = distinct_labels([words], evidence.parents[:1]) if words else [None]
     naming.problems[node] = problem
     naming.named[node] = Named(
-        label or _placeholder(evidence.names[node]),
+        offline_label(words) if words else _placeholder(evidence.names[node]),
         "fallback",
         summary=evidence.headlines[node] if settings.include_summary else None,
         keywords=words if settings.include_keywords else None,

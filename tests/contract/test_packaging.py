@@ -27,7 +27,7 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())["dependenci
 DOCKERFILE = (ROOT / "Dockerfile.cuda").read_text()
 
 EXTRAS = {"all", "bench", "dask", "dev", "faiss-gpu", "gpu-cu12", "gpu-cu13", "llm"}
-EXTRAS |= {"multi-gpu-cu12", "multi-gpu-cu13", "plot", "serve", "test", "tsne"}
+EXTRAS |= {"multi-gpu-cu12", "multi-gpu-cu13", "plot", "s3", "serve", "test", "tsne"}
 
 GPU_NAME = re.compile(r"-cu1\d|cupy|cuda|cudf|cuml|cuvs|faiss-gpu|nvidia|raft|rmm|torch")
 
