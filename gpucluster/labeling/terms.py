@@ -25,6 +25,7 @@ MAX_ENTRIES = 16_000_000
 LEAST_TERMS = 16  # of a group, however many groups there are
 FORMS_OF_DO = ("did", "does", "doing")  # scikit-learn's stop words have only "do" and "done"
 # and these, which texts may be about (Nothman et al. 2018, doi:10.18653/v1/W18-2502)
+PARTICLES = ("down", "off", "out", "up")  # stop words that a phrase may end with: top up
 NO_STOP_WORDS = (
     *("amount", "bill", "bottom", "call", "cry", "describe", "detail", "empty", "fill", "fire"),
     *("front", "full", "interest", "mill", "mine", "move", "name", "serious", "side", "sincere"),
@@ -38,7 +39,7 @@ _BREAKS = rf"[^\p{{L}}\p{{M}}\p{{N}}'{_APOSTROPHE} \t\p{{Zs}}_-]+| -+ "
 _BREAK = " . "
 _SPACES = r"[ \t\p{Zs}_-]+"
 _ALONE: Final = np.int64(0xFFFF_FFFF)  # in place of a second word
-_BREAKING, _IN_PHRASES, _WORD = range(3)  # what a token may be part of
+_BREAKING, _AT_END, _IN_PHRASES, _WORD = range(4)  # what a token may be part of
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ class TermCounter:
         words, use, codes = self._coded(split.flatten())
         rows = np.repeat(np.arange(len(texts)), np.diff(split.offsets.to_numpy()))
         alone = use[codes] == _WORD
-        pairs = (use[codes] != _BREAKING)[:-1] & (use[codes] != _BREAKING)[1:]
+        pairs = (use[codes] > _AT_END)[:-1] & (use[codes] != _BREAKING)[1:]
         pairs &= rows[:-1] == rows[1:]
         word = words[codes]
         phrases = (word[:-1][pairs] << np.int64(32)) | word[1:][pairs]
@@ -210,6 +211,9 @@ class TermCounter:
         use = np.where(lengths > 1, _WORD, _IN_PHRASES).astype(np.int8)
         breaking = pc.or_(pc.invert(lettered), stopped).to_numpy(zero_copy_only=False)
         use[breaking | (lengths > MAX_WORD)] = _BREAKING
+        use[pc.is_in(tokens, pa.array(PARTICLES, tokens.type)).to_numpy(zero_copy_only=False)] = (
+            _AT_END
+        )
         words = np.zeros(len(tokens), np.int64)
         used = use != _BREAKING
         words[used] = self._interned(tokens.filter(pa.array(used)))

@@ -212,3 +212,11 @@ def test_groups_must_fit():
     for group in (-2, 2):
         with pytest.raises(ShapeError, match="expected -1..1"):
             counter.add(pa.array(["a"]), np.array([group], np.int32))
+
+
+def test_a_phrase_may_end_with_a_particle_that_is_no_term() -> None:
+    counter = TermCounter(1)
+    counter.add(pa.array(["top up now", "please top up", "up there"]), np.zeros(3, np.int32))
+    counts = counter.counts()
+    assert "top up" in counts.terms
+    assert not {"up", "up there"} & set(counts.terms)
