@@ -100,7 +100,8 @@ def cluster(
     """
     from gpucluster.device.select import decide
     from gpucluster.finished import Run
-    from gpucluster.labelled import LabelingRequest, label_run
+    from gpucluster.naming.label_run import label_run
+    from gpucluster.naming.request import LabelingRequest
     from gpucluster.pipeline import run_pipeline
     from gpucluster.sources import check_names
 
@@ -123,7 +124,7 @@ def cluster(
         if text_column is not None:
             check_names({"text": text_column}, source.info.fields, source.info.where)
         if naming is not None:
-            naming.check_rows(source)
+            naming.check_rows(source, data, one, text_column)
         run = run_pipeline(
             source,
             one,

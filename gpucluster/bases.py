@@ -30,6 +30,28 @@ def latest_run(run: Run | str | Path) -> Run:
     return _latest(Path(run).expanduser()) or Run.open(run)
 
 
+def run_to_label(run: Run | str | Path) -> Run:
+    """Return the run whose clusters get names.
+
+    Parameters
+    ----------
+    run : Run or path
+        Itself; a folder of runs stands for the one that found the clusters of its latest run.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is none.
+    CorruptArtifactError, SchemaTooNewError
+        The run, or any in the folder, cannot be read: which one is the latest is not known then.
+    """
+    found = latest_run(run)
+    if isinstance(run, Run):
+        return found
+    path = Path(run).expanduser().absolute()
+    return found if path in {found.path, found.path / FILE_NAME} else full_run(found)
+
+
 def base_run(run: Run | str | Path) -> Run:
     """Return the run whose clusters are joined.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpucluster.device.select import DeviceRequest
     from gpucluster.labeling.settings import LabelingSettings
     from gpucluster.labeling.spending import Usage
-    from gpucluster.labelled import LabelingRequest
+    from gpucluster.naming.request import LabelingRequest
     from gpucluster.sources.filters import Filters
     from gpucluster.succession import By
 
@@ -203,8 +203,9 @@ def label(
     run : Run or path
         A run that found clusters; an output folder stands for its latest one.
     settings : LabelingSettings or mapping, optional
-        The block ``llm_labeling`` of a definition. Omitted: that of the run's own definition,
-        or else keywords, which need no model and no network.
+        The block ``llm_labeling`` of a definition. Omitted: what named the run last, or that of
+        its own definition, or else keywords, which need no model and no network. Another
+        ``provider``, ``model_name`` or ``base_url`` among `fields` changes who is asked.
     data : path, list of paths, table or frame, optional
         The rows of the run, where they are not to be found any more.
     text_column : str, optional
@@ -239,7 +240,7 @@ def label(
     SourceError, SchemaMismatchError
         The documents cannot be read any more, or have no text.
     """
-    from gpucluster.labelled import label_run
+    from gpucluster.naming.label_run import label_run
 
     opened, request = _labelling(run, settings, fields, data, text_column)
     request = replace(
@@ -255,6 +256,7 @@ def estimate_labels(
     *,
     data: Any = None,
     text_column: str | None = None,
+    fresh: bool = False,
     observer: Observer | None = None,
     cancel: CancelToken | None = None,
     **fields: Any,
@@ -263,7 +265,7 @@ def estimate_labels(
 
     Parameters
     ----------
-    run, settings, data, text_column, observer, cancel, **fields
+    run, settings, data, text_column, fresh, observer, cancel, **fields
         As for `label`.
 
     Returns
@@ -271,9 +273,10 @@ def estimate_labels(
     Usage
         ``usd`` is None where the price of the model is not known.
     """
-    from gpucluster.labelled import estimate_labels as estimate
+    from gpucluster.naming.label_run import estimate_labels as estimate
 
     opened, request = _labelling(run, settings, fields, data, text_column)
+    request = replace(request, fresh=fresh)
     return estimate(opened, request, observer=observer or ignore, cancel=cancel or CancelToken())
 
 
@@ -285,14 +288,19 @@ def _labelling(
     text_column: str | None,
 ) -> tuple[StoredRun, LabelingRequest]:
     """Return the run, and what is asked of it."""
-    from gpucluster.bases import latest_run, open_like
+    from gpucluster.artifacts.labels import finished_labeling
+    from gpucluster.bases import open_like, run_to_label
     from gpucluster.definition import ClusterDefinition
     from gpucluster.given import read_labeling_settings
-    from gpucluster.labelled import LabelingRequest
+    from gpucluster.naming.request import LabelingRequest
 
-    opened = latest_run(run)
+    opened = run_to_label(run)
     definition = ClusterDefinition.parse(opened.manifest.definition)
-    asked = read_labeling_settings(settings, fields, definition)
+    named = finished_labeling(opened.path)
+    before = dict(named.settings) if named else definition.to_dict()["llm_labeling"] or {}
+    if text_column is not None:
+        before.pop("labeling_inputs", None)
+    asked = read_labeling_settings(settings, fields, before)
     request = LabelingRequest(asked.showing(text_column), text_column=text_column)
     if data is None:
         return opened, request

@@ -28,17 +28,37 @@ def read_definition(
     return ClusterDefinition.parse(definition, **fields)
 
 
+# who is asked; settings of another one say nothing about it
+_WHO = ("provider", "model_name", "base_url")
+_OF_WHOM = (
+    *("provider", "model_name", "base_url", "api_key_env", "parameters", "prices"),
+    *("embedding_model", "use_embedding_dedup"),
+)
+
+
 def read_labeling_settings(
     settings: LabelingSettings | Mapping[str, Any] | None,
     fields: Mapping[str, Any],
-    definition: ClusterDefinition,
+    before: Mapping[str, Any] | None,
 ) -> LabelingSettings:
-    """Read the settings of labelling: those given, else those of a definition; then `fields`."""
+    """Read the settings of labelling.
+
+    Parameters
+    ----------
+    settings : LabelingSettings, mapping or None
+        None: those of `before`, but for who is asked where `fields` name another one.
+    fields : mapping
+        Changes on top.
+    before : mapping or None
+        The settings that hold where nothing is said.
+    """
     from gpucluster.definition import ClusterDefinition
     from gpucluster.labeling.settings import LabelingSettings
 
     if settings is None:
-        settings = definition.llm_labeling or {}
+        settings = dict(before or {})
+        if any(fields.get(name, settings.get(name)) != settings.get(name) for name in _WHO):
+            settings = {name: value for name, value in settings.items() if name not in _OF_WHOM}
     if isinstance(settings, LabelingSettings):
         settings = {name: getattr(settings, name) for name in settings.model_fields_set}
     block = {**settings, "enabled": True, **fields}

@@ -1,15 +1,16 @@
 """The names of a run's clusters: a table beside the run, that a later naming replaces whole.
 
 A run never changes. Its names lie in ``labels/``: ``labels.json``, written last, says which table
-holds and how it came to be; the table and the audit file carry the id of their labelling.
+holds and how it came to be; the table and the audit file carry the id of their labelling, and the
+table a part of its digest, so that the next attempt does not write over it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -61,6 +62,7 @@ class Labeling(BaseModel):
     gpucluster_version: str
     settings: dict[str, JsonValue]
     settings_sha256: Sha256
+    source_key: Sha256 | None = None
     provider: str
     model_name: str | None
     counts: dict[str, int]
@@ -96,8 +98,11 @@ def write_labels(store: Store, labeling: Mapping[str, Any], table: pa.Table) -> 
         A file could not be written; the names of before still hold.
     """
     folder = f"{labeling['run_id']}/{FOLDER}"
-    name = f"labels-{labeling['labeling_id']}.parquet"
-    stored = store.put(f"{folder}/{name}", partial(_write, table))
+    content = io.BytesIO()
+    _write(table, content)
+    sha256 = hashlib.sha256(content.getbuffer()).hexdigest()
+    name = f"labels-{labeling['labeling_id']}-{sha256[:8]}.parquet"
+    stored = store.put(f"{folder}/{name}", lambda file: file.write(content.getbuffer()))
     entry = FileEntry(**stored._asdict(), rows=table.num_rows)
     found = Labeling(**labeling, table=name, file=entry)
     text = seal(json.loads(found.model_dump_json()))
@@ -159,8 +164,6 @@ def read_labels(run: Path, labeling: Labeling) -> pa.Table:
     CorruptArtifactError
         It is not.
     """
-    import hashlib
-
     path = run / FOLDER / labeling.table
     try:
         content = path.read_bytes()
@@ -169,6 +172,48 @@ def read_labels(run: Path, labeling: Labeling) -> pa.Table:
     if hashlib.sha256(content).hexdigest() != labeling.file.sha256:
         raise CorruptArtifactError(f"{path} is damaged: its sha256 is another one", hint=RELABEL)
     return pq.read_table(io.BytesIO(content))
+
+
+def read_named(run: Path) -> tuple[Labeling, pa.Table] | None:
+    """Return how the clusters of a run were named, and the names; None where they were not.
+
+    Raises
+    ------
+    CorruptArtifactError, SchemaTooNewError
+        See `read_labeling` and `read_labels`.
+    """
+    found = read_labeling(run)
+    if found is None:
+        return None
+    try:
+        return found, read_labels(run, found)
+    except CorruptArtifactError:
+        now = read_labeling(run)  # another naming may have ended since, and removed the table
+        if now is None or now == found:
+            raise
+        return now, read_labels(run, now)
+
+
+def sound_names(run: Path) -> tuple[Labeling, pa.Table] | None:
+    """Return `read_named`; None also where record or table are damaged.
+
+    Then the run has to be named again.
+
+    Raises
+    ------
+    SchemaTooNewError
+        A newer version of gpucluster wrote the record.
+    """
+    try:
+        return read_named(run)
+    except CorruptArtifactError:
+        return None
+
+
+def finished_labeling(run: Path) -> Labeling | None:
+    """Return how the clusters of a run were named, if their names can still be read."""
+    found = sound_names(run)
+    return None if found is None else found[0]
 
 
 def with_labels(centroids: pa.Table, labels: pa.Table) -> pa.Table:

@@ -92,10 +92,11 @@ class Run:
 
     def verify(self) -> None:
         """Compare every file with its digest; a `CorruptArtifactError` where one differs."""
+        from gpucluster.artifacts.labels import read_named
+
         for name in self.manifest.files:
             self._check_content(name)
-        if self.labeling is not None:
-            self._named(self.labeling)
+        read_named(self.path)
 
     @classmethod
     def if_finished(cls, path: Path) -> Self | None:
@@ -217,16 +218,14 @@ class Run:
         """
         from gpucluster.artifacts.labels import with_labels
 
-        if self.labeling is None:
+        if self._named is None:
             return self.fitted_centroids
-        return with_labels(self.fitted_centroids, self._named(self.labeling))
+        return with_labels(self.fitted_centroids, self._named[1])
 
-    @cached_property
+    @property
     def labeling(self) -> Labeling | None:
         """How the clusters were named: model, cost, errors; None where they were not."""
-        from gpucluster.artifacts.labels import read_labeling
-
-        return read_labeling(self.path)
+        return None if self._named is None else self._named[0]
 
     @property
     def cluster_labels(self) -> dict[str, str | None]:
@@ -295,10 +294,12 @@ class Run:
             f"{counts.num_noise} noise, in {str(self.path)!r})"
         )
 
-    def _named(self, labeling: Labeling) -> pa.Table:
-        from gpucluster.artifacts.labels import read_labels
+    @cached_property
+    def _named(self) -> tuple[Labeling, pa.Table] | None:
+        """The record and the table of one naming: a later one removes both."""
+        from gpucluster.artifacts.labels import read_named
 
-        return read_labels(self.path, labeling)
+        return read_named(self.path)
 
     def _table(self, stem: str, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa

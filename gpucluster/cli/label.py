@@ -11,7 +11,8 @@ from gpucluster.cli.changes import assignment, usage_error
 from gpucluster.cli.render import amount, table
 from gpucluster.cli.run import N_CLUSTERS, SETTINGS
 from gpucluster.cli.voice import Voice, speaking
-from gpucluster.labeling.settings import Provider
+from gpucluster.labeling.settings import LabelingSettings, Provider
+from gpucluster.notation import nearest
 
 if TYPE_CHECKING:
     from gpucluster.finished import Run
@@ -91,7 +92,7 @@ def label(
     from gpucluster.cli.progress import watcher
     from gpucluster.cli.result import leave_partial, show_run
 
-    given = _settings(config, options)
+    given, changes = _settings(config, options)
     shared: dict[str, Any] = {
         "data": (data[0] if len(data) == 1 else list(data)) if data else None,
         "text_column": text_column,
@@ -99,7 +100,9 @@ def label(
 
     def work(cancel: Any) -> Usage | Run:
         if dry_run:
-            return finished.estimate_labels(path, given, observer=observer, cancel=cancel, **shared)
+            return finished.estimate_labels(
+                path, given, fresh=fresh, observer=observer, cancel=cancel, **shared, **changes
+            )
         return finished.label(
             path,
             given,
@@ -109,6 +112,7 @@ def label(
             observer=observer,
             cancel=cancel,
             **shared,
+            **changes,
         )
 
     with closing(watcher(voice)) as observer:
@@ -121,21 +125,28 @@ def label(
     leave_partial(voice, found)
 
 
-def _settings(config: str | None, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the block of the definition, changed by options; None: nothing is said."""
+def _settings(
+    config: str | None, options: Mapping[str, Any]
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the block of the definition, if there is one, and what options change."""
     from gpucluster.definition import ClusterDefinition
     from gpucluster.dialects import read_body
 
-    block: dict[str, Any] = {}
+    block = None
     if config is not None:
         named = ClusterDefinition.parse(read_body(config)).llm_labeling
         if named is None:
             raise usage_error(f"--config {config}: it has no llm_labeling")
         block = {name: getattr(named, name) for name in named.model_fields_set}
     flags = {"provider": "provider", "model_name": "model", "base_url": "base_url"}
-    block |= {name: options[flag] for name, flag in flags.items() if options[flag] is not None}
-    block |= dict(assignment("--set", change) for change in options["changes"])
-    return block or None
+    changes = {name: options[flag] for name, flag in flags.items() if options[flag] is not None}
+    for change in options["changes"]:
+        name, value = assignment("--set", change)
+        if name not in LabelingSettings.model_fields:
+            known = nearest(name, LabelingSettings.model_fields)
+            raise usage_error(f"--set {name}: unknown setting. {known or 'see docs/config.md'}")
+        changes[name] = value
+    return block, changes
 
 
 def _estimate_text(found: Usage) -> str:

@@ -64,4 +64,5 @@ def run(voice: Voice, **options: Any) -> None:
     if found.manifest.completed_at < begun:
         voice.say("nothing was left to do: the run was finished before; --fresh computes it anew")
     show_run(voice, found, N_CLUSTERS)
-    leave_partial(voice, found)
+    if request.definition.llm_labeling and request.definition.llm_labeling.enabled:
+        leave_partial(voice, found)

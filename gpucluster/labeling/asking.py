@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.events import CancelToken
 from gpucluster.labeling.cache import ReplyCache, question_key
-from gpucluster.labeling.client import Question, Reply
+from gpucluster.labeling.client import COMMAND, Question, Reply
+from gpucluster.labeling.failures import CallError
 from gpucluster.labeling.patience import GaveUp, Patience, Stopped
-from gpucluster.labeling.prompts import PROMPT_VERSION, make_question, signed, size
+from gpucluster.labeling.prompts import ASKED_ID, PROMPT_VERSION, make_question, signed, size
 from gpucluster.labeling.replies import InvalidReply, read_reply
-from gpucluster.labeling.spending import Budget, BudgetSpentError, Usage, count_tokens
+from gpucluster.labeling.spending import (
+    Budget,
+    BudgetSpentError,
+    Usage,
+    count_tokens,
+    known_prices,
+)
 
 if TYPE_CHECKING:
     from gpucluster.labeling.audit import Audit
@@ -22,14 +31,19 @@ if TYPE_CHECKING:
     from gpucluster.labeling.inputs import Presigner
     from gpucluster.labeling.prompts import Evidence
     from gpucluster.labeling.replies import Answer
-    from gpucluster.labeling.settings import LabelingSettings
+    from gpucluster.labeling.settings import LabelingSettings, Prices
     from gpucluster.labeling.shapes import Shape
+    from gpucluster.types import Matrix
 
 LONGER = 4  # times the tokens, after a reply that was cut off
 
 
 class NoNameError(Exception):
     """A cluster that no reply names; the message says why."""
+
+
+class NotEmbeddedError(Exception):
+    """Texts that have no embeddings; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +62,15 @@ def identity(settings: LabelingSettings) -> dict[str, Any]:
         "base_url": settings.base_url,
         "model_name": settings.model_name,
         "parameters": settings.parameters,
+        "command": os.environ.get(COMMAND) if settings.labels_by == "command" else None,
         "prompt_version": PROMPT_VERSION,
     }
 
 
-def estimate_question(question: Question) -> int:
+def estimate_question(question: Question, settings: LabelingSettings) -> int:
     """Return the tokens that a question is expected to have."""
     texts, n_media = size(question)
-    return count_tokens(texts, n_media)
+    return count_tokens(texts, n_media, settings.model_name)
 
 
 class Asker:
@@ -67,8 +82,6 @@ class Asker:
     shape : Shape
         What an answer must look like.
     model : Model
-    patience : Patience
-        How long it is tried.
     cache : ReplyCache
     budget : Budget
     audit : Audit
@@ -76,6 +89,8 @@ class Asker:
     concurrency : int
         Questions on the way at a time.
     cancel : CancelToken
+    on_wait : callable
+        Told of pauses: seconds, and why.
 
     Attributes
     ----------
@@ -83,6 +98,8 @@ class Asker:
         Why nothing is sent any more: the budget is spent, or the server refuses for good.
     num_cached : int
         Replies that were there already.
+    num_late : int
+        Calls that were given up, and count as the most that they can have cost.
     """
 
     def __init__(
@@ -91,22 +108,39 @@ class Asker:
         settings: LabelingSettings,
         shape: Shape,
         model: Model,
-        patience: Patience,
         cache: ReplyCache,
         budget: Budget,
         audit: Audit,
         presigner: Presigner,
         concurrency: int,
         cancel: CancelToken,
+        on_wait: Callable[[float, str], None],
     ) -> None:
         self._settings, self._shape, self._model = settings, shape, model
-        self._patience, self._cache, self._budget = patience, cache, budget
+        self._cache, self._budget = cache, budget
+        # an address without embeddings must not keep clusters from their names
+        self._patience = Patience(cancel=cancel, on_wait=on_wait)
+        self._embedding_patience = Patience(cancel=cancel, on_wait=on_wait)
         self._audit, self._presigner = audit, presigner
         self._concurrency, self._cancel = concurrency, cancel
         self._identity = identity(settings)
+        self._prices = known_prices(settings)
         self._lock = threading.Lock()
         self.stopped: str | None = None
         self.num_cached = 0
+        self.num_late = 0
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """What was sent, beside what it cost."""
+        both = (self._patience, self._embedding_patience)
+        return {
+            "cached": self.num_cached,
+            "late": self.num_late,
+            "attempts": sum(patience.calls for patience in both),
+            "retries": sum(patience.retries for patience in both),
+            "waited_s": round(sum(patience.waited_s for patience in both), 1),
+        }
 
     def ask_all(self, evidence: Iterable[tuple[int, Evidence]]) -> Iterator[Asked]:
         """Ask about clusters and yield what became of each, in the order of the answers.
@@ -127,8 +161,40 @@ class Asker:
                 self._cancel.raise_if_cancelled()
                 done, on_way = wait(on_way, timeout=0.2, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit):
+                self._patience.stop("another question failed")  # the others must not go on trying
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """Return embeddings by the provider's model; they count for the budget and the audit.
+
+        Raises
+        ------
+        NotEmbeddedError
+            The server did not answer, they might cost more than what is left, or nothing is sent
+            any more.
+        """
+        if self.stopped is not None:
+            raise NotEmbeddedError(self.stopped)
+        most = Usage.of_embedding(count_tokens(texts), self._prices)
+        model_name = self._settings.embedding_model
+        once = _Once(self._audit, "embedded", model_name=model_name, texts=list(texts))
+
+        def attempt() -> Matrix:
+            once.write()
+            return self._model.embed(texts)
+
+        try:
+            with self._reserving(most) as settle:
+                found = self._embedding_patience.call(attempt)
+                settle(most)
+        except (GaveUp, BudgetSpentError) as error:
+            raise NotEmbeddedError(str(error)) from error
+        self._cache.note(most, model_name)
+        return found
 
     def _ask(self, node: int, evidence: Evidence) -> Asked:
         try:
@@ -154,7 +220,7 @@ class Asker:
                 following = make_question(evidence, self._settings, self._shape, keywords_only=True)
             else:
                 try:
-                    return read_reply(reply.text, self._shape, evidence.cluster_id)
+                    return read_reply(reply.text, self._shape, ASKED_ID)
                 except InvalidReply as error:
                     problem = f"the reply is invalid: {error}"
                     following = make_question(
@@ -184,12 +250,11 @@ class Asker:
             return kept
         if self.stopped is not None:
             raise NoNameError(self.stopped)
-        try:
-            reserved = self._budget.reserve(estimate_question(question), question.max_tokens)
-        except BudgetSpentError as error:
-            self._stop(str(error))
-            raise NoNameError(self.stopped or "") from error
-        self._audit.write(
+        most = Usage.of(
+            estimate_question(question, self._settings), question.max_tokens, self._prices
+        )
+        once = _Once(
+            self._audit,
             "sent",
             **facts,
             **self._identity,
@@ -197,28 +262,71 @@ class Asker:
             schema=question.schema,
             max_tokens=question.max_tokens,
         )
+
+        def attempt() -> Reply:
+            once.write()
+            try:
+                return self._model.ask(signed(question, self._presigner))
+            except CallError as error:
+                if error.kind == "timeout":  # whoever answers too late may bill all the same
+                    self._lose(most)
+                raise
+
         try:
-            reply = self._patience.call(lambda: self._model.ask(signed(question, self._presigner)))
-        except GaveUp as error:
-            self._budget.release(reserved)
-            if isinstance(error, Stopped):
+            with self._reserving(most) as settle:
+                reply = self._patience.call(attempt)
+                used = _used(reply, most, self._prices)
+                settle(used)
+        except (GaveUp, BudgetSpentError) as error:
+            if not isinstance(error, GaveUp) or isinstance(error, Stopped):
                 self._stop(str(error))
             self._audit.write("failed", **facts, problem=str(error))
             raise NoNameError(str(error)) from error
-        except BaseException:
-            self._budget.release(reserved)
-            raise
-        used = self._budget.settle(reserved, reply.input_tokens, reply.output_tokens)
         self._cache.put(key, reply, used, self._settings.model_name)
+        tokens = {"input_tokens": used.input_tokens, "output_tokens": used.output_tokens}
         self._audit.write(
-            "answered", **facts, reply=reply.text, finish=reply.finish, **_tokens(used)
+            "answered", **facts, reply=reply.text, finish=reply.finish, **tokens, usd=used.usd
         )
         return reply
+
+    @contextmanager
+    def _reserving(self, most: Usage) -> Iterator[Callable[[Usage], None]]:
+        """Set money aside for a call, and give back what it did not cost, whatever happens."""
+        self._budget.reserve(most)
+        cost: list[Usage] = []
+        try:
+            yield cost.append
+        finally:
+            self._budget.settle(most, cost[0] if cost else None)
+
+    def _lose(self, most: Usage) -> None:
+        """Count a call that may have cost what it cost at most."""
+        self._budget.lose(most)
+        self._cache.note(most, self._settings.model_name)
+        with self._lock:
+            self.num_late += 1
 
     def _stop(self, why: str) -> None:
         with self._lock:
             self.stopped = self.stopped or why
 
 
-def _tokens(used: Usage) -> dict[str, Any]:
-    return {"input_tokens": used.input_tokens, "output_tokens": used.output_tokens, "usd": used.usd}
+class _Once:
+    """A line of the audit that is written when a question leaves, not when it is retried."""
+
+    def __init__(self, audit: Audit, event: str, **facts: Any) -> None:
+        self._audit, self._event, self._facts = audit, event, facts
+        self._is_written = False
+
+    def write(self) -> None:
+        """Write the line, the first time."""
+        if not self._is_written:
+            self._audit.write(self._event, **self._facts)
+            self._is_written = True
+
+
+def _used(reply: Reply, most: Usage, prices: Prices | None) -> Usage:
+    """Return what a reply cost; by the estimate where the server does not say."""
+    sent = most.input_tokens if reply.input_tokens is None else reply.input_tokens
+    answered = most.output_tokens if reply.output_tokens is None else reply.output_tokens
+    return Usage.of(sent, answered, prices)

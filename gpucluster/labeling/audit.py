@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from gpucluster.errors import StoreError
+from gpucluster.labeling.failures import unsigned
 
 
 class Audit:
     """A file of JSON lines that only grows; from any thread.
 
-    Signed URLs never reach it: it is given the questions as they are before they are signed.
+    No signature of a URL is in it: it is given questions as they are before addresses are signed,
+    and what documents bring along themselves is struck out.
 
     Parameters
     ----------
@@ -35,9 +37,11 @@ class Audit:
     def write(self, event: str, **facts: Any) -> None:
         """Add a line: ``at``, ``event`` and `facts`."""
         line: Mapping[str, Any] = {"at": datetime.now(UTC).isoformat(), "event": event, **facts}
+        # of the whole line: a signature has no character that JSON escapes
+        text = unsigned(json.dumps(line, ensure_ascii=False))
         try:
             with self._lock:
-                self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                self._file.write(text + "\n")
                 self._file.flush()
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error

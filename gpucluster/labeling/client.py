@@ -12,24 +12,25 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from gpucluster.errors import BackendUnavailableError, ConfigError
-from gpucluster.labeling.failures import CallError, redacted
 from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.notation import shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CallError", "Model", "Question", "Reply", "check_ready", "open_model", "redacted"]
-
 INSTALL: Final = "pip install 'gpucluster[llm]'"
 COMMAND: Final = "GPUCLUSTER_LABEL_COMMAND"
+KEY: Final = "GPUCLUSTER_LLM_API_KEY"  # may go to any address
+KEY_ENVS: Final = "GPUCLUSTER_LLM_KEY_ENVS"  # names of others that may, with commas between them
 NO_KEY: Final = "none"  # for servers that need none: the header cannot be empty
 
+_PREFIX = "GPUCLUSTER_"
+# they go to the provider's own address alone
 _KEYS: dict[str, tuple[str, ...]] = {
     "openai": ("OPENAI_API_KEY",),
     "google": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
     "anthropic": ("ANTHROPIC_API_KEY",),
-    "openai_compatible": ("GPUCLUSTER_LLM_API_KEY",),
 }
 _OURS = ("messages", "model", "n", "stream", "tools")  # fields that parameters may not set
 
@@ -98,7 +99,8 @@ def check_ready(settings: LabelingSettings) -> None:
     BackendUnavailableError
         The client library is missing.
     ConfigError
-        A key or the user's program is missing, or a parameter is one that labelling sets.
+        A key or the user's program is missing, the key may not be sent there, or a parameter is
+        one that labelling sets.
     """
     provider = settings.labels_by
     if not settings.enabled or provider == "keywords":
@@ -153,7 +155,7 @@ def open_model(settings: LabelingSettings) -> Model:
 
 
 def find_key(settings: LabelingSettings) -> str:
-    """Return the key of the provider from the environment.
+    """Return the key that is sent, from the environment.
 
     Parameters
     ----------
@@ -166,19 +168,22 @@ def find_key(settings: LabelingSettings) -> str:
     Raises
     ------
     ConfigError
-        There is none, or it cannot be one.
+        There is none, it may not be sent there, or it cannot be one.
     """
     named = settings.api_key_env
     provider = settings.labels_by
-    variables = (named,) if named else _KEYS[provider]
+    variables = _variables(settings)
     found = next((name for name in variables if os.environ.get(name, "").strip()), None)
     if found is None:
         if provider == "openai_compatible" and not named:
             return NO_KEY
+        hint = f"set {' or '.join(variables)}"
+        if settings.base_url and provider in _KEYS and not named:
+            hint += f"; with a base_url {' and '.join(_KEYS[provider])} are not sent"
         raise ConfigError(
             f"no key for {provider} in the environment",
             path="llm_labeling.api_key_env" if named else "llm_labeling.provider",
-            hint=f"set {' or '.join(variables)}",
+            hint=hint,
         )
     key = os.environ[found].strip()
     if not key.isascii() or not key.isprintable() or " " in key:
@@ -187,3 +192,24 @@ def find_key(settings: LabelingSettings) -> str:
             path="llm_labeling.api_key_env" if named else "llm_labeling.provider",
         )
     return key
+
+
+def _variables(settings: LabelingSettings) -> tuple[str, ...]:
+    """Return the variables that may hold the key.
+
+    A definition may come from others: it must not send any secret of the environment anywhere.
+    """
+    own = (KEY,) if settings.base_url else _KEYS[settings.labels_by]
+    named = settings.api_key_env
+    if named is None:
+        return own
+    listed = [name.strip() for name in os.environ.get(KEY_ENVS, "").split(",")]
+    if named in {*own, *listed} or named.startswith(_PREFIX):
+        return (named,)
+    where = settings.base_url or f"the address of {settings.labels_by}"
+    raise ConfigError(
+        f"{named} may not be sent to {shown(where, 80)}: a definition must not send any secret",
+        path="llm_labeling.api_key_env",
+        hint=f"where you trust it, list {named} in the variable {KEY_ENVS}, or put the key into "
+        f"one whose name begins with {_PREFIX}",
+    )

@@ -11,12 +11,20 @@ import numpy as np
 from gpucluster.labeling.replies import LABEL_LIMIT
 from gpucluster.types import Matrix
 
+ENDING_LIMIT = LABEL_LIMIT // 2  # characters of a keyword that tells a label apart
+
 
 def comparable(label: str) -> str:
     """Return what two labels have in common that people take for the same."""
     folded = unicodedata.normalize("NFKC", label).casefold()
-    words = "".join(c if c.isalnum() else " " for c in folded).split()
-    return " ".join(words) or folded
+    kept = ""
+    for c in folded:
+        before = kept[-1:]
+        is_sign = c in "+#" and (before.isalpha() or before in {"+", "#"})  # as in C++
+        # vowels of many scripts are marks
+        is_mark = unicodedata.category(c)[0] == "M" and before not in {"", " "}
+        kept += c if c.isalnum() or is_sign or is_mark else " "
+    return " ".join(kept.split()) or folded
 
 
 def clashing(
@@ -79,16 +87,19 @@ def distinct(
     Returns
     -------
     dict of int to str
-        New labels of the nodes that clash, such as ``Card fees (abroad)``.
+        New labels of the nodes that clash, such as ``Card fees (abroad)``, of `LABEL_LIMIT`
+        characters at most.
     """
     owned = Counter(comparable(label) for label in (*labels.values(), *taken))
     found = {}
     for node in clashes:
         label = labels[node]
-        endings = [word for word in keywords[node] if word.casefold() not in label.casefold()]
-        for ending in (*endings, names[node]):
-            longest = LABEL_LIMIT - len(ending) - 3
-            longer = f"{label[:longest].rstrip()} ({ending})"
+        words = [word for word in keywords[node] if word.casefold() not in label.casefold()]
+        endings = [word[:ENDING_LIMIT].rstrip() for word in words]
+        # an id says at its end which one it is
+        for ending in (*endings, names[node][3 - LABEL_LIMIT :]):
+            room = LABEL_LIMIT - len(ending) - 3
+            longer = f"{label[:room].rstrip()} ({ending})".lstrip()
             if not owned[comparable(longer)]:
                 break
         owned[comparable(longer)] += 1

@@ -26,8 +26,8 @@ def embedded(texts: Sequence[str], embed: Embed) -> Matrix:
     if not texts:
         return np.empty((0, 0), np.float32)
     X = np.asarray(embed([text[:TEXT_LIMIT] for text in texts]), np.float32)
-    if X.ndim != 2 or len(X) != len(texts):
-        raise ShapeError(f"got embeddings of shape {X.shape} for {len(texts)} texts")
+    if X.ndim != 2 or len(X) != len(texts) or not np.isfinite(X).all():
+        raise ShapeError(f"got embeddings of shape {X.shape} for {len(texts)} texts, or no numbers")
     length = np.linalg.norm(X, axis=1, keepdims=True)
     return (X / np.where(length > 0, length, 1)).astype(np.float32)
 

@@ -51,11 +51,15 @@ _SECRETS = (
     re.compile(r"\b(?:sk|pk|gsk|xai|hf)[-_][\w*-]{6,}"),
     re.compile(r"\bAIza[\w-]{10,}"),
     re.compile(r"(?<=\bBearer )[^\s\"',]+", re.IGNORECASE),
-    re.compile(r"(?<=X-Amz-Signature=)[^&\s\"']+", re.IGNORECASE),
-    re.compile(r"(?<=X-Amz-Credential=)[^&\s\"']+", re.IGNORECASE),
-    re.compile(r"(?<=X-Amz-Security-Token=)[^&\s\"']+", re.IGNORECASE),
     re.compile(r"(?<=://)[^/\s@]+(?=@)"),
-    re.compile(r"(?<=[?&]key=)[^&\s\"']+"),
+)
+# parameters of URLs that let whoever has the URL in, also of a URL within another one's query
+_SIGNATURE = re.compile(
+    r"((?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)"
+    r"|(?:[?&;~]|%3F|%26|u0026)(?:[\w.-]{0,40}(?:signature|token|credential|secret|password|hmac|"
+    r"jwt|api_?key|accesskeyid)|(?:[\w.-]{0,40}[_-])?(?:sig|key|auth|pwd)))(?:=|%3D))"
+    r"[^&;#\s\"'<>)\\]+",
+    re.IGNORECASE,
 )
 _RETRY_DELAY = re.compile(r'"retryDelay"\s*:\s*"([\d.]+)s"')  # Google says it in the body
 
@@ -97,7 +101,12 @@ def redacted(text: str, *secrets: str) -> str:
             text = text.replace(secret, "[redacted]")
     for pattern in _SECRETS:
         text = pattern.sub("[redacted]", text)
-    return text
+    return unsigned(text)
+
+
+def unsigned(text: str) -> str:
+    """Return `text` with the signatures, tokens and keys in the queries of its URLs struck out."""
+    return _SIGNATURE.sub(r"\1[redacted]", text)
 
 
 def failure_of(status: int, body: str, headers: Mapping[str, str], *secrets: str) -> CallError:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from zlib import crc32
 
+from gpucluster.labeling.prompts import SCHEMA_FOLLOWS
+
 DIMENSIONS: Final = 256
 DEFAULT_SCHEMA: Final = {
     "type": "object",
@@ -110,7 +112,7 @@ def _schema(body: Mapping[str, Any]) -> Mapping[str, Any]:
     for message in body.get("messages", ()):
         content = message.get("content")
         if message.get("role") == "system" and isinstance(content, str):
-            _, found, rest = content.partition("JSON Schema:")
+            _, found, rest = content.partition(SCHEMA_FOLLOWS)
             try:
                 value, _ = json.JSONDecoder().raw_decode(rest.lstrip())
             except ValueError:

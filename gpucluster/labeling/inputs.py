@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import threading
+import unicodedata
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -28,6 +30,9 @@ EXPIRY: Final = timedelta(minutes=15)
 _IMAGE = re.compile(r"data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]+={0,2}", re.IGNORECASE)
 _S3 = "s3://"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_HOST = re.compile(r"[a-z0-9._-]+")
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
+_UNICAST = IPv6Network("2000::/3")  # others are local, or hold an address of IPv4
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,9 @@ def read_sample(
 def is_allowed(kind: str, url: str) -> bool:
     """Whether an address may be passed on: none that reads a file here, or runs anything.
 
+    Nor may a document make a model server here fetch from this machine or its network, by an
+    address in numbers. Names of hosts are not looked up.
+
     Parameters
     ----------
     kind : str
@@ -165,7 +173,35 @@ def is_allowed(kind: str, url: str) -> bool:
         return False
     # neither what servers read in several ways, nor a password that would reach the provider
     is_odd = " " in url or "\\" in url or "@" in parts.netloc
-    return parts.scheme in {"http", "https"} and bool(host) and not is_odd
+    if parts.scheme not in {"http", "https"} or not host or is_odd:
+        return False
+    return _is_public_v6(host) if ":" in host else _is_public(host)
+
+
+def _is_public(host: str) -> bool:
+    """Whether a host is a name, or an address of the open internet in its usual form."""
+    try:  # as those who fetch read it: digits of any width are digits
+        name = unicodedata.normalize("NFKC", host).encode("idna").decode().lower()
+    except UnicodeError:
+        return False
+    name = name.removesuffix(".")
+    if not _HOST.fullmatch(name) or name.rpartition(".")[2] == "localhost":
+        return False
+    if not _NUMBER.fullmatch(name.rpartition(".")[2]):
+        return True
+    try:
+        address = IPv4Address(name)  # neither octal nor hexadecimal, nor fewer than four numbers
+    except ValueError:
+        return False
+    return address.is_global and not address.is_multicast
+
+
+def _is_public_v6(host: str) -> bool:
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        return False
+    return address in _UNICAST and address.is_global and address.sixtofour is None
 
 
 def _together(key: str, values: list[JsonValue]) -> JsonValue:
@@ -217,8 +253,9 @@ class Presigner:
     Parameters
     ----------
     prefixes : iterable of str
-        What it may sign lies below one of these: ``s3://`` for everything, ``s3://bucket``, or
-        ``s3://bucket/folder``, which is not above ``s3://bucket/folder2``.
+        What it may sign lies below one of these: ``s3://bucket``, or ``s3://bucket/folder``,
+        which is not above ``s3://bucket/folder2``. Documents write the addresses, so that the
+        buckets must be named.
 
     Raises
     ------
@@ -288,7 +325,7 @@ class Presigner:
             return None
         bucket, key = where
         below = any(
-            of in {"", bucket} and (not lead or f"{key}/".startswith(f"{lead}/"))
+            of == bucket and (not lead or f"{key}/".startswith(f"{lead}/"))
             for of, lead in self._prefixes
         )
         return where if below else None
@@ -303,13 +340,13 @@ class Presigner:
 
 
 def _prefix(prefix: str) -> tuple[str, str]:
-    """Return bucket and lead of the keys, each empty where any will do."""
+    """Return bucket and lead of the keys, which is empty where any will do."""
     bucket, _, lead = prefix.removeprefix(_S3).partition("/")
     lead = lead.rstrip("/")
-    named = _BUCKET.fullmatch(bucket) if bucket else not lead
-    if not prefix.startswith(_S3) or not named or (lead and not _is_key(lead)):
+    named = prefix.startswith(_S3) and _BUCKET.fullmatch(bucket)
+    if not named or (lead and not _is_key(lead)):
         raise ConfigError(
-            f"got {describe(prefix)}, expected s3://, s3://bucket or s3://bucket/folder",
+            f"got {describe(prefix)}, expected s3://bucket or s3://bucket/folder",
             path="llm_labeling.presign_prefixes",
             got=prefix,
         )

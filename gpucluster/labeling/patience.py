@@ -25,31 +25,16 @@ MAX_RETRY_AFTER_S: Final = 120.0
 MAX_STRAIGHT: Final = 10  # failures of any calls, without an answer between them
 COOL_DOWN_S: Final = 2.0  # doubled with each probe that fails
 MAX_PROBES: Final = 3
+RATE_LIMIT_S: Final = 120.0  # of nothing but rate limits
 _POLL_S = 0.1
 
 
 class GaveUp(Exception):  # noqa: N818 - an outcome that callers plan for
-    """A call was not answered.
-
-    Parameters
-    ----------
-    cause : CallError
-        The last failure.
-    attempts : int
-        How often it was tried.
-    """
-
-    def __init__(self, cause: CallError, attempts: int) -> None:
-        super().__init__(cause.message)
-        self.cause = cause
-        self.attempts = attempts
+    """A call was not answered; the message says why."""
 
 
 class Stopped(GaveUp):
-    """No call will be answered: the failure is fatal, or the server fails always."""
-
-    def __str__(self) -> str:
-        return str(self.cause) if self.cause.fatal else f"the server keeps failing: {self.cause}"
+    """No call will be answered: a failure is fatal, the server fails always, or `stop` said so."""
 
 
 class Patience:
@@ -63,6 +48,8 @@ class Patience:
         Gets the seconds and the reason of each pause of all threads; from any thread.
     attempts : int
         Most attempts of one call.
+    rate_limit_s : float
+        How long rate limits may be all that any call gets.
     seed : int
         Of the jitter.
     clock, sleep : callable
@@ -84,13 +71,14 @@ class Patience:
         cancel: CancelToken | None = None,
         on_wait: Callable[[float, str], object] | None = None,
         attempts: int = ATTEMPTS,
+        rate_limit_s: float = RATE_LIMIT_S,
         seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._cancel = cancel or CancelToken()
         self._on_wait = on_wait
-        self._attempts = attempts
+        self._attempts, self._rate_limit_s = attempts, rate_limit_s
         self._random = random.Random(seed)  # noqa: S311 - jitter is no secret
         self._clock, self._sleep = clock, sleep
         self._changed = threading.Condition()
@@ -101,7 +89,8 @@ class Patience:
         self._straight = 0  # failures since the last answer
         self._probes = 0  # failed ones since the last answer
         self._is_open, self._is_probing = False, False
-        self._stopped: CallError | None = None
+        self._limited_since: float | None = None  # the first rate limit since the last answer
+        self._stopped: str | None = None
         self.calls = 0
         self.retries = 0
         self.waited_s = 0.0
@@ -138,11 +127,23 @@ class Patience:
                     self._note(None, is_probe=is_probe)
                     return result
             if self._stopped is not None:
-                raise Stopped(self._stopped, tried) from failure
+                raise Stopped(self._stopped) from failure
             if not failure.retryable or tried == self._attempts:
-                raise GaveUp(failure, tried) from failure
-            self._wait(self._clock() + self._backoff(failure, tried), tried)
+                raise GaveUp(str(failure)) from failure
+            self._wait(self._clock() + self._backoff(failure, tried))
         raise ValueError("a call takes at least one attempt")
+
+    def stop(self, why: str) -> None:
+        """Let no call begin any more and end all waits: with `Stopped`, which says why.
+
+        Parameters
+        ----------
+        why : str
+            One line. A reason that was there before stays.
+        """
+        with self._changed:
+            self._stopped = self._stopped or why
+            self._changed.notify_all()
 
     @contextmanager
     def _turn(self, tried: int) -> Iterator[bool]:
@@ -159,7 +160,7 @@ class Patience:
     def _enter(self, tried: int) -> bool:
         while True:
             with self._changed:
-                self._check(tried - 1)
+                self._check()
                 not_before = self._not_before
                 if not_before <= self._clock():
                     if not self._is_full():
@@ -172,26 +173,26 @@ class Patience:
                     self._changed.wait(_POLL_S)
                     self.waited_s += self._clock() - since
                     continue
-            self._wait(not_before, tried - 1)
+            self._wait(not_before)
 
     def _is_full(self) -> bool:
         if self._is_open:
             return self._is_probing
         return self._window is not None and self._on_way >= max(1.0, self._window)
 
-    def _check(self, tried: int) -> None:
+    def _check(self) -> None:
         self._cancel.raise_if_cancelled()
         if self._stopped is not None:
-            raise Stopped(self._stopped, tried)
+            raise Stopped(self._stopped)
 
-    def _wait(self, until: float, tried: int) -> None:
+    def _wait(self, until: float) -> None:
         """Wait, unless somebody cancels, or no call can succeed any more."""
         since = self._clock()
         try:
             while (left := until - self._clock()) > 0:
-                self._check(tried)
+                self._check()
                 self._sleep(min(left, _POLL_S))
-            self._check(tried)
+            self._check()
         finally:
             with self._changed:
                 self.waited_s += self._clock() - since
@@ -218,26 +219,38 @@ class Patience:
         """Return how long all calls pause after an attempt."""
         if failure is None or failure.kind == "rejected":
             self._straight, self._probes, self._is_open = 0, 0, False
+            self._limited_since = None
             if self._window is not None:
                 self._window += 1 / max(1.0, self._window)
             return 0.0
         if failure.fatal:
-            self._stopped = self._stopped or failure
+            self._stopped = self._stopped or str(failure)
             return 0.0
         asked = min(failure.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
         if failure.kind == "rate_limited":
-            if is_probe:  # it speaks again
-                self._straight, self._is_open = 0, False
-            if asked and self._not_before <= self._clock():  # once, however many were refused
-                self._window = (self._on_way if self._window is None else self._window) / 2
-            return asked
+            self._limit(failure, asked, is_probe=is_probe)
+            return asked if self._stopped is None else 0.0
         self._straight += 1
         if is_probe:
             self._probes += 1
             if self._probes >= MAX_PROBES:
-                self._stopped = self._stopped or failure
+                self._stopped = self._stopped or f"the server keeps failing: {failure}"
                 return 0.0
         elif self._is_open or self._straight < MAX_STRAIGHT:
             return asked
         self._is_open = True
         return max(asked, COOL_DOWN_S * 2.0**self._probes)
+
+    def _limit(self, failure: CallError, asked: float, *, is_probe: bool) -> None:
+        """Let fewer calls be on their way, and none when nothing else has come for long."""
+        now = self._clock()
+        if self._limited_since is None:
+            self._limited_since = now
+        # what else is on its way may be a long answer
+        if now - self._limited_since >= self._rate_limit_s and self._on_way == 1:
+            why = f"the server has answered nothing for {self._rate_limit_s:g} s: {failure}"
+            self._stopped = self._stopped or why
+        if is_probe:  # it speaks again
+            self._straight, self._is_open = 0, False
+        if asked and self._not_before <= now:  # once, however many were refused
+            self._window = (self._on_way if self._window is None else self._window) / 2

@@ -23,7 +23,9 @@ from gpucluster.labeling.values import as_text
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-PROMPT_VERSION: Final = 1  # a reply to another version's question answers none of this one's
+PROMPT_VERSION: Final = 2  # a reply to another version's question answers none of this one's
+ASKED_ID: Final = "cl_0"  # of the cluster in every question: the same documents, the same question
+SCHEMA_FOLLOWS: Final = "JSON Schema:"  # in the instructions
 PROMPT_CHARS: Final = 24_000  # of all documents of a question, as JSON
 MAX_TOKENS: Final = 1_024  # of a reply: label, summary and keywords take about a hundred
 REPLY_CHARS: Final = 2_000  # of an invalid reply that is shown to its model again
@@ -200,7 +202,7 @@ def _usual_cap(settings: LabelingSettings) -> int:
 
 def _instructions(settings: LabelingSettings, shape: Shape) -> str:
     reply = (
-        "Reply with one JSON object and nothing else. It satisfies this JSON Schema:\n"
+        f"Reply with one JSON object and nothing else. It satisfies this {SCHEMA_FOLLOWS}\n"
         f"{json.dumps(shape.schema, ensure_ascii=False)}"
     )
     if shape.instructions is not None:
@@ -215,8 +217,7 @@ def _request(evidence: Evidence, *, keywords_only: bool) -> str | list[dict[str,
     edge = () if keywords_only else evidence.boundary
     documents = _fitted([_document(sample) for sample in (*samples, *edge)], PROMPT_CHARS)
     body = {
-        "cluster_id": evidence.cluster_id,
-        "num_members": evidence.num_members,
+        "cluster_id": ASKED_ID,
         "documents": documents[: len(samples)],
         "documents_at_the_edge": documents[len(samples) :],
         "keywords": _words(evidence.keywords),

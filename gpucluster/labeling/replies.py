@@ -40,9 +40,13 @@ _NO_WIDTH = dict.fromkeys(
 # control, format (among them bidirectional ones), private use, halves of surrogate pairs
 _HIDDEN = {"Cc", "Cf", "Co", "Cs"}
 _LINK = re.compile(
-    r"\w:/|www\.|\]\s*\(|!\[|\b(?:javascript|vbscript|mailto|file):|\bdata:\w+/", re.IGNORECASE
+    r"\w:/|//|\w\.[a-z]{2,}/|www\.|\]\s*[\[(]|!\[|\b(?:javascript|vbscript|mailto|file):|\bdata:\w+/",
+    re.IGNORECASE,
 )
-_MARKUP = re.compile(r"<[a-z/!?]|`|\*\*", re.IGNORECASE)
+_MARKUP = re.compile(r"<[a-z/!?]|`|\*\*|(?<!\w)([*_])\w[^*_]*\1(?!\w)", re.IGNORECASE)
+_LEADING = "=+-@#>*"  # what makes a line a formula, a heading or an item elsewhere
+_RESERVED = re.compile(r"unclustered|cl_\d+(_sub_\d+)*", re.IGNORECASE)  # noise, and ids
+MAX_MARKS: Final = 4  # combining ones in a row; more of them cover the lines around
 _QUOTES = {
     '"': '"', "'": "'", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb",
     "\u201e": "\u201c", "\u300c": "\u300d",
@@ -123,6 +127,10 @@ def clean_label(label: object) -> str:
     quotes, inner = {text[:1], text[-1:]}, text[1:-1]
     if inner and _QUOTES.get(text[0]) == text[-1] and not quotes & {*inner}:
         text = inner.strip()
+    if text.startswith(tuple(_LEADING)):
+        raise InvalidReply(f"label begins with {text[0]!r}, expected a word")
+    if _RESERVED.fullmatch(text):
+        raise InvalidReply(f"label is {text!r}, which means something else here")
     if len(text) > LABEL_LIMIT:
         raise InvalidReply(f"label has {len(text)} characters, expected at most {LABEL_LIMIT}")
     if not any(c.isalnum() for c in text):
@@ -170,14 +178,31 @@ def _clean(name: str, value: object) -> str:
         raise InvalidReply(f"{name} is no text")
     line = _one_line(value)
     # also as a page or a program further on might read it
-    for form in (line, html.unescape(unicodedata.normalize("NFKC", line))):
-        if any(map(_is_hidden, form)):
-            raise InvalidReply(f"{name} has invisible characters")
+    for form in (line, _unescaped(unicodedata.normalize("NFKC", line))):
+        if any(map(_is_hidden, form)) or _has_towers(form):
+            raise InvalidReply(f"{name} has characters that are invisible or cover others")
         if _LINK.search(form):
             raise InvalidReply(f"{name} has an address or a link in it, expected words alone")
         if _MARKUP.search(form):
             raise InvalidReply(f"{name} has markup in it, expected plain text")
     return line
+
+
+def _unescaped(text: str) -> str:
+    """Return a text as a page might show it that was escaped more than once."""
+    for _ in range(3):
+        text = html.unescape(text)
+    return text
+
+
+def _has_towers(text: str) -> bool:
+    """Whether many combining marks stand on one letter."""
+    height = 0
+    for character in unicodedata.normalize("NFD", text):
+        height = height + 1 if unicodedata.combining(character) else 0
+        if height > MAX_MARKS:
+            return True
+    return False
 
 
 def _clean_summary(value: object) -> str | None:

@@ -44,11 +44,6 @@ class Candidates:
     edge: list[Rows]
     spread: list[Rows]
 
-    def all(self) -> Rows:
-        """Return every member that is in any of them, rising."""
-        lists = [*self.near, *self.edge, *self.spread]
-        return np.unique(np.concatenate(lists)) if lists else np.empty(0, np.int64)
-
 
 def candidates(
     labels: Labels, similarity: Vector, rows: Rows, parents: Labels, *, n_shown: int

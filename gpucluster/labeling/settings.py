@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from gpucluster.errors import ConfigError
 from gpucluster.labeling.shapes import check_shape
 
 MAX_SAMPLES = 100
@@ -69,6 +71,9 @@ class Prices(_Settings):
 
     input: Annotated[float, Field(ge=0)] = Field(description="Of what is sent.")
     output: Annotated[float, Field(ge=0)] = Field(description="Of what is answered.")
+    embedding: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Of texts that are embedded; omitted: as what is sent."
+    )
 
 
 class LabelingSettings(_Settings):
@@ -90,7 +95,7 @@ class LabelingSettings(_Settings):
     api_key_env: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Variable of the environment that holds the key, instead of the provider's.",
+        description="Variable with the key: GPUCLUSTER_..., or listed in GPUCLUSTER_LLM_KEY_ENVS.",
     )
     labeling_inputs: LabelingInputs | None = Field(
         default=None, description="Omitted: the whole payload as JSON."
@@ -136,8 +141,20 @@ class LabelingSettings(_Settings):
         default=30.0, description="Seconds until an attempt counts as failed."
     )
     presign_prefixes: tuple[str, ...] = Field(
-        default=("s3://",), description="s3:// URLs below these are signed; others are left out."
+        default=(), description="s3://bucket/folder: s3:// URLs below are signed, others left out."
     )
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_holds_no_password(cls, address: str | None) -> str | None:
+        if address is not None and "@" in urlsplit(address).netloc:
+            # the error holds no address: it would be shown
+            raise ConfigError(
+                "a user name or password in an address would be kept in files",
+                path="llm_labeling.base_url",
+                hint="leave out what is before the @, and set GPUCLUSTER_LLM_API_KEY",
+            )
+        return address
 
     @field_validator("response_shape")
     @classmethod
@@ -155,7 +172,7 @@ class LabelingSettings(_Settings):
             raise ValueError(f"{provider} needs a model_name")
         if provider == "openai_compatible" and not self.base_url:
             raise ValueError("openai_compatible needs a base_url: where the server listens")
-        if self.embedding_model and provider in {"keywords", "command"}:
+        if self.embedding_model and provider in {"anthropic", "keywords", "command"}:
             raise ValueError(f"{provider} has no embedding_model")
         if self.use_embedding_dedup and not self.embedding_model and provider != "keywords":
             raise ValueError("use_embedding_dedup needs an embedding_model of the provider")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpucluster.events import CancelToken
 from gpucluster.labeling.settings import LabelingSettings, Prices
 
-# US dollars for a million tokens, by how the model's name begins: what providers listed when this
-# was written. Whoever is billed otherwise sets `prices`.
+# US dollars for a million tokens, by the model's name without its date: what providers listed when
+# this was written. Whoever is billed otherwise sets `prices`.
 LIST_PRICES = {
     "gpt-4o-mini": Prices(input=0.15, output=0.60),
     "gpt-4o": Prices(input=2.50, output=10.00),
+    "gpt-4o-2024-05-13": Prices(input=5.00, output=15.00),
     "gpt-4.1-nano": Prices(input=0.10, output=0.40),
     "gpt-4.1-mini": Prices(input=0.40, output=1.60),
     "gpt-4.1": Prices(input=2.00, output=8.00),
@@ -21,12 +24,16 @@ LIST_PRICES = {
     "gemini-2.5-flash": Prices(input=0.30, output=2.50),
     "gemini-2.5-pro": Prices(input=1.25, output=10.00),
     "claude-haiku-4-5": Prices(input=1.00, output=5.00),
-    "claude-sonnet-4": Prices(input=3.00, output=15.00),
+    "claude-sonnet-4-5": Prices(input=3.00, output=15.00),
 }
 
 CHARACTERS_A_TOKEN = 4.0  # of ASCII; other scripts take about a token for each 1.5 characters
 OTHER_CHARACTERS_A_TOKEN = 1.5
-MEDIUM_TOKENS = 1_000  # of an image; a video or a recording may be far more
+MEDIUM_TOKENS = 1_300  # of an image; a video or a recording may be far more
+IMAGE_TOKENS = {"gpt-4o-mini": 25_500}  # which bills four tiles of an image as so many
+_DAY = r"\d{4}-\d{2}-\d{2}|\d{8}|preview-\d{2}-\d{2}|preview-\d{2}-\d{4}|latest|\d{3}"
+DATED = re.compile(rf"-({_DAY})$")
+LOOK_S = 0.2  # after which a wait looks whether it was cancelled
 OVERHEAD_TOKENS = 12  # of the frame around messages
 
 
@@ -37,15 +44,18 @@ def known_prices(settings: LabelingSettings) -> Prices | None:
     if settings.base_url is not None or settings.model_name is None:
         return None
     name = settings.model_name.lower().split("/")[-1]
-    for lead in sorted(LIST_PRICES, key=len, reverse=True):
-        if name.startswith(lead):
-            return LIST_PRICES[lead]
-    return None
+    return LIST_PRICES.get(name) or LIST_PRICES.get(_family(name))
 
 
-def count_tokens(texts: Iterable[str], n_media: int = 0) -> int:
+def _family(name: str) -> str:
+    """Return a model's name without its date; any other ending is a model of its own."""
+    return DATED.sub("", name)
+
+
+def count_tokens(texts: Iterable[str], n_media: int = 0, model_name: str | None = None) -> int:
     """Estimate the tokens of a message without its model's tokenizer."""
-    tokens = OVERHEAD_TOKENS + MEDIUM_TOKENS * n_media
+    medium = IMAGE_TOKENS.get(_family((model_name or "").lower()), MEDIUM_TOKENS)
+    tokens = OVERHEAD_TOKENS + medium * n_media
     for text in texts:
         n_ascii = len(text.encode("ascii", "ignore"))
         tokens += round(n_ascii / CHARACTERS_A_TOKEN)
@@ -60,6 +70,9 @@ class Usage:
     Attributes
     ----------
     calls, input_tokens, output_tokens : int
+        Questions, and what was sent and answered.
+    embedding_tokens : int
+        Texts that were embedded; always by the estimate, as not all servers count them.
     usd : float or None
         None where the price is not known.
     """
@@ -67,6 +80,7 @@ class Usage:
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    embedding_tokens: int = 0
     usd: float | None = 0.0
 
     def __add__(self, other: Usage) -> Usage:
@@ -76,8 +90,14 @@ class Usage:
             self.calls + other.calls,
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
+            self.embedding_tokens + other.embedding_tokens,
             (self.usd or 0.0) + (other.usd or 0.0) if known else None,
         )
+
+    @classmethod
+    def none(cls, prices: Prices | None) -> Usage:
+        """Return nothing, at a price that is known or not."""
+        return cls(usd=None if prices is None else 0.0)
 
     @classmethod
     def of(cls, input_tokens: int, output_tokens: int, prices: Prices | None) -> Usage:
@@ -85,16 +105,20 @@ class Usage:
         usd = None
         if prices is not None:
             usd = (input_tokens * prices.input + output_tokens * prices.output) / 1e6
-        return cls(1, input_tokens, output_tokens, usd)
+        return cls(1, input_tokens, output_tokens, usd=usd)
+
+    @classmethod
+    def of_embedding(cls, tokens: int, prices: Prices | None) -> Usage:
+        """Return texts that are embedded; without a price of their own they cost as questions."""
+        usd = None
+        if prices is not None:
+            price = prices.input if prices.embedding is None else prices.embedding
+            usd = tokens * price / 1e6
+        return cls(embedding_tokens=tokens, usd=usd)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {
-            "calls": self.calls,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "usd": None if self.usd is None else round(self.usd, 6),
-        }
+        return asdict(self) | {"usd": None if self.usd is None else round(self.usd, 6)}
 
 
 class BudgetSpentError(Exception):
@@ -104,25 +128,26 @@ class BudgetSpentError(Exception):
 class Budget:
     """Money that calls may cost; from any thread.
 
-    A call reserves the most that it can cost before it is sent, so that what is spent stays
-    below the limit whatever is in flight.
+    A call reserves the most that it is expected to cost before it is sent, so that what is spent
+    stays below the limit whatever is on its way.
 
     Parameters
     ----------
     limit_usd : float or None
         None: there is no limit.
-    prices : Prices or None
     spent : Usage
-        Of an attempt before, which was interrupted.
+        Of attempts before, which were interrupted.
+    cancel : CancelToken, optional
+        Ends the waiting for what others have reserved.
     """
 
     def __init__(
-        self, limit_usd: float | None, prices: Prices | None, spent: Usage | None = None
+        self, limit_usd: float | None, spent: Usage, cancel: CancelToken | None = None
     ) -> None:
         self._limit = limit_usd
-        self._prices = prices
+        self._cancel = cancel or CancelToken()
         self._changed = threading.Condition()
-        self._spent = spent or Usage(usd=None if prices is None else 0.0)
+        self._spent = spent
         self._reserved, self._num_reserved = 0.0, 0
 
     @property
@@ -131,8 +156,8 @@ class Budget:
         with self._changed:
             return self._spent
 
-    def reserve(self, input_tokens: int, max_output_tokens: int) -> Usage:
-        """Set aside what a call can cost at most.
+    def reserve(self, most: Usage) -> None:
+        """Set aside what a call costs at most.
 
         Where other calls on their way have set too much aside, wait for what they really cost.
 
@@ -140,40 +165,34 @@ class Budget:
         ------
         BudgetSpentError
             It is more than what is left.
+        Cancelled
+            Somebody asked to stop.
         """
-        most = Usage.of(input_tokens, max_output_tokens, self._prices)
-        if self._limit is None or most.usd is None:
-            return most
+        if self._limit is None:
+            return
+        usd = most.usd or 0.0
         with self._changed:
-            while (self._spent.usd or 0.0) + self._reserved + most.usd > self._limit:
+            while (self._spent.usd or 0.0) + self._reserved + usd > self._limit:
                 if not self._num_reserved:
                     raise BudgetSpentError(
                         f"the budget of {self._limit:g} USD is spent: {self._spent.usd or 0:.4f} "
-                        f"USD so far, and the next call may cost {most.usd:.4f}"
+                        f"USD so far, and the next call may cost {usd:.4f}"
                     )
-                self._changed.wait()
-            self._reserved += most.usd
+                self._changed.wait(LOOK_S)
+                self._cancel.raise_if_cancelled()
+            self._reserved += usd
             self._num_reserved += 1
-        return most
 
-    def release(self, reserved: Usage) -> None:
-        """Give back what a call that was not answered would have cost."""
-        self._end(reserved, None)
-
-    def settle(self, reserved: Usage, input_tokens: int | None, output_tokens: int | None) -> Usage:
-        """Take note of what a call has cost; by the estimate where the server does not say."""
-        used = Usage.of(
-            reserved.input_tokens if input_tokens is None else input_tokens,
-            reserved.output_tokens if output_tokens is None else output_tokens,
-            self._prices,
-        )
-        self._end(reserved, used)
-        return used
-
-    def _end(self, reserved: Usage, used: Usage | None) -> None:
+    def lose(self, usage: Usage) -> None:
+        """Count what may have been spent for nothing."""
         with self._changed:
-            if self._limit is not None and reserved.usd is not None:
-                self._reserved -= reserved.usd
+            self._spent = self._spent + usage
+
+    def settle(self, most: Usage, used: Usage | None) -> None:
+        """Take note of what a call has cost in place of what it reserved; None: nothing."""
+        with self._changed:
+            if self._limit is not None:
+                self._reserved -= most.usd or 0.0
                 self._num_reserved -= 1
             if used is not None:
                 self._spent = self._spent + used

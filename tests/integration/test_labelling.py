@@ -78,12 +78,8 @@ def test_offline_names_say_the_topic(tmp_path: Path) -> None:
         label = run.cluster_labels[cluster].casefold()
         assert any(word in label for word in topic.split()), (label, topic)
     assert run.cluster_labels["-1"] == "Unclustered"
-    assert run.labeling.counts == {
-        "num_clusters": 6,
-        "num_keywords": 6,
-        "num_reused": 0,
-        "num_merged": 0,
-    }
+    counts = run.labeling.counts
+    assert (counts["num_clusters"], counts["num_keywords"], counts["num_llm"]) == (6, 6, 0)
     assert run.labeling.usage is None
 
 
@@ -253,7 +249,7 @@ def test_what_is_answered_is_never_asked_again(tmp_path: Path, server: FakeServe
     calls = server.calls
     again = gpucluster.label(run, by(server, include_summary=True))
     assert (server.calls, again.labeling) == (calls, run.labeling)
-    gpucluster.label(run)  # by keywords, in between
+    gpucluster.label(run, provider="keywords")  # in between
     back = gpucluster.label(run, by(server))
     assert server.calls == calls
     assert back.labeling.usage["cached"] >= 6
@@ -264,7 +260,7 @@ def test_what_is_answered_is_never_asked_again(tmp_path: Path, server: FakeServe
 def test_a_cache_of_no_seconds_keeps_nothing_for_others(tmp_path: Path, server: FakeServer) -> None:
     run = gpucluster.label(topic_run(tmp_path), by(server, cache_ttl_seconds=0))
     calls = server.calls
-    gpucluster.label(run)
+    gpucluster.label(run, provider="keywords")
     gpucluster.label(run, by(server, cache_ttl_seconds=0))
     assert server.calls == 2 * calls
 
@@ -275,7 +271,6 @@ def test_an_edited_document_is_asked_about_again(tmp_path: Path, server: FakeSer
     rows = documents()
     texts = [f"{text} edited" for text in rows["text"].to_pylist()]
     pq.write_table(rows.set_column(1, "text", pa.array(texts)), tmp_path / "docs.parquet")
-    gpucluster.label(run)
     gpucluster.label(run, by(server))
     assert server.calls > calls
 
@@ -289,7 +284,7 @@ def test_an_estimate_asks_nobody_and_leaves_nothing(tmp_path: Path, server: Fake
     assert not list(run.path.parent.glob("*.sqlite*"))
     assert gpucluster.estimate_labels(run, by(server)).usd is None
     gpucluster.label(run, by(server))
-    gpucluster.label(run)
+    gpucluster.label(run, provider="keywords")
     assert gpucluster.estimate_labels(run, by(server)).calls == 0
 
 
@@ -418,8 +413,7 @@ def test_a_faulty_server_costs_no_name_and_no_cent_twice(tmp_path: Path, seed: i
         run = gpucluster.label(topic_run(tmp_path), by(server, timeout_s=1))
         assert server.faults
         assert server.paid_repeats == 0
-    assert "" not in run.centroids["label"].to_pylist()
-    assert run.centroids["label"].null_count == 0
+    assert run.labeling.counts["num_llm"] == 6
 
 
 def test_a_server_that_always_fails_leaves_fallback_labels(tmp_path: Path) -> None:
@@ -517,3 +511,157 @@ def test_a_kill_costs_no_more_than_what_was_on_its_way(tmp_path: Path) -> None:
         assert server.paid_repeats <= 2 * concurrency
     named = Run.open(run.path)
     assert named.labeling.counts["num_llm"] == 6
+
+
+# Evidence
+
+KMEANS = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 6, "random_state": 1}}
+TITLES = {
+    "input_mappings": [{"input_key": "text", "source_type": "payload", "path": "metadata.title"}]
+}
+
+
+def embedder(texts: list[str]) -> np.ndarray:
+    words = [word for topic in TOPICS for word in topic.split()]
+    return np.array([[word in text.casefold() for word in words] for text in texts], float) + 1e-3
+
+
+def sent(run: Run) -> str:
+    """Return what the model was shown."""
+    return json.dumps([line["messages"][1] for line in lines(run) if line["event"] == "sent"])
+
+
+@pytest.mark.parametrize("name", ["table", "record"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_damaged_names_are_mended_by_naming_again(tmp_path: Path, name: str, fresh: bool) -> None:
+    run = gpucluster.label(topic_run(tmp_path))
+    path = run.path / "labels" / (run.labeling.table if name == "table" else "labels.json")
+    path.write_bytes(path.read_bytes()[:-9])
+    again = gpucluster.label(run.path, fresh=fresh)
+    assert again.centroids["label"].to_pylist() == run.centroids["label"].to_pylist()
+    Run.open(run.path, verify=True)
+
+
+def test_a_run_in_hand_keeps_its_names(tmp_path: Path) -> None:
+    run = gpucluster.label(topic_run(tmp_path))
+    assert run.labeling.counts["num_keywords"] == 6
+    gpucluster.label(run.path, include_summary=False)
+    assert run.centroids["summary"].null_count == 0
+
+
+def test_columns_of_moved_data_are_those_of_the_run(tmp_path: Path, server: FakeServer) -> None:
+    rows = documents()
+    notes = pa.array([f"internal note {row % 7}" for row in range(len(rows))])
+    rows = rows.append_column("words", rows["text"]).set_column(1, "text", notes)
+    pq.write_table(rows, tmp_path / "docs.parquet")
+    run = gpucluster.cluster(
+        tmp_path / "docs.parquet",
+        KMEANS,
+        text_column="words",
+        truth_column="topic",
+        out=tmp_path / "out",
+    )
+    labels = gpucluster.label(run).cluster_labels
+    moved = (tmp_path / "docs.parquet").rename(tmp_path / "moved.parquet")
+    assert gpucluster.label(run, data=moved, fresh=True).cluster_labels == labels
+    asked = gpucluster.label(run, data=moved, base_url=server.base_url, model_name="fake")
+    assert "internal note" in sent(asked)
+    assert "topic" not in sent(asked)
+
+
+def test_the_truth_of_data_in_memory_is_not_shown(tmp_path: Path, server: FakeServer) -> None:
+    rows = documents()
+    asked = {"base_url": server.base_url, "model_name": "fake"}
+    run = gpucluster.cluster(
+        rows, KMEANS, truth_column="topic", out=tmp_path / "out", llm_labeling=asked
+    )
+    assert "metadata" in sent(run)
+    assert "topic" not in sent(run)
+    again = gpucluster.label(run, asked, data=rows, fresh=True)
+    assert "topic" not in sent(again)
+
+
+def test_a_truth_that_looks_like_texts_names_nothing(tmp_path: Path) -> None:
+    rows = documents().drop_columns(["text"]).rename_columns({"topic": "text"})
+    pq.write_table(rows, tmp_path / "docs.parquet")
+    with pytest.raises(SchemaMismatchError, match="no column of texts"):
+        gpucluster.cluster(
+            tmp_path / "docs.parquet",
+            KMEANS,
+            truth_column="text",
+            out=tmp_path / "out",
+            llm_labeling={},
+        )
+
+
+def test_rows_that_cannot_be_named_are_refused_before_they_are_clustered(tmp_path: Path) -> None:
+    rows = documents()
+    with pytest.raises(ConfigError, match="a stream is read once"):
+        gpucluster.cluster(
+            rows.to_reader(), KMEANS, text_column="text", out=tmp_path, llm_labeling={}
+        )
+    bare = rows.select(["document_id", "metadata", "embedding"])
+    with pytest.raises(SchemaMismatchError, match="no column of texts"):
+        gpucluster.cluster(bare, KMEANS, out=tmp_path, llm_labeling={})
+    assert not list(tmp_path.glob("*/manifest.json"))
+    named = gpucluster.cluster(bare, KMEANS, out=tmp_path, llm_labeling={"labeling_inputs": TITLES})
+    assert named.labeling.counts["num_keywords"] == 6
+    other = bare.append_column("words", rows["text"])
+    assert gpucluster.cluster(
+        other, KMEANS, out=tmp_path, text_column="words", llm_labeling={}
+    ).labeling
+
+
+def test_clusters_of_attributes_need_no_texts(tmp_path: Path) -> None:
+    pq.write_table(documents().drop_columns(["text"]), tmp_path / "docs.parquet")
+    run = gpucluster.cluster(
+        tmp_path / "docs.parquet",
+        cluster_type="attribute",
+        attribute_config={"attributes": ["topic"]},
+        out=tmp_path / "out",
+        llm_labeling={},
+    )
+    assert set(run.centroids["label_source"].to_pylist()) == {"attribute"}
+
+
+def test_a_folder_whose_clusters_were_moved_stands_for_the_run_that_found_them(
+    tmp_path: Path,
+) -> None:
+    base = topic_run(tmp_path)
+    pq.write_table(documents(60, seed=7), tmp_path / "new.parquet")
+    moved = base.assign(tmp_path / "new.parquet", update=True)
+    assert gpucluster.label(tmp_path / "out").run_id == base.run_id
+    for named in (moved, moved.path, moved.path / "manifest.json"):
+        with pytest.raises(ConfigError, match="has joined the clusters of"):
+            gpucluster.label(named)
+    assert gpucluster.label(base.path / "manifest.json").run_id == base.run_id
+
+
+@pytest.mark.parametrize("kind", ["struct", "json", "list"])
+def test_paths_into_columns_give_words_headlines_and_tests(tmp_path: Path, kind: str) -> None:
+    rows = documents()
+    texts = rows["text"].to_pylist()
+    column = {
+        "struct": [{"title": text} for text in texts],
+        "json": [json.dumps({"title": text}) for text in texts],
+        "list": [[{"title": text}] for text in texts],
+    }[kind]
+    rows = rows.drop_columns(["text", "metadata"]).append_column("metadata", pa.array(column))
+    pq.write_table(rows, tmp_path / "docs.parquet")
+    run = gpucluster.cluster(tmp_path / "docs.parquet", KMEANS, out=tmp_path / "out")
+    path = "metadata.0.title" if kind == "list" else "metadata.title"
+    mapping = {"input_key": "text", "source_type": "payload", "path": path}
+    named = gpucluster.label(run, labeling_inputs={"input_mappings": [mapping]}, embedder=embedder)
+    for cluster, topic in topic_of(named).items():
+        label = named.cluster_labels[cluster].casefold()
+        assert any(word in label for word in topic.split()), (label, topic)
+    assert named.centroids["summary"].null_count == 0
+    assert min(named.centroids["label_confidence"].to_pylist()) > 0.5
+
+
+def test_documents_without_a_text_are_passed_over(tmp_path: Path) -> None:
+    rows = documents()
+    texts = [None if row % 5 == 0 else text for row, text in enumerate(rows["text"].to_pylist())]
+    pq.write_table(rows.set_column(1, "text", pa.array(texts)), tmp_path / "docs.parquet")
+    named = gpucluster.label(topic_run(tmp_path))
+    assert named.labeling.counts["num_keywords"] == 6

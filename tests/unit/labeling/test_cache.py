@@ -16,7 +16,7 @@ from gpucluster.labeling.client import Question, Reply
 from gpucluster.labeling.spending import Usage
 
 REPLY = Reply('{"label": "Card fees"}', "stop", 12, 5)
-USED = Usage(1, 12, 5, 0.25)
+USED = Usage(1, 12, 5, usd=0.25)
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_what_a_labelling_spent_is_the_sum_of_its_attempts(path: Path) -> None:
         cache.close()
     other = opened(path, "lab_2")
     other.put("c", REPLY, USED, "m")
-    assert other.spent(priced=True) == USED
+    assert other.spent(is_priced=True) == USED
     other.close()
     again = opened(path)
-    assert again.spent(priced=True) == Usage(2, 24, 10, 0.5)
-    assert again.spent(priced=False).usd is None
+    assert again.spent(is_priced=True) == Usage(2, 24, 10, usd=0.5)
+    assert again.spent(is_priced=False).usd is None
     again.close()
 
 
@@ -78,7 +78,59 @@ def test_what_led_to_no_name_is_asked_for_again(path: Path) -> None:
     cache.put("k", REPLY, USED, "m")
     cache.drop(["k", "never there"])
     assert cache.get("k") is None
-    assert cache.spent(priced=True).calls == 1  # it was paid all the same
+    assert cache.spent(is_priced=True).calls == 1  # it was paid all the same
+    cache.close()
+
+
+def test_fresh_replies_are_its_own_and_count_for_others_later(path: Path) -> None:
+    cache = opened(path)
+    cache.put("k", REPLY, USED, "m")
+    cache.close()
+    fresh = ReplyCache(path, "lab_2", 60, is_fresh=True, now=lambda: 1001)
+    assert fresh.get("k") is None
+    other = Reply("another", "stop", 1, 1)
+    fresh.put("k", other, USED, "m")
+    fresh.finish()
+    fresh.close()
+    cache = opened(path, "lab_3", now=1002)
+    assert cache.get("k") == other
+    cache.close()
+
+
+def test_one_that_finishes_leaves_the_replies_of_others_alone(path: Path) -> None:
+    first = opened(path, ttl_s=0)
+    first.put("k", REPLY, USED, "m")
+    second = opened(path, "lab_2", ttl_s=0, now=2000)
+    second.finish()
+    assert first.get("k") == REPLY
+    first.close()
+    second.close()
+
+
+def test_a_finished_labelling_finds_its_replies_until_they_are_too_old(path: Path) -> None:
+    cache = opened(path, ttl_s=60)
+    cache.put("k", REPLY, USED, "m")
+    cache.finish()
+    assert cache.get("k") == REPLY
+    cache.close()
+    later = opened(path, ttl_s=60, now=2000)
+    assert later.get("k") is None
+    later.close()
+
+
+def test_what_was_begun_for_a_request_goes_on_under_its_id(path: Path) -> None:
+    assert ReplyCache.unfinished(path, "request", "lab_1") == "lab_1"
+    assert ReplyCache.unfinished(path, "request", "lab_2") == "lab_1"
+    cache = opened(path)
+    cache.finish()
+    cache.close()
+    assert ReplyCache.unfinished(path, "request", "lab_2") == "lab_2"
+
+
+def test_embeddings_cost_and_leave_no_reply(path: Path) -> None:
+    cache = opened(path)
+    cache.note(Usage(embedding_tokens=7, usd=0.5), "m")
+    assert cache.spent(is_priced=True) == Usage(embedding_tokens=7, usd=0.5)
     cache.close()
 
 
@@ -94,7 +146,7 @@ def test_many_threads_write_at_once(path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert cache.spent(priced=True).calls == 160
+    assert cache.spent(is_priced=True).calls == 160
     cache.close()
 
 
@@ -107,7 +159,7 @@ from gpucluster.labeling.client import Reply
 from gpucluster.labeling.spending import Usage
 cache = ReplyCache(Path({str(path)!r}), "lab_1", 60)
 for i in range(50):
-    cache.put(f"k{{i}}", Reply("x", "stop", 1, 1), Usage(1, 1, 1, 0.0), "m")
+    cache.put(f"k{{i}}", Reply("x", "stop", 1, 1), Usage(1, 1, 1, usd=0.0), "m")
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -89,6 +89,7 @@ def environment(monkeypatch):
     for name in ("OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("GPUCLUSTER_LLM_API_KEY", raising=False)
+    monkeypatch.delenv("GPUCLUSTER_LLM_KEY_ENVS", raising=False)
     monkeypatch.delenv("GPUCLUSTER_LABEL_COMMAND", raising=False)
 
 
@@ -200,7 +201,7 @@ class TestNegotiation:
                 assert server.last.get("response_format") == form
 
     def test_openai_begins_with_the_new_name(self, monkeypatch):
-        monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+        monkeypatch.setenv("GPUCLUSTER_LLM_API_KEY", CANARY)
         with FakeServer(key=CANARY) as server, model_of(server, provider="openai") as model:
             model.ask(question())
             assert server.last["max_completion_tokens"] == 100
@@ -367,38 +368,40 @@ class TestFailureOf:
     def test_secrets_are_struck_out(self):
         text = (
             f"key {CANARY}, Bearer abc.def-ghi, https://u:pw@host/x?X-Amz-Signature=f00&a=1 "
-            "AIzaSyA1234567890 ?key=zzz9 sk-ab***yz my-own-secret risk-free-cash"
+            "AIzaSyA1234567890 ?key=zzz9 sk-ab***yz my-own-secret risk-free-cash ?sig=zzz8"
         )
         assert redacted(text, "my-own-secret", "") == (
             "key [redacted], Bearer [redacted], "
             "https://[redacted]@host/x?X-Amz-Signature=[redacted]&a=1 "
-            "[redacted] ?key=[redacted] [redacted] [redacted] risk-free-cash"
+            "[redacted] ?key=[redacted] [redacted] [redacted] risk-free-cash ?sig=[redacted]"
         )
 
 
 class TestSecrets:
     @pytest.mark.parametrize("key", [CANARY, "a-plain-word-key"])
     def test_a_key_is_in_no_message_traceback_repr_or_log(self, monkeypatch, caplog, key):
-        monkeypatch.setenv("MY_KEY", key)
+        monkeypatch.setenv("GPUCLUSTER_MY_KEY", key)
         caplog.set_level(logging.DEBUG)
         said = []
         kinds = ("unauthorized", "server_error", "timeout", "reset", "garbled", "rejected")
         for fault in kinds:
             with FakeServer(faults={fault: 1.0}, hang_s=1) as server:
-                said += told(failure(server.base_url, api_key_env="MY_KEY", timeout_s=0.2))
+                said += told(
+                    failure(server.base_url, api_key_env="GPUCLUSTER_MY_KEY", timeout_s=0.2)
+                )
         with FakeServer(key="another") as server:  # its message repeats the key that it got
-            error = failure(server.base_url, api_key_env="MY_KEY")
+            error = failure(server.base_url, api_key_env="GPUCLUSTER_MY_KEY")
             assert error.kind == "unauthorized"
             said += told(error)
-        with closing(opened("http://127.0.0.1:9/v1", api_key_env="MY_KEY")) as model:
+        with closing(opened("http://127.0.0.1:9/v1", api_key_env="GPUCLUSTER_MY_KEY")) as model:
             said += [repr(model), str(model)]
         assert key not in "".join([*said, caplog.text])
 
     def test_a_key_that_breaks_a_header(self, monkeypatch):
         for odd in ("sk-secret\nX: y", "sk-secrét", "sk secret"):
-            monkeypatch.setenv("MY_KEY", odd)
-            with pytest.raises(ConfigError, match="MY_KEY") as caught:
-                opened("http://127.0.0.1:9/v1", api_key_env="MY_KEY")
+            monkeypatch.setenv("GPUCLUSTER_MY_KEY", odd)
+            with pytest.raises(ConfigError, match="GPUCLUSTER_MY_KEY") as caught:
+                opened("http://127.0.0.1:9/v1", api_key_env="GPUCLUSTER_MY_KEY")
             assert "secr" not in str(caught.value)
 
     def test_the_environment_redirects_nothing_and_adds_no_header(self, monkeypatch):
@@ -451,6 +454,69 @@ def told(error):
     return [str(error), repr(error), *frames.format()]
 
 
+AT_HOME = "http://127.0.0.1:9/v1"
+OWN = {
+    "openai": ("OPENAI_API_KEY",),
+    "google": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+}
+
+
+class TestWhereKeysGo:
+    """A definition can come from anybody: no key of the environment goes where it likes."""
+
+    @pytest.fixture(autouse=True)
+    def secrets(self, monkeypatch):
+        for name in ("AWS_SECRET_ACCESS_KEY", "GPUCLUSTER_MINE", *sum(OWN.values(), ())):
+            monkeypatch.setenv(name, f"of-{name}")
+
+    def key(self, **settings):
+        return client.find_key(LabelingSettings(model_name="m", **settings))
+
+    @pytest.mark.parametrize("provider", OWN)
+    def test_a_providers_key_goes_to_its_own_address_alone(self, monkeypatch, provider):
+        own, *_ = OWN[provider]
+        assert self.key(provider=provider) == f"of-{own}"
+        with pytest.raises(ConfigError, match=f"set GPUCLUSTER_LLM_API_KEY; .*{own}"):
+            self.key(provider=provider, base_url=AT_HOME)
+        assert self.key(base_url=AT_HOME) == "none"
+        monkeypatch.setenv("GPUCLUSTER_LLM_API_KEY", "for-any")
+        assert self.key(provider=provider, base_url=AT_HOME) == "for-any"
+        assert self.key(provider=provider) == f"of-{own}"
+
+    @pytest.mark.parametrize("provider", [*OWN, "openai_compatible"])
+    @pytest.mark.parametrize(
+        "name", ["AWS_SECRET_ACCESS_KEY", "gpucluster_mine", *sum(OWN.values(), ())]
+    )
+    def test_no_other_variable_is_sent(self, provider, name):
+        for base_url in (AT_HOME, None):
+            if base_url is None and provider == "openai_compatible":
+                continue
+            settings = {"provider": provider, "base_url": base_url, "api_key_env": name}
+            if base_url is None and name in OWN[provider]:
+                assert self.key(**settings) == f"of-{name}"
+                continue
+            with pytest.raises(
+                ConfigError, match=f"list {name} in .* GPUCLUSTER_LLM_KEY_ENVS"
+            ) as e:
+                self.key(**settings)
+            assert e.value.path == "llm_labeling.api_key_env"
+
+    def test_but_those_that_the_user_allows(self, monkeypatch):
+        monkeypatch.setenv("GPUCLUSTER_LLM_KEY_ENVS", "ANOTHER, OPENAI_API_KEY ,")
+        for provider in ("openai", "google", "openai_compatible"):
+            for name in ("OPENAI_API_KEY", "GPUCLUSTER_MINE"):
+                key = self.key(provider=provider, base_url=AT_HOME, api_key_env=name)
+                assert key == f"of-{name}"
+        with pytest.raises(ConfigError, match="may not be sent to http"):
+            self.key(base_url=AT_HOME, api_key_env="ANTHROPIC_API_KEY")
+
+    def test_nothing_reaches_the_server(self):
+        with FakeServer(key="nobody-has-this") as server, pytest.raises(ConfigError):
+            opened(server.base_url, api_key_env="AWS_SECRET_ACCESS_KEY")
+        assert server.calls == 0
+
+
 class TestReady:
     def test_keys(self, monkeypatch):
         wanted = {"gpt-4o": "OPENAI_API_KEY", "gemini-2": "GEMINI_API_KEY or GOOGLE_API_KEY"}
@@ -458,11 +524,11 @@ class TestReady:
             with pytest.raises(ConfigError, match=f"set {variable}$") as caught:
                 check_ready(LabelingSettings(model_name=name))
             assert caught.value.path == "llm_labeling.provider"
-        with pytest.raises(ConfigError, match="set MY_KEY") as caught:
-            check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="MY_KEY"))
+        with pytest.raises(ConfigError, match="set GPUCLUSTER_MY_KEY") as caught:
+            check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="GPUCLUSTER_MY_KEY"))
         assert caught.value.path == "llm_labeling.api_key_env"
-        monkeypatch.setenv("MY_KEY", "x")
-        check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="MY_KEY"))
+        monkeypatch.setenv("GPUCLUSTER_MY_KEY", "x")
+        check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="GPUCLUSTER_MY_KEY"))
         check_ready(LabelingSettings(model_name="m", base_url="http://localhost:1/v1"))
 
     def test_nothing_is_needed_for_keywords_or_nothing(self, monkeypatch):

@@ -17,6 +17,16 @@ def test_case_and_punctuation_do_not_tell_labels_apart() -> None:
     assert comparable("Straße") == comparable("STRASSE")
     assert comparable("C++") != comparable("Java")
     assert comparable("!!") != comparable("??")
+    assert comparable("Card fees + limits") == comparable("Card fees limits")
+    assert comparable("#1 cards") == comparable("1 cards")
+    assert comparable("\u2764\ufe0f Love") == comparable("Love")
+    assert comparable("Cafe\u0301") == comparable("Caf\u00e9")
+
+
+def test_signs_and_vowels_that_make_a_name_another_one_count() -> None:
+    names = ["C", "C+", "C++", "C#", "F", "F#", "कर", "किर", "कार", "กา", "กี", "Cafe", "Café"]
+    assert len({comparable(name) for name in names}) == len(names)
+    assert comparable("F# Scripts") == comparable("f#: scripts")
 
 
 def test_the_largest_keeps_the_label_unless_another_one_had_it_before() -> None:
@@ -42,6 +52,20 @@ def test_a_long_label_makes_room_for_what_tells_it_apart() -> None:
     [found] = distinct({0: long, 1: long}, [1], [[], ["fees"]], ["cl_0", "cl_1"]).values()
     assert found.endswith("x (fees)")
     assert len(found) <= LABEL_LIMIT
+
+
+def test_an_ending_is_never_longer_than_a_label() -> None:
+    long = "x" * LABEL_LIMIT
+    for ending in ("y" * 76, "y" * 77, "y" * 78, "y" * 500, "ÿ " * 60):
+        for label in ("Card", long, "x " * 40):
+            labels = {0: label, 1: label, 2: label}
+            ids = ["cl_0", f"cl_{ending}_1", f"cl_{ending}_2"]
+            for keywords in ([[]] * 3, [[ending]] * 3):
+                found = distinct(labels, [1, 2], keywords, ids)
+                assert max(map(len, found.values())) <= LABEL_LIMIT
+                assert all(name == name.strip() for name in found.values())
+                assert not clashing(labels | found, [1] * 3)
+                assert len({*found.values(), label}) == 3
 
 
 @given(st.lists(words, min_size=1, max_size=12), st.randoms())

@@ -17,6 +17,9 @@ import pytest
 from gpucluster.labeling.fake_answers import answer, embedding
 from gpucluster.labeling.fake_provider import FAULTS
 from gpucluster.labeling.fake_server import FakeServer
+from gpucluster.labeling.prompts import SCHEMA_FOLLOWS, Evidence, make_question
+from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.labeling.shapes import Shape
 
 DOCUMENTS = ["The piano sonata was played", "A sonata for piano", "piano lessons and a sonata"]
 
@@ -109,9 +112,21 @@ class TestAnswers:
         form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
         assert json.loads(answer(body(response_format=form))) == wanted
         told = body()
-        system = {"role": "system", "content": f"... JSON Schema:\n{json.dumps(schema)}\nGo on."}
+        said = f"... {SCHEMA_FOLLOWS}\n{json.dumps(schema)}\nGo on."
+        system = {"role": "system", "content": said}
         told["messages"].insert(0, system)
         assert json.loads(answer(told)) == wanted
+
+    def test_the_schema_is_found_in_real_instructions(self):
+        settings = LabelingSettings(
+            model_name="m",
+            base_url="http://h",
+            response_shape={"label": "string", "mood": "calm | loud"},
+        )
+        asked = make_question(Evidence("cl_1", 1), settings, Shape.of(settings))
+        made = json.loads(answer({"messages": asked.messages}))
+        assert {*made} == {*asked.schema["properties"]}
+        assert "mood" in made
 
     @pytest.mark.parametrize(
         ("document", "said"),

@@ -27,7 +27,7 @@ from gpucluster.labeling.inputs import (
     is_allowed,
     read_sample,
 )
-from gpucluster.labeling.settings import LabelingInputs
+from gpucluster.labeling.settings import LabelingInputs, LabelingSettings
 from tests.helpers.injections import INJECTIONS
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
@@ -263,11 +263,54 @@ def test_only_text_is_an_address(url: Any) -> None:
 
 
 def test_addresses_are_kept_whole() -> None:
-    urls = ["https://host/a.png?b=c#d", "http://10.0.0.1:9000/a", "s3://bucket/a b?.png", PIXEL]
+    urls = ["https://host/a.png?b=c#d", "http://minio:9000/a", "s3://bucket/a b?.png", PIXEL]
     mapped = inputs(*(("image_url", "payload", f"urls.{i}") for i in range(4)))
     sample, omitted = read_sample({"urls": [f" {url} " for url in urls]}, mapped, max_length=3)
     assert omitted == []
     assert sample == Sample({}, tuple(Medium("image_url", url) for url in urls))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        # names of this machine
+        "localhost", "LOCALHOST", "localhost.", "a.localhost", "loc\u034falhost",
+        "\uff4cocalhos\uff54",
+        # loopback, private, link-local, metadata of clouds, shared, multicast, none
+        "127.0.0.1", "127.255.0.9", "127.0.0.1.", "10.0.0.1", "172.16.0.1", "172.31.255.255",
+        "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255",
+        # the same in fewer numbers, in octal, hexadecimal and other digits
+        "127.1", "127.0.1", "2130706433", "0", "0x7f000001", "0x7f.0.0.1", "0X7F.1", "0x",
+        "017700000001", "0177.0.0.1", "010.0.0.1", "127.0.0.0x1", "127.0.0.1.0",
+        "①②⑦.0.0.1", "127。0。0。1", "\uff11\uff12\uff17.0.0.1", "127%2e0.0.1", "999.1.1.1",
+        "\U0001fbf1\U0001fbf2\U0001fbf7.0.0.1",
+        # of IPv6: loopback, none, private, link-local, site-local, multicast, documentation
+        "[::1]", "[0:0:0:0:0:0:0:1]", "[::]", "[fc00::1]", "[fd00:ec2::254]", "[fe80::1]",
+        "[fe80::1%25eth0]", "[fec0::1]", "[ff02::1]", "[2001:db8::1]",
+        # with an address of IPv4 in them: mapped, compatible, translated, 6to4, Teredo
+        "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[::ffff:8.8.8.8]", "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[2001:0:7f00:1::]",
+        # what is no host
+        "a..b", ".", "-.%", "a,b", "$HOST",
+    ],
+)  # fmt: skip
+def test_no_document_reaches_into_this_machine_or_its_network(scheme: str, host: str) -> None:
+    for rest in ("/latest/meta-data", ":8080/a.png", "?a", ""):
+        assert not is_allowed("image_url", f"{scheme}://{host}{rest}")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "example.org", "example.org.", "EXAMPLE.org", "bücher.example", "例え.テスト", "minio",
+        "gpu-7.internal", "my_bucket.s3.amazonaws.com", "1.example", "0x7f.example",
+        "localhost.org", "8.8.8.8", "93.184.215.14", "[2606:4700:4700::1111]", "127.0.0.1.example", "a1",
+    ],
+)  # fmt: skip
+def test_names_and_public_addresses_are_passed_on(host: str) -> None:
+    for rest in ("/a.png", ":8443/a.png", ""):
+        assert is_allowed("image_url", f"https://{host}{rest}")
 
 
 def test_only_images_are_written_into_their_address() -> None:
@@ -312,7 +355,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("credentials")
 def test_addresses_are_signed_for_a_quarter_of_an_hour() -> None:
-    signed = urlsplit(Presigner(["s3://"]).sign("s3://bucket/a b/100%25?#.png") or "")
+    signed = urlsplit(Presigner(["s3://bucket"]).sign("s3://bucket/a b/100%25?#.png") or "")
     asked = parse_qs(signed.query)
     assert (signed.scheme, signed.netloc) == ("http", "127.0.0.1:9000")
     assert signed.path == "/bucket/a%20b/100%2525%3F%23.png"
@@ -326,7 +369,6 @@ def test_addresses_are_signed_for_a_quarter_of_an_hour() -> None:
 @pytest.mark.parametrize(
     ("prefix", "url", "is_signed"),
     [
-        ("s3://", "s3://any/a", True),
         ("s3://bucket", "s3://bucket/a", True),
         ("s3://bucket/", "s3://bucket/a", True),
         ("s3://bucket", "s3://bucket2/a", False),
@@ -340,9 +382,10 @@ def test_addresses_are_signed_for_a_quarter_of_an_hour() -> None:
         ("s3://bucket/in", "s3://bucket/in/./a", False),
         ("s3://bucket/in", "s3://bucket//in/a", False),
         ("s3://bucket/in", "s3://bucket/%69n/a", False),
-        ("s3://", "s3://bucket/", False),
-        ("s3://", "s3://bucket", False),
-        ("s3://", "s3:///a", False),
+        ("s3://bucket", "s3://bucket/", False),
+        ("s3://bucket", "s3://bucket", False),
+        ("s3://bucket", "s3:///a", False),
+        ("s3://bucket", "s3://any/a", False),
     ],
 )
 def test_only_what_lies_below_a_prefix_is_signed(prefix: str, url: str, is_signed: bool) -> None:
@@ -352,15 +395,16 @@ def test_only_what_lies_below_a_prefix_is_signed(prefix: str, url: str, is_signe
 
 
 def test_other_addresses_pass_and_nothing_is_signed_without_prefixes() -> None:
-    presigner = Presigner([])
+    presigner = Presigner(LabelingSettings().presign_prefixes)
     for url in ("https://host/a.png", PIXEL):
         assert presigner.sign(url) == url
         assert presigner.allows(url)
     assert presigner.sign("s3://bucket/a") is None
+    assert not presigner.allows("s3://bucket/a")
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "bucket", "https://bucket", "s3:/bucket", "s3:///a", "s3://b ucket", "s3://bucket/.."]
+    "prefix", ["", "s3://", "bucket", "https://bucket", "s3:/bucket", "s3:///a", "s3://b ucket", "s3://bucket/.."]
 )  # fmt: skip
 def test_a_prefix_that_is_none_is_refused(prefix: str) -> None:
     with pytest.raises(ConfigError, match="presign_prefixes"):
@@ -369,7 +413,7 @@ def test_a_prefix_that_is_none_is_refused(prefix: str) -> None:
 
 @pytest.mark.usefixtures("credentials")
 def test_threads_share_a_presigner() -> None:
-    presigner = Presigner(["s3://"])
+    presigner = Presigner(f"s3://bucket-{i}" for i in range(5))
     urls = [f"s3://bucket-{i % 5}/a" for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
         signed = list(pool.map(presigner.sign, urls))
@@ -390,7 +434,7 @@ def test_the_extra_is_named_where_obstore_is_missing(monkeypatch: pytest.MonkeyP
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BackendUnavailableError, match=r"gpucluster\[s3\]"):
-        Presigner(["s3://"]).sign("s3://bucket/a")
+        Presigner(["s3://bucket"]).sign("s3://bucket/a")
 
 
 def test_a_failure_to_sign_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,4 +445,4 @@ def test_a_failure_to_sign_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(obstore, "sign", fail)
     with pytest.raises(ConfigError, match="AWS_ACCESS_KEY_ID"):
-        Presigner(["s3://"]).sign("s3://bucket/a")
+        Presigner(["s3://bucket"]).sign("s3://bucket/a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,6 +16,7 @@ from gpucluster.labeling.patience import (
     ATTEMPTS,
     MAX_RETRY_AFTER_S,
     MAX_STRAIGHT,
+    RATE_LIMIT_S,
     GaveUp,
     Patience,
     Stopped,
@@ -55,6 +57,17 @@ def always(kind, after=None):
     return attempt
 
 
+@contextmanager
+def suppress_gave_up():
+    """Let pass what ends one call, but not what ends all."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except GaveUp:
+        pass
+
+
 @pytest.fixture
 def clock():
     return Clock()
@@ -85,8 +98,8 @@ class TestLadder:
         with pytest.raises(GaveUp, match="it is rate_limited") as caught:
             patience.call(always("rate_limited"))
         assert not isinstance(caught.value, Stopped)
-        assert caught.value.attempts == patience.calls == ATTEMPTS
-        assert caught.value.cause.kind == "rate_limited"
+        assert patience.calls == ATTEMPTS
+        assert caught.value.__cause__.kind == "rate_limited"
         assert clock.now - 100 <= 0.5 + 1 + 2 + 4 + 8 + 16 + 20
 
     def test_a_question_that_is_rejected_ends_alone(self, patience):
@@ -99,9 +112,8 @@ class TestLadder:
     @pytest.mark.parametrize("kind", sorted(FATAL))
     def test_what_is_fatal_ends_all(self, patience, kind):
         for _ in range(3):
-            with pytest.raises(Stopped, match=f"^it is {kind}$") as caught:
+            with pytest.raises(Stopped, match=f"^it is {kind}$"):
                 patience.call(always(kind))
-            assert caught.value.cause.kind == kind
         assert patience.calls == 1
 
     def test_other_errors_pass(self, patience):
@@ -199,7 +211,10 @@ class TestCircuit:
             assert patience.call(Script(*failing("timeout", 4))) == "answer"
         assert [seconds for seconds, _ in waits] == [2.0, 4.0, 8.0] * 3
 
-    def test_rate_limits_never_open_it(self, patience, waits):
+    def test_rate_limits_never_open_it(self, clock, waits):
+        patience = Patience(
+            on_wait=lambda *_: waits.append(_), rate_limit_s=1e9, clock=clock, sleep=clock.sleep
+        )
         for _ in range(20):
             with pytest.raises(GaveUp) as caught:
                 patience.call(always("rate_limited"))
@@ -254,6 +269,113 @@ class TestCircuit:
         assert patience.calls <= MAX_STRAIGHT + 16 + 3
 
 
+class TestNothingButRateLimits:
+    @pytest.mark.parametrize(("after", "most"), [(None, 60), (0.0, 600), (30.0, 6), (86_400.0, 2)])
+    def test_they_end_all_after_two_minutes(self, patience, clock, after, most):
+        outcomes = []
+        for _ in range(100):
+            with pytest.raises(GaveUp) as caught:
+                patience.call(always("rate_limited", after))
+            outcomes.append(caught.value)
+        assert clock.now - 100 <= RATE_LIMIT_S + 51
+        assert patience.calls <= most
+        assert isinstance(outcomes[-1], Stopped)
+        assert "answered nothing for 120 s: it is rate_limited" in str(outcomes[-1])
+
+    def test_other_failures_between_them_are_no_answer(self, patience):
+        kinds = ["rate_limited", "timeout"] * 400
+        script = Script(*(CallError("no", kind) for kind in kinds))
+        why = None
+        while why is None:
+            try:
+                with suppress_gave_up():
+                    patience.call(script)
+            except Stopped as error:
+                why = str(error)
+        assert "answered nothing" in why
+
+    @pytest.mark.parametrize("answer", [[], failing("rejected")])
+    def test_an_answer_begins_anew(self, patience, clock, answer):
+        for _ in range(20):
+            patience.call(Script(*failing("rate_limited", 3, 20.0)))
+            with suppress_gave_up():
+                patience.call(Script(*answer))
+        assert clock.now - 100 > 5 * RATE_LIMIT_S
+
+    def test_a_long_answer_on_its_way_is_waited_for(self, clock):
+        patience = Patience(clock=clock, sleep=clock.sleep)
+        began, ends = threading.Event(), threading.Event()
+
+        def long():
+            began.set()
+            ends.wait(10)
+            return "answer"
+
+        with ThreadPoolExecutor(1) as pool:
+            on_way = pool.submit(patience.call, long)
+            began.wait(10)
+            for _ in range(20):
+                with pytest.raises(GaveUp) as caught:
+                    patience.call(always("rate_limited"))
+                assert not isinstance(caught.value, Stopped)
+            ends.set()
+            assert on_way.result(10) == "answer"
+        assert patience.call(Script()) == "answer"
+
+    def test_they_end_many_threads_too(self):
+        start = time.monotonic()
+
+        def clock():
+            return (time.monotonic() - start) * 100
+
+        patience = Patience(clock=clock, sleep=lambda seconds: time.sleep(seconds / 100))
+
+        def call(_):
+            with pytest.raises(GaveUp) as caught:
+                patience.call(always("rate_limited", 20.0))
+            return caught.type
+
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(call, range(200)))
+        assert found[-1] is Stopped
+        assert clock() < 3 * RATE_LIMIT_S
+
+
+class TestStop:
+    def test_it_ends_waits_and_lets_nothing_begin(self):
+        patience = Patience()
+        ended = []
+
+        def work():
+            with pytest.raises(Stopped, match="^another question failed$"):
+                patience.call(always("rate_limited", 60.0))
+            ended.append(time.monotonic())
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while patience.calls == 0:
+            time.sleep(0.01)
+        asked = time.monotonic()
+        patience.stop("another question failed")
+        patience.stop("the first reason stays")
+        for thread in threads:
+            thread.join(5)
+        assert len(ended) == 4
+        assert max(ended) - asked < 1
+        with pytest.raises(Stopped, match="^another question failed$"):
+            patience.call(pytest.fail)
+
+    def test_an_answer_on_its_way_is_taken(self, patience):
+        def attempt():
+            patience.stop("no more")
+            return "paid"
+
+        assert patience.call(attempt) == "paid"
+        with pytest.raises(Stopped, match="no more"):
+            patience.call(Script())
+
+
 class TestCancel:
     @pytest.mark.parametrize("after", [None, 60.0])
     def test_a_wait_ends_at_once(self, after):
@@ -296,6 +418,6 @@ class TestCancel:
         waiting.start()
         while patience.calls == 0:
             time.sleep(0.01)
-        patience._stopped = CallError("no", "quota")
+        patience.stop("no")
         waiting.join(2)
         assert ended

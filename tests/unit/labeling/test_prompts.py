@@ -15,6 +15,7 @@ from gpucluster.errors import ConfigError
 from gpucluster.labeling.client import Question
 from gpucluster.labeling.inputs import Medium, Presigner, Sample
 from gpucluster.labeling.prompts import (
+    ASKED_ID,
     MAX_TOKENS,
     PROMPT_CHARS,
     Evidence,
@@ -73,9 +74,9 @@ def mapped(*keys: str) -> dict[str, Any]:
 
 
 def test_the_request_holds_what_is_known_and_nothing_else() -> None:
-    assert request(ask(BARE)) == {"cluster_id": "cl_0", "num_members": 12}
+    assert request(ask(BARE)) == {"cluster_id": ASKED_ID}
     evidence = Evidence(
-        cluster_id="cl_0",
+        cluster_id="cl_9",
         num_members=12,
         samples=(Sample({"text": "a"}), Sample({"text": "b", "price": 3}), Sample({"x": [None]})),
         boundary=texts("c"),
@@ -86,8 +87,7 @@ def test_the_request_holds_what_is_known_and_nothing_else() -> None:
     )
     question = ask(evidence)
     assert request(question) == {
-        "cluster_id": "cl_0",
-        "num_members": 12,
+        "cluster_id": ASKED_ID,
         "documents": ["a", {"text": "b", "price": 3}, {"x": [None]}],
         "documents_at_the_edge": ["c"],
         "keywords": ["shoes", "trail"],
@@ -97,6 +97,11 @@ def test_the_request_holds_what_is_known_and_nothing_else() -> None:
     }
     assert question.max_tokens == MAX_TOKENS
     assert ask(evidence) == question
+
+
+def test_the_same_documents_make_the_same_question_whatever_the_cluster_is_called() -> None:
+    known: dict[str, Any] = {"samples": texts("a"), "keywords": ("shoes",)}
+    assert ask(Evidence("cl_7", 13, **known)) == ask(Evidence("cl_3_sub_1", 12, **known))
 
 
 def test_the_instructions_hold_the_schema_and_that_documents_are_data() -> None:
@@ -135,7 +140,7 @@ def test_hostile_documents_stay_strings_in_the_request(style: str) -> None:
             assert found["documents_at_the_edge"] == [text]
         else:
             assert text.startswith(found["documents"][0])
-        assert found["cluster_id"] == "cl_0"
+        assert found["cluster_id"] == ASKED_ID
         lines = [*found.get("keywords", ()), *found.get("forbidden_labels", ())]
         lines += [
             found.get("part_of", ""),

@@ -366,3 +366,45 @@ def test_plain_text_is_one_short_visible_line(text: str, limit: int) -> None:
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=80))
 def test_plain_words_pass_unchanged(text: str) -> None:
     assert plain(text, 80) == text or {*text} & {*"\u3164\u115f\u1160\uffa0"}
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "evil.com/login?x=1",
+        "//evil.com/x",
+        "# Heading",
+        "[click][1]",
+        "*bold* words",
+        "see _this_ one",
+        "A &amp;amp;lt;script&amp;amp;gt;",
+        "=HYPERLINK(A1)",
+        "+cmd|calc!A1",
+        "@sum",
+        "- item",
+        "> quote",
+        "Unclustered",
+        "cl_3",
+        "cl_0_sub_12",
+        "a" + "\u0301" * 70,
+    ],
+)
+def test_labels_that_mean_something_elsewhere_are_refused(label: str) -> None:
+    with pytest.raises(InvalidReply):
+        clean_label(label)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "Node.js and C++",
+        "C# errors",
+        "24/7 support",
+        "5 * 3 sums",
+        "snake_case names",
+        "हिन्दी",
+        "Tiếng Việt",
+    ],
+)
+def test_labels_of_people_are_not(label: str) -> None:
+    assert clean_label(label) == label

@@ -22,7 +22,6 @@ def test_the_nearest_come_first_and_noise_never() -> None:
     found = candidates(labels, similarity, np.arange(6), FLAT, n_shown=1)
     assert [at.tolist() for at in found.near] == [[3, 4, 0], [5, 2], []]
     assert [at.tolist() for at in found.edge] == [[0, 4], [2, 5], []]
-    assert found.all().tolist() == [0, 2, 3, 4, 5]
 
 
 def test_ties_go_to_the_lower_row_whatever_the_order_of_the_members() -> None:

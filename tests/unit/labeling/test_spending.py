@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpucluster.errors import Cancelled
+from gpucluster.events import CancelToken
 from gpucluster.labeling.settings import LabelingSettings, Prices
 from gpucluster.labeling.spending import (
     Budget,
@@ -40,61 +42,81 @@ def test_other_scripts_take_more_tokens_than_ascii() -> None:
     assert count_tokens(["x"], n_media=2) > 2_000
 
 
+NOTHING = Usage()
+
+
+def of(sent: int, answered: int) -> Usage:
+    return Usage.of(sent, answered, DOLLAR)
+
+
 def test_a_call_that_might_pass_the_limit_is_not_made() -> None:
-    budget = Budget(10, DOLLAR)
-    first = budget.reserve(4, 4)
-    assert budget.settle(first, 3, 2).usd == 5
-    second = budget.reserve(2, 3)
-    budget.release(second)
-    assert budget.spent == Usage(1, 3, 2, 5.0)
+    budget = Budget(10, NOTHING)
+    budget.reserve(of(4, 4))
+    budget.settle(of(4, 4), of(3, 2))
+    budget.reserve(of(2, 3))
+    budget.settle(of(2, 3), None)
+    assert budget.spent == Usage(1, 3, 2, usd=5.0)
     with pytest.raises(BudgetSpentError, match=r"budget of 10 USD .* 5.0000 USD so far"):
-        budget.reserve(3, 3)
+        budget.reserve(of(3, 3))
 
 
 def test_what_an_interrupted_attempt_spent_counts() -> None:
-    budget = Budget(10, DOLLAR, Usage(2, 4, 4, 8.0))
+    budget = Budget(10, Usage(2, 4, 4, usd=8.0))
     with pytest.raises(BudgetSpentError):
-        budget.reserve(2, 1)
+        budget.reserve(of(2, 1))
 
 
-def test_a_server_that_says_nothing_is_billed_by_the_estimate() -> None:
-    budget = Budget(None, DOLLAR)
-    assert budget.settle(budget.reserve(4, 2), None, None).usd == 6
-
-
-def test_without_a_price_nothing_is_limited_and_nothing_known() -> None:
-    budget = Budget(None, None)
-    budget.settle(budget.reserve(4, 2), 4, 2)
-    assert budget.spent == Usage(1, 4, 2, None)
+def test_without_a_limit_or_a_price_nothing_is_limited() -> None:
+    budget = Budget(None, Usage.none(None))
+    unknown = Usage.of(4, 2, None)
+    budget.reserve(unknown)
+    budget.settle(unknown, unknown)
+    assert budget.spent == Usage(1, 4, 2, usd=None)
 
 
 def test_a_reservation_waits_for_what_others_really_cost() -> None:
-    budget = Budget(10, DOLLAR)
-    first = budget.reserve(1, 8)
-    got: list[Usage] = []
-    thread = threading.Thread(target=lambda: got.append(budget.reserve(1, 4)))
+    budget = Budget(10, NOTHING)
+    budget.reserve(of(1, 8))
+    got: list[bool] = []
+    thread = threading.Thread(target=lambda: got.append(budget.reserve(of(1, 4)) is None))
     thread.start()
     thread.join(0.05)
     assert not got
-    budget.settle(first, 1, 1)
+    budget.settle(of(1, 8), of(1, 1))
     thread.join(5)
-    assert got[0].usd == 5
+    assert got == [True]
+
+
+def test_waiting_ends_when_somebody_cancels() -> None:
+    cancel = CancelToken()
+    budget = Budget(10, NOTHING, cancel)
+    budget.reserve(of(1, 8))
+    threading.Timer(0.05, cancel.cancel).start()
+    with pytest.raises(Cancelled):
+        budget.reserve(of(1, 4))
+
+
+def test_embeddings_cost_what_they_cost_or_else_as_questions() -> None:
+    assert Usage.of_embedding(3, DOLLAR).usd == 3
+    cheap = Prices(input=1e6, output=1e6, embedding=1e5)
+    assert Usage.of_embedding(10, cheap) == Usage(embedding_tokens=10, usd=1.0)
+    assert Usage.of_embedding(10, None).usd is None
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=30), st.integers(1, 300)
 )
 def test_what_is_spent_stays_below_the_limit(calls: list[tuple[int, int]], limit: int) -> None:
-    budget = Budget(limit, DOLLAR)
+    budget = Budget(limit, NOTHING)
     for sent, most in calls:
         try:
-            reserved = budget.reserve(sent, most)
+            budget.reserve(of(sent, most))
         except BudgetSpentError:
             assert budget.spent.usd + sent + most > limit
             break
-        budget.settle(reserved, sent, most // 2)
+        budget.settle(of(sent, most), of(sent, most // 2))
         assert budget.spent.usd <= limit
 
 
 def test_usage_of_unknown_price_stays_unknown() -> None:
-    assert (Usage(1, 1, 1, None) + Usage(1, 1, 1, 2.0)).usd is None
+    assert (Usage(1, 1, 1, usd=None) + Usage(1, 1, 1, usd=2.0)).usd is None

@@ -7,18 +7,16 @@ gather -> [reuse] -> name level by level (ask, ask again where names clash) -> [
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpucluster import __version__
 from gpucluster.artifacts import LocalStore, Run
-from gpucluster.artifacts.files import digest
-from gpucluster.artifacts.labels import FOLDER, read_labeling, write_labels
+from gpucluster.artifacts.labels import FOLDER, sound_names, write_labels
 from gpucluster.device.memory import PeakMemory
-from gpucluster.errors import ConfigError, SchemaMismatchError
+from gpucluster.errors import ConfigError
 from gpucluster.events import (
     CancelToken,
     Observer,
@@ -28,144 +26,28 @@ from gpucluster.events import (
     StageStarted,
     Waiting,
 )
-from gpucluster.evidence import ClusterEvidence, gather, need_texts
 from gpucluster.labeling.asking import Asker
 from gpucluster.labeling.audit import Audit
 from gpucluster.labeling.cache import FILE_NAME, ReplyCache
-from gpucluster.labeling.client import check_ready, open_model
-from gpucluster.labeling.confidence import Embed
+from gpucluster.labeling.client import open_model
 from gpucluster.labeling.inputs import Presigner
-from gpucluster.labeling.patience import Patience
-from gpucluster.labeling.prompts import check_media
-from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.labeling.shapes import Shape
 from gpucluster.labeling.spending import Budget, Usage, known_prices
-from gpucluster.naming import (
+from gpucluster.naming.evidence import ClusterEvidence, gather, need_texts
+from gpucluster.naming.measuring import expected_usage, measure_confidence
+from gpucluster.naming.names import (
     Naming,
     attribute_names,
-    counts,
-    errors,
-    expected_usage,
-    measure_confidence,
     name_by_keywords,
     name_by_model,
+    remember,
     reuse,
-    table,
 )
+from gpucluster.naming.request import LabelingRequest
+from gpucluster.naming.table import counts, errors, table
 
 if TYPE_CHECKING:
     from gpucluster.artifacts.labels import Labeling
-    from gpucluster.definition import ClusterDefinition
-    from gpucluster.sources import Source
-
-MAX_CONCURRENCY = 256
-# settings that decide no label
-BESIDE = {
-    "enabled",
-    "api_key_env",
-    "cache_ttl_seconds",
-    "prices",
-    "timeout_s",
-    "presign_prefixes",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LabelingRequest:
-    """What naming a run is asked to do, beside what decides the names.
-
-    Attributes
-    ----------
-    settings : LabelingSettings
-    source : Source or None
-        The rows of the run; None: where its manifest says they are.
-    text_column : str or None
-        Where keywords are taken from.
-    budget_usd : float or None
-        What it may cost.
-    concurrency : int
-        Questions on their way at a time.
-    fresh : bool
-        Ask everything anew, whatever was asked before.
-    embed : callable or None
-        Turns texts into vectors, instead of a model of the provider.
-    """
-
-    settings: LabelingSettings
-    source: Source | None = None
-    text_column: str | None = None
-    budget_usd: float | None = None
-    concurrency: int = 16
-    fresh: bool = False
-    embed: Embed | None = None
-
-    @property
-    def is_offline(self) -> bool:
-        """Whether no model is asked."""
-        return self.settings.labels_by == "keywords"
-
-    @property
-    def key(self) -> str:
-        """Digest of all that decides the names."""
-        decisive = self.settings.model_dump(mode="json", exclude=BESIDE)
-        return digest({**decisive, "text_column": self.text_column})
-
-    @classmethod
-    def of(cls, definition: ClusterDefinition) -> LabelingRequest | None:
-        """Return what a definition asks for, once it is known that it can be done."""
-        settings = definition.llm_labeling
-        if settings is None or not settings.enabled:
-            return None
-        request = cls(settings)
-        request.check()
-        return request
-
-    def for_rows(self, source: Source, text_column: str | None) -> LabelingRequest:
-        """Return the same for rows that may not be there to be read once more."""
-        if source.info.paths:
-            return self
-        return replace(self, source=source, text_column=text_column)
-
-    def check_rows(self, source: Source) -> None:
-        """Refuse rows of which nothing but vectors is known.
-
-        Raises
-        ------
-        SchemaMismatchError
-            They have no columns.
-        """
-        if not source.info.fields:
-            raise SchemaMismatchError(
-                f"{source.info.where}: there is nothing beside the vectors to name clusters by",
-                hint="switch llm_labeling off, or give Parquet, Arrow, JSON lines or a table",
-            )
-
-    def check(self) -> None:
-        """Refuse, before any work, what cannot be done.
-
-        Raises
-        ------
-        ConfigError
-            A setting is wrong, or a key is missing.
-        BackendUnavailableError
-            A library is.
-        """
-        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
-            raise ConfigError(
-                f"got {self.concurrency}, expected 1 to {MAX_CONCURRENCY}", path="concurrency"
-            )
-        if self.budget_usd is not None and not self.budget_usd > 0:
-            raise ConfigError(f"got {self.budget_usd}, expected more than 0", path="budget_usd")
-        if self.is_offline:
-            return
-        if self.budget_usd is not None and known_prices(self.settings) is None:
-            raise ConfigError(
-                f"what {self.settings.model_name} costs is not known",
-                path="budget_usd",
-                hint="set prices: input and output, in USD for a million tokens",
-            )
-        check_media(self.settings)
-        check_ready(self.settings)
 
 
 def label_run(
@@ -189,16 +71,19 @@ def label_run(
     Raises
     ------
     ConfigError, BackendUnavailableError, SourceError, StoreError, Cancelled
-        See `LabelingRequest.check` and `gpucluster.evidence.gather`. What a model or its server
-        does wrong is no error: it is in `Labeling.llm_labeling_errors`.
+        See `LabelingRequest.check` and `gather`. What a model or its server does wrong is no
+        error: it is in `Labeling.llm_labeling_errors`.
     """
     _check_run(run)
     request.check()
-    salt = [time.time_ns()] if request.fresh else []
-    labeling_id = "lab_" + digest([run.run_id, request.key, *salt])[:16]
-    before = read_labeling(run.path)  # what `run` knows may be older
-    if before is not None and before.labeling_id == labeling_id and not before.llm_labeling_errors:
-        return before
+    labeling_id = request.labeling_id(run)
+    source_key = request.source_key(run)
+    named = sound_names(run.path)  # what `run` knows may be older
+    before, names = named or (None, None)
+    if before is not None and not before.llm_labeling_errors:
+        is_same = before.labeling_id == labeling_id and before.source_key == source_key
+        if is_same and source_key is not None:
+            return before
     started = datetime.now(UTC)
     store = LocalStore(run.path.parent)
     stages = _Stages(observer, cancel)
@@ -212,8 +97,10 @@ def label_run(
             if request.is_offline:
                 with stages("name") as reporter:
                     name_by_keywords(naming)
-                    measure_confidence(naming, request.embed, 1, reporter)
+                    measure_confidence(naming, request.embedder(None), 1, reporter)
             else:
+                if names is not None and before and before.labeling_id == labeling_id:
+                    remember(naming, names)
                 costs = _ask(naming, request, labeling_id, stages, opened)
         with stages("write"):
             settings = request.settings.model_dump(mode="json")
@@ -227,6 +114,7 @@ def label_run(
                     "gpucluster_version": __version__,
                     "settings": settings,
                     "settings_sha256": request.key,
+                    "source_key": source_key,
                     "provider": request.settings.labels_by,
                     "model_name": request.settings.model_name,
                     "counts": counts(naming),
@@ -251,6 +139,7 @@ def estimate_labels(
         replies that are unusable are asked for once more, which comes on top.
     """
     _check_run(run)
+    request.check_settings()
     stages = _Stages(observer, cancel)
     with stages("gather") as reporter:
         evidence = _gathered(run, request, reporter)
@@ -260,7 +149,7 @@ def estimate_labels(
             return Usage()
         if request.fresh or not (run.path.parent / FILE_NAME).exists():
             return expected_usage(naming, lambda _: False)
-        with closing(_cache(run, request, "estimate")) as cache:
+        with closing(_cache(run, request, request.labeling_id(run))) as cache:
             return expected_usage(naming, lambda key: cache.get(key) is not None)
     finally:
         evidence.documents.close()
@@ -310,7 +199,7 @@ def _gathered(run: Run, request: LabelingRequest, reporter: Reporter) -> Cluster
         request.settings,
         source=request.source,
         text_column=request.text_column,
-        is_tested=request.embed is not None or request.settings.embedding_model is not None,
+        is_tested=request.has_embedder,
         reporter=reporter,
     )
     if request.is_offline and not attribute_names(run):
@@ -327,46 +216,32 @@ def _ask(
     prices = known_prices(settings)
     cache = _cache(run, request, labeling_id)
     opened.callback(cache.close)
-    estimate = expected_usage(naming, lambda key: cache.get(key) is not None)
-    budget = Budget(request.budget_usd, prices, cache.spent(prices is not None))
+    spent = cache.spent(is_priced=prices is not None)
+    estimate = spent + expected_usage(naming, lambda key: cache.get(key) is not None)
+    budget = Budget(request.budget_usd, spent, reporter.cancel)
     audit_name = f"audit-{labeling_id}.jsonl"
-    audit = opened.enter_context(Audit(run.path / FOLDER / audit_name))
     model = open_model(settings)
     opened.callback(model.close)
-    patience = Patience(
-        cancel=reporter.cancel,
-        on_wait=lambda seconds, why: reporter.observer(Waiting("label.ask", seconds, why)),
-    )
     asker = Asker(
         settings=settings,
         shape=Shape.of(settings),
         model=model,
-        patience=patience,
         cache=cache,
         budget=budget,
-        audit=audit,
+        audit=opened.enter_context(Audit(run.path / FOLDER / audit_name)),
         presigner=Presigner(settings.presign_prefixes),
         concurrency=request.concurrency,
         cancel=reporter.cancel,
+        on_wait=lambda seconds, why: reporter.observer(Waiting("label.ask", seconds, why)),
     )
-
-    def embed(texts: Sequence[str]) -> Any:
-        return patience.call(lambda: model.embed(texts))
-
-    has_embedder = request.embed is not None or settings.embedding_model is not None
-    embedder = (request.embed or embed) if has_embedder else None
+    embed = request.embedder(asker.embed)
     with stages("ask") as asking:
-        name_by_model(naming, asker, embedder, asking)
+        name_by_model(naming, asker, embed, asking)
     with stages("confidence") as testing:
-        measure_confidence(naming, embedder, 1 if request.embed else request.concurrency, testing)
-    cache.finish()
-    used = {
-        **budget.spent.to_json(),
-        "cached": asker.num_cached,
-        "attempts": patience.calls,
-        "retries": patience.retries,
-        "waited_s": round(patience.waited_s, 1),
-    }
+        measure_confidence(naming, embed, 1 if request.embed else request.concurrency, testing)
+    if not naming.problems:  # else the same command goes on with what is there
+        cache.finish()
+    used = budget.spent.to_json() | asker.account
     return {"estimate": estimate.to_json(), "usage": used, "audit": audit_name}
 
 
@@ -378,6 +253,10 @@ def _naming(run: Run, request: LabelingRequest, evidence: ClusterEvidence) -> Na
 
 
 def _cache(run: Run, request: LabelingRequest, labeling_id: str) -> ReplyCache:
-    """Open the replies that are kept beside the runs; a fresh labelling sees only its own."""
-    ttl_s = 0 if request.fresh else request.settings.cache_ttl_seconds
-    return ReplyCache(run.path.parent / FILE_NAME, labeling_id, ttl_s)
+    """Open the replies that are kept beside the runs."""
+    return ReplyCache(
+        run.path.parent / FILE_NAME,
+        labeling_id,
+        request.settings.cache_ttl_seconds,
+        is_fresh=request.fresh,
+    )

@@ -7,21 +7,24 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gpucluster.errors import DiskFullError
 from gpucluster.events import Reporter
 from gpucluster.labeling.inputs import Medium, Presigner, Sample, columns_needed, read_sample
 from gpucluster.labeling.keywords import headline
 from gpucluster.labeling.terms import TermCounter
+from gpucluster.labeling.values import as_json, as_text, follow
 from gpucluster.sources import Source, check_names, find, names_to_read
+from gpucluster.types import NOISE, Labels, Rows
 
 if TYPE_CHECKING:
     from gpucluster.labeling.settings import LabelingInputs, LabelingSettings
-    from gpucluster.types import Labels, Rows
 
 HEADLINES = ("headline", "title")  # columns that say in a line what a document is about
 
@@ -37,7 +40,15 @@ class Documents:
     def put(self, row: int, sample: Sample) -> None:
         """Keep a document."""
         text = json.dumps(asdict(sample))
-        self._db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (row, text))
+        try:
+            self._db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (row, text))
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            raise DiskFullError(
+                "no space is left for the documents that are shown",
+                hint="free some, or let TMPDIR name a larger disk",
+            ) from error
 
     def get(self, rows: Sequence[int]) -> list[Sample]:
         """Return documents in the order of `rows`, without those that have nothing to show."""
@@ -86,6 +97,7 @@ def read_documents(
     counted: Labels,
     n_nodes: int,
     text_column: str | None,
+    hidden: Collection[str],
     reporter: Reporter,
 ) -> Reading:
     """Read the documents that are shown, and count the words of all.
@@ -105,6 +117,8 @@ def read_documents(
     text_column : str or None
         Where words are taken from; None: from what the settings map to text, else from the
         column of texts that the source is known to have.
+    hidden : collection of str
+        Columns that no model sees, unless they are named: ids, vectors and the truth.
     reporter : Reporter
 
     Returns
@@ -120,21 +134,26 @@ def read_documents(
     presigner = Presigner(settings.presign_prefixes)
     for begin, source, columns in parts:
         row = begin
-        texts = _text_paths(settings.labeling_inputs, text_column, columns, source)
-        names, hidden = _names(settings, texts, source, columns)
+        own = {*hidden, *source.info.candidates.get("vector", ())}
+        own |= {columns[role] for role in ("id", "vector", "truth")}
+        texts = text_paths(settings.labeling_inputs, text_column, columns, source)
+        lines = [name for name in HEADLINES if name in source.info.fields]
+        lines = [name for name in lines if name != columns["truth"]]
+        names = _names(settings, [*lines, *texts], source, own)
         for batch in source.columns(names) if names else ():
             first, last = np.searchsorted(shown, (row, row + batch.num_rows))
             here = shown[first:last]
             payloads = batch.take(pa.array(here - row)).to_pylist()
             for at, payload in zip(here.tolist(), payloads, strict=True):
-                sample, missing = _sample(payload, settings, texts, hidden, presigner)
+                sample, missing = _sample(payload, settings, texts, own, presigner)
                 found.missing.update(missing)
                 if sample is not None:
                     found.documents.put(at, sample)
-                if at in headlined and (line := _headline(payload, texts)):
+                if at in headlined and (line := _headline(payload, [*lines, *texts])):
                     found.headlines[at] = line
             if texts:
-                found.counter.add(_joined(batch, texts), counted[row : row + batch.num_rows])
+                nodes = counted[row : row + batch.num_rows]
+                found.counter.add(_joined(batch, texts, np.flatnonzero(nodes != NOISE)), nodes)
             row += batch.num_rows
             reporter.progress(row, len(counted))
     return found
@@ -149,7 +168,7 @@ def _sample(
 ) -> tuple[Sample | None, list[str]]:
     """Return what is shown of a document; without a model to show it to, its text."""
     if settings.labels_by == "keywords":
-        lines = [text for name in texts if isinstance(text := payload.get(name), str) and text]
+        lines = [text for path in texts if (text := _text(payload, path)) is not None]
         return (Sample({"text": "\n".join(lines)}) if lines else None), []
     sample, missing = read_sample(
         payload,
@@ -164,76 +183,121 @@ def _sample(
     return (replace(sample, media=media) if media or sample.fields else None), missing
 
 
-def _text_paths(
+def text_paths(
     inputs: LabelingInputs | None,
     text_column: str | None,
     columns: Mapping[str, Any],
     source: Source,
 ) -> list[str]:
-    """Return the dot paths of the texts that keywords are taken from."""
+    """Return the dot paths of the texts that keywords are taken from.
+
+    Parameters
+    ----------
+    inputs : LabelingInputs or None
+        What the settings map.
+    text_column : str or None
+        The column that was named.
+    columns : mapping
+        The name of the column of each role.
+    source : Source
+
+    Raises
+    ------
+    SchemaMismatchError
+        There is no such column.
+    """
     if text_column is not None:
         check_names({"text": text_column}, source.info.fields, source.info.where)
         return [text_column]
     mappings = inputs.input_mappings if inputs is not None else ()
     mapped = [
-        str(mapping.path)
+        str(mapping.path).strip()
         for mapping in mappings
         if mapping.input_key == "text" and mapping.source_type == "payload"
     ]
     if mapped:
         return mapped
-    known = columns["text"] or next(iter(source.info.candidates.get("text", ())), None)
-    return [known] if known else []
+    known = [columns["text"], *source.info.candidates.get("text", ())]
+    return [name for name in known if name and name != columns["truth"]][:1]
 
 
 def _names(
     settings: LabelingSettings,
-    texts: Sequence[str],
+    paths: Sequence[str],
     source: Source,
-    columns: Mapping[str, Any],
-) -> tuple[list[str], set[str]]:
-    """Return the columns to read, and those of them that no model sees."""
+    hidden: Collection[str],
+) -> list[str]:
+    """Return the columns to read."""
     fields = source.info.fields
-    beside = [name for name in HEADLINES if name in fields]
-    names = [*names_to_read(texts), *beside]
-    hidden = {
-        columns["id"],
-        columns["vector"],
-        columns["truth"],
-        *source.info.candidates.get("vector", ()),
-    }
+    names = names_to_read(paths)
     if settings.labels_by != "keywords":
         needed = columns_needed(settings.labeling_inputs)
         names += [name for name in fields if name not in hidden] if needed is None else needed
-    return list(dict.fromkeys(names)), {name for name in hidden if name}
+    return list(dict.fromkeys(names))
 
 
-def _joined(batch: pa.RecordBatch, paths: Sequence[str]) -> pa.Array:
-    """Return one text a row: those at all paths, a line each; null where there is none."""
+def _joined(batch: pa.RecordBatch, paths: Sequence[str], rows: Rows) -> pa.Array:
+    """Return one text a row: those at all paths, a line each; null where there is none.
+
+    Those of other rows than `rows` need not be there.
+    """
     found = []
     for path in paths:
-        place = find(batch.schema, path)
-        if place is None:
-            continue
-        (column, *inner), _ = place
-        values = batch.column(column)
-        values = pc.struct_field(values, inner) if inner else values
-        if pa.types.is_dictionary(values.type):
-            values = values.dictionary_decode()
-        try:
-            found.append(values.cast(pa.large_string()))
-        except pa.ArrowException:  # lists and structs are no text
-            continue
+        values = _column(batch, path)
+        if values is None:
+            values = _row_by_row(batch, path, rows)
+        if values is not None:
+            found.append(values)
     if not found:
         return pa.nulls(batch.num_rows, pa.large_string())
     line = pa.scalar("\n", pa.large_string())
-    return pc.binary_join_element_wise(*found, line, null_handling="skip")
+    # pyarrow 26 drops rows without any text where nulls are to be skipped
+    joined = pc.binary_join_element_wise(*found, line, null_handling="replace", null_replacement="")
+    is_there = reduce(pc.or_, map(pc.is_valid, found))
+    return pc.if_else(is_there, joined, pa.scalar(None, pa.large_string()))
 
 
-def _headline(payload: Mapping[str, Any], texts: Sequence[str]) -> str | None:
+def _column(batch: pa.RecordBatch, path: str) -> pa.Array | None:
+    """Return the texts at a path, where they are a column or the field of one."""
+    place = find(batch.schema, path)
+    if place is None:
+        return None
+    (column, *inner), _ = place
+    values = batch.column(column)
+    values = pc.struct_field(values, inner) if inner else values
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    try:
+        return values.cast(pa.large_string())
+    except pa.ArrowException:  # lists and structs
+        return None
+
+
+def _row_by_row(batch: pa.RecordBatch, path: str, rows: Rows) -> pa.Array | None:
+    """Return the texts at a path into lists, or into texts of JSON."""
+    columns = {
+        name: batch.column(name) for name in names_to_read([path]) if name in batch.schema.names
+    }
+    if not columns:
+        return None
+    texts: list[str | None] = [None] * batch.num_rows
+    for row in rows.tolist():
+        texts[row] = _text({name: values[row].as_py() for name, values in columns.items()}, path)
+    return pa.array(texts, pa.large_string())
+
+
+def _text(payload: Mapping[str, Any], path: str) -> str | None:
+    """Return the text at a path; lists and structs as JSON."""
+    value = as_json(follow(payload, path.split(".")), None)
+    if value is None or value in ("", [], {}):
+        return None
+    return value if isinstance(value, str) else as_text(json.dumps(value, ensure_ascii=False))
+
+
+def _headline(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
     """Return what a document is about, in a line."""
-    for name in (*HEADLINES, *texts):
-        text = payload.get(name)
+    for path in paths:
+        text = follow(payload, path.split("."))
         if isinstance(text, str) and text.strip():
             return headline(text)
     return None

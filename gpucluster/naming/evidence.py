@@ -6,22 +6,25 @@ vectors of candidates and the documents that are shown lie in temporary files, n
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.documents import Documents, read_documents
-from gpucluster.errors import SchemaMismatchError, SourceError
+from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.labeling.keywords import keyphrases
 from gpucluster.labeling.prompts import Evidence
 from gpucluster.labeling.representatives import Candidates, candidates, pick
+from gpucluster.naming.documents import Documents, read_documents, text_paths
 from gpucluster.sources import Source, reopen
+from gpucluster.sources.base import reading
 from gpucluster.types import NOISE, Labels, Matrix, Rows
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 N_NEIGHBOURS = 4
 MOST_TEXTS = 1_000_000  # from which keywords are counted: of more members, every n-th of a cluster
+LEAST_TEXTS = 5  # of a cluster, however many there are
+NAME_TEXTS = "name the column of texts, with text_column"
+
+Parts = Sequence[tuple[int, Source, Mapping[str, Any]]]
 
 
 @dataclass(slots=True)
@@ -116,7 +123,7 @@ def gather(
 
     Notes
     -----
-    The vectors are read once, and the columns that are shown once. Memory: 40 bytes a member,
+    The vectors are read once, and the columns that are shown once. Memory: 50 bytes a member,
     a few hundred a cluster, and what `TermCounter` needs.
     """
     centroids = run.fitted_centroids
@@ -133,16 +140,17 @@ def gather(
         parents,
         n_shown=settings.max_samples_per_cluster,
     )
-    parts = [(0, source, _columns(source))] if source else list(reopen(run.manifest.source))
+    parts, hidden = _parts(run, source)
     shown = _pick(found, table, parts, run, settings.max_samples_per_cluster, reporter)
     nothing = [np.empty(0, np.int64)] * len(parents)
     edge = found.edge if settings.contrast else nothing
     held_out = found.spread if is_tested else nothing
-    lists = [
-        [rows[_beside(places, own)].tolist() for places, own in zip(which, shown, strict=True)]
-        for which in (edge, held_out)
+    edges = [_beside(places, own) for places, own in zip(edge, shown, strict=True)]
+    held = [
+        _beside(places, {*own, *others})
+        for places, own, others in zip(held_out, shown, edges, strict=True)
     ]
-    first = [rows[places].tolist() for places in shown]
+    first, *lists = [[rows[places].tolist() for places in each] for each in (shown, edges, held)]
     read = read_documents(
         parts,
         settings,
@@ -153,6 +161,7 @@ def gather(
         counted=_counted(labels, rows, run.manifest.counts.num_rows),
         n_nodes=len(parents),
         text_column=text_column,
+        hidden=hidden,
         reporter=reporter,
     )
     return ClusterEvidence(
@@ -175,14 +184,33 @@ def _beside(places: Rows, shown: Collection[int]) -> list[int]:
     return [place for place in places.tolist() if place not in shown]
 
 
-def _columns(source: Source) -> Mapping[str, Any]:
-    return asdict(source.info.columns)
+def _parts(run: Run, source: Source | None) -> tuple[Parts, set[str]]:
+    """Return what is read, and the columns that no model sees: ids, vectors and the truth.
+
+    Columns play the roles that they played when the run was made, where the rows have them.
+    """
+    described = run.manifest.source
+    known = [part.get("columns") or {} for part in _all_parts(described)]
+    if source is None:
+        parts: Parts = list(reopen(described))
+    else:
+        own = asdict(source.info.columns)
+        known += [own, *(each["columns"] for _, _, each in source.info.collections)]
+        theirs = {role: name for role, name in known[0].items() if name in source.info.fields}
+        parts = [(0, source, own | theirs)]
+    names = {each.get(role) for each in known for role in ("id", "vector", "truth")}
+    return parts, {name for name in names if name is not None}
+
+
+def _all_parts(described: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a source as a manifest describes it, and each of its collections."""
+    return [described, *(described.get("collections") or ())]
 
 
 def _pick(
     found: Candidates,
     table: pa.Table,
-    parts: Sequence[tuple[int, Source, Mapping[str, Any]]],
+    parts: Parts,
     run: Run,
     n_shown: int,
     reporter: Reporter,
@@ -198,7 +226,7 @@ def _pick(
     centroids, divided = run.centroid_matrix, set(run.parents.tolist())
     shown = []
     for node, places in enumerate(found.near):
-        own = np.asarray(X[np.searchsorted(near, places)], np.float32)
+        own = _unit(np.asarray(X[np.searchsorted(near, places)], np.float32))
         score = relevance[places]
         if node in divided and own.shape[1] == centroids.shape[1]:
             # what the members know is their similarity to a centroid further down
@@ -213,15 +241,18 @@ def _pick(
 def _vectors(
     rows: Rows,
     ids: pa.Array,
-    parts: Sequence[tuple[int, Source, Mapping[str, Any]]],
+    parts: Parts,
     reporter: Reporter,
 ) -> Matrix:
-    """Return vectors of unit length, float16, in a temporary file."""
+    """Return vectors of about unit length, float16, in a temporary file."""
     order = np.argsort(rows)
     wanted = rows[order]
-    n_features = parts[0][1].info.n_features
+    shape = (len(rows), max(1, parts[0][1].info.n_features))
     with tempfile.TemporaryFile(prefix="gpucluster-") as file:
-        X: Any = np.memmap(file, np.float16, "w+", shape=(len(rows), max(1, n_features)))
+        with reading(parts[0][1].info.where):
+            # a full disk is found here, not at a page of the mapping, which ends the process
+            os.posix_fallocate(file.fileno(), 0, 2 * shape[0] * shape[1])
+        X: Any = np.memmap(file, np.float16, "r+", shape=shape)
     n_found = 0
     for begin, source, _ in parts:
         for batch in source.batches():
@@ -235,13 +266,17 @@ def _vectors(
             their = (own if batch.ids is None else batch.ids).take(pa.array(here)).cast(pa.string())
             if not their.equals(ids.take(pa.array(places))):
                 raise _changed(source)
-            vectors = batch.vectors[here].astype(np.float32)
-            length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            X[places] = vectors / np.where(length > 0, length, 1)
+            X[places] = _unit(batch.vectors[here].astype(np.float32))
             n_found += len(here)
     if n_found != len(rows):
         raise _changed(parts[0][1])
     return X  # type: ignore[no-any-return]
+
+
+def _unit(X: Matrix) -> Matrix:
+    """Return rows of unit length; those of zeros stay."""
+    length = np.linalg.norm(X, axis=1, keepdims=True)
+    return (X / np.where(length > 0, length, 1)).astype(np.float32, copy=False)
 
 
 def _changed(source: Source) -> SourceError:
@@ -255,8 +290,7 @@ def _neighbours(centroids: Matrix, parents: Labels, reporter: Reporter) -> list[
     """Return the nearest siblings of each node by the cosine of their centroids."""
     from gpucluster.ops.neighbors import nearest_neighbors
 
-    length = np.linalg.norm(centroids, axis=1, keepdims=True)
-    unit = np.ascontiguousarray(centroids / np.where(length > 0, length, 1), np.float32)
+    unit = np.ascontiguousarray(_unit(centroids))
     found: list[list[int]] = [[] for _ in parents]
     order = np.argsort(parents, kind="stable")
     ends = np.flatnonzero(np.diff(parents[order])) + 1
@@ -271,14 +305,69 @@ def _neighbours(centroids: Matrix, parents: Labels, reporter: Reporter) -> list[
 
 
 def _counted(labels: Labels, rows: Rows, n_rows: int) -> Labels:
-    """Return the node for whose keywords each row of the input is read; -1: it is not.
-
-    Members come by cluster, so every n-th of all of them is every n-th of each cluster.
-    """
-    step = -(-len(labels) // MOST_TEXTS) if len(labels) else 1
+    """Return the node for whose keywords each row of the input is read; -1: it is not."""
     nodes = np.full(n_rows, NOISE, np.int32)
-    nodes[rows[::step]] = labels[::step]
+    n_texts = int(np.count_nonzero(labels != NOISE))
+    if n_texts <= MOST_TEXTS:
+        nodes[rows] = labels
+        return nodes
+    step = -(-n_texts // MOST_TEXTS)
+    order = np.argsort(labels, kind="stable")[len(labels) - n_texts :]
+    ends = np.searchsorted(labels[order], np.arange(int(labels.max()) + 2)).tolist()
+    is_read = np.zeros(n_texts, np.bool_)
+    for start, stop in pairwise(ends):
+        is_read[start:stop:step] = True
+        is_read[start : min(stop, start + LEAST_TEXTS)] = True
+    kept = order[is_read]
+    nodes[rows[kept]] = labels[kept]
     return nodes
+
+
+def check_rows(
+    source: Source,
+    data: Any,
+    settings: LabelingSettings,
+    *,
+    text_column: str | None,
+    needs_texts: bool,
+) -> None:
+    """Refuse, before they are clustered, rows of which nothing could be read to name clusters by.
+
+    Parameters
+    ----------
+    source : Source
+    data : object
+        What was opened as `source`.
+    settings : LabelingSettings
+    text_column : str or None
+    needs_texts : bool
+        Whether names can be made of texts only.
+
+    Raises
+    ------
+    SchemaMismatchError
+        They have no columns, or none of texts.
+    ConfigError
+        They can be read once only.
+    """
+    info = source.info
+    if not info.fields:
+        raise SchemaMismatchError(
+            f"{info.where}: there is nothing beside the vectors to name clusters by",
+            hint="switch llm_labeling off, or give Parquet, Arrow, JSON lines or a table",
+        )
+    if hasattr(data, "read_next_batch"):
+        raise ConfigError(
+            "a stream is read once, and clusters are named by what is read after the vectors",
+            path="llm_labeling",
+            hint="give a table, a data set or files",
+        )
+    known = [asdict(info.columns), *(each["columns"] for _, _, each in info.collections)]
+    inputs = settings.labeling_inputs
+    if needs_texts and not any(text_paths(inputs, text_column, each, source) for each in known):
+        raise SchemaMismatchError(
+            f"{info.where}: there is no column of texts to name clusters by", hint=NAME_TEXTS
+        )
 
 
 def need_texts(evidence: ClusterEvidence, source: str) -> None:
@@ -286,5 +375,5 @@ def need_texts(evidence: ClusterEvidence, source: str) -> None:
     if evidence.names and not any(evidence.keywords):
         raise SchemaMismatchError(
             f"{source}: no words were found to name clusters by",
-            hint="name the column of texts, with text_column",
+            hint=NAME_TEXTS,
         )

@@ -1,0 +1,297 @@
+"""Names of the clusters of a run in the making: reused, by keywords, or by a model level by level.
+
+No two clusters of a level end under the same name, unless they are asked to be merged.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucluster.artifacts import Run
+from gpucluster.artifacts.labels import LABELS, finished_labeling
+from gpucluster.errors import ShapeError
+from gpucluster.events import Reporter
+from gpucluster.labeling.asking import Asker, NotEmbeddedError
+from gpucluster.labeling.collisions import clashing, distinct, merged
+from gpucluster.labeling.confidence import Embed, embedded_in_turn
+from gpucluster.labeling.keywords import distinct_labels, offline_label
+from gpucluster.labeling.replies import LABEL_LIMIT, plain
+from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.naming.evidence import ClusterEvidence
+from gpucluster.ops.nesting import node_levels
+from gpucluster.succession import UNCHANGED
+from gpucluster.types import NOISE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from gpucluster.labeling.prompts import Evidence
+    from gpucluster.labeling.replies import Answer
+
+
+@dataclass(slots=True)
+class Named:
+    """What a cluster is called, and why."""
+
+    label: str
+    source: str
+    summary: str | None = None
+    keywords: Sequence[str] | None = None
+    confidence: float | None = None
+    merged_from: str | None = None
+    reused_from: str | None = None
+    fields: str | None = None
+
+
+@dataclass
+class Naming:
+    """The names of a run in the making.
+
+    Attributes
+    ----------
+    run : Run
+    settings : LabelingSettings
+    evidence : ClusterEvidence
+    named : dict of int to Named
+        By node.
+    problems : dict of int to str
+        Why a node has no name of the model's.
+    measured : dict of (str, str) to (float or None)
+        Confidence by cluster and label, of an attempt before.
+    """
+
+    run: Run
+    settings: LabelingSettings
+    evidence: ClusterEvidence
+    named: dict[int, Named] = field(default_factory=dict)
+    problems: dict[int, str] = field(default_factory=dict)
+    measured: dict[tuple[str, str], float | None] = field(default_factory=dict)
+
+    @cached_property
+    def offline_labels(self) -> list[str]:
+        """What each node is called by its keywords; empty where it has none."""
+        return distinct_labels(self.evidence.keywords, self.evidence.parents)
+
+    def labels(self, nodes: Sequence[int]) -> dict[int, str]:
+        """Return the labels of nodes."""
+        return {node: self.named[node].label for node in nodes}
+
+    def question(self, node: int, forbidden: Sequence[str] = ()) -> Evidence:
+        """Return what a model is shown of a node.
+
+        Nothing in it was written by a model about another cluster, or stands in another one's
+        documents but as a keyword: what a cluster is part of is called by its keywords.
+        """
+        parent = int(self.evidence.parents[node])
+        around = None if parent == NOISE else self.offline_labels[parent]
+        return self.evidence.of(node, around, forbidden)
+
+
+def attribute_names(run: Run) -> list[str | None] | None:
+    """Return the values that clusters of attributes stand for, which are their names."""
+    if run.manifest.definition["cluster_type"] != "attribute":
+        return None
+    found: list[str | None] = run.fitted_centroids["label"].to_pylist()
+    return found
+
+
+def reuse(naming: Naming, key: str) -> None:
+    """Take the names of clusters that the run before had, and that have hardly changed.
+
+    Parameters
+    ----------
+    naming : Naming
+    key : str
+        Digest of the settings: names that came about otherwise are not taken, nor are those
+        that only stand in for one.
+    """
+    run = naming.run
+    previous = (run.manifest.lineage or {}).get("previous_run_id")
+    before = previous and Run.if_finished(run.path.parent / str(previous))
+    if not before or run.lineage is None:
+        return
+    labeling = finished_labeling(before.path)
+    if labeling is None or labeling.settings_sha256 != key:
+        return
+    links = run.lineage.select(["cluster_id", "previous_cluster_id", "jaccard"]).to_pylist()
+    same = {
+        link["cluster_id"]: link["previous_cluster_id"]
+        for link in links
+        if link["jaccard"] is not None and link["jaccard"] >= UNCHANGED
+    }
+    columns = ["stable_id", *LABELS.names]
+    known = {row["cluster_id"]: row for row in before.centroids.select(columns).to_pylist()}
+    stable = run.fitted_centroids["stable_id"].to_pylist()
+    for node, name in enumerate(naming.evidence.names):
+        old = known.get(same.get(name))
+        if old is None or old["stable_id"] != stable[node] or old["label_source"] == "fallback":
+            continue
+        naming.named[node] = Named(
+            label=old["label"],
+            source=old["label_source"],
+            summary=old["summary"],
+            keywords=old["keywords"],
+            confidence=old["label_confidence"],
+            merged_from=old["label_merged_from"],
+            reused_from=old["label_reused_from"] or before.run_id,
+            fields=old["label_fields"],
+        )
+
+
+def remember(naming: Naming, before: pa.Table) -> None:
+    """Keep what an attempt before has measured of names; it holds where they are the same."""
+    names = before.select(["cluster_id", "label", "label_confidence"]).to_pylist()
+    naming.measured = {(row["cluster_id"], row["label"]): row["label_confidence"] for row in names}
+
+
+def name_by_keywords(naming: Naming) -> None:
+    """Name clusters without a model: by their keywords, and the headline of their medoid."""
+    attributes = attribute_names(naming.run)
+    labels = naming.offline_labels
+    for node in range(len(naming.evidence.names)):
+        if node in naming.named:
+            continue
+        naming.named[node] = _by_keywords(naming, node, labels[node], "keywords")
+        if attributes is not None and attributes[node] is not None:
+            naming.named[node].label = plain(str(attributes[node]), LABEL_LIMIT)
+            naming.named[node].source = "attribute"
+    for nodes, taken in _levels(naming):
+        _tell_apart(naming, nodes, taken)
+
+
+def _by_keywords(naming: Naming, node: int, label: str, source: str) -> Named:
+    """Return the name of a cluster by its keywords; without any it only stands in for one."""
+    evidence, settings = naming.evidence, naming.settings
+    words = evidence.keywords[node]
+    return Named(
+        label if words else f"Cluster {evidence.names[node].removeprefix('cl_')}",
+        source if words else "fallback",
+        summary=evidence.headlines[node] if settings.include_summary else None,
+        keywords=words if settings.include_keywords else None,
+    )
+
+
+def _levels(naming: Naming) -> Iterator[tuple[list[int], list[str]]]:
+    """Yield the nodes of each level from the top, and the labels above, which they cannot have."""
+    levels = node_levels(naming.evidence.parents)
+    above: list[str] = []
+    for level in range(int(levels.max(initial=NOISE)) + 1):
+        nodes = np.flatnonzero(levels == level).tolist()
+        yield nodes, above
+        above = above + [naming.named[node].label for node in nodes]
+
+
+def _kept(naming: Naming, nodes: Sequence[int]) -> list[int]:
+    """Return nodes whose label nobody may change: it was theirs before, or is a value."""
+    named = naming.named
+    return [
+        node
+        for node in nodes
+        if node in named and (named[node].reused_from or named[node].source == "attribute")
+    ]
+
+
+def _clashes(naming: Naming, nodes: Sequence[int], taken: Sequence[str]) -> dict[int, str]:
+    """Return the labels that nodes have to give up, because others have them."""
+    sizes = naming.evidence.num_members
+    return clashing(naming.labels(nodes), sizes, _kept(naming, nodes), taken)
+
+
+def _tell_apart(naming: Naming, nodes: Sequence[int], taken: Sequence[str]) -> None:
+    """Give labels that clash an ending of their own."""
+    evidence = naming.evidence
+    clashes = _clashes(naming, nodes, taken)
+    new = distinct(naming.labels(nodes), clashes, evidence.keywords, evidence.names, taken)
+    for node, label in new.items():
+        naming.named[node].label = label
+
+
+def name_by_model(naming: Naming, asker: Asker, embed: Embed | None, reporter: Reporter) -> None:
+    """Name clusters by what a model answers, the highest level first."""
+    for nodes, taken in _levels(naming):
+        _ask(naming, asker, {node: () for node in nodes if node not in naming.named}, reporter)
+        clashes = _clashes(naming, nodes, taken)
+        _ask_otherwise(naming, asker, clashes, reporter)
+        is_merging = naming.settings.use_embedding_dedup and embed is not None
+        if is_merging:
+            _ask_otherwise(naming, asker, _alike(naming, nodes, embed, reporter), reporter)
+        _tell_apart(naming, nodes, taken)
+        if is_merging:
+            for node, larger in _alike(naming, nodes, embed, reporter).items():
+                naming.named[node].merged_from = naming.named[node].label
+                naming.named[node].label = naming.named[larger].label
+
+
+def _ask_otherwise(naming: Naming, asker: Asker, nodes: Iterable[int], reporter: Reporter) -> None:
+    """Ask once more about nodes whose label is like another one's: not for this label again."""
+    own = [node for node in nodes if naming.named[node].source == "llm"]
+    _ask(naming, asker, {node: (naming.named[node].label,) for node in own}, reporter)
+
+
+def _ask(
+    naming: Naming, asker: Asker, forbidden: Mapping[int, tuple[str, ...]], reporter: Reporter
+) -> None:
+    """Ask about nodes; one that has a label keeps it where no better answer comes."""
+    total = len(naming.evidence.names)
+
+    def shown() -> Iterator[tuple[int, Evidence]]:
+        for node, labels in forbidden.items():
+            one = naming.question(node, labels)
+            if says_nothing(one):
+                _fall_back(naming, node, "no document of it says anything")
+            else:
+                yield node, one
+
+    for asked in asker.ask_all(shown()):
+        if asked.answer is not None:
+            naming.named[asked.node] = _from_answer(asked.answer)
+        elif asked.node not in naming.named:
+            _fall_back(naming, asked.node, asked.problem or "")
+        reporter.progress(len(naming.named), total, "clusters")
+
+
+def _from_answer(answer: Answer) -> Named:
+    return Named(
+        answer.label,
+        "llm",
+        summary=answer.summary,
+        keywords=answer.keywords,
+        fields=json.dumps(dict(answer.fields), sort_keys=True) if answer.fields else None,
+    )
+
+
+def _fall_back(naming: Naming, node: int, problem: str) -> None:
+    """Name a cluster by its keywords, because the model did not."""
+    naming.problems[node] = problem
+    label = offline_label(naming.evidence.keywords[node])
+    naming.named[node] = _by_keywords(naming, node, label, "fallback")
+
+
+def says_nothing(shown: Evidence) -> bool:
+    """Return whether there is nothing that a name could be made of."""
+    return not shown.samples and not shown.keywords
+
+
+def _alike(
+    naming: Naming, nodes: Sequence[int], embed: Embed | None, reporter: Reporter
+) -> dict[int, int]:
+    """Return for nodes that the model named like a larger one, that one."""
+    own = [node for node in nodes if naming.named[node].source == "llm"]
+    if embed is None or not own:
+        return {}
+    try:
+        labels = ((node, [naming.named[node].label]) for node in own)
+        X = np.concatenate([found for _, found in embedded_in_turn(labels, embed, 1)])
+    except (NotEmbeddedError, ShapeError) as error:
+        reporter.warn("labels_not_merged", f"labels that are alike were not merged: {error}")
+        return {}
+    sizes = [naming.evidence.num_members[node] for node in own]
+    stands = merged(X, sizes, naming.settings.embedding_similarity_threshold)
+    kept = set(_kept(naming, own))
+    return {own[at]: own[to] for at, to in enumerate(stands) if at != to and own[at] not in kept}

@@ -1,0 +1,181 @@
+"""What naming a run is asked to do, and what is refused before any work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.artifacts import Run
+from gpucluster.artifacts.files import digest
+from gpucluster.errors import ConfigError
+from gpucluster.labeling.asking import NotEmbeddedError, identity
+from gpucluster.labeling.cache import FILE_NAME, ReplyCache
+from gpucluster.labeling.client import check_ready
+from gpucluster.labeling.confidence import Embed
+from gpucluster.labeling.prompts import check_media
+from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.labeling.spending import known_prices
+from gpucluster.naming.evidence import check_rows
+
+if TYPE_CHECKING:
+    from gpucluster.definition import ClusterDefinition
+    from gpucluster.sources import Source
+
+MAX_CONCURRENCY = 256
+# settings that decide no label
+BESIDE = {
+    "enabled",
+    "api_key_env",
+    "cache_ttl_seconds",
+    "prices",
+    "timeout_s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelingRequest:
+    """What naming a run is asked to do, beside what decides the names.
+
+    Attributes
+    ----------
+    settings : LabelingSettings
+    source : Source or None
+        The rows of the run; None: where its manifest says they are.
+    text_column : str or None
+        Where keywords are taken from.
+    budget_usd : float or None
+        What it may cost.
+    concurrency : int
+        Questions on their way at a time.
+    fresh : bool
+        Ask everything anew, whatever was asked before.
+    embed : callable or None
+        Turns texts into vectors, instead of a model of the provider.
+    """
+
+    settings: LabelingSettings
+    source: Source | None = None
+    text_column: str | None = None
+    budget_usd: float | None = None
+    concurrency: int = 16
+    fresh: bool = False
+    embed: Embed | None = None
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether no model is asked."""
+        return self.settings.labels_by == "keywords"
+
+    @property
+    def has_embedder(self) -> bool:
+        """Whether confidence can be measured."""
+        return self.embed is not None or self.settings.embedding_model is not None
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides the names."""
+        decisive = self.settings.model_dump(mode="json", exclude=BESIDE)
+        asked = {} if self.is_offline else identity(self.settings)
+        return digest(
+            {**decisive, **asked, "provider": self.settings.labels_by, "text": self.text_column}
+        )
+
+    def source_key(self, run: Run) -> str | None:
+        """Return what the files of the rows look like from outside; None: they cannot be seen."""
+        described: Any = run.manifest.source
+        paths = described["paths"] if self.source is None else self.source.info.paths
+        states = []
+        try:
+            for path in paths:
+                state = Path(path).stat()
+                states.append([str(Path(path).absolute()), state.st_size, state.st_mtime_ns])
+        except OSError:
+            return None
+        return digest(states) if states else None
+
+    def labeling_id(self, run: Run) -> str:
+        """Return what the labelling of a run is known by; a fresh one goes on until it is done."""
+        asked = [run.run_id, self.key, self.has_embedder]
+        if not self.fresh:
+            return "lab_" + digest(asked)[:16]
+        own = "lab_" + digest([*asked, time.time_ns()])[:16]
+        if self.is_offline:
+            return own
+        return ReplyCache.unfinished(run.path.parent / FILE_NAME, digest(asked), own)
+
+    @classmethod
+    def of(cls, definition: ClusterDefinition) -> LabelingRequest | None:
+        """Return what a definition asks for, once it is known that it can be done."""
+        settings = definition.llm_labeling
+        if settings is None or not settings.enabled:
+            return None
+        request = cls(settings)
+        request.check()
+        return request
+
+    def for_rows(self, source: Source, text_column: str | None) -> LabelingRequest:
+        """Return the same for rows that may not be there to be read once more."""
+        if source.info.paths:
+            return self
+        return replace(self, source=source, text_column=text_column)
+
+    def check_rows(
+        self, source: Source, data: Any, definition: ClusterDefinition, text_column: str | None
+    ) -> None:
+        """Refuse rows that could not be named: see `gpucluster.naming.evidence.check_rows`."""
+        needs_texts = self.is_offline and definition.cluster_type != "attribute"
+        check_rows(source, data, self.settings, text_column=text_column, needs_texts=needs_texts)
+
+    def check(self) -> None:
+        """Refuse, before any work, what cannot be done.
+
+        Raises
+        ------
+        ConfigError
+            A setting is wrong, or a key is missing.
+        BackendUnavailableError
+            A library is.
+        """
+        self.check_settings()
+        if not self.is_offline:
+            check_ready(self.settings)
+
+    def check_settings(self) -> None:
+        """Refuse what is wrong whether or not anybody is asked."""
+        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise ConfigError(
+                f"got {self.concurrency}, expected 1 to {MAX_CONCURRENCY}", path="concurrency"
+            )
+        if self.budget_usd is not None and not self.budget_usd > 0:
+            raise ConfigError(f"got {self.budget_usd}, expected more than 0", path="budget_usd")
+        if self.settings.use_embedding_dedup and (self.is_offline or not self.has_embedder):
+            raise ConfigError(
+                "labels of a model are merged, by an embedding_model or an embedder",
+                path="llm_labeling.use_embedding_dedup",
+            )
+        if self.is_offline:
+            return
+        if self.budget_usd is not None and known_prices(self.settings) is None:
+            raise ConfigError(
+                f"what {self.settings.model_name} costs is not known",
+                path="budget_usd",
+                hint="set prices: input and output, in USD for a million tokens",
+            )
+        check_media(self.settings)
+
+    def embedder(self, own: Embed | None) -> Embed | None:
+        """Return what embeds: the function that was given, or else `own` where a model is named."""
+        given = self.embed
+        if given is None:
+            return own if self.settings.embedding_model is not None else None
+
+        def embed(texts: Sequence[str]) -> Any:
+            try:
+                return given(texts)
+            except Exception as error:  # somebody else's code must not cost paid names
+                raise NotEmbeddedError(f"{type(error).__name__}: {error}") from error
+
+        return embed
