@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpucluster.errors import ConfigError
-from gpucluster.events import CancelToken, Observer, ignore
+from gpucluster.errors import ConfigError, InputError, SourceError
+from gpucluster.events import CancelToken, Observer, Reporter, ignore
 from gpucluster.given import Definition, open_rows, read_definition
 
 if TYPE_CHECKING:
@@ -139,12 +139,19 @@ def cluster(
         )
         runs.append(run)
         if naming is not None:
-            label_run(
-                run,
-                naming.for_rows(source, text_column),
-                observer=observer or ignore,
-                cancel=cancel or CancelToken(),
-            )
+            try:
+                label_run(
+                    run,
+                    naming.for_rows(source, text_column),
+                    observer=observer or ignore,
+                    cancel=cancel or CancelToken(),
+                )
+            except (
+                InputError,
+                SourceError,
+            ) as error:  # the run is whole, and is what was asked for
+                reporter = Reporter("label", observer or ignore)
+                reporter.warn("not_labelled", f"{run.run_id} has no names: {error}")
     return Run(runs[-1].path, runs[-1].manifest)
 
 

@@ -25,7 +25,7 @@ _RULES = {"cosine": "by cosine", "fit": "by the nearest mean"}
 _WAYS = {
     "llm": "by the model",
     "keywords": "by keywords",
-    "fallback": "by keywords instead of the model",
+    "fallback": "standing in for a name",
     "attribute": "by attributes",
     "reused": "as in the run before",
     "merged": "under a larger one's label",
@@ -112,12 +112,14 @@ def measured(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def leave_partial(voice: Voice, run: Run) -> None:
-    """End with an exit code of its own where a model did not name all clusters."""
-    errors = run.labeling.llm_labeling_errors if run.labeling else ()
+    """End with an exit code of its own where clusters have no name, or not one of the model's."""
+    if run.labeling is None:
+        raise click.exceptions.Exit(PARTIAL)
+    errors = run.labeling.llm_labeling_errors
     for text in errors:
         problem = json.loads(text)
         count = len(problem["clusters"])
-        voice.say(f"warning: {amount(count)} clusters have a fallback label: {problem['error']}")
+        voice.warn(f"{amount(count)} clusters have a fallback label: {problem['error']}")
     if errors:
         raise click.exceptions.Exit(PARTIAL)
 

@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from gpucluster.labeling.replies import InvalidReply, read_reply
 from gpucluster.labeling.spending import (
     Budget,
     BudgetSpentError,
+    Reservation,
     Usage,
     count_tokens,
     known_prices,
@@ -188,9 +188,9 @@ class Asker:
             return self._model.embed(texts)
 
         try:
-            with self._reserving(most) as settle:
+            with Reservation(self._budget, most) as reserved:
                 found = self._embedding_patience.call(attempt)
-                settle(most)
+                reserved.settle(most)
         except (GaveUp, BudgetSpentError) as error:
             raise NotEmbeddedError(str(error)) from error
         self._cache.note(most, model_name)
@@ -263,20 +263,22 @@ class Asker:
             max_tokens=question.max_tokens,
         )
 
-        def attempt() -> Reply:
-            once.write()
-            try:
-                return self._model.ask(signed(question, self._presigner))
-            except CallError as error:
-                if error.kind == "timeout":  # whoever answers too late may bill all the same
-                    self._lose(most)
-                raise
-
         try:
-            with self._reserving(most) as settle:
+            with Reservation(self._budget, most) as reserved:
+
+                def attempt() -> Reply:
+                    once.write()
+                    try:
+                        return self._model.ask(signed(question, self._presigner))
+                    except CallError as error:
+                        if error.kind == "timeout":  # who answers too late may bill all the same
+                            self._note_late(most)
+                            reserved.lose()
+                        raise
+
                 reply = self._patience.call(attempt)
                 used = _used(reply, most, self._prices)
-                settle(used)
+                reserved.settle(used)
         except (GaveUp, BudgetSpentError) as error:
             if not isinstance(error, GaveUp) or isinstance(error, Stopped):
                 self._stop(str(error))
@@ -289,19 +291,8 @@ class Asker:
         )
         return reply
 
-    @contextmanager
-    def _reserving(self, most: Usage) -> Iterator[Callable[[Usage], None]]:
-        """Set money aside for a call, and give back what it did not cost, whatever happens."""
-        self._budget.reserve(most)
-        cost: list[Usage] = []
-        try:
-            yield cost.append
-        finally:
-            self._budget.settle(most, cost[0] if cost else None)
-
-    def _lose(self, most: Usage) -> None:
-        """Count a call that may have cost what it cost at most."""
-        self._budget.lose(most)
+    def _note_late(self, most: Usage) -> None:
+        """Keep that a call was given up, which may have cost as much as it can."""
         self._cache.note(most, self._settings.model_name)
         with self._lock:
             self.num_late += 1

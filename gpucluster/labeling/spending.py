@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 from gpucluster.events import CancelToken
 from gpucluster.labeling.settings import LabelingSettings, Prices
@@ -183,11 +183,6 @@ class Budget:
             self._reserved += usd
             self._num_reserved += 1
 
-    def lose(self, usage: Usage) -> None:
-        """Count what may have been spent for nothing."""
-        with self._changed:
-            self._spent = self._spent + usage
-
     def settle(self, most: Usage, used: Usage | None) -> None:
         """Take note of what a call has cost in place of what it reserved; None: nothing."""
         with self._changed:
@@ -197,3 +192,43 @@ class Budget:
             if used is not None:
                 self._spent = self._spent + used
             self._changed.notify_all()
+
+
+class Reservation:
+    """Money that is set aside for a call, and given back where the call did not cost it.
+
+    Parameters
+    ----------
+    budget : Budget
+    most : Usage
+
+    Raises
+    ------
+    BudgetSpentError
+        There is not so much left.
+    """
+
+    def __init__(self, budget: Budget, most: Usage) -> None:
+        self._budget, self._most = budget, most
+        budget.reserve(most)
+        self._is_held = True
+
+    def settle(self, used: Usage) -> None:
+        """Take note of what the call has cost."""
+        self._is_held = False
+        self._budget.settle(self._most, used)
+
+    def lose(self) -> None:
+        """Count it as spent for nothing, and set as much aside for another attempt."""
+        self.settle(self._most)
+        self._budget.reserve(self._most)
+        self._is_held = True
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give back what was not spent."""
+        if self._is_held:
+            self._budget.settle(self._most, None)

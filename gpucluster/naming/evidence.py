@@ -221,7 +221,10 @@ def _pick(
         return [[] for _ in found.near]
     rows = table["row"].to_numpy()[near]
     ids = table["document_id"].take(pa.array(near)).combine_chunks()
-    X = _vectors(rows, ids, parts, reporter)
+    n_rows = sum(source.info.n_rows for _, source, _ in parts)
+    if not run.has_ids and n_rows != run.manifest.counts.num_rows:
+        raise _changed(parts[0][1])
+    X = _vectors(rows, ids if run.has_ids else None, parts, reporter)
     relevance = table["cosine_similarity_to_centroid"].to_numpy(zero_copy_only=False)
     centroids, divided = run.centroid_matrix, set(run.parents.tolist())
     shown = []
@@ -240,11 +243,14 @@ def _pick(
 
 def _vectors(
     rows: Rows,
-    ids: pa.Array,
+    ids: pa.Array | None,
     parts: Parts,
     reporter: Reporter,
 ) -> Matrix:
-    """Return vectors of about unit length, float16, in a temporary file."""
+    """Return vectors of about unit length, float16, in a temporary file.
+
+    Without ids a row is known by its number, whatever the data call it.
+    """
     order = np.argsort(rows)
     wanted = rows[order]
     shape = (len(rows), max(1, parts[0][1].info.n_features))
@@ -264,7 +270,7 @@ def _vectors(
             here, places = wanted[first:last] - start, order[first:last]
             own = pa.array(np.arange(start, start + len(batch.vectors)))
             their = (own if batch.ids is None else batch.ids).take(pa.array(here)).cast(pa.string())
-            if not their.equals(ids.take(pa.array(places))):
+            if ids is not None and not their.equals(ids.take(pa.array(places))):
                 raise _changed(source)
             X[places] = _unit(batch.vectors[here].astype(np.float32))
             n_found += len(here)

@@ -41,11 +41,17 @@ def reopen(described: Mapping[str, Any]) -> Iterator[tuple[int, Source, Mapping[
             raise SourceNotFoundError(
                 "the data of the run were in memory", hint="give them once more, with data"
             )
-        source = open_source(
-            part["paths"],
-            id_column=columns["id"],
-            vector_column=columns["vector"],
-            text_column=columns["text"],
-        )
+        try:
+            source = open_source(
+                part["paths"],
+                id_column=columns["id"],
+                vector_column=columns["vector"],
+                text_column=columns["text"],
+            )
+        except SourceNotFoundError as error:
+            raise SourceNotFoundError(
+                f"{error.message}, where the run found its data",
+                hint="go to the folder where it was made, or say with data where they are now",
+            ) from error
         yield begin, source, columns
         begin += part["n_rows"]

@@ -15,12 +15,14 @@ import pytest
 
 import gpucluster
 from gpucluster import Run
-from gpucluster.errors import GpuclusterWarning, StoreError
+from gpucluster.errors import GpuclusterWarning, SourceError, SourceNotFoundError, StoreError
 from gpucluster.events import Progress
 from gpucluster.labeling import audit
 from gpucluster.labeling.failures import CallError
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.over_http import HttpModel
+from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.labeling.spending import known_prices
 from tests.helpers.injections import INJECTIONS
 from tests.helpers.topics import documents, topic_run
 
@@ -338,3 +340,74 @@ def test_a_run_without_the_block_is_done_whatever_became_of_its_names(tmp_path: 
         *("--device", "cpu", "--text-column", "text"),
     ]
     assert CliRunner().invoke(main, command).exit_code == 0
+
+
+def test_vectors_without_ids_are_named_by_a_table_of_the_same_rows(tmp_path: Path) -> None:
+    rows = documents()
+    X = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+    np.save(tmp_path / "x.npy", X)
+    settings = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 6}}
+    run = gpucluster.cluster(tmp_path / "x.npy", settings, out=tmp_path / "out", device="cpu")
+    pq.write_table(rows, tmp_path / "x.parquet")
+    named = gpucluster.label(run, data=tmp_path / "x.parquet")
+    assert named.labeling.counts["num_keywords"] == 6
+    pq.write_table(rows.slice(1), tmp_path / "x.parquet")
+    with pytest.raises(SourceError, match="does not hold the documents"):
+        gpucluster.label(run, data=tmp_path / "x.parquet", fresh=True)
+
+
+def test_a_run_whose_texts_say_nothing_is_there_without_names(tmp_path: Path) -> None:
+    rows = documents()
+    pq.write_table(
+        rows.set_column(1, "text", pa.array(["12 34"] * len(rows))), tmp_path / "docs.parquet"
+    )
+    with pytest.warns(GpuclusterWarning, match="has no names"):
+        run = topic_run(tmp_path, llm_labeling={})
+    assert run.labeling is None
+    assert run.num_clusters == 6
+
+
+def test_documents_without_a_text_are_clustered_and_named_by_the_others(tmp_path: Path) -> None:
+    rows = documents()
+    texts = [None if row % 3 == 0 else text for row, text in enumerate(rows["text"].to_pylist())]
+    pq.write_table(rows.set_column(1, "text", pa.array(texts)), tmp_path / "docs.parquet")
+    assert gpucluster.label(topic_run(tmp_path)).labeling.counts["num_keywords"] == 6
+
+
+def test_data_that_moved_say_what_to_do(tmp_path: Path) -> None:
+    run = topic_run(tmp_path)
+    (tmp_path / "docs.parquet").unlink()
+    with pytest.raises(SourceNotFoundError, match="say with data where they are now"):
+        gpucluster.label(run)
+
+
+def test_changed_documents_are_named_anew_by_the_same_command(
+    tmp_path: Path, server: FakeServer
+) -> None:
+    run = gpucluster.label(topic_run(tmp_path), by(server))
+    calls = server.calls
+    rows = documents()
+    texts = [f"{text} renamed" for text in rows["text"].to_pylist()]
+    pq.write_table(rows.set_column(1, "text", pa.array(texts)), tmp_path / "docs.parquet")
+    gpucluster.label(run, by(server))
+    assert server.calls > calls
+
+
+def test_calls_that_were_given_up_count_as_spent(tmp_path: Path) -> None:
+    run = topic_run(tmp_path)
+    with FakeServer(latency_s=0.4) as server:
+        asked = by(server, prices=PRICES, timeout_s=0.2)
+        named = gpucluster.label(run, asked, budget_usd=0.02, concurrency=2)
+        billed = sum(sent + 2 * answered for _, sent, answered in server.billed) / 1e6
+    assert named.labeling.usage["late"] > 0
+    assert billed <= named.labeling.usage["usd"] <= 0.02 + 2 * 0.003
+
+
+def test_a_price_is_of_the_model_and_not_of_another_one_with_a_longer_name() -> None:
+    def price(name: str) -> Any:
+        return known_prices(LabelingSettings(model_name=name))
+
+    assert price("gpt-4o-audio-preview") is None
+    assert price("gpt-4o-2024-05-13") != price("gpt-4o-2024-08-06") == price("gpt-4o")
+    assert price("gemini-2.5-flash-preview-04-17") == price("gemini-2.5-flash")
+    assert price("gemini-2.5-flash-image") is None

@@ -305,7 +305,7 @@ def test_no_document_reaches_into_this_machine_or_its_network(scheme: str, host:
     [
         "example.org", "example.org.", "EXAMPLE.org", "bücher.example", "例え.テスト", "minio",
         "gpu-7.internal", "my_bucket.s3.amazonaws.com", "1.example", "0x7f.example",
-        "localhost.org", "8.8.8.8", "93.184.215.14", "[2606:4700:4700::1111]", "127.0.0.1.example", "a1",
+        "localhost.org", "8.8.8.8", "93.184.215.14", "[2606:4700:4700::1111]", "127.0.0.1.example",
     ],
 )  # fmt: skip
 def test_names_and_public_addresses_are_passed_on(host: str) -> None:
