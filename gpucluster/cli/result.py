@@ -132,6 +132,7 @@ def _named(found: Labeling) -> str:
         if name != "num_clusters" and count
     }
     ways = ", ".join(f"{amount(count)} {_WAYS.get(name, name)}" for name, count in counts.items())
+    ways = ways or "there is no cluster"
     if found.usage is None:
         return ways
     usage: Any = found.usage
