@@ -179,7 +179,9 @@ def under_kills(_out: Path, folder: str, name: str, n_kills: int, concurrency: i
                 time.sleep(0.01)
             process.kill()
             process.wait()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode not in {0, 4}:
+            raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-1000:]}")
         return _facts(server, gpucluster.open_run(path))
 
 

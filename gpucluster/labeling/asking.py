@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from gpucluster.labeling.shapes import Shape
     from gpucluster.types import Matrix
 
+REMEDIES = (
+    2  # of each kind for a cluster: with one, 1 % stayed unnamed by a server that fails often
+)
 LONGER = 4  # times the tokens, after a reply that was cut off
 
 
@@ -204,9 +208,9 @@ class Asker:
             return Asked(node, None, str(error))
 
     def _converse(self, evidence: Evidence) -> Answer:
-        """Ask, and where the reply is unusable ask once more in each of the ways that may help."""
+        """Ask, and where the reply is unusable ask again in the way that may help."""
         question = make_question(evidence, self._settings, self._shape)
-        remedies = {"length", "refusal", "invalid"}
+        remedies = Counter(dict.fromkeys(("length", "refusal", "invalid"), REMEDIES))
         keys: list[str] = []
         problem = ""
         while True:
@@ -231,10 +235,10 @@ class Asker:
                         reply=reply.text,
                         max_tokens=question.max_tokens,
                     )
-            if fault not in remedies:
+            if not remedies[fault]:
                 self._cache.drop(keys)
                 raise NoNameError(problem)
-            remedies.remove(fault)
+            remedies[fault] -= 1
             question = following
 
     def _reply(self, cluster_id: str, question: Question, keys: list[str]) -> Reply:

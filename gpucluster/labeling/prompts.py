@@ -62,7 +62,6 @@ class Evidence:
     Attributes
     ----------
     cluster_id : str
-    num_members : int
     samples : tuple of Sample
         Documents that are typical.
     boundary : tuple of Sample
@@ -78,7 +77,6 @@ class Evidence:
     """
 
     cluster_id: str
-    num_members: int
     samples: tuple[Sample, ...] = ()
     boundary: tuple[Sample, ...] = ()
     keywords: tuple[str, ...] = ()

@@ -77,7 +77,6 @@ class ClusterEvidence:
         """Return what a model is shown of a node."""
         return Evidence(
             cluster_id=self.names[node],
-            num_members=self.num_members[node],
             samples=tuple(self.documents.get(self.shown[node])),
             boundary=tuple(self.documents.get(self.edge[node])),
             keywords=tuple(self.keywords[node]),

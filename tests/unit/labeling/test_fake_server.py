@@ -123,7 +123,7 @@ class TestAnswers:
             base_url="http://h",
             response_shape={"label": "string", "mood": "calm | loud"},
         )
-        asked = make_question(Evidence("cl_1", 1), settings, Shape.of(settings))
+        asked = make_question(Evidence("cl_1"), settings, Shape.of(settings))
         made = json.loads(answer({"messages": asked.messages}))
         assert {*made} == {*asked.schema["properties"]}
         assert "mood" in made

@@ -35,7 +35,7 @@ PROMPTS = {
     "short": {"response_shape": {"label": "string", "mood": "calm | loud"}},
     "english": {"response_shape": "Also the mood of the ads."},
 }
-BARE = Evidence("cl_0", 12)
+BARE = Evidence("cl_0")
 
 
 def settings_of(**more: Any) -> LabelingSettings:
@@ -77,7 +77,6 @@ def test_the_request_holds_what_is_known_and_nothing_else() -> None:
     assert request(ask(BARE)) == {"cluster_id": ASKED_ID}
     evidence = Evidence(
         cluster_id="cl_9",
-        num_members=12,
         samples=(Sample({"text": "a"}), Sample({"text": "b", "price": 3}), Sample({"x": [None]})),
         boundary=texts("c"),
         keywords=("shoes", "trail\n"),
@@ -101,7 +100,7 @@ def test_the_request_holds_what_is_known_and_nothing_else() -> None:
 
 def test_the_same_documents_make_the_same_question_whatever_the_cluster_is_called() -> None:
     known: dict[str, Any] = {"samples": texts("a"), "keywords": ("shoes",)}
-    assert ask(Evidence("cl_7", 13, **known)) == ask(Evidence("cl_3_sub_1", 12, **known))
+    assert ask(Evidence("cl_7", **known)) == ask(Evidence("cl_3_sub_1", **known))
 
 
 def test_the_instructions_hold_the_schema_and_that_documents_are_data() -> None:
@@ -123,7 +122,6 @@ def test_hostile_documents_stay_strings_in_the_request(style: str) -> None:
     for before, text in pairwise(INJECTIONS):
         evidence = Evidence(
             "cl_0",
-            2,
             samples=(Sample({"text": text}), Sample({"title": text, before[:100]: [text]})),
             boundary=texts(text),
             keywords=(text,),
@@ -154,7 +152,6 @@ def test_after_a_refusal_no_document_is_shown() -> None:
     medium = Medium("image_url", "https://host/a.png")
     evidence = Evidence(
         "cl_0",
-        2,
         samples=(Sample({"text": "secret"}, (medium,)),),
         boundary=texts("secret"),
         keywords=("shoes",),
@@ -188,7 +185,6 @@ def test_an_invalid_reply_is_shown_with_its_problem() -> None:
 def test_media_follow_the_text_and_say_whose_they_are() -> None:
     evidence = Evidence(
         "cl_0",
-        2,
         samples=(
             Sample({"text": "a"}),
             Sample({}, (Medium("image_url", "s3://b/i"), Medium("video_url", "https://h/v"))),
@@ -218,7 +214,7 @@ def test_what_is_sent_is_signed_and_what_is_kept_is_not(monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
     media = ("s3://mine/a.png", "s3://other/b.png", "https://host/c.png")
     sample = Sample({"text": "a"}, tuple(Medium("image_url", url) for url in media))
-    question = ask(Evidence("cl_0", 1, samples=(sample,)), problem="p", reply="r")
+    question = ask(Evidence("cl_0", samples=(sample,)), problem="p", reply="r")
     before = json.dumps(question.messages)
     sent = signed(question, Presigner(["s3://mine"]))
     assert json.dumps(question.messages) == before
@@ -233,7 +229,7 @@ def test_what_is_sent_is_signed_and_what_is_kept_is_not(monkeypatch: pytest.Monk
 
 def test_long_documents_are_cut_to_what_is_left() -> None:
     documents = ["short", "x" * 100_000, "y" * 3_000, '"\n\\' * 50_000]
-    found = request(ask(Evidence("cl_0", 4, samples=texts(*documents))))["documents"]
+    found = request(ask(Evidence("cl_0", samples=texts(*documents))))["documents"]
     assert found[0] == "short"
     assert found[2] == "y" * 3_000
     lengths = [len(json.dumps(text, ensure_ascii=False)) for text in found]
@@ -244,7 +240,7 @@ def test_long_documents_are_cut_to_what_is_left() -> None:
 
 def test_fields_are_cut_as_documents_are() -> None:
     fields = {"id": 7, "title": "t", "body": "b" * 50_000, "list": ["l" * 30_000], "short": [1, 2]}
-    (found,) = request(ask(Evidence("cl_0", 1, samples=(Sample(fields),))))["documents"]
+    (found,) = request(ask(Evidence("cl_0", samples=(Sample(fields),))))["documents"]
     assert [*found] == [*fields]
     assert (found["id"], found["title"], found["short"]) == (7, "t", [1, 2])
     assert fields["body"].startswith(found["body"])
@@ -272,7 +268,7 @@ def test_documents_never_take_more_than_their_share(
         for document in documents
     ]
     samples = tuple(Sample(document) for document in longer)
-    question = ask(Evidence("cl_0", 9, samples=samples[:4], boundary=samples[4:]))
+    question = ask(Evidence("cl_0", samples=samples[:4], boundary=samples[4:]))
     found = request(question)
     shown = [*found.get("documents", ()), *found.get("documents_at_the_edge", ())]
     assert len(shown) == len(documents)
@@ -285,7 +281,7 @@ def test_documents_never_take_more_than_their_share(
 
 def test_a_hundred_documents_with_many_fields_fit() -> None:
     wide = Sample({f"a column of a wide table {i}": "x" * 100 for i in range(300)})
-    question = ask(Evidence("cl_0", 9, samples=(wide,) * 102))
+    question = ask(Evidence("cl_0", samples=(wide,) * 102))
     assert len(json.dumps(request(question)["documents"])) <= PROMPT_CHARS
 
 
