@@ -240,6 +240,8 @@ class Asker:
                 raise NoNameError(problem)
             remedies[fault] -= 1
             question = following
+            if (key := question_key(question, self._identity)) in keys:
+                self._cache.drop([key])  # the very same again: its reply was of no use
 
     def _reply(self, cluster_id: str, question: Question, keys: list[str]) -> Reply:
         """Return the reply to a question: the one that was paid before, or a new one."""
