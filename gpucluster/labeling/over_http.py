@@ -203,6 +203,8 @@ class HttpModel:
             why = str(error.__cause__) or type(error.__cause__).__name__
             message = f"no connection: {redacted(why, self._secret)}"
             failure = CallError(shown(message, 300), "connection")
+            if isinstance(error.__cause__, httpx2.DecodingError):
+                failure = CallError("the answer cannot be decompressed", "malformed")
         except CallError as error:
             failure = error
         except (OverflowError, RecursionError, TypeError, ValueError) as error:
