@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     multiple=True,
+    allow_from_autoenv=False,  # GPUCLUSTER_DATA is where the benchmarks find theirs
     metavar="INPUT",
     help="The rows of RUN, where they are not where they were; repeatable.",
 )
