@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpucluster.errors import ShapeError
+from gpucluster.ops.normalize import unit_rows
 from gpucluster.types import Matrix
 
 Embed = Callable[[Sequence[str]], Matrix]
@@ -28,8 +29,8 @@ def embedded(texts: Sequence[str], embed: Embed) -> Matrix:
     X = np.asarray(embed([text[:TEXT_LIMIT] for text in texts]), np.float32)
     if X.ndim != 2 or len(X) != len(texts) or not np.isfinite(X).all():
         raise ShapeError(f"got embeddings of shape {X.shape} for {len(texts)} texts, or no numbers")
-    length = np.linalg.norm(X, axis=1, keepdims=True)
-    return (X / np.where(length > 0, length, 1)).astype(np.float32)
+    found: Matrix = unit_rows(np.ascontiguousarray(X))
+    return found
 
 
 def embedded_in_turn(

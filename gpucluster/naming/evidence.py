@@ -23,6 +23,7 @@ from gpucluster.labeling.keywords import keyphrases
 from gpucluster.labeling.prompts import Evidence
 from gpucluster.labeling.representatives import Candidates, candidates, pick
 from gpucluster.naming.documents import Documents, read_documents, text_paths
+from gpucluster.ops.normalize import unit_rows
 from gpucluster.sources import Source, reopen
 from gpucluster.sources.base import reading
 from gpucluster.types import NOISE, Labels, Matrix, Rows
@@ -228,7 +229,7 @@ def _pick(
     centroids, divided = run.centroid_matrix, set(run.parents.tolist())
     shown = []
     for node, places in enumerate(found.near):
-        own = _unit(np.asarray(X[np.searchsorted(near, places)], np.float32))
+        own = unit_rows(np.asarray(X[np.searchsorted(near, places)], np.float32))
         score = relevance[places]
         if node in divided and own.shape[1] == centroids.shape[1]:
             # what the members know is their similarity to a centroid further down
@@ -245,7 +246,7 @@ def _vectors(
     ids: pa.Array | None,
     parts: Parts,
     reporter: Reporter,
-) -> Matrix:
+) -> Any:
     """Return vectors of about unit length, float16, in a temporary file.
 
     Without ids a row is known by its number, whatever the data call it.
@@ -271,17 +272,11 @@ def _vectors(
             their = (own if batch.ids is None else batch.ids).take(pa.array(here)).cast(pa.string())
             if ids is not None and not their.equals(ids.take(pa.array(places))):
                 raise _changed(source)
-            X[places] = _unit(batch.vectors[here].astype(np.float32))
+            X[places] = unit_rows(batch.vectors[here].astype(np.float32))
             n_found += len(here)
     if n_found != len(rows):
         raise _changed(parts[0][1])
-    return X  # type: ignore[no-any-return]
-
-
-def _unit(X: Matrix) -> Matrix:
-    """Return rows of unit length; those of zeros stay."""
-    length = np.linalg.norm(X, axis=1, keepdims=True)
-    return (X / np.where(length > 0, length, 1)).astype(np.float32, copy=False)
+    return X
 
 
 def _changed(source: Source) -> SourceError:
@@ -295,7 +290,7 @@ def _neighbours(centroids: Matrix, parents: Labels, reporter: Reporter) -> list[
     """Return the nearest siblings of each node by the cosine of their centroids."""
     from gpucluster.ops.neighbors import nearest_neighbors
 
-    unit = np.ascontiguousarray(_unit(centroids))
+    unit = unit_rows(np.ascontiguousarray(centroids))
     found: list[list[int]] = [[] for _ in parents]
     order = np.argsort(parents, kind="stable")
     ends = np.flatnonzero(np.diff(parents[order])) + 1
