@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpucluster.events import CancelToken
 from gpucluster.labeling.cache import ReplyCache, question_key
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from gpucluster.labeling.shapes import Shape
     from gpucluster.types import Matrix
 
-REMEDIES = (
-    2  # of each kind for a cluster: with one, 1 % stayed unnamed by a server that fails often
-)
+T = TypeVar("T")
+
+REMEDIES = 2  # of each kind; with one, a server that often fails left 1 % of clusters unnamed
 LONGER = 4  # times the tokens, after a reply that was cut off
 
 
@@ -186,18 +186,13 @@ class Asker:
         most = Usage.of_embedding(count_tokens(texts), self._prices)
         model_name = self._settings.embedding_model
         once = _Once(self._audit, "embedded", model_name=model_name, texts=list(texts))
-
-        def attempt() -> Matrix:
-            once.write()
-            return self._model.embed(texts)
-
         try:
-            with Reservation(self._budget, most) as reserved:
-                found = self._embedding_patience.call(attempt)
-                reserved.settle(most)
+            found, used = self._send(
+                self._embedding_patience, once, lambda: self._model.embed(texts), most
+            )
         except (GaveUp, BudgetSpentError) as error:
             raise NotEmbeddedError(str(error)) from error
-        self._cache.note(most, model_name)
+        self._cache.note(used, model_name)
         return found
 
     def _ask(self, node: int, evidence: Evidence) -> Asked:
@@ -270,21 +265,13 @@ class Asker:
         )
 
         try:
-            with Reservation(self._budget, most) as reserved:
-
-                def attempt() -> Reply:
-                    once.write()
-                    try:
-                        return self._model.ask(signed(question, self._presigner))
-                    except CallError as error:
-                        if error.kind == "timeout":  # who answers too late may bill all the same
-                            self._note_late(most)
-                            reserved.lose()
-                        raise
-
-                reply = self._patience.call(attempt)
-                used = _used(reply, most, self._prices)
-                reserved.settle(used)
+            reply, used = self._send(
+                self._patience,
+                once,
+                lambda: self._model.ask(signed(question, self._presigner)),
+                most,
+                lambda reply: _used(reply, most, self._prices),
+            )
         except (GaveUp, BudgetSpentError) as error:
             if not isinstance(error, GaveUp) or isinstance(error, Stopped):
                 self._stop(str(error))
@@ -297,11 +284,33 @@ class Asker:
         )
         return reply
 
-    def _note_late(self, most: Usage) -> None:
-        """Keep that a call was given up, which may have cost as much as it can."""
-        self._cache.note(most, self._settings.model_name)
-        with self._lock:
-            self.num_late += 1
+    def _send(
+        self,
+        patience: Patience,
+        once: _Once,
+        call: Callable[[], T],
+        most: Usage,
+        cost: Callable[[T], Usage] | None = None,
+    ) -> tuple[T, Usage]:
+        """Make a call within the budget; returns what it gave, and what it cost: else the most."""
+        with Reservation(self._budget, most) as reserved:
+
+            def attempt() -> T:
+                once.write()
+                try:
+                    return call()
+                except CallError as error:
+                    if error.kind == "timeout":  # who answers too late may bill all the same
+                        self._cache.note(most, self._settings.model_name)
+                        with self._lock:
+                            self.num_late += 1
+                        reserved.lose()
+                    raise
+
+            found = patience.call(attempt)
+            used = most if cost is None else cost(found)
+            reserved.settle(used)
+            return found, used
 
     def _stop(self, why: str) -> None:
         with self._lock:

@@ -8,16 +8,15 @@ from gpucluster.errors import ShapeError
 from gpucluster.events import Reporter
 from gpucluster.labeling.asking import NotEmbeddedError, estimate_question, identity
 from gpucluster.labeling.cache import question_key
-from gpucluster.labeling.confidence import Embed, confidence, embedded_in_turn
+from gpucluster.labeling.confidence import TEXT_LIMIT, Embed, confidence, embedded_in_turn
 from gpucluster.labeling.prompts import make_question
 from gpucluster.labeling.shapes import Shape
-from gpucluster.labeling.spending import Usage, known_prices
+from gpucluster.labeling.spending import Usage, count_tokens, known_prices
 from gpucluster.naming.documents import samples_as_text
 from gpucluster.naming.names import Naming, says_nothing
 
 # tokens that a reply is expected to take
 LABEL_TOKENS, SUMMARY_TOKENS, KEYWORDS_TOKENS, FIELD_TOKENS = 20, 60, 30, 30
-HELD_OUT_TOKENS = 60  # of a document that is embedded
 
 
 def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
@@ -44,8 +43,11 @@ def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
         if not is_there(question_key(question, who)):
             total = total + Usage.of(estimate_question(question, settings), answer, prices)
     if settings.embedding_model is not None:
-        tokens = LABEL_TOKENS * len(evidence.names) + HELD_OUT_TOKENS * sum(
-            map(len, evidence.held_out)
+        tokens = LABEL_TOKENS * len(evidence.names)
+        tokens += count_tokens(
+            text[:TEXT_LIMIT]
+            for rows in evidence.held_out
+            for text in samples_as_text(evidence.documents.get(rows))
         )
         total = total + Usage.of_embedding(tokens, prices)
     return total

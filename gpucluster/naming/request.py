@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.files import digest
-from gpucluster.errors import ConfigError
+from gpucluster.errors import ConfigError, SourceError
 from gpucluster.labeling.asking import NotEmbeddedError, identity
 from gpucluster.labeling.cache import FILE_NAME, ReplyCache
 from gpucluster.labeling.client import check_ready
@@ -19,6 +18,7 @@ from gpucluster.labeling.prompts import check_media
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.labeling.spending import known_prices
 from gpucluster.naming.evidence import check_rows
+from gpucluster.sources import file_state
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
@@ -87,14 +87,10 @@ class LabelingRequest:
         """Return what the files of the rows look like from outside; None: they cannot be seen."""
         described: Any = run.manifest.source
         paths = described["paths"] if self.source is None else self.source.info.paths
-        states = []
         try:
-            for path in paths:
-                state = Path(path).stat()
-                states.append([str(Path(path).absolute()), state.st_size, state.st_mtime_ns])
-        except OSError:
+            return digest([file_state(path) for path in paths]) if paths else None
+        except SourceError:
             return None
-        return digest(states) if states else None
 
     def labeling_id(self, run: Run) -> str:
         """Return what the labelling of a run is known by; a fresh one goes on until it is done."""

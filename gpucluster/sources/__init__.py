@@ -11,7 +11,7 @@ from gpucluster.sources.base import Batch, Columns, Source, SourceInfo
 from gpucluster.sources.collection import FeatureUri, is_manifest, open_feature
 from gpucluster.sources.detect import check_names
 from gpucluster.sources.device_parquet import CudfDecoder
-from gpucluster.sources.digests import content_key, input_key, stream_key, table_key
+from gpucluster.sources.digests import content_key, file_state, input_key, stream_key, table_key
 from gpucluster.sources.features import FeaturesSource
 from gpucluster.sources.filters import Filters
 from gpucluster.sources.inspection import Inspection, inspect
@@ -42,6 +42,7 @@ __all__ = [
     "collection_names",
     "compile_filter",
     "content_key",
+    "file_state",
     "find",
     "input_key",
     "inspect",

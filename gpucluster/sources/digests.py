@@ -80,6 +80,14 @@ def _add(digest: hashlib._Hash, column: pa.Array) -> None:
         digest.update(data.data)
 
 
+def file_state(path: str) -> str:
+    """Return name, size and times of a file, which change when its content does."""
+    with reading(path):
+        state = Path(path).stat()
+    times = f"{state.st_mtime_ns} {state.st_ctime_ns}"  # the second one cannot be set
+    return f"{Path(path).absolute()} {state.st_size} {times}"
+
+
 def stream_key(source: Source, filters: Filters | None = None) -> str:
     """Return a key of a source whose rows are read once: of files their names, sizes and times.
 
@@ -98,10 +106,7 @@ def stream_key(source: Source, filters: Filters | None = None) -> str:
     what = info.n_rows, info.n_features, info.dtype, info.kind, info.feature, info.blocks
     digest = hashlib.sha256(f"{what} {info.columns}".encode())
     for path in info.paths:
-        with reading(path):
-            state = Path(path).stat()
-        times = f"{state.st_mtime_ns} {state.st_ctime_ns}"  # the second one cannot be set
-        digest.update(f"{Path(path).absolute()} {state.st_size} {times} ".encode())
+        digest.update(f"{file_state(path)} ".encode())
     if info.paths and info.columns.id is None and (ids := source.ids()) is not None:
         _add(digest, ids)  # from a file beside
     if not info.paths:

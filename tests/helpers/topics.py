@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import gpucluster
+from gpucluster.labeling.fake_server import FakeServer
 
 TOPICS = {
     "lost card": ("my card is lost", "I lost my bank card", "where is the lost card"),
@@ -51,3 +52,14 @@ def topic_run(folder: Path, n_rows: int = 240, **fields: Any) -> gpucluster.Run:
     return gpucluster.cluster(
         path, settings | fields, out=folder / "out", device="cpu", text_column="text"
     )
+
+
+def by(server: FakeServer, **fields: Any) -> dict[str, Any]:
+    """Return settings that ask a server."""
+    text = {"input_key": "text", "source_type": "payload", "path": "text"}
+    return {
+        "base_url": server.base_url,
+        "model_name": "fake",
+        "labeling_inputs": {"input_mappings": [text]},
+        **fields,
+    }

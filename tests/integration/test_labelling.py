@@ -32,7 +32,7 @@ from gpucluster.errors import (
 )
 from gpucluster.events import CancelToken, Progress
 from gpucluster.labeling.fake_server import FakeServer
-from tests.helpers.topics import TOPICS, documents, topic_run
+from tests.helpers.topics import TOPICS, by, documents, topic_run
 
 PRICES = {"input": 1.0, "output": 2.0}
 
@@ -41,17 +41,6 @@ PRICES = {"input": 1.0, "output": 2.0}
 def server() -> Iterator[FakeServer]:
     with FakeServer() as running:
         yield running
-
-
-def by(server: FakeServer, **fields: Any) -> dict[str, Any]:
-    """Return settings that ask a server."""
-    text = {"input_key": "text", "source_type": "payload", "path": "text"}
-    return {
-        "base_url": server.base_url,
-        "model_name": "fake",
-        "labeling_inputs": {"input_mappings": [text]},
-        **fields,
-    }
 
 
 def topic_of(run: Run) -> dict[str, str]:

@@ -24,7 +24,7 @@ from gpucluster.labeling.over_http import HttpModel
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.labeling.spending import known_prices
 from tests.helpers.injections import INJECTIONS
-from tests.helpers.topics import documents, topic_run
+from tests.helpers.topics import by, documents, topic_run
 
 PRICES = {"input": 1.0, "output": 2.0}
 
@@ -33,17 +33,6 @@ PRICES = {"input": 1.0, "output": 2.0}
 def server() -> Iterator[FakeServer]:
     with FakeServer() as running:
         yield running
-
-
-def by(server: FakeServer, **fields: Any) -> dict[str, Any]:
-    """Return settings that ask a server."""
-    text = {"input_key": "text", "source_type": "payload", "path": "text"}
-    return {
-        "base_url": server.base_url,
-        "model_name": "fake",
-        "labeling_inputs": {"input_mappings": [text]},
-        **fields,
-    }
 
 
 def planted(folder: Path, n_clusters: int, per_cluster: int = 6, **texts: Any) -> Run:
@@ -411,3 +400,21 @@ def test_a_price_is_of_the_model_and_not_of_another_one_with_a_longer_name() -> 
     assert price("gpt-4o-2024-05-13") != price("gpt-4o-2024-08-06") == price("gpt-4o")
     assert price("gemini-2.5-flash-preview-04-17") == price("gemini-2.5-flash")
     assert price("gemini-2.5-flash-image") is None
+
+
+def test_embeddings_that_came_too_late_count_as_spent(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = topic_run(tmp_path)
+    kinds = iter(["timeout", "not_found"])
+
+    def late(self: HttpModel, texts: list[str]) -> None:
+        raise CallError("no answer in time", next(kinds, "not_found"))
+
+    monkeypatch.setattr(HttpModel, "embed", late)
+    asked = by(server, embedding_model="e", prices=PRICES)
+    with pytest.warns(GpuclusterWarning, match="no confidence"):
+        named = gpucluster.label(run, asked, budget_usd=0.05)
+    assert named.labeling.usage["late"] == 1
+    assert named.labeling.usage["embedding_tokens"] > 0
+    assert named.labeling.counts["num_llm"] == 6
