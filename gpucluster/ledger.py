@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpucluster.artifacts import Checkpoints
+from gpucluster.costing import PlannedStage
 from gpucluster.device.memory import PeakMemory
 from gpucluster.device.worker import Worker
 from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted, Warned
@@ -19,52 +20,37 @@ from gpucluster.planner import Plan
 FELL_BACK = "the GPU path failed, a warning says how"
 
 
-class Ledger:
-    """The account of one run.
+class Account:
+    """Times the stages of one piece of work and tells its observer of them.
 
     Parameters
     ----------
     reporter : Reporter
         Told of every stage.
-    plan : Plan
-        What was predicted; replaced when the rows are known exactly.
 
     Attributes
     ----------
     records : list of StageRecord
         Finished stages, in order.
-    checkpoints : Checkpoints or None
-        Where finished stages are kept; None keeps nothing.
-    worker : Worker or None
-        Where stages compute that must not run in this process; None lends each its own.
     facts : dict
         Of the running stage: ``device``, ``backend``, ``method``, ``reason``.
-    started : datetime
-        When the run began.
     """
 
-    def __init__(self, reporter: Reporter, plan: Plan) -> None:
+    def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
         self.records: list[StageRecord] = []
-        self.plan = plan
-        self.checkpoints: Checkpoints | None = None
-        self.worker: Worker | None = None
-        self.started = datetime.now(UTC)
-        self._peak = PeakMemory()
         self.facts: dict[str, Any] = {}
-        self._first_warning = 0
-        self._planned_device = "cpu"
+        self._peak = PeakMemory()
 
     @contextmanager
-    def stage(self, name: str, *, backend: str = "") -> Iterator[Reporter]:
+    def stage(
+        self, name: str, *, backend: str = "", planned: PlannedStage | None = None
+    ) -> Iterator[Reporter]:
         """Time a stage, measure its memory, record it, and tell the observer."""
         self.reporter.cancel.raise_if_cancelled()
         self.reporter.observer(StageStarted(name))
         self._peak.reset()
         begun = time.monotonic()
-        self._first_warning = len(self.reporter.warnings)
-        planned = self.plan.stage(name)
-        self._planned_device = planned.device if planned else "cpu"
         self.facts = {
             "device": "cpu",
             "backend": backend,
@@ -87,6 +73,47 @@ class Ledger:
             *(name, record.seconds, record.peak_bytes, record.backend, record.device),
         )
         self.reporter.observer(StageFinished(record))
+
+
+class Ledger(Account):
+    """The account of one run: its stages, as they were planned.
+
+    Parameters
+    ----------
+    reporter : Reporter
+        Told of every stage.
+    plan : Plan
+        What was predicted; replaced when the rows are known exactly.
+
+    Attributes
+    ----------
+    checkpoints : Checkpoints or None
+        Where finished stages are kept; None keeps nothing.
+    worker : Worker or None
+        Where stages compute that must not run in this process; None lends each its own.
+    started : datetime
+        When the run began.
+    """
+
+    def __init__(self, reporter: Reporter, plan: Plan) -> None:
+        super().__init__(reporter)
+        self.plan = plan
+        self.checkpoints: Checkpoints | None = None
+        self.worker: Worker | None = None
+        self.started = datetime.now(UTC)
+        self._first_warning = 0
+        self._planned_device = "cpu"
+
+    @contextmanager
+    def stage(
+        self, name: str, *, backend: str = "", planned: PlannedStage | None = None
+    ) -> Iterator[Reporter]:
+        """Account for a stage beside what the plan said of it."""
+        planned = planned or self.plan.stage(name)
+        self._first_warning = len(self.reporter.warnings)
+        self._planned_device = planned.device if planned else "cpu"
+        with super().stage(name, backend=backend, planned=planned) as reporter:
+            yield reporter
 
     def note(self, **facts: Any) -> None:
         """Correct the record of the running stage: ``device``, ``backend``, ``method`` ..."""

@@ -6,26 +6,15 @@ gather -> [reuse] -> name level by level (ask, ask again where names clash) -> [
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from gpucluster import __version__
 from gpucluster.artifacts import LocalStore, Run
 from gpucluster.artifacts.labels import FOLDER, sound_names, write_labels
-from gpucluster.device.memory import PeakMemory
 from gpucluster.errors import ConfigError
-from gpucluster.events import (
-    CancelToken,
-    Observer,
-    Reporter,
-    StageFinished,
-    StageRecord,
-    StageStarted,
-    Waiting,
-)
+from gpucluster.events import CancelToken, Observer, Reporter, Waiting
 from gpucluster.labeling.asking import Asker
 from gpucluster.labeling.audit import Audit
 from gpucluster.labeling.cache import FILE_NAME, ReplyCache
@@ -33,6 +22,7 @@ from gpucluster.labeling.client import open_model
 from gpucluster.labeling.inputs import Presigner
 from gpucluster.labeling.shapes import Shape
 from gpucluster.labeling.spending import Budget, Usage, known_prices
+from gpucluster.ledger import Account
 from gpucluster.naming.evidence import ClusterEvidence, gather, need_texts
 from gpucluster.naming.measuring import expected_usage, measure_confidence
 from gpucluster.naming.names import (
@@ -86,23 +76,23 @@ def label_run(
             return before
     started = datetime.now(UTC)
     store = LocalStore(run.path.parent)
-    stages = _Stages(observer, cancel)
+    account = Account(Reporter("", observer, cancel))
     with store.lease(run.run_id):
-        with stages("gather") as reporter:
+        with account.stage("label.gather", backend="numpy") as reporter:
             evidence = _gathered(run, request, reporter)
         naming = _naming(run, request, evidence)
         costs: dict[str, Any] = {}
         with ExitStack() as opened:
             opened.callback(evidence.documents.close)
             if request.is_offline:
-                with stages("name") as reporter:
+                with account.stage("label.name", backend="numpy") as reporter:
                     name_by_keywords(naming)
                     measure_confidence(naming, request.embedder(None), 1, reporter)
             else:
                 if names is not None and before and before.labeling_id == labeling_id:
                     remember(naming, names)
-                costs = _ask(naming, request, labeling_id, stages, opened)
-        with stages("write"):
+                costs = _ask(naming, request, labeling_id, account, opened)
+        with account.stage("label.write", backend="numpy"):
             settings = request.settings.model_dump(mode="json")
             return write_labels(
                 store,
@@ -120,7 +110,7 @@ def label_run(
                     "counts": counts(naming),
                     "missing_inputs": dict(evidence.missing),
                     "llm_labeling_errors": tuple(errors(naming)),
-                    "warnings": tuple(warned.message for warned in stages.reporter.warnings),
+                    "warnings": tuple(warned.message for warned in account.reporter.warnings),
                     **costs,
                 },
                 table(naming),
@@ -140,8 +130,8 @@ def estimate_labels(
     """
     _check_run(run)
     request.check_settings()
-    stages = _Stages(observer, cancel)
-    with stages("gather") as reporter:
+    account = Account(Reporter("", observer, cancel))
+    with account.stage("label.gather", backend="numpy") as reporter:
         evidence = _gathered(run, request, reporter)
     try:
         naming = _naming(run, request, evidence)
@@ -165,34 +155,6 @@ def _check_run(run: Run) -> None:
         )
 
 
-class _Stages:
-    """Tells the observer of stages."""
-
-    def __init__(self, observer: Observer, cancel: CancelToken) -> None:
-        self.reporter = Reporter("", observer, cancel)
-        self._peak = PeakMemory()
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[Reporter]:
-        name = f"label.{name}"
-        reporter = self.reporter
-        reporter.cancel.raise_if_cancelled()
-        reporter.observer(StageStarted(name))
-        self._peak.reset()
-        begun = time.monotonic()
-        yield reporter.for_stage(name)
-        record = StageRecord(
-            name=name,
-            device="cpu",
-            backend="numpy",
-            executor="local",
-            reason="always on the host",
-            seconds=round(time.monotonic() - begun, 4),
-            peak_bytes=self._peak.read(),
-        )
-        reporter.observer(StageFinished(record))
-
-
 def _gathered(run: Run, request: LabelingRequest, reporter: Reporter) -> ClusterEvidence:
     evidence = gather(
         run,
@@ -208,11 +170,11 @@ def _gathered(run: Run, request: LabelingRequest, reporter: Reporter) -> Cluster
 
 
 def _ask(
-    naming: Naming, request: LabelingRequest, labeling_id: str, stages: _Stages, opened: ExitStack
+    naming: Naming, request: LabelingRequest, labeling_id: str, account: Account, opened: ExitStack
 ) -> dict[str, Any]:
     """Ask a model for names, and return what that cost."""
     run, settings = naming.run, request.settings
-    reporter = stages.reporter
+    reporter = account.reporter
     prices = known_prices(settings)
     cache = _cache(run, request, labeling_id)
     opened.callback(cache.close)
@@ -235,9 +197,9 @@ def _ask(
         on_wait=lambda seconds, why: reporter.observer(Waiting("label.ask", seconds, why)),
     )
     embed = request.embedder(asker.embed)
-    with stages("ask") as asking:
+    with account.stage("label.ask", backend="numpy") as asking:
         name_by_model(naming, asker, embed, asking)
-    with stages("confidence") as testing:
+    with account.stage("label.confidence", backend="numpy") as testing:
         measure_confidence(naming, embed, 1 if request.embed else request.concurrency, testing)
     if not naming.problems:  # else the same command goes on with what is there
         cache.finish()
