@@ -1,16 +1,12 @@
-"""Which run is meant, and rows that are read as those were that it was made of."""
+"""Which run is meant."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.artifacts.run import Run
-from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError, SchemaMismatchError
-
-if TYPE_CHECKING:
-    from gpucluster.sources import Source
+from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError
 
 
 def latest_run(run: Run | str | Path) -> Run:
@@ -113,48 +109,3 @@ def _latest(folder: Path) -> Run | None:
         raise RunNotFoundError(f"no completed full run in {folder}")
     path, _ = max(found, key=lambda pair: (pair[1].completed_at, pair[1].run_id))
     return Run.open(path)
-
-
-def open_like(data: Any, base: Run, *, id_column: str | None, vector_column: str | None) -> Source:
-    """Open rows that are to be what the base run was made of."""
-    from gpucluster.definition import ClusterDefinition
-    from gpucluster.given import open_rows
-
-    definition = ClusterDefinition.parse(base.manifest.definition)
-    theirs: Any = base.manifest.source.get("columns") or {}
-
-    def opened(id_column: str | None, vector_column: str | None) -> Source:
-        return open_rows(data, definition, id_column=id_column, vector_column=vector_column)
-
-    one = len(definition.vector_config.feature_uris) < 2
-    given = {"id_column": id_column, "vector_column": vector_column}
-    same = {
-        "id_column": id_column or theirs.get("id"),
-        "vector_column": vector_column or (theirs.get("vector") if one else None),
-    }
-    wanted = {name for name in same.values() if name is not None}
-    if hasattr(data, "read_next_batch"):  # can be opened once
-        return opened(**(same if wanted <= set(data.schema.names) else given))
-    try:
-        source = opened(**given)
-    except (ConfigError, SchemaMismatchError):  # ambiguous by itself; the base run had these
-        if same == given:
-            raise
-        return opened(**same)
-    columns = source.info.columns
-    differs = (columns.id, columns.vector) != (same["id_column"], same["vector_column"])
-    if differs and wanted and wanted <= set(source.info.fields):
-        return opened(**same)
-    return source
-
-
-def text_column_of(source: Source, base: Run, given: str | None) -> str | None:
-    """Return the column of texts, and raise where one that was named is not there."""
-    from gpucluster.sources import check_names
-
-    if given is not None:
-        check_names({"text": given}, source.info.fields, source.info.where)
-        return given
-    theirs: Any = base.manifest.source.get("columns") or {}
-    name: str | None = theirs.get("text")
-    return name if name in source.info.fields else None

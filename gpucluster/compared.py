@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from gpucluster.artifacts import Run
+from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.identity import stable_ids
+from gpucluster.report.whole_file import write_whole
 from gpucluster.succession import By, Clusters, Succession, succeed
 
 if TYPE_CHECKING:
@@ -77,6 +80,30 @@ class Comparison:
             name: (self.previous.metrics.get(name), self.current.metrics.get(name))
             for name in dict.fromkeys(names)
         }
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the table as Parquet, whole or not at all.
+
+        Raises
+        ------
+        ConfigError
+            The file would be part of a run, or is called otherwise than ``.parquet``.
+        StoreError
+            The system refused.
+        """
+        import io
+
+        import pyarrow.parquet as pq
+
+        file = Path(path).expanduser()
+        if file.suffix != ".parquet" or (file.parent / FILE_NAME).exists():
+            raise ConfigError(
+                f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",
+                path="table",
+            )
+        content = io.BytesIO()
+        pq.write_table(self.table, content)
+        write_whole(file, content.getvalue())
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the table as JSON values."""

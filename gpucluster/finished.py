@@ -7,15 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.artifacts.run import Run as StoredRun
-from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
 from gpucluster.types import USUAL_THRESHOLD
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from gpucluster.compared import Comparison
     from gpucluster.device.select import DeviceRequest
     from gpucluster.labeling.settings import LabelingSettings
@@ -114,9 +110,10 @@ def assign(
     ConfigError, ShapeError, SchemaMismatchError, DuplicateIdsError
         A setting is wrong, or the vectors are not of the base run's kind.
     """
-    from gpucluster.bases import base_run, open_like, text_column_of
+    from gpucluster.bases import base_run
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import decide
+    from gpucluster.given import open_like, text_column_of
     from gpucluster.incremental import AssignmentRequest, assign_source
 
     asked = ClusterDefinition.parse({"filters": filters} if filters else {}).filters
@@ -289,9 +286,10 @@ def _labelling(
 ) -> tuple[StoredRun, LabelingRequest]:
     """Return the run, and what is asked of it."""
     from gpucluster.artifacts.labels import finished_labeling
-    from gpucluster.bases import open_like, run_to_label
+    from gpucluster.bases import run_to_label
     from gpucluster.definition import ClusterDefinition
-    from gpucluster.given import read_labeling_settings
+    from gpucluster.given import open_like, read_labeling_settings
+    from gpucluster.naming.evidence import check_rereadable
     from gpucluster.naming.request import LabelingRequest
 
     opened = run_to_label(run)
@@ -304,32 +302,6 @@ def _labelling(
     request = LabelingRequest(asked.showing(text_column), text_column=text_column)
     if data is None:
         return opened, request
+    check_rereadable(data, "data")
     source = open_like(data, opened, id_column=None, vector_column=None)
     return opened, replace(request, source=source)
-
-
-def write_table(table: pa.Table, path: str | Path) -> None:
-    """Write a table as Parquet, whole or not at all.
-
-    Raises
-    ------
-    ConfigError
-        The file would be part of a run, or is called otherwise than ``.parquet``.
-    StoreError
-        The system refused.
-    """
-    import io
-
-    import pyarrow.parquet as pq
-
-    from gpucluster.report.whole_file import write_whole
-
-    file = Path(path).expanduser()
-    if file.suffix != ".parquet" or (file.parent / FILE_NAME).exists():
-        raise ConfigError(
-            f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",
-            path="table",
-        )
-    content = io.BytesIO()
-    pq.write_table(table, content)
-    write_whole(file, content.getvalue())

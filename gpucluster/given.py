@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucluster.errors import ConfigError
+from gpucluster.errors import ConfigError, SchemaMismatchError
 
 if TYPE_CHECKING:
+    from gpucluster.artifacts import Run
     from gpucluster.definition import ClusterDefinition
     from gpucluster.labeling.settings import LabelingSettings
     from gpucluster.sources import Source
@@ -104,3 +105,47 @@ def open_rows(
         )
     sources = {uri: open_(uri) for uri in config.feature_uris}
     return FeaturesSource(sources, normalize=config.normalize_features)
+
+
+def open_like(data: Any, base: Run, *, id_column: str | None, vector_column: str | None) -> Source:
+    """Open rows that are to be what the base run was made of."""
+    from gpucluster.definition import ClusterDefinition
+
+    definition = ClusterDefinition.parse(base.manifest.definition)
+    theirs: Any = base.manifest.source.get("columns") or {}
+
+    def opened(id_column: str | None, vector_column: str | None) -> Source:
+        return open_rows(data, definition, id_column=id_column, vector_column=vector_column)
+
+    one = len(definition.vector_config.feature_uris) < 2
+    given = {"id_column": id_column, "vector_column": vector_column}
+    same = {
+        "id_column": id_column or theirs.get("id"),
+        "vector_column": vector_column or (theirs.get("vector") if one else None),
+    }
+    wanted = {name for name in same.values() if name is not None}
+    if hasattr(data, "read_next_batch"):  # can be opened once
+        return opened(**(same if wanted <= set(data.schema.names) else given))
+    try:
+        source = opened(**given)
+    except (ConfigError, SchemaMismatchError):  # ambiguous by itself; the base run had these
+        if same == given:
+            raise
+        return opened(**same)
+    columns = source.info.columns
+    differs = (columns.id, columns.vector) != (same["id_column"], same["vector_column"])
+    if differs and wanted and wanted <= set(source.info.fields):
+        return opened(**same)
+    return source
+
+
+def text_column_of(source: Source, base: Run, given: str | None) -> str | None:
+    """Return the column of texts, and raise where one that was named is not there."""
+    from gpucluster.sources import check_names
+
+    if given is not None:
+        check_names({"text": given}, source.info.fields, source.info.where)
+        return given
+    theirs: Any = base.manifest.source.get("columns") or {}
+    name: str | None = theirs.get("text")
+    return name if name in source.info.fields else None

@@ -60,7 +60,7 @@ def compare(
 
     found = finished.compare(previous, current, by=by)
     if table is not None:
-        finished.write_table(found.table, table)
+        found.to_parquet(table)
     voice.answer(found.to_dict() | {"links": found.table.to_pylist()}, lambda: _text(found, links))
 
 

@@ -1,1 +1,1 @@
-"""Names for clusters. This version keeps and checks the settings; it does not label yet."""
+"""Names for clusters: what a model is shown, asked and believed, and names made without one."""

@@ -199,6 +199,9 @@ class HttpModel:
         except openai.APIStatusError as error:
             it = error.response
             failure = failure_of(it.status_code, it.text, it.headers, self._secret)
+            if failure.kind == "not_found" and it.url.path == path:  # base_url has none
+                message = f"{failure.message}; most servers have /v1 at the end of base_url"
+                failure = CallError(message, failure.kind)
         except openai.APIConnectionError as error:
             why = str(error.__cause__) or type(error.__cause__).__name__
             message = f"no connection: {redacted(why, self._secret)}"

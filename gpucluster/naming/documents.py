@@ -80,12 +80,15 @@ class Reading:
         The words of each node.
     missing : Counter of str
         Input keys whose path led nowhere, by the documents where it did.
+    texts : set of str
+        The paths that words were taken from.
     """
 
     documents: Documents
     headlines: dict[int, str]
     counter: TermCounter
     missing: Counter[str]
+    texts: set[str]
 
 
 def read_documents(
@@ -130,13 +133,14 @@ def read_documents(
     SchemaMismatchError
         There is no such column.
     """
-    found = Reading(Documents(), {}, TermCounter(n_nodes), Counter())
+    found = Reading(Documents(), {}, TermCounter(n_nodes), Counter(), set())
     presigner = Presigner(settings.presign_prefixes)
     for begin, source, columns in parts:
         row = begin
         own = {*hidden, *source.info.candidates.get("vector", ())}
         own |= {columns[role] for role in ("id", "vector", "truth")}
         texts = text_paths(settings.labeling_inputs, text_column, columns, source)
+        found.texts.update(texts)
         lines = [name for name in HEADLINES if name in source.info.fields]
         lines = [name for name in lines if name != columns["truth"]]
         names = _names(settings, [*lines, *texts], source, own)

@@ -60,6 +60,8 @@ class ClusterEvidence:
     documents : Documents
     missing : Counter of str
         Input keys whose path led nowhere, by the documents where it did.
+    texts : set of str
+        The paths that words were taken from.
     """
 
     parents: Labels
@@ -73,6 +75,7 @@ class ClusterEvidence:
     keywords: list[list[str]]
     headlines: list[str | None]
     missing: Counter[str]
+    texts: set[str]
 
     def of(self, node: int, parent_label: str | None, forbidden: Sequence[str] = ()) -> Evidence:
         """Return what a model is shown of a node."""
@@ -176,6 +179,7 @@ def gather(
         keywords=keyphrases(read.counter.counts(), parents),
         headlines=[read.headlines.get(rows[0]) if rows else None for rows in first],
         missing=read.missing,
+        texts=read.texts,
     )
 
 
@@ -356,12 +360,7 @@ def check_rows(
             f"{info.where}: there is nothing beside the vectors to name clusters by",
             hint="switch llm_labeling off, or give Parquet, Arrow, JSON lines or a table",
         )
-    if hasattr(data, "read_next_batch"):
-        raise ConfigError(
-            "a stream is read once, and clusters are named by what is read after the vectors",
-            path="llm_labeling",
-            hint="give a table, a data set or files",
-        )
+    check_rereadable(data)
     known = [asdict(info.columns), *(each["columns"] for _, _, each in info.collections)]
     inputs = settings.labeling_inputs
     if needs_texts and not any(text_paths(inputs, text_column, each, source) for each in known):
@@ -370,10 +369,20 @@ def check_rows(
         )
 
 
+def check_rereadable(data: Any, path: str = "llm_labeling") -> None:
+    """Refuse rows that are there once."""
+    if hasattr(data, "read_next_batch"):
+        raise ConfigError(
+            "a stream is read once, and clusters are named by what is read after the vectors",
+            path=path,
+            hint="give a table, a data set or files",
+        )
+
+
 def need_texts(evidence: ClusterEvidence, source: str) -> None:
     """Raise where nothing was found that names could be made of."""
     if evidence.names and not any(evidence.keywords):
+        where = f" in {', '.join(sorted(evidence.texts))}" if evidence.texts else ""
         raise SchemaMismatchError(
-            f"{source}: no words were found to name clusters by",
-            hint=NAME_TEXTS,
+            f"{source}: no words were found{where} to name clusters by", hint=NAME_TEXTS
         )

@@ -595,6 +595,25 @@ def test_rows_that_cannot_be_named_are_refused_before_they_are_clustered(tmp_pat
     assert not list(tmp_path.glob("*/manifest.json"))
     named = gpucluster.cluster(bare, KMEANS, out=tmp_path, llm_labeling={"labeling_inputs": TITLES})
     assert named.labeling.counts["num_keywords"] == 6
+    with pytest.raises(ConfigError, match="data: a stream is read once"):
+        gpucluster.label(named, data=bare.to_reader())
+    with pytest.raises(ConfigError, match="data: a stream is read once"):
+        gpucluster.estimate_labels(named, data=bare.to_reader())
+
+
+def test_texts_without_words_are_said_to_be_so(tmp_path: Path) -> None:
+    rows = documents()
+    mute = rows.set_column(
+        rows.column_names.index("text"), "text", pa.array(["?!"] * len(rows), pa.string())
+    )
+    run = gpucluster.cluster(mute, KMEANS, text_column="text", out=tmp_path)
+    with pytest.raises(SchemaMismatchError, match="no words were found in text to name"):
+        gpucluster.label(run, data=mute)
+
+
+def test_other_texts_than_the_first_can_be_named(tmp_path: Path) -> None:
+    rows = documents()
+    bare = rows.select(["document_id", "metadata", "embedding"])
     other = bare.append_column("words", rows["text"])
     assert gpucluster.cluster(
         other, KMEANS, out=tmp_path, text_column="words", llm_labeling={}

@@ -392,9 +392,9 @@ def test_members_that_cannot_be_read_stop_no_new_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.csv", "RUN/members.parquet"])
 def test_a_table_goes_to_no_place_where_it_harms(tmp_path: Path, name: str) -> None:
     run = kmeans(points(OLD, 1), 4, tmp_path)
-    table = gpucluster.compare(run, run).table
+    comparison = gpucluster.compare(run, run)
     with pytest.raises(ConfigError, match="table: got"):
-        finished.write_table(table, str(tmp_path / name).replace("RUN", run.run_id))
+        comparison.to_parquet(str(tmp_path / name).replace("RUN", run.run_id))
     gpucluster.open_run(run.path, verify=True)
-    finished.write_table(table, tmp_path / "ünï table.parquet")
-    assert pq.read_table(tmp_path / "ünï table.parquet").equals(table)
+    comparison.to_parquet(tmp_path / "ünï table.parquet")
+    assert pq.read_table(tmp_path / "ünï table.parquet").equals(comparison.table)

@@ -265,6 +265,10 @@ class TestFaults:
         with FakeServer() as server:
             error = failure(server.base_url + "/v2")
             assert (error.kind, error.fatal, error.retryable) == ("not_found", True, False)
+            assert "most servers" not in str(error)
+            error = failure(server.base_url.removesuffix("/v1"))
+            assert error.kind == "not_found"
+            assert "most servers have /v1 at the end of base_url" in str(error)
 
     def test_no_redirect_is_followed(self):
         with FakeServer(quirks=["redirect"]) as server:
