@@ -102,8 +102,8 @@ def ours(_out: Path, **where: Any) -> dict[str, Any]:
     def name(texts: Any, clusters: Any) -> list[list[str]]:
         import numpy as np
 
-        from gpucluster.labeling.keywords import keyphrases
-        from gpucluster.labeling.terms import TermCounter
+        from gpucluster.labeling.keywords.keyphrases import keyphrases
+        from gpucluster.labeling.keywords.terms import TermCounter
 
         n_clusters = int(clusters.max()) + 1
         counter = TermCounter(n_clusters)
@@ -197,7 +197,7 @@ def _examples(intents: list[str], keywords: list[list[str]]) -> list[dict[str, A
     """Return some clusters, drawn with a fixed seed."""
     import numpy as np
 
-    from gpucluster.labeling.keywords import distinct_labels
+    from gpucluster.labeling.keywords.keyphrases import distinct_labels
 
     five = [phrases[:5] for phrases in keywords]
     labels = distinct_labels(five, np.full(len(five), -1, np.int32))

@@ -220,8 +220,8 @@ def against_latency(
 def under_orders(_out: Path, folder: str, entry: str) -> dict[str, Any]:
     """Name clusters with hostile documents by a model that obeys them."""
     import gpucluster
+    from gpucluster.labeling.answer.replies import LABEL_LIMIT, clean_label
     from gpucluster.labeling.fake_server import FakeServer
-    from gpucluster.labeling.replies import LABEL_LIMIT, clean_label
 
     labels = {}
     for name in ("quiet", "hostile"):

@@ -14,8 +14,8 @@ from gpucluster.types import USUAL_THRESHOLD
 if TYPE_CHECKING:
     from gpucluster.compared import Comparison
     from gpucluster.device.select import DeviceRequest
+    from gpucluster.labeling.asking.spending import Usage
     from gpucluster.labeling.settings import LabelingSettings
-    from gpucluster.labeling.spending import Usage
     from gpucluster.naming.request import LabelingRequest
     from gpucluster.sources.filters import Filters
     from gpucluster.succession import By

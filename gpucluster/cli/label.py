@@ -16,7 +16,7 @@ from gpucluster.notation import nearest
 
 if TYPE_CHECKING:
     from gpucluster.finished import Run
-    from gpucluster.labeling.spending import Usage
+    from gpucluster.labeling.asking.spending import Usage
 
 
 @click.command(context_settings=SETTINGS)

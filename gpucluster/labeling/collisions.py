@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gpucluster.labeling.replies import LABEL_LIMIT
+from gpucluster.labeling.answer.replies import LABEL_LIMIT
 from gpucluster.types import Matrix
 
 ENDING_LIMIT = LABEL_LIMIT // 2  # characters of a keyword that tells a label apart

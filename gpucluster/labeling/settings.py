@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.shapes import check_shape
+from gpucluster.labeling.answer.shapes import check_shape
 
 MAX_SAMPLES = 100
 TOKEN_CAPS: Final = ("max_tokens", "max_completion_tokens")  # names of one parameter

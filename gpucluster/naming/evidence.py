@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
 from gpucluster.events import Reporter
-from gpucluster.labeling.keywords import keyphrases
-from gpucluster.labeling.prompts import Evidence
+from gpucluster.labeling.keywords.keyphrases import keyphrases
+from gpucluster.labeling.question.prompts import Evidence
 from gpucluster.labeling.representatives import Candidates, candidates, pick
 from gpucluster.naming.documents import Documents, read_documents, text_paths
 from gpucluster.ops.normalize import unit_rows

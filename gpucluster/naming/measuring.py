@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from gpucluster.errors import ShapeError
 from gpucluster.events import Reporter
-from gpucluster.labeling.asking import NotEmbeddedError, estimate_question, identity
-from gpucluster.labeling.cache import question_key
+from gpucluster.labeling.answer.shapes import Shape
+from gpucluster.labeling.asking.asker import NotEmbeddedError, estimate_question, identity
+from gpucluster.labeling.asking.cache import question_key
+from gpucluster.labeling.asking.spending import Usage, count_tokens, known_prices
 from gpucluster.labeling.confidence import TEXT_LIMIT, Embed, confidence, embedded_in_turn
-from gpucluster.labeling.prompts import make_question
-from gpucluster.labeling.shapes import Shape
-from gpucluster.labeling.spending import Usage, count_tokens, known_prices
+from gpucluster.labeling.question.prompts import make_question
 from gpucluster.naming.documents import samples_as_text
 from gpucluster.naming.names import Naming, says_nothing
 

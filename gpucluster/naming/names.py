@@ -17,11 +17,11 @@ from gpucluster.artifacts import Run
 from gpucluster.artifacts.labels import LABELS, finished_labeling
 from gpucluster.errors import ShapeError
 from gpucluster.events import Reporter
-from gpucluster.labeling.asking import Asker, NotEmbeddedError
+from gpucluster.labeling.answer.replies import LABEL_LIMIT, plain
+from gpucluster.labeling.asking.asker import Asker, NotEmbeddedError
 from gpucluster.labeling.collisions import clashing, distinct, merged
 from gpucluster.labeling.confidence import Embed, embedded_in_turn
-from gpucluster.labeling.keywords import distinct_labels, offline_label
-from gpucluster.labeling.replies import LABEL_LIMIT, plain
+from gpucluster.labeling.keywords.keyphrases import distinct_labels, offline_label
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.naming.evidence import ClusterEvidence
 from gpucluster.ops.nesting import node_levels
@@ -31,8 +31,8 @@ from gpucluster.types import NOISE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from gpucluster.labeling.prompts import Evidence
-    from gpucluster.labeling.replies import Answer
+    from gpucluster.labeling.answer.replies import Answer
+    from gpucluster.labeling.question.prompts import Evidence
 
 
 @dataclass(slots=True)

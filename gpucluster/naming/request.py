@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.files import digest
 from gpucluster.errors import ConfigError, SourceError
-from gpucluster.labeling.asking import NotEmbeddedError, identity
-from gpucluster.labeling.cache import FILE_NAME, ReplyCache
-from gpucluster.labeling.client import check_ready
+from gpucluster.labeling.asking.asker import NotEmbeddedError, identity
+from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
+from gpucluster.labeling.asking.spending import known_prices
 from gpucluster.labeling.confidence import Embed
-from gpucluster.labeling.prompts import check_media
+from gpucluster.labeling.model.client import check_ready
+from gpucluster.labeling.question.prompts import check_media
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.labeling.spending import known_prices
 from gpucluster.naming.evidence import check_rows
 from gpucluster.sources import file_state
 

@@ -17,12 +17,12 @@ import gpucluster
 from gpucluster import Run
 from gpucluster.errors import GpuclusterWarning, SourceError, SourceNotFoundError, StoreError
 from gpucluster.events import Progress
-from gpucluster.labeling import audit
-from gpucluster.labeling.failures import CallError
+from gpucluster.labeling.asking import audit
+from gpucluster.labeling.asking.spending import known_prices
 from gpucluster.labeling.fake_server import FakeServer
-from gpucluster.labeling.over_http import HttpModel
+from gpucluster.labeling.model.failures import CallError
+from gpucluster.labeling.model.over_http import HttpModel
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.labeling.spending import known_prices
 from tests.helpers.injections import INJECTIONS
 from tests.helpers.topics import by, documents, topic_run
 

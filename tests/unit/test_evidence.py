@@ -18,7 +18,7 @@ import gpucluster
 from gpucluster import Run
 from gpucluster.errors import DiskFullError
 from gpucluster.events import Reporter
-from gpucluster.labeling.inputs import Sample
+from gpucluster.labeling.question.inputs import Sample
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.naming import evidence
 from gpucluster.naming.documents import Documents, _joined

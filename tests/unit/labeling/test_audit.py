@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gpucluster.errors import StoreError
-from gpucluster.labeling.audit import Audit
-from gpucluster.labeling.failures import unsigned
+from gpucluster.labeling.asking.audit import Audit
+from gpucluster.labeling.model.failures import unsigned
 
 SECRET = "f00dcafe"
 

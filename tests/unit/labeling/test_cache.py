@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from gpucluster.errors import StoreError
-from gpucluster.labeling.cache import ReplyCache, question_key
-from gpucluster.labeling.client import Question, Reply
-from gpucluster.labeling.spending import Usage
+from gpucluster.labeling.asking.cache import ReplyCache, question_key
+from gpucluster.labeling.asking.spending import Usage
+from gpucluster.labeling.model.client import Question, Reply
 
 REPLY = Reply('{"label": "Card fees"}', "stop", 12, 5)
 USED = Usage(1, 12, 5, usd=0.25)
@@ -154,9 +154,9 @@ def test_a_killed_process_leaves_reply_and_cost_or_neither(path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from gpucluster.labeling.cache import ReplyCache
-from gpucluster.labeling.client import Reply
-from gpucluster.labeling.spending import Usage
+from gpucluster.labeling.asking.cache import ReplyCache
+from gpucluster.labeling.model.client import Reply
+from gpucluster.labeling.asking.spending import Usage
 cache = ReplyCache(Path({str(path)!r}), "lab_1", 60)
 for i in range(50):
     cache.put(f"k{{i}}", Reply("x", "stop", 1, 1), Usage(1, 1, 1, usd=0.0), "m")

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from gpucluster.errors import BackendUnavailableError, ConfigError
-from gpucluster.labeling import client, over_http
-from gpucluster.labeling.client import Question, Reply, check_ready, open_model
-from gpucluster.labeling.failures import CallError, failure_of, redacted, retry_after
+from gpucluster.labeling.asking.patience import GaveUp, Patience
 from gpucluster.labeling.fake_server import FakeServer
-from gpucluster.labeling.patience import GaveUp, Patience
+from gpucluster.labeling.model import client, over_http
+from gpucluster.labeling.model.client import Question, Reply, check_ready, open_model
+from gpucluster.labeling.model.failures import CallError, failure_of, redacted, retry_after
 from gpucluster.labeling.settings import LabelingSettings
 
 CANARY = "sk-canary-1234567890abcdef"

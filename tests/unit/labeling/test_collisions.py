@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpucluster.labeling.answer.replies import LABEL_LIMIT
 from gpucluster.labeling.collisions import clashing, comparable, distinct, merged
-from gpucluster.labeling.replies import LABEL_LIMIT
 
 words = st.sampled_from(["Card", "card ", "CARD", "Card fees", "card-fees", "Top up", "Ünïcode"])
 

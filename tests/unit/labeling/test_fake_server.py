@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gpucluster.labeling.fake_answers import answer, embedding
-from gpucluster.labeling.fake_provider import FAULTS
+from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.fake_server import FakeServer
-from gpucluster.labeling.prompts import SCHEMA_FOLLOWS, Evidence, make_question
+from gpucluster.labeling.fake_server.answers import answer, embedding
+from gpucluster.labeling.fake_server.provider import FAULTS
+from gpucluster.labeling.question.prompts import SCHEMA_FOLLOWS, Evidence, make_question
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.labeling.shapes import Shape
 
 DOCUMENTS = ["The piano sonata was played", "A sonata for piano", "piano lessons and a sonata"]
 

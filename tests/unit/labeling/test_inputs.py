@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.errors import BackendUnavailableError, ConfigError
-from gpucluster.labeling.inputs import (
+from gpucluster.labeling.question.inputs import (
     Medium,
     Presigner,
     Sample,

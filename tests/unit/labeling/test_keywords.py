@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.errors import ShapeError
-from gpucluster.labeling import keywords
-from gpucluster.labeling.keywords import distinct_labels, headline, keyphrases, offline_label
-from gpucluster.labeling.terms import TermCounter, TermCounts
+from gpucluster.labeling.keywords import keyphrases as keywords
+from gpucluster.labeling.keywords.keyphrases import (
+    distinct_labels,
+    headline,
+    keyphrases,
+    offline_label,
+)
+from gpucluster.labeling.keywords.terms import TermCounter, TermCounts
 
 
 def count(*groups: list[str]) -> TermCounts:

@@ -11,8 +11,7 @@ import pytest
 
 from gpucluster.errors import Cancelled
 from gpucluster.events import CancelToken
-from gpucluster.labeling.failures import FATAL, RETRYABLE, CallError
-from gpucluster.labeling.patience import (
+from gpucluster.labeling.asking.patience import (
     ATTEMPTS,
     MAX_RETRY_AFTER_S,
     MAX_STRAIGHT,
@@ -21,6 +20,7 @@ from gpucluster.labeling.patience import (
     Patience,
     Stopped,
 )
+from gpucluster.labeling.model.failures import FATAL, RETRYABLE, CallError
 
 
 class Clock:

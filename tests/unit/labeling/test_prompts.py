@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.client import Question
-from gpucluster.labeling.inputs import Medium, Presigner, Sample
-from gpucluster.labeling.prompts import (
+from gpucluster.labeling.answer.shapes import Shape
+from gpucluster.labeling.model.client import Question
+from gpucluster.labeling.question.inputs import Medium, Presigner, Sample
+from gpucluster.labeling.question.prompts import (
     ASKED_ID,
     MAX_TOKENS,
     PROMPT_CHARS,
@@ -26,7 +27,6 @@ from gpucluster.labeling.prompts import (
     size,
 )
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.labeling.shapes import Shape
 from tests.helpers.injections import INJECTIONS
 
 PROMPTS = {

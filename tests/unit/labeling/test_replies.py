@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucluster.labeling.replies import Answer, InvalidReply, clean_label, plain, read_reply
+from gpucluster.labeling.answer.replies import Answer, InvalidReply, clean_label, plain, read_reply
+from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.labeling.shapes import Shape
 from tests.helpers.injections import INJECTIONS
 
 HIDDEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}

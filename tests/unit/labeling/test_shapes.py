@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.errors import BackendUnavailableError
-from gpucluster.labeling.replies import InvalidReply
+from gpucluster.labeling.answer.replies import InvalidReply
+from gpucluster.labeling.answer.shapes import Shape, check_shape
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.labeling.shapes import Shape, check_shape
 
 SEED = {
     "label": "string",

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from gpucluster.errors import Cancelled
 from gpucluster.events import CancelToken
-from gpucluster.labeling.settings import LabelingSettings, Prices
-from gpucluster.labeling.spending import (
+from gpucluster.labeling.asking.spending import (
     Budget,
     BudgetSpentError,
     Usage,
     count_tokens,
     known_prices,
 )
+from gpucluster.labeling.settings import LabelingSettings, Prices
 
 DOLLAR = Prices(input=1e6, output=1e6)  # a dollar a token
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from gpucluster.errors import ShapeError
-from gpucluster.labeling import terms
-from gpucluster.labeling.terms import FORMS_OF_DO, NO_STOP_WORDS, TermCounter, TermCounts
+from gpucluster.labeling.keywords import terms
+from gpucluster.labeling.keywords.terms import FORMS_OF_DO, NO_STOP_WORDS, TermCounter, TermCounts
 
 STOP_WORDS = {*ENGLISH_STOP_WORDS, *FORMS_OF_DO}.difference(NO_STOP_WORDS)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from gpucluster.errors import StoreError
-from gpucluster.labeling.failures import unsigned
+from gpucluster.labeling.model.failures import unsigned
 
 
 class Audit:

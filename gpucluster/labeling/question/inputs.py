@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from gpucluster.errors import BackendUnavailableError, ConfigError
+from gpucluster.labeling.question.values import as_json, as_text, follow
 from gpucluster.labeling.settings import MEDIA, InputMapping, LabelingInputs
-from gpucluster.labeling.values import as_json, as_text, follow
 from gpucluster.notation import describe
 
 if TYPE_CHECKING:

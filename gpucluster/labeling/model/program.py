@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.client import COMMAND, Question, Reply
-from gpucluster.labeling.failures import CallError, redacted
+from gpucluster.labeling.model.client import COMMAND, Question, Reply
+from gpucluster.labeling.model.failures import CallError, redacted
 from gpucluster.notation import shown
 
 if TYPE_CHECKING:

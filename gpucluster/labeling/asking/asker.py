@@ -11,13 +11,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpucluster.events import CancelToken
-from gpucluster.labeling.cache import ReplyCache, question_key
-from gpucluster.labeling.client import COMMAND, Question, Reply
-from gpucluster.labeling.failures import CallError
-from gpucluster.labeling.patience import GaveUp, Patience, Stopped
-from gpucluster.labeling.prompts import ASKED_ID, PROMPT_VERSION, make_question, signed, size
-from gpucluster.labeling.replies import InvalidReply, read_reply
-from gpucluster.labeling.spending import (
+from gpucluster.labeling.answer.replies import InvalidReply, read_reply
+from gpucluster.labeling.asking.cache import ReplyCache, question_key
+from gpucluster.labeling.asking.patience import GaveUp, Patience, Stopped
+from gpucluster.labeling.asking.spending import (
     Budget,
     BudgetSpentError,
     Reservation,
@@ -25,15 +22,24 @@ from gpucluster.labeling.spending import (
     count_tokens,
     known_prices,
 )
+from gpucluster.labeling.model.client import COMMAND, Question, Reply
+from gpucluster.labeling.model.failures import CallError
+from gpucluster.labeling.question.prompts import (
+    ASKED_ID,
+    PROMPT_VERSION,
+    make_question,
+    signed,
+    size,
+)
 
 if TYPE_CHECKING:
-    from gpucluster.labeling.audit import Audit
-    from gpucluster.labeling.client import Model
-    from gpucluster.labeling.inputs import Presigner
-    from gpucluster.labeling.prompts import Evidence
-    from gpucluster.labeling.replies import Answer
+    from gpucluster.labeling.answer.replies import Answer
+    from gpucluster.labeling.answer.shapes import Shape
+    from gpucluster.labeling.asking.audit import Audit
+    from gpucluster.labeling.model.client import Model
+    from gpucluster.labeling.question.inputs import Presigner
+    from gpucluster.labeling.question.prompts import Evidence
     from gpucluster.labeling.settings import LabelingSettings, Prices
-    from gpucluster.labeling.shapes import Shape
     from gpucluster.types import Matrix
 
 T = TypeVar("T")

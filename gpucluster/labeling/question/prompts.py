@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.client import Question
-from gpucluster.labeling.inputs import Medium, Presigner, Sample
-from gpucluster.labeling.replies import plain
+from gpucluster.labeling.answer.replies import plain
+from gpucluster.labeling.answer.shapes import Shape
+from gpucluster.labeling.model.client import Question
+from gpucluster.labeling.question.inputs import Medium, Presigner, Sample
+from gpucluster.labeling.question.values import as_text
 from gpucluster.labeling.settings import MEDIA, TOKEN_CAPS, LabelingSettings
-from gpucluster.labeling.shapes import Shape
-from gpucluster.labeling.values import as_text
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

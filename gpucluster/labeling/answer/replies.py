@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from gpucluster.labeling.shapes import Shape
+    from gpucluster.labeling.answer.shapes import Shape
 
 LABEL_LIMIT: Final = 80  # characters; a longer label is refused
 SUMMARY_LIMIT: Final = 600  # a longer summary is cut

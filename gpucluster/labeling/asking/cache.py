@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import DiskFullError, StoreError
-from gpucluster.labeling.client import Reply
-from gpucluster.labeling.spending import Usage
+from gpucluster.labeling.asking.spending import Usage
+from gpucluster.labeling.model.client import Reply
 
 if TYPE_CHECKING:
-    from gpucluster.labeling.client import Question
+    from gpucluster.labeling.model.client import Question
 
 FILE_NAME = "label-cache.sqlite"
 BUSY_S = 30.0  # for which one labelling waits while another one writes

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from gpucluster.events import CancelToken
-from gpucluster.labeling.failures import CallError
+from gpucluster.labeling.model.failures import CallError
 
 T = TypeVar("T")
 

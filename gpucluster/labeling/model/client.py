@@ -1,6 +1,6 @@
 """A model that is asked a question at a time: over HTTP, or a program of the user's own.
 
-Nothing is tried twice here; see `gpucluster.labeling.patience`.
+Nothing is tried twice here; see `gpucluster.labeling.asking.patience`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def check_ready(settings: LabelingSettings) -> None:
     if not settings.enabled or provider == "keywords":
         return
     if provider == "command":
-        from gpucluster.labeling.program import command
+        from gpucluster.labeling.model.program import command
 
         command()
         return
@@ -146,10 +146,10 @@ def open_model(settings: LabelingSettings) -> Model:
     if provider == "keywords":
         raise ConfigError("keywords asks no model", path="llm_labeling.provider")
     if provider == "command":
-        from gpucluster.labeling.program import Program, command
+        from gpucluster.labeling.model.program import Program, command
 
         return Program(command(), settings.timeout_s)
-    from gpucluster.labeling.over_http import HttpModel
+    from gpucluster.labeling.model.over_http import HttpModel
 
     return HttpModel(settings, find_key(settings))
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from gpucluster.labeling.replies import InvalidReply
-from gpucluster.labeling.schemas import (
+from gpucluster.labeling.answer.replies import InvalidReply
+from gpucluster.labeling.answer.schemas import (
     LABEL,
     Schema,
     import_jsonschema,

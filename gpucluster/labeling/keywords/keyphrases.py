@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gpucluster.errors import ShapeError
-from gpucluster.labeling.folding import fold, rows_of
+from gpucluster.labeling.keywords.folding import fold, rows_of
 from gpucluster.types import NOISE, Labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from gpucluster.labeling.terms import TermCounts
+    from gpucluster.labeling.keywords.terms import TermCounts
 
 CANDIDATES = 50  # terms of a cluster among which its phrases are chosen
 BLOCK_VALUES = 1 << 20  # that are scored at a time

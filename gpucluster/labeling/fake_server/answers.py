@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from zlib import crc32
 
-from gpucluster.labeling.prompts import SCHEMA_FOLLOWS
+from gpucluster.labeling.question.prompts import SCHEMA_FOLLOWS
 
 DIMENSIONS: Final = 256
 DEFAULT_SCHEMA: Final = {

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
-    from gpucluster.labeling.terms import TermCounts
+    from gpucluster.labeling.keywords.terms import TermCounts
 
 PLURALS = (("s", ""), ("es", ""), ("ies", "y"))
 ALIKE = 0.2  # cosine over the clusters, from which on two forms mean the same

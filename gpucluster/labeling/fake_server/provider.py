@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
-from gpucluster.labeling.fake_answers import answer, embedding, facts_of
+from gpucluster.labeling.fake_server.answers import answer, embedding, facts_of
 
 # over which one probability is spread
 FAULTS: Final = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gpucluster.errors import BackendUnavailableError
-from gpucluster.labeling.replies import NAME_LIMIT, plain
+from gpucluster.labeling.answer.replies import NAME_LIMIT, plain
 from gpucluster.notation import describe, shown
 
 MAX_PROPERTIES: Final = 50

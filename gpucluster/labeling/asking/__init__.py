@@ -1,0 +1,1 @@
+"""Many questions at a time: faults, money, and replies that are kept."""

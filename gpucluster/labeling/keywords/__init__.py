@@ -1,0 +1,1 @@
+"""Names without a model: the words that set clusters apart."""
