@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpucluster.artifacts.run import Run as StoredRun
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import DeviceRequest
+    from gpucluster.device.storage import StorageRequest
     from gpucluster.finished import Run
     from gpucluster.ops.sweep import Sweep
     from gpucluster.planner import Plan
@@ -29,6 +30,8 @@ def cluster(
     *,
     out: str | Path | None = None,
     device: DeviceRequest = "auto",
+    storage: StorageRequest = "auto",
+    memory_limit: int | str | None = None,
     observer: Observer | None = None,
     cancel: CancelToken | None = None,
     id_column: str | None = None,
@@ -56,6 +59,12 @@ def cluster(
         Folder that gets the run's own folder. Default: ``gpucluster-out``.
     device : {"auto", "cpu", "gpu"}, default "auto"
         ``gpu`` never falls back; ``auto`` may, and says so.
+    storage : {"auto", "memory", "disk"}, default "auto"
+        Where matrices of all rows lie; ``auto``: in memory, or in files below `out` where that
+        is too little. The result is the same.
+    memory_limit : int or str, optional
+        Memory that the run may take, where that is less than is free: bytes, or such as ``6GB``.
+        It is planned with, not enforced.
     observer : callable, optional
         Called with every event.
     cancel : CancelToken, optional
@@ -99,6 +108,7 @@ def cluster(
     (3, (60,))
     """
     from gpucluster.device.select import decide
+    from gpucluster.device.storage import Room
     from gpucluster.finished import Run
     from gpucluster.naming.label_run import label_run
     from gpucluster.naming.request import LabelingRequest
@@ -108,6 +118,8 @@ def cluster(
     parsed = read_definition(definition, fields)
     naming = LabelingRequest.of(parsed)
     decision = decide(device)
+    folder = Path(out or DEFAULT_OUT).expanduser()
+    room = Room.of(storage, memory_limit, folder)
     each = parsed.each_feature()
     before = _followed(previous, len(each))
     if len(each) > 1:  # what is wrong with any of them is said before the first one runs
@@ -129,8 +141,9 @@ def cluster(
             source,
             one,
             text_column=text_column,
-            out=Path(out or DEFAULT_OUT).expanduser(),
+            out=folder,
             decision=decision,
+            room=room,
             observer=observer or ignore,
             cancel=cancel or CancelToken(),
             fresh=fresh,
@@ -176,7 +189,10 @@ def plan(
     data: Any,
     definition: ClusterDefinition | Definition | None = None,
     *,
+    out: str | Path | None = None,
     device: DeviceRequest = "auto",
+    storage: StorageRequest = "auto",
+    memory_limit: int | str | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     **fields: Any,
@@ -185,28 +201,31 @@ def plan(
 
     Parameters
     ----------
-    data, definition, device, id_column, vector_column, **fields
+    data, definition, out, device, storage, memory_limit, id_column, vector_column, **fields
         As for `cluster`.
 
     Returns
     -------
     Plan
-        Bytes and seconds of each stage. ``plan.require_memory()`` raises
-        `WillNotFitError` where it exceeds the memory. With ``output_strategy: per_feature``, of
+        Bytes and seconds of each stage. ``plan.require_room()`` raises
+        `WillNotFitError` where it exceeds memory or disk. With ``output_strategy: per_feature``, of
         the run that needs most memory.
     """
     from gpucluster.device.select import decide
+    from gpucluster.device.storage import Room
     from gpucluster.planner import make_plan
 
     parsed = read_definition(definition, fields)
     decision = decide(device)
+    room = Room.of(storage, memory_limit, Path(out or DEFAULT_OUT).expanduser())
     each = parsed.each_feature()
     if len(each) > 1:
         open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
     made = []
     for one in each:
         info = open_rows(data, one, id_column=id_column, vector_column=vector_column).info
-        made.append(make_plan(one, info.n_rows, info.n_features, decision, info.blocks))
+        shape = info.n_rows, info.n_features
+        made.append(make_plan(one, *shape, decision, info.blocks, room=room))
     return max(made, key=lambda plan: plan.peak_bytes)
 
 
@@ -248,6 +267,7 @@ def sweep(
     """
     from gpucluster.algorithms import HDBSCAN
     from gpucluster.device.select import decide
+    from gpucluster.device.storage import Room
     from gpucluster.device.worker import Worker
     from gpucluster.events import Reporter
     from gpucluster.execution import fit_step, step_output
@@ -269,7 +289,8 @@ def sweep(
             path="vector_config.multi_feature_strategy",
             hint="name one feature",
         )
-    plan = make_plan(parsed, info.n_rows, info.n_features, decision, info.blocks)
+    room = Room.of("memory")
+    plan = make_plan(parsed, info.n_rows, info.n_features, decision, info.blocks, room=room)
     model = plan.definition.vector_config.algorithm
     if not isinstance(model, HDBSCAN):
         raise ConfigError(
@@ -292,9 +313,11 @@ def sweep(
         ledger.note(**decoder.account())
     X = samples.X
     ledger.plan = make_plan(
-        *(parsed, info.n_rows, info.n_features, decision, info.blocks), n_samples=len(X)
+        *(parsed, info.n_rows, info.n_features, decision, info.blocks),
+        n_samples=len(X),
+        room=room,
     )
-    ledger.plan.require_memory()
+    ledger.plan.require_room()
     for warned in ledger.plan.warnings:
         ledger.reporter.repeat(warned)
     config = ledger.plan.definition.vector_config

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Decision, Device
+from gpucluster.device.storage import Storage
 from gpucluster.hierarchy import LIBRARY_BYTES, division_cost
 from gpucluster.vector_config import VectorConfig
 
@@ -22,7 +23,7 @@ class PlannedStage:
     """What one stage will do.
 
     `bytes` is the peak of the host's memory while it runs, `device_bytes` what it takes of the GPU
-    at least, `reason` says why on this device.
+    at least, `disk_bytes` what matrices of rows take of the disk, `reason` says why on this device.
     """
 
     name: str
@@ -32,6 +33,7 @@ class PlannedStage:
     seconds: float | None
     reason: str
     device_bytes: int = 0
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,12 @@ class Shape:
 
 
 @dataclass(slots=True)
-class _Room:
+class _Taken:
     """Bytes that stay taken: by the process and its data, by libraries once they are loaded."""
 
+    storage: Storage
     live: int
+    disk: int = 0
     libraries: int = 0
 
     def load(self, n_bytes: int) -> None:
@@ -57,9 +61,25 @@ class _Room:
         self.live += max(0, n_bytes - self.libraries)
         self.libraries = max(self.libraries, n_bytes)
 
+    def keep(self, rows_bytes: int) -> None:
+        """Take note of a matrix with as many rows as there are."""
+        if self.storage == "disk":
+            self.disk += rows_bytes
+        else:
+            self.live += rows_bytes
+
+    def peak(self, n_bytes: int, rows_bytes: int = 0) -> dict[str, int]:
+        """Return what a stage takes that needs `n_bytes`, `rows_bytes` of them for such matrices.
+
+        Matrices on disk pass through memory in blocks, of which the system keeps what it can.
+        """
+        if self.storage == "memory":
+            return {"bytes": self.live + n_bytes}
+        return {"bytes": self.live + n_bytes - rows_bytes, "disk_bytes": self.disk + rows_bytes}
+
 
 def planned_stages(
-    definition: ClusterDefinition, shape: Shape, decision: Decision
+    definition: ClusterDefinition, shape: Shape, decision: Decision, storage: Storage
 ) -> Iterator[PlannedStage]:
     """Yield the stages of a run, in order, with what each will take.
 
@@ -69,6 +89,8 @@ def planned_stages(
         Complete.
     shape : Shape
     decision : Decision
+    storage : {"memory", "disk"}
+        Where matrices of all rows lie.
 
     Yields
     ------
@@ -76,43 +98,56 @@ def planned_stages(
     """
     config = definition.vector_config
     n_rows, n_samples, n_features = shape.n_rows, shape.n_samples, shape.n_features
-    original = 4 * n_samples * n_features  # the unit rows stay: metrics are measured on them
-    room = _Room(PROCESS_BYTES + original + 64 * n_rows)
+    taken = _Taken(storage, PROCESS_BYTES + 64 * n_rows)
+    taken.keep(4 * n_samples * n_features)  # the unit rows stay: metrics are measured on them
     most = "" if definition.filters is None else "at most "  # as many as match
     sampled = f"sample of {most}{n_samples:,} rows" if n_samples < n_rows else "exact"
     reading = n_rows * n_features * 4 / 100e6
-    yield PlannedStage("load", "cpu", sampled, room.live + 4 * BLOCK_BYTES, reading, ON_HOST)
+    yield PlannedStage(
+        name="load",
+        device="cpu",
+        method=sampled,
+        seconds=reading,
+        reason=ON_HOST,
+        **taken.peak(4 * BLOCK_BYTES),
+    )
     if (
         shape.n_blocks
         and config.multi_feature_strategy == "weighted"
         and not config.feature_weights
     ):
-        yield _weighing(config, shape, room)
+        yield _weighing(config, shape, taken)
     if definition.cluster_type == "attribute":
-        grouping = room.live + 400 * n_rows
-        yield PlannedStage("cluster", "cpu", "exact", grouping, 1e-6 * n_rows, ON_HOST)
+        yield PlannedStage(
+            name="cluster",
+            device="cpu",
+            method="exact",
+            seconds=1e-6 * n_rows,
+            reason=ON_HOST,
+            **taken.peak(400 * n_rows),
+        )
     for position, width in enumerate(shape.widths if config.algorithm is not None else ()):
         apart = len(shape.widths) > 1
         prefix = f"feature.{position}." if apart else ""
         if apart:
-            room.live += 4 * n_samples * width  # the block of the feature
-        yield from _fits(config, n_samples, width, decision, room, prefix)
-    yield from _afterwards(definition, shape, decision, room)
+            taken.keep(4 * n_samples * width)  # the block of the feature
+        yield from _fits(config, n_samples, width, decision, taken, prefix)
+    yield from _afterwards(definition, shape, decision, taken)
 
 
-def _weighing(config: VectorConfig, shape: Shape, room: _Room) -> PlannedStage:
+def _weighing(config: VectorConfig, shape: Shape, taken: _Taken) -> PlannedStage:
     """Return the stage that learns weights."""
     learning = config.weight_learning(0)
     rows = min(shape.n_samples, learning.sample_size)
     pairwise = 2.0 * rows**2 * shape.n_features
     groups = 30.0 * rows * shape.n_features * config.weighing_clusters(rows)
     return PlannedStage(
-        "weigh",
-        "cpu",
-        f"on {rows:,} rows",
-        room.live + 16 * rows * shape.n_features + (300 << 20),
-        learning.max_iterations * (0.5 + (pairwise + groups) / 10e9),
-        ON_HOST,
+        name="weigh",
+        device="cpu",
+        method=f"on {rows:,} rows",
+        seconds=learning.max_iterations * (0.5 + (pairwise + groups) / 10e9),
+        reason=ON_HOST,
+        **taken.peak(16 * rows * shape.n_features + (300 << 20)),
     )
 
 
@@ -121,7 +156,7 @@ def _fits(
     n_samples: int,
     width: int,
     decision: Decision,
-    room: _Room,
+    taken: _Taken,
     prefix: str,
 ) -> Iterator[PlannedStage]:
     """Yield the stages that find clusters in one matrix."""
@@ -131,37 +166,38 @@ def _fits(
     for position, step in enumerate(config.preprocessing_steps or ()):
         on_gpu = step.has_gpu_path and decision.device == "gpu"
         cost = step.cost(n_samples, width, "gpu" if on_gpu else "cpu")
-        room.load(step.library_bytes)
+        taken.load(step.library_bytes)
         width = step.n_out(width)
         output = 4 * n_samples * width
+        rows = prepared + output
         yield PlannedStage(
-            f"{prefix}prepare.{position}.{step.method}",
-            "gpu" if on_gpu else "cpu",
-            cost.method,
-            room.live + prepared + output + cost.bytes,
-            None if on_gpu else cost.seconds,
-            decision.reason if step.has_gpu_path else ON_HOST,
-            cost.device_bytes if on_gpu else 0,
+            name=f"{prefix}prepare.{position}.{step.method}",
+            device="gpu" if on_gpu else "cpu",
+            method=cost.method,
+            seconds=None if on_gpu else cost.seconds,
+            reason=decision.reason if step.has_gpu_path else ON_HOST,
+            device_bytes=cost.device_bytes if on_gpu else 0,
+            **taken.peak(rows + cost.bytes, rows + cost.rows_bytes),
         )
         prepared = output
     limit = algorithm.gpu_limit(n_samples) if decision.device == "gpu" else None
     device = "cpu" if limit else decision.device
     cost = algorithm.cost(n_samples, width, device)
-    room.load(algorithm.library_bytes)
-    room.live += prepared
+    taken.load(algorithm.library_bytes)
+    taken.keep(prepared)
     yield PlannedStage(
-        f"{prefix}cluster",
-        device,
-        cost.method,
-        room.live + cost.bytes,
-        cost.seconds,
-        limit or decision.reason,
-        cost.device_bytes,
+        name=f"{prefix}cluster",
+        device=device,
+        method=cost.method,
+        seconds=cost.seconds,
+        reason=limit or decision.reason,
+        device_bytes=cost.device_bytes,
+        **taken.peak(cost.bytes, cost.rows_bytes),
     )
 
 
 def _afterwards(
-    definition: ClusterDefinition, shape: Shape, decision: Decision, room: _Room
+    definition: ClusterDefinition, shape: Shape, decision: Decision, taken: _Taken
 ) -> Iterator[PlannedStage]:
     """Yield the stages after clusters were found."""
     config = definition.vector_config
@@ -170,14 +206,14 @@ def _afterwards(
     division = config.division(n_samples, definition.random_state)
     if division is not None:
         cost = division_cost(n_samples, n_features, n_clusters, division)
-        room.load(LIBRARY_BYTES)
+        taken.load(LIBRARY_BYTES)
         yield PlannedStage(
-            "divide",
-            decision.device,
-            cost.method,
-            room.live + cost.bytes,
-            cost.seconds if decision.device == "cpu" else None,
-            decision.reason,
+            name="divide",
+            device=decision.device,
+            method=cost.method,
+            seconds=cost.seconds if decision.device == "cpu" else None,
+            reason=decision.reason,
+            **taken.peak(cost.bytes),
         )
     display = config.dimension_reduction
     shown = display.step(definition.random_state) if display is not None else None
@@ -186,34 +222,35 @@ def _afterwards(
         place: Device = "gpu" if on_gpu else "cpu"
         shown_cost = display.cost(n_samples, n_features, definition.random_state, place)
         assert shown_cost is not None  # noqa: S101 - there is a step
-        room.load(shown.library_bytes)
+        taken.load(shown.library_bytes)
         yield PlannedStage(
-            "display",
-            "gpu" if on_gpu else "cpu",
-            shown_cost.method,
-            room.live + shown_cost.bytes,
-            None if on_gpu else shown_cost.seconds,
-            decision.reason if shown.has_gpu_path else ON_HOST,
+            name="display",
+            device="gpu" if on_gpu else "cpu",
+            method=shown_cost.method,
+            seconds=None if on_gpu else shown_cost.seconds,
+            reason=decision.reason if shown.has_gpu_path else ON_HOST,
+            **taken.peak(shown_cost.bytes, shown_cost.rows_bytes),
         )
     levels = 1 if division is None else division.levels
     flop = 2.0 * levels * n_samples * n_features * (n_clusters + 8)
+    seconds = flop / 50e9 + n_samples * n_features / 1e9
     yield PlannedStage(
-        "measure",
-        decision.device,
-        "exact",
-        room.live + 24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES,
-        flop / 50e9 + n_samples * n_features / 1e9 if decision.device == "cpu" else None,
-        decision.reason,
+        name="measure",
+        device=decision.device,
+        method="exact",
+        seconds=seconds if decision.device == "cpu" else None,
+        reason=decision.reason,
+        **taken.peak(24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES),
     )
     if definition.cluster_type == "vector":
         again = config.assignment_rule == "fit" or division is not None
         yield PlannedStage(
-            "calibrate",
-            decision.device if again else "cpu",
-            "exact",
-            room.live + 56 * n_samples + 16 * n_clusters * n_features + 4 * BLOCK_BYTES,
-            (flop if again else 0.0) / 100e9 + 2 * n_samples * n_features / 1e9,
-            decision.reason,
+            name="calibrate",
+            device=decision.device if again else "cpu",
+            method="exact",
+            seconds=(flop if again else 0.0) / 100e9 + 2 * n_samples * n_features / 1e9,
+            reason=decision.reason,
+            **taken.peak(56 * n_samples + 16 * n_clusters * n_features + 4 * BLOCK_BYTES),
         )
     n_written = n_samples
     if config.sample_mode == "fit_then_assign" and n_samples < shape.n_rows:
@@ -221,18 +258,18 @@ def _afterwards(
         rest = n_written - n_samples
         seconds = rest * n_features * 4 / 100e6 + 2.0 * rest * n_features * n_clusters / 50e9
         yield PlannedStage(
-            "assign",
-            decision.device,
-            "nearest centroid",
-            room.live + 40 * n_written + 24 * n_clusters * n_features + 8 * BLOCK_BYTES,
-            seconds if decision.device == "cpu" else None,
-            decision.reason,
+            name="assign",
+            device=decision.device,
+            method="nearest centroid",
+            seconds=seconds if decision.device == "cpu" else None,
+            reason=decision.reason,
+            **taken.peak(40 * n_written + 24 * n_clusters * n_features + 8 * BLOCK_BYTES),
         )
     yield PlannedStage(
-        "write",
-        "cpu",
-        "exact",
-        room.live + WRITE_BYTES_PER_ROW * n_written,
-        0.2 + n_written * 2e-6,
-        ON_HOST,
+        name="write",
+        device="cpu",
+        method="exact",
+        seconds=0.2 + n_written * 2e-6,
+        reason=ON_HOST,
+        **taken.peak(WRITE_BYTES_PER_ROW * n_written),
     )

@@ -22,7 +22,8 @@ class StageRecord:
     """What one stage did; the same record goes to the observer and the manifest.
 
     `seconds` is wall time, `peak_bytes` the largest resident memory of the process
-    while the stage ran, `reused` whether a checkpoint answered for it.
+    while the stage ran, beside matrices on disk without the pages of files; `storage` where
+    matrices of all rows lay, `reused` whether a checkpoint answered for it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class StageRecord:
     planned_seconds: float | None = None
     method: str = "exact"
     reused: bool = False
+    storage: str = "memory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from gpucluster.assignment import check_threshold
 from gpucluster.comparison import place_rows
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
+from gpucluster.device.storage import Room
 from gpucluster.device.worker import Worker
 from gpucluster.errors import (
     ConfigError,
@@ -138,7 +139,8 @@ def assign_source(
         finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished
-        plan = Plan(definition, decision, source.info.n_rows, model.n_features, (), 0, "")
+        shape = source.info.n_rows, model.n_features
+        plan = Plan(definition, decision, *shape, (), Room.of(folder=out), "memory", "")
         ledger = Ledger(reporter, plan)
         ledger.worker = worker
         known = None

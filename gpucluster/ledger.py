@@ -49,7 +49,8 @@ class Account:
         """Time a stage, measure its memory, record it, and tell the observer."""
         self.reporter.cancel.raise_if_cancelled()
         self.reporter.observer(StageStarted(name))
-        self._peak.reset()
+        storage = "disk" if planned and planned.disk_bytes else "memory"
+        self._peak.reset(with_files=storage == "memory")
         begun = time.monotonic()
         self.facts = {
             "device": "cpu",
@@ -61,6 +62,7 @@ class Account:
         record = StageRecord(
             name=name,
             executor="local",
+            storage=storage,
             seconds=round(time.monotonic() - begun, 4),
             peak_bytes=self._peak.read(),
             planned_bytes=planned.bytes if planned else None,

@@ -22,6 +22,7 @@ import pyarrow as pa
 from gpucluster.artifacts import Checkpoints, LocalStore, Run
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
+from gpucluster.device.storage import Room
 from gpucluster.device.worker import Worker
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.ledger import Ledger
@@ -54,6 +55,7 @@ def run_pipeline(
     *,
     out: Path,
     decision: Decision,
+    room: Room,
     observer: Observer,
     cancel: CancelToken,
     fresh: bool,
@@ -70,6 +72,8 @@ def run_pipeline(
     out : Path
         Folder of runs; the run's own folder is named by a digest of data and definition.
     decision : Decision
+    room : Room
+        What it may take of memory, and of the disk of `out`.
     observer : Observer
     cancel : CancelToken
     fresh : bool
@@ -89,9 +93,9 @@ def run_pipeline(
         A finished run of the same data and definition is returned as it is.
     """
     info = source.info
-    plan = make_plan(definition, info.n_rows, info.n_features, decision, info.blocks)
+    plan = make_plan(definition, info.n_rows, info.n_features, decision, info.blocks, room=room)
     if definition.filters is None:  # how many rows match is known when they are read
-        plan.require_memory()
+        plan.require_room()
     ledger = Ledger(Reporter("", observer, cancel), plan)
     reporter = ledger.reporter
     _say_what_differs(definition, info, reporter)
@@ -101,8 +105,9 @@ def run_pipeline(
     ledger.plan = make_plan(
         *(definition, matching, info.n_features, decision, info.blocks),
         n_samples=len(samples.X),
+        room=room,
     )
-    ledger.plan.require_memory()
+    ledger.plan.require_room()
     for warned in ledger.plan.warnings:
         reporter.repeat(warned)
     complete = ledger.plan.definition
@@ -251,6 +256,7 @@ def _read(
             random_state=definition.random_state,
             filters=definition.filters,
             digest_all=definition.vector_config.sample_mode == "fit_then_assign",
+            folder=ledger.plan.folder,
             reporter=reporter,
         )
         ledger.note(**decoder.account())

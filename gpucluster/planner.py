@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from gpucluster.costing import PlannedStage, Shape, planned_stages
 from gpucluster.definition import ClusterDefinition
-from gpucluster.device.memory import available_bytes
 from gpucluster.device.select import Decision
+from gpucluster.device.storage import Room, Storage
 from gpucluster.errors import (
     ConfigError,
     DeviceUnavailableError,
@@ -40,8 +41,10 @@ class Plan:
         Device and why.
     n_samples, n_features : int
     stages : tuple of PlannedStage
-    available_bytes : int
-        Free memory of the host when the plan was made.
+    room : Room
+        What it may take.
+    storage : {"memory", "disk"}
+        Where matrices of all rows lie.
     reason : str
         Why this algorithm.
     warnings : tuple of Warned
@@ -53,7 +56,8 @@ class Plan:
     n_samples: int
     n_features: int
     stages: tuple[PlannedStage, ...]
-    available_bytes: int
+    room: Room
+    storage: Storage
     reason: str
     warnings: tuple[Warned, ...] = ()
 
@@ -61,6 +65,16 @@ class Plan:
     def peak_bytes(self) -> int:
         """The largest memory that any stage will need."""
         return max(stage.bytes for stage in self.stages)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where matrices of all rows lie; None: in memory."""
+        return self.room.folder if self.storage == "disk" else None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What matrices of rows will take of the disk."""
+        return max(stage.disk_bytes for stage in self.stages)
 
     @property
     def seconds(self) -> float | None:
@@ -72,16 +86,26 @@ class Plan:
         """Return a planned stage by name."""
         return next((stage for stage in self.stages if stage.name == name), None)
 
-    def require_memory(self) -> None:
+    def require_room(self) -> None:
         """Raise `WillNotFitError` when the plan needs more than there is."""
-        if self.peak_bytes > self.available_bytes:
+        memory, disk = self.room.memory_bytes, self.room.disk_bytes
+        if self.peak_bytes > memory:
             worst = max(self.stages, key=lambda stage: stage.bytes)
+            more = "" if self.room.requested != "memory" else ", or --storage auto"
             raise WillNotFitError(
                 f"the {worst.name} stage needs about {_gigabytes(worst.bytes)} of memory, "
-                f"{_gigabytes(self.available_bytes)} are free",
+                f"{_gigabytes(memory)} {'are free' if self.room.is_all else 'are allowed'}",
                 needed_bytes=worst.bytes,
-                available_bytes=self.available_bytes,
-                hint="try --sample-size, or --algorithm kmeans",
+                available_bytes=memory,
+                hint=f"try --sample-size, or --algorithm kmeans{more}",
+            )
+        if self.disk_bytes > disk:
+            raise WillNotFitError(
+                f"matrices need about {_gigabytes(self.disk_bytes)} of the disk of "
+                f"{self.room.folder}, {_gigabytes(disk)} are free",
+                needed_bytes=self.disk_bytes,
+                available_bytes=disk,
+                hint="make room there, name another folder with --out, or try --sample-size",
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +117,9 @@ class Plan:
             "num_features": self.n_features,
             "stages": [asdict(stage) for stage in self.stages],
             "peak_bytes": self.peak_bytes,
-            "available_bytes": self.available_bytes,
+            "available_bytes": self.room.memory_bytes,
+            "storage": self.storage,
+            "disk_bytes": self.disk_bytes,
             "seconds": self.seconds,
             "reason": self.reason,
             "warnings": [asdict(warned) for warned in self.warnings],
@@ -107,6 +133,7 @@ def make_plan(
     decision: Decision,
     blocks: Sequence[tuple[str, int]] = (),
     n_samples: int | None = None,
+    room: Room | None = None,
 ) -> Plan:
     """Complete a definition for data of this shape, and predict its cost.
 
@@ -122,6 +149,8 @@ def make_plan(
         Feature URI and dimension of several features that lie side by side.
     n_samples : int, optional
         Rows that are clustered, once that is known; else what `sample_size` says.
+    room : Room, optional
+        What it may take. Omitted: the memory that is free.
 
     Returns
     -------
@@ -153,14 +182,19 @@ def make_plan(
         definition, warned = _checked(definition.with_seeds(), n_samples, n_features, widths)
         warned += _checked_device(definition, n_samples, decision)
     shape = Shape(n_rows, n_samples, n_features, tuple(widths), len(blocks))
-    stages = tuple(planned_stages(definition, shape, decision))
+    room = room or Room.of("memory")
+    storage: Storage = "disk" if room.requested == "disk" else "memory"
+    stages = tuple(planned_stages(definition, shape, decision, storage))
+    if room.requested == "auto" and max(stage.bytes for stage in stages) > room.memory_bytes:
+        storage, stages = "disk", tuple(planned_stages(definition, shape, decision, "disk"))
     return Plan(
         definition=definition,
         decision=decision,
         n_samples=n_samples,
         n_features=n_features,
         stages=stages,
-        available_bytes=available_bytes("cpu"),
+        room=room,
+        storage=storage,
         reason=reason,
         warnings=warned,
     )

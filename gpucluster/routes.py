@@ -10,6 +10,7 @@ import numpy as np
 
 from gpucluster.algorithms import canonical_labels
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.storage import like
 from gpucluster.features import Overlap, columns, learn_weights, nested_levels, weigh
 from gpucluster.grouping import group
 from gpucluster.hierarchy import nested
@@ -184,7 +185,8 @@ def _each_feature(
     model: dict[str, Any] = {}
     learned: list[Mapping[str, Any]] = []
     for position, ((uri, _), cols) in enumerate(zip(blocks, columns(blocks), strict=True)):
-        block = np.ascontiguousarray(X[:, cols])
+        block = like(X, (len(X), cols.stop - cols.start))
+        np.copyto(block, X[:, cols])
         if config.normalize_features:
             unit_rows(block, out=block)  # the whole row was scaled, not its parts
         block.setflags(write=False)

@@ -14,6 +14,7 @@ from gpucluster.assignment import Assigned, Assigner, calibrate
 from gpucluster.comparison import place_rows
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import rows_per_block
+from gpucluster.device.storage import like
 from gpucluster.errors import ConfigError, CorruptArtifactError
 from gpucluster.events import Reporter
 from gpucluster.features import weigh
@@ -263,8 +264,12 @@ def _as_later_rows(
     fitted = [
         (step, model[f"{position}-{step.method}"]["arrays"]) for position, step in enumerate(steps)
     ]
-    blocks = row_blocks(len(X), rows_per_block(8 * X.shape[1]))
-    return np.concatenate([_through(fitted, X[rows]) for rows in blocks])
+    placed = None
+    for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
+        block = _through(fitted, X[rows])
+        placed = like(X, (len(X), block.shape[1])) if placed is None else placed
+        placed[rows] = block
+    return placed
 
 
 def _by_means(

@@ -84,12 +84,16 @@ class Cost:
         ``exact``, or the name of the approximation that will run.
     device_bytes : int
         Memory of the GPU that a fit there takes at least, its rows included; unit: bytes.
+    rows_bytes : int
+        What of `bytes` lies where the rows lie: matrices with as many, which are on disk beside
+        rows on disk.
     """
 
     bytes: int
     seconds: float | None
     method: str = "exact"
     device_bytes: int = 0
+    rows_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,10 +117,12 @@ class GaussianMixture(Algorithm):
             else Gaussians.block_bytes,
         )
         kmeans = self._kmeans(self.random_state).cost(n, d, device)
+        rows = 0
         if self.init_params != "random" and k > 1:  # k-means may centre a copy
+            rows = kmeans.rows_bytes + 4 * n * d
             extra = max(extra, kmeans.bytes + 4 * n * d) + 16 * n
         if device == "gpu":
-            return Cost(extra, None, method, device_bytes=4 * n * d)
+            return Cost(extra, None, method, device_bytes=4 * n * d, rows_bytes=rows)
         flop = {
             # turned rows, members, and the rows that a component is not given up for
             "full": n * d * (2.0 * d + 2.0 * rank + 0.12 * k * rank) + 4.0 * k * rank**2 * d,
@@ -133,7 +135,7 @@ class GaussianMixture(Algorithm):
         overhead = 1e-3 + 1e-4 * k * min(16, 1 + n // 1000)
         seconds = iterations * (flop / 60e9 + 4e-9 * n * d + 2e-8 * n * k + overhead)
         started = (kmeans.seconds or 0.0) if self.init_params == "kmeans" and k > 1 else 0.0
-        return Cost(extra, self.n_init * (seconds + started), method)
+        return Cost(extra, self.n_init * (seconds + started), method, rows_bytes=rows)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
         return self._fit(X, X, reporter)

@@ -81,15 +81,16 @@ class KMeans(Algorithm):
         from gpucluster.ops.streaming import STREAM_BYTES
 
         k = self.n_clusters
-        extra = 9 * 4 * k * n_features + 16 * n_samples
+        extra, rows = 9 * 4 * k * n_features + 16 * n_samples, 0
         if self.metric == "cosine":
-            extra += 4 * n_samples * n_features  # unit rows
+            rows += 4 * n_samples * n_features  # unit rows
         if device == "gpu":
             on_device = min(4 * n_samples * n_features, 2 * STREAM_BYTES)
-            return Cost(extra, None, device_bytes=on_device)
+            return Cost(extra + rows, None, device_bytes=on_device, rows_bytes=rows)
         sampled = seeding_rows(n_samples, k)
         bounds = n_groups(k, n_features)
-        extra += 4 * bounds * n_samples + 6 * BLOCK_BYTES * n_threads()
+        rows += 4 * bounds * n_samples
+        extra += 6 * BLOCK_BYTES * n_threads()
         if sampled < n_samples:
             extra += 4 * (bounds + n_features) * sampled
         one_start = self._descent_seconds(sampled, n_features)
@@ -98,7 +99,7 @@ class KMeans(Algorithm):
         seconds = self.restarts(n_samples) * one_start
         if sampled < n_samples:
             seconds += self._descent_seconds(n_samples, n_features)
-        return Cost(extra, seconds)
+        return Cost(extra + rows, seconds, rows_bytes=rows)
 
     def _descent_seconds(self, n_samples: int, n_features: int) -> float:
         """Return the wall time of one start: two full searches, then what bounds leave."""

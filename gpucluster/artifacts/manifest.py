@@ -47,6 +47,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
             "planned_bytes": True,
             "planned_seconds": True,
             "reused": True,
+            "storage": True,
         }
     },
     "content_sha256": True,

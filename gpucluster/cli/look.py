@@ -67,12 +67,15 @@ def plan(voice: Voice, **options: Any) -> None:
     made = api.plan(
         request.data,
         request.definition,
+        out=request.out,
         device=request.device,
+        storage=request.storage,
+        memory_limit=request.memory_limit,
         id_column=request.columns["id_column"],
         vector_column=request.columns["vector_column"],
     )
     try:
-        made.require_memory()
+        made.require_room()
     except WillNotFitError as error:
         refusal = {"fits": False, "error": error_record(error)}
         voice.answer(made.to_dict() | refusal, lambda: _plan_text(made))
@@ -131,6 +134,12 @@ def _inspection_text(found: Inspection) -> str:
     return table((name, one_line(value)) for name, value in facts)
 
 
+def _left(plan: Plan) -> str:
+    """Say how much memory there is."""
+    what = "are free" if plan.room.is_all else "are allowed"
+    return f"{gigabytes(plan.room.memory_bytes)} {what}"
+
+
 def _plan_text(plan: Plan) -> str:
     on_gpu = any(stage.device_bytes for stage in plan.stages)
     rows = [("stage", "device", "method", "memory", *["of the GPU"][:on_gpu], "seconds", "why")]
@@ -155,8 +164,11 @@ def _plan_text(plan: Plan) -> str:
         ("algorithm", f"{config.clustering_method} ({settings})"),
         ("because", plan.reason),
         ("device", f"{plan.decision.device}: {plan.decision.reason}"),
-        ("memory", f"{gigabytes(plan.peak_bytes)}, {gigabytes(plan.available_bytes)} are free"),
+        ("memory", f"{gigabytes(plan.peak_bytes)}, {_left(plan)}"),
         ("time", "not known" if plan.seconds is None else f"about {duration(plan.seconds)}"),
     ]
+    if plan.folder is not None:
+        free = f"{gigabytes(plan.room.disk_bytes)} are free in {plan.folder}"
+        facts.insert(-1, ("disk", f"{gigabytes(plan.disk_bytes)} for matrices, {free}"))
     facts_text = table((name, one_line(value)) for name, value in facts)
     return f"{table(rows, right=(3, 4, 5)[: 2 + on_gpu])}\n\n{facts_text}"

@@ -13,6 +13,7 @@ import click
 from gpucluster.api import DEFAULT_OUT
 from gpucluster.cli.changes import NO_STEPS, Changes, usage_error
 from gpucluster.device.select import DeviceRequest
+from gpucluster.device.storage import StorageRequest
 from gpucluster.dialects import DEFINITION_SUFFIXES, read_body
 from gpucluster.notation import parse_body
 
@@ -79,6 +80,19 @@ _options: tuple[_Option, ...] = (
         show_default=True,
         help="gpu never falls back; auto may, and says so.",
     ),
+    click.option(
+        "--storage",
+        type=click.Choice(get_args(StorageRequest)),
+        default="auto",
+        show_default=True,
+        help="Where matrices of all rows lie; auto: in memory, or on the disk of --out where that "
+        "is too little. The result is the same.",
+    ),
+    click.option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="Plan with so much memory, as 6GB. Default: all that is free.",
+    ),
     *_column_options,
     click.option(
         "--out", metavar="DIR", default=DEFAULT_OUT, show_default=True, help="Folder of the runs."
@@ -127,6 +141,8 @@ class Request:
     definition : ClusterDefinition
         Of the file, changed by environment and flags.
     device : {"auto", "cpu", "gpu"}
+    storage : {"auto", "memory", "disk"}
+    memory_limit : str or None
     columns : dict of str to str or None
         Names by `COLUMNS`.
     out : str
@@ -143,6 +159,8 @@ class Request:
     inputs: tuple[str, ...]
     definition: ClusterDefinition
     device: DeviceRequest
+    storage: StorageRequest
+    memory_limit: str | None
     columns: Mapping[str, str | None]
     out: str
     fresh: bool
@@ -194,6 +212,8 @@ def read_request(options: Mapping[str, Any]) -> Request:
         inputs=tuple(inputs) or _beside(config, definition.collection_ids),
         definition=definition,
         device=options["device"],
+        storage=options["storage"],
+        memory_limit=options["memory_limit"],
         columns={name: options[name] for name in COLUMNS},
         out=options["out"],
         fresh=options["fresh"],

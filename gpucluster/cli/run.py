@@ -51,6 +51,8 @@ def run(voice: Voice, **options: Any) -> None:
                 request.definition,
                 out=request.out,
                 device=request.device,
+                storage=request.storage,
+                memory_limit=request.memory_limit,
                 observer=observer,
                 cancel=cancel,
                 fresh=request.fresh,

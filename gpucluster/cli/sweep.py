@@ -51,7 +51,9 @@ def sweep(voice: Voice, *, sizes: str | None, **options: Any) -> None:
     from gpucluster.cli.progress import watcher
 
     request = read_request(options)
-    columns = {name: request.columns[name] for name in ("id_column", "vector_column")}
+    columns: dict[str, Any] = {
+        name: request.columns[name] for name in ("id_column", "vector_column")
+    }
     data, asked = request.data, _sizes(sizes)
     with closing(watcher(voice)) as observer:
         found = interruptible(

@@ -6,8 +6,9 @@ import gc
 import re
 import resource
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from gpucluster.errors import InputError, OutOfMemoryError
 if TYPE_CHECKING:
     from gpucluster.device.select import Device
 
+LOOK_S = 0.02  # seconds between looks at the memory of this process
 BLOCK_BYTES = 32 << 20  # working set of one block; larger gains nothing on a GEMM of this kind
 
 # What a pool leaves of the GPU: kernels are loaded, and cuBLAS and cuSOLVER keep their handles and
@@ -99,25 +101,69 @@ class PeakMemory:
     Linux can forget the high-water mark (``/proc/self/clear_refs``), which gives each
     stage a peak of its own. Elsewhere the mark only rises, so a later stage reports
     the peak of the whole process so far.
+
+    Pages of matrices on disk are resident as long as nothing else needs the memory, so beside
+    them that mark says nothing. Then a thread looks every `LOOK_S` at what the process cannot
+    give back.
     """
 
-    def reset(self) -> None:
-        """Forget the high-water mark where the system allows it."""
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        except OSError:
+    def __init__(self) -> None:
+        self._watch: _Watch | None = None
+
+    def reset(self, *, with_files: bool = True) -> None:
+        """Forget what was; `with_files` says whether pages of files count.
+
+        The high-water mark is forgotten where the system allows it.
+        """
+        self._stop()
+        if not with_files and _status("RssAnon"):
+            self._watch = _Watch()
+            self._watch.start()
             return
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def read(self) -> int:
-        """Return the high-water mark."""
-        try:
-            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        except OSError:
-            pass
+        """Return the most that there was, and end the watch."""
+        watch = self._stop()
+        if watch is not None:
+            return watch.most
+        high = _status("VmHWM")
+        if high:
+            return high
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+    def _stop(self) -> _Watch | None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.ending.set()
+            watch.join()
+        return watch
+
+
+class _Watch(threading.Thread):
+    """Looks at the memory that the process cannot give back."""
+
+    def __init__(self) -> None:
+        super().__init__(name="gpucluster-memory", daemon=True)
+        self.ending = threading.Event()
+        self.most = _status("RssAnon", "RssShmem")
+
+    def run(self) -> None:
+        """Look until it ends."""
+        while not self.ending.wait(LOOK_S):
+            self.most = max(self.most, _status("RssAnon", "RssShmem"))
+
+
+def _status(*names: str) -> int:
+    """Return the sum of values that Linux knows of this process; unit: bytes; else 0."""
+    total = 0
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.partition(":")[0] in names:
+                total += int(line.split()[1]) * 1024
+    return total
 
 
 @contextmanager

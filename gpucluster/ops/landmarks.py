@@ -49,6 +49,7 @@ def landmark_cost(n_samples: int, n_features: int, n_landmarks: int) -> Cost:
         centred + 40 * n_samples + 32 * n_landmarks * n_features + (256 << 20),
         flop / 120e9,
         "landmarks",
+        rows_bytes=centred,
     )
 
 

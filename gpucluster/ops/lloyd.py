@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
+from gpucluster.device.storage import like
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import TILE_CENTERS, TILE_ROWS, lloyd_step, part_rows, sums_by_label
 from gpucluster.ops.blocks import map_blocks, row_blocks
@@ -82,7 +83,7 @@ class Lloyd:
             self._group[self._members], np.arange(self._n_groups + 1)
         ).astype(np.int64)
         self._upper = np.empty(len(X), np.float32)
-        self._lower = np.empty((len(X), self._n_groups), np.float32)
+        self._lower = like(X, (len(X), self._n_groups))
         self._open()
 
     def move(self, centers: Matrix) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
+from gpucluster.device.storage import like
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, n_threads, one_blas_thread, row_blocks
 from gpucluster.ops.streaming import each_block
@@ -156,7 +157,7 @@ def centred_product(X: Matrix, mean: Vector64, matrix: Any) -> Matrix:
     each core.
     """
     mean, matrix = mean.astype(np.float32), matrix.astype(np.float32)
-    out = np.empty((len(X), matrix.shape[1]), np.float32)
+    out: Matrix = like(X, (len(X), matrix.shape[1]))
 
     def work(rows: slice) -> None:
         np.matmul(X[rows] - mean, matrix, out=out[rows])

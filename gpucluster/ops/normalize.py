@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
+from gpucluster.device.storage import like
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.pairs import pair_sqdist
 
@@ -65,7 +66,7 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
     norms = row_norms(X)
     if out is None and bool((abs(norms - 1) <= UNIT_TOLERANCE).all()):
         return X
-    out = xp.empty_like(X) if out is None else out
+    out = like(X, X.shape) if out is None else out
     norms[norms == 0] = 1
 
     def work(rows: slice) -> None:
@@ -127,7 +128,7 @@ def without_offset(X: Any) -> Any:
     if common is None:
         return X
     xp = namespace(X)
-    centred = xp.empty_like(X)
+    centred = like(X, X.shape)
 
     def work(rows: slice) -> None:
         xp.subtract(X[rows], common, out=centred[rows])

@@ -90,11 +90,12 @@ class Step(BaseModel, ABC):
         """
         import numpy as np
 
+        from gpucluster.device.storage import like
         from gpucluster.ops.blocks import map_blocks
 
         if self.trained is not None:
             return np.ascontiguousarray(arrays[self.trained], np.float32)
-        out = np.empty((len(X), self.n_out(X.shape[1])), np.float32)
+        out: Matrix = like(X, (len(X), self.n_out(X.shape[1])))
 
         def work(rows: slice) -> None:
             out[rows] = self.apply(X[rows], arrays)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gpucluster.device.storage import on_disk
 from gpucluster.errors import (
     BadRowsError,
     CorruptInputError,
@@ -46,9 +48,10 @@ def load(
     random_state: int = 42,
     filters: Filters | None = None,
     digest_all: bool = False,
+    folder: Path | None = None,
     batch_bytes: int = BATCH_BYTES,
 ) -> Samples:
-    """Read all rows of a source, or a sample of them, into memory.
+    """Read all rows of a source, or a sample of them, into one matrix.
 
     Parameters
     ----------
@@ -72,6 +75,8 @@ def load(
         their ids, and a sample is drawn from those that match.
     digest_all : bool
         Whether `Samples.everything` is a digest of all rows that match, drawn or not.
+    folder : path, optional
+        Where the matrix lies on disk, without a name. Omitted: it lies in memory.
     batch_bytes : int
         Vectors read at a time; unit: bytes. The result does not depend on it.
 
@@ -92,13 +97,13 @@ def load(
         An id is null.
     TooFewSamplesError
         No row is left, or none matches `filters`.
-    OutOfMemoryError
+    OutOfMemoryError, DiskFullError
         The matrix does not fit.
 
     Notes
     -----
-    Memory: the float32 matrix, the ids, the payload that was asked for, and two batches: the
-    next one is read while one is judged.
+    Memory: the float32 matrix unless it lies on disk, the ids, the payload that was asked for,
+    and two batches: the next one is read while one is judged.
     """
     info = source.info
     ids, matches, has_ids = _checked_ids(source, filters)
@@ -108,7 +113,7 @@ def load(
     sampled = draw(among, sample_size, random_state)
     drawn = _within(matches, sampled)
     n_drawn = n_rows if drawn is None else int(np.count_nonzero(drawn))
-    X = _allocate(n_drawn, info.n_features, info.where)
+    X = _allocate(n_drawn, info.n_features, info.where, folder)
 
     good: list[NDArray[np.int64]] = []
     bad: list[NDArray[np.int64]] = []
@@ -262,14 +267,18 @@ def _shared(ids: pa.Array, repeated: pa.Scalar, info: SourceInfo) -> str:
     return f" ({repeated.as_py()!r} is in {' and in '.join(names)})" if len(names) > 1 else ""
 
 
-def _allocate(n_rows: int, n_features: int, where: str) -> Matrix:
+def _allocate(n_rows: int, n_features: int, where: str, folder: Path | None) -> Matrix:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        matrix: Matrix = on_disk((n_rows, n_features), folder)
+        return matrix
     try:
         return np.empty((n_rows, n_features), np.float32)
     except MemoryError as error:
         raise OutOfMemoryError(
             f"{where}: {n_rows:,} vectors of {n_features:,} values take "
             f"{n_rows * n_features * 4 / 1e9:,.1f} GB, more than there is",
-            hint="use sample_size, or a machine with more memory",
+            hint="use sample_size, or let it lie on disk (storage)",
         ) from error
 
 

@@ -1,0 +1,185 @@
+"""Where matrices of many rows lie: in memory, or in files that the system pages in and out.
+
+A matrix on disk is an ordinary array over a file without a name. Whatever reads or writes it
+knows nothing of that: the system keeps the pages in memory that are used, as far as there is
+room, and takes them back when something else needs it. What is made of such a matrix row by row
+is as large, so it lies beside it: see `like`.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from gpucluster.device.arrays import namespace
+from gpucluster.device.memory import available_bytes
+from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError, StoreError
+from gpucluster.notation import describe
+
+Storage = Literal["memory", "disk"]
+StorageRequest = Literal["auto", "memory", "disk"]
+
+SMALL_BYTES = 128 << 20  # blocks of rows are smaller, and never on disk
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a run may take of the host.
+
+    Attributes
+    ----------
+    requested : {"auto", "memory", "disk"}
+        Where matrices of all rows lie; ``auto``: in memory, or on disk where it is too small.
+    memory_bytes : int
+    disk_bytes : int
+        Free where `folder` is.
+    folder : Path
+        Where matrices lie that are on disk.
+    is_all : bool
+        Whether that is all the memory that is free, and not what somebody has allowed.
+    """
+
+    requested: StorageRequest
+    memory_bytes: int
+    disk_bytes: int
+    folder: Path
+    is_all: bool
+
+    @classmethod
+    def of(
+        cls,
+        requested: StorageRequest = "auto",
+        memory_limit: int | str | None = None,
+        folder: str | Path = ".",
+    ) -> Self:
+        """Look at what is free.
+
+        Parameters
+        ----------
+        requested : {"auto", "memory", "disk"}
+        memory_limit : int or str, optional
+            Memory that the run may take at most: bytes, or such as ``6GB`` or ``512MiB``.
+        folder : path
+            It need not exist yet.
+
+        Raises
+        ------
+        ConfigError
+            `requested` is none of the three, or the limit is no size.
+        """
+        if requested not in get_args(StorageRequest):
+            raise ConfigError(
+                f"got {requested!r}, expected one of {', '.join(get_args(StorageRequest))}",
+                path="storage",
+                got=requested,
+            )
+        free, place = available_bytes("cpu"), Path(folder).absolute()
+        limit = free if memory_limit is None else _bytes(memory_limit)
+        exists = next(each for each in (place, *place.parents) if each.exists())
+        return cls(
+            requested=requested,
+            memory_bytes=min(free, limit),
+            disk_bytes=shutil.disk_usage(exists).free,
+            folder=place,
+            is_all=limit >= free,
+        )
+
+
+def _bytes(size: int | str) -> int:
+    try:
+        found = int(TypeAdapter(ByteSize).validate_python(size))
+    except ValidationError:
+        found = 0
+    if found <= 0 or isinstance(size, bool):
+        raise ConfigError(
+            f"got {describe(size)}, expected bytes, such as 6GB or 512MiB",
+            path="memory_limit",
+            got=size,
+        )
+    return found
+
+
+class _File(mmap.mmap):
+    """The pages of a matrix on disk, and the folder that holds them."""
+
+    folder: str
+
+
+def on_disk(shape: Sequence[int], folder: str | Path, dtype: Any = np.float32) -> Any:
+    """Return an array of zeros in a file of its own, which is gone with it, however that ends.
+
+    Parameters
+    ----------
+    shape : sequence of int
+    folder : path
+        Exists; better on no network file system.
+    dtype : dtype, default float32
+
+    Raises
+    ------
+    DiskFullError
+        There is not so much room. It is taken now: later, the system would have no way to say it
+        but to end the process.
+    StoreError
+        No file can be made there.
+    """
+    n_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
+    try:
+        with tempfile.TemporaryFile(prefix="gpucluster-", dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+            pages = _File(file.fileno(), n_bytes)
+    except OSError as error:
+        raise _refused(error, n_bytes, folder) from error
+    pages.folder = str(folder)
+    return np.ndarray(tuple(shape), dtype, buffer=pages)
+
+
+def is_on_disk(array: Any) -> bool:
+    """Whether an array lies in a file of `on_disk`, or is a view of one that does."""
+    return _file_of(array) is not None
+
+
+def like(X: Any, shape: Sequence[int], dtype: Any = np.float32) -> Any:
+    """Return an array to be written that lies where `X` does: memory, disk or GPU.
+
+    What is small lies in memory, even beside a matrix on disk.
+
+    Parameters
+    ----------
+    X : array
+    shape : sequence of int
+    dtype : dtype, default float32
+    """
+    file = _file_of(X)
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if file is not None and n_bytes > SMALL_BYTES:
+        return on_disk(shape, file.folder, dtype)
+    return namespace(X).empty(tuple(shape), dtype)
+
+
+def _file_of(array: Any) -> _File | None:
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array if isinstance(array, _File) else None
+
+
+def _refused(error: OSError, n_bytes: int, folder: str | Path) -> StoreError:
+    said = f"{folder}: a matrix of {n_bytes / 1e9:,.3g} GB cannot be kept there"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        free = shutil.disk_usage(folder).free
+        return DiskFullError(
+            f"{said}: {free / 1e9:,.3g} GB are free", hint="make room, or name another folder"
+        )
+    kind = PermissionRefusedError if isinstance(error, PermissionError) else StoreError
+    return kind(f"{said}: {error.strerror or error}", hint="name another folder")
