@@ -73,26 +73,43 @@ def _meminfo_available() -> int | None:
     return None
 
 
-def _cgroup_left(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    for limit, usage, stat, reclaimable in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
+# Of a control group: its limit, what is used, and what of that the kernel would give up.
+_CGROUP_2 = ("memory.max", "memory.current", "inactive_file")
+_CGROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _cgroup_left(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Return what the control groups of this process leave, the outer ones too."""
+    try:
+        lines = own.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    inside = {kinds: path.lstrip("/") for _, kinds, path in (line.split(":", 2) for line in lines)}
+    left = []
+    for base, path, names in (
+        (root, inside.get("", ""), _CGROUP_2),
+        (root / "memory", inside.get("memory", ""), _CGROUP_1),
     ):
-        try:
-            text = (root / limit).read_text(encoding="ascii").strip()
-            used = int((root / usage).read_text(encoding="ascii"))
-            lines = (root / stat).read_text(encoding="ascii").splitlines()
-        except (OSError, ValueError):
-            continue
-        if text != "max":
-            counts = dict(line.split(maxsplit=1) for line in lines)
-            return max(0, int(text) - max(0, used - int(counts.get(reclaimable, 0))))
-    return None
+        group = base / path
+        while group.is_relative_to(base):  # in a container, the path is that outside of it
+            left.append(_left_in(group, *names))
+            group = group.parent
+    return min((each for each in left if each is not None), default=None)
+
+
+def _left_in(group: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    try:
+        text = (group / limit).read_text(encoding="ascii").strip()
+        used = int((group / usage).read_text(encoding="ascii"))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    if text == "max":
+        return None
+    counts = dict(line.split(maxsplit=1) for line in lines)
+    return max(0, int(text) - max(0, used - int(counts.get(reclaimable, 0))))
 
 
 class PeakMemory:

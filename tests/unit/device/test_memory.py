@@ -40,6 +40,21 @@ def test_file_cache_that_can_be_dropped_is_available(
     assert _cgroup_left(tmp_path) == 600
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_narrowest_control_group_around_the_process_counts(tmp_path, version):
+    own = tmp_path / "cgroup"
+    own.write_text(f"9:{'memory' if version == 1 else ''}:/job/step\n3:cpu:/elsewhere\n")
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    root = tmp_path / "memory" if version == 1 else tmp_path
+    names = names if version == 1 else ("memory.max", "memory.current")
+    for group, limit in ((root, 5000), (root / "job", 900), (root / "job" / "step", 2000)):
+        group.mkdir(exist_ok=True, parents=True)
+        (group / names[0]).write_text(f"{limit}\n")
+        (group / names[1]).write_text("300\n")
+        (group / "memory.stat").write_text("inactive_file 0\ntotal_inactive_file 0\n")
+    assert _cgroup_left(tmp_path, own) == 600
+
+
 def test_without_a_limit_the_group_says_nothing(tmp_path: Path) -> None:
     assert _cgroup_left(tmp_path) is None
     (tmp_path / "memory.max").write_text("max\n")
