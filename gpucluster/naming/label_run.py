@@ -178,9 +178,10 @@ def _ask(
     prices = known_prices(settings)
     cache = _cache(run, request, labeling_id)
     opened.callback(cache.close)
-    spent = cache.spent(is_priced=prices is not None)
-    estimate = spent + expected_usage(naming, lambda key: cache.get(key) is not None)
-    budget = Budget(request.budget_usd, spent, reporter.cancel)
+    estimate = cache.estimate(
+        lambda: expected_usage(naming, lambda key: cache.get(key) is not None)
+    )
+    budget = Budget(request.budget_usd, cache.spent(prices), reporter.cancel)
     audit_name = f"audit-{labeling_id}.jsonl"
     model = open_model(settings)
     opened.callback(model.close)
@@ -201,7 +202,7 @@ def _ask(
         name_by_model(naming, asker, embed, asking)
     with account.stage("label.confidence", backend="numpy") as testing:
         measure_confidence(naming, embed, 1 if request.embed else request.concurrency, testing)
-    if not naming.problems:  # else the same command goes on with what is there
+    if not naming.is_open:  # else the same command goes on with what is there
         cache.finish()
     used = budget.spent.to_json() | asker.account
     return {"estimate": estimate.to_json(), "usage": used, "audit": audit_name}

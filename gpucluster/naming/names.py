@@ -62,6 +62,8 @@ class Naming:
         By node.
     problems : dict of int to str
         Why a node has no name of the model's.
+    is_open : bool
+        Whether a question got no reply, so that naming once more may help.
     measured : dict of (str, str) to (float or None)
         Confidence by cluster and label, of an attempt before.
     """
@@ -71,6 +73,7 @@ class Naming:
     evidence: ClusterEvidence
     named: dict[int, Named] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
+    is_open: bool = False
     measured: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
     @cached_property
@@ -238,13 +241,15 @@ def _ask(
     naming: Naming, asker: Asker, forbidden: Mapping[int, tuple[str, ...]], reporter: Reporter
 ) -> None:
     """Ask about nodes; one that has a label keeps it where no better answer comes."""
-    total = len(naming.evidence.names)
+    total, n_mute = len(naming.evidence.names), 0
 
     def shown() -> Iterator[tuple[int, Evidence]]:
+        nonlocal n_mute
         for node, labels in forbidden.items():
             one = naming.question(node, labels)
             if says_nothing(one):
-                _fall_back(naming, node, "no document of it says anything")
+                _fall_back(naming, node)
+                n_mute += 1
             else:
                 yield node, one
 
@@ -252,8 +257,15 @@ def _ask(
         if asked.answer is not None:
             naming.named[asked.node] = _from_answer(asked.answer)
         elif asked.node not in naming.named:
-            _fall_back(naming, asked.node, asked.problem or "")
+            naming.problems[asked.node] = asked.problem or ""
+            _fall_back(naming, asked.node)
+        naming.is_open |= asked.is_open
         reporter.progress(len(naming.named), total, "clusters")
+    if n_mute:
+        reporter.warn(
+            "nothing_to_show",
+            f"{n_mute:,} clusters have no document that says anything: nobody was asked about them",
+        )
 
 
 def _from_answer(answer: Answer) -> Named:
@@ -266,9 +278,8 @@ def _from_answer(answer: Answer) -> Named:
     )
 
 
-def _fall_back(naming: Naming, node: int, problem: str) -> None:
+def _fall_back(naming: Naming, node: int) -> None:
     """Name a cluster by its keywords, because the model did not."""
-    naming.problems[node] = problem
     label = offline_label(naming.evidence.keywords[node])
     naming.named[node] = _by_keywords(naming, node, label, "fallback")
 

@@ -54,6 +54,38 @@ def topic_run(folder: Path, n_rows: int = 240, **fields: Any) -> gpucluster.Run:
     )
 
 
+def planted(folder: Path, n_clusters: int, per_cluster: int = 6, **texts: Any) -> gpucluster.Run:
+    """Return a run of one cluster for each topic, with words of its own."""
+    rng = np.random.default_rng(0)
+    topics = np.repeat(np.arange(n_clusters), per_cluster)
+    X = np.random.default_rng(1).normal(size=(n_clusters, 16))[topics]
+    X += 0.05 * rng.normal(size=X.shape)
+    words = [f"word{chr(97 + t % 26)}{chr(97 + t // 26 % 26)}{chr(97 + t // 676)}" for t in topics]
+    lines = [f"about {word} and {word}s, number {row}" for row, word in enumerate(words)]
+    for row, text in texts.get("at", {}).items():
+        lines[row] = text
+        X[row] = np.random.default_rng(1).normal(size=(n_clusters, 16))[topics[row]]
+    table = pa.table(
+        {
+            "document_id": [f"d{row}" for row in range(len(topics))],
+            "text": lines,
+            "topic": topics,
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(X.astype(np.float32).ravel()), 16
+            ),
+        }
+    )
+    folder.mkdir(exist_ok=True)
+    pq.write_table(table, folder / "docs.parquet")
+    return gpucluster.cluster(
+        folder / "docs.parquet",
+        cluster_type="attribute",
+        attribute_config={"attributes": ["topic"]},
+        out=folder / "out",
+        device="cpu",
+    )
+
+
 def by(server: FakeServer, **fields: Any) -> dict[str, Any]:
     """Return settings that ask a server."""
     text = {"input_key": "text", "source_type": "payload", "path": "text"}

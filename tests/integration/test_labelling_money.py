@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import gpucluster
-from gpucluster import Run
 from gpucluster.errors import GpuclusterWarning, SourceError, SourceNotFoundError, StoreError
 from gpucluster.events import Progress
 from gpucluster.labeling.asking import audit
@@ -24,7 +23,7 @@ from gpucluster.labeling.model.failures import CallError
 from gpucluster.labeling.model.over_http import HttpModel
 from gpucluster.labeling.settings import LabelingSettings
 from tests.helpers.injections import INJECTIONS
-from tests.helpers.topics import by, documents, topic_run
+from tests.helpers.topics import by, documents, planted, topic_run
 
 PRICES = {"input": 1.0, "output": 2.0}
 
@@ -33,38 +32,6 @@ PRICES = {"input": 1.0, "output": 2.0}
 def server() -> Iterator[FakeServer]:
     with FakeServer() as running:
         yield running
-
-
-def planted(folder: Path, n_clusters: int, per_cluster: int = 6, **texts: Any) -> Run:
-    """Return a run of one cluster for each topic, with words of its own."""
-    rng = np.random.default_rng(0)
-    topics = np.repeat(np.arange(n_clusters), per_cluster)
-    X = np.random.default_rng(1).normal(size=(n_clusters, 16))[topics]
-    X += 0.05 * rng.normal(size=X.shape)
-    words = [f"word{chr(97 + t % 26)}{chr(97 + t // 26 % 26)}{chr(97 + t // 676)}" for t in topics]
-    lines = [f"about {word} and {word}s, number {row}" for row, word in enumerate(words)]
-    for row, text in texts.get("at", {}).items():
-        lines[row] = text
-        X[row] = np.random.default_rng(1).normal(size=(n_clusters, 16))[topics[row]]
-    table = pa.table(
-        {
-            "document_id": [f"d{row}" for row in range(len(topics))],
-            "text": lines,
-            "topic": topics,
-            "embedding": pa.FixedSizeListArray.from_arrays(
-                pa.array(X.astype(np.float32).ravel()), 16
-            ),
-        }
-    )
-    folder.mkdir(exist_ok=True)
-    pq.write_table(table, folder / "docs.parquet")
-    return gpucluster.cluster(
-        folder / "docs.parquet",
-        cluster_type="attribute",
-        attribute_config={"attributes": ["topic"]},
-        out=folder / "out",
-        device="cpu",
-    )
 
 
 # Promises at scale

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import numpy as np
 
 from gpucluster.events import CancelToken
-from gpucluster.labeling.answer.replies import InvalidReply, read_reply
 from gpucluster.labeling.asking.cache import ReplyCache, question_key
+from gpucluster.labeling.asking.conversation import Conversation, UselessError
 from gpucluster.labeling.asking.patience import GaveUp, Patience, Stopped
+from gpucluster.labeling.asking.sending import Sender
 from gpucluster.labeling.asking.spending import (
     Budget,
     BudgetSpentError,
-    Reservation,
     Usage,
     count_tokens,
     known_prices,
 )
-from gpucluster.labeling.model.client import COMMAND, Question, Reply
+from gpucluster.labeling.model.client import COMMAND, TEXTS_A_CALL, Question, Reply
 from gpucluster.labeling.model.failures import CallError
-from gpucluster.labeling.question.prompts import (
-    ASKED_ID,
-    PROMPT_VERSION,
-    make_question,
-    signed,
-    size,
-)
+from gpucluster.labeling.question.prompts import PROMPT_VERSION, signed, size
 
 if TYPE_CHECKING:
     from gpucluster.labeling.answer.replies import Answer
@@ -42,14 +41,13 @@ if TYPE_CHECKING:
     from gpucluster.labeling.settings import LabelingSettings, Prices
     from gpucluster.types import Matrix
 
-T = TypeVar("T")
 
-REMEDIES = 2  # of each kind; with one, a server that often fails left 1 % of clusters unnamed
-LONGER = 4  # times the tokens, after a reply that was cut off
+class NoReplyError(Exception):
+    """A question that got no reply; the message says why, `is_open` whether it may get one."""
 
-
-class NoNameError(Exception):
-    """A cluster that no reply names; the message says why."""
+    def __init__(self, message: str, *, is_open: bool) -> None:
+        super().__init__(message)
+        self.is_open = is_open
 
 
 class NotEmbeddedError(Exception):
@@ -58,21 +56,28 @@ class NotEmbeddedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What became of the question about a cluster: an answer, or the reason why there is none."""
+    """What became of the question about a cluster: an answer, or the reason why there is none.
+
+    `is_open` says that there was no reply, and that asking another time may help.
+    """
 
     node: int
     answer: Answer | None
-    problem: str | None
+    problem: str | None = None
+    is_open: bool = False
 
 
 def identity(settings: LabelingSettings) -> dict[str, Any]:
     """Return who is asked, as far as the reply depends on it, as JSON values."""
+    command = None
+    if settings.labels_by == "command":  # a digest of it: its arguments may be secrets
+        command = hashlib.sha256(os.environ.get(COMMAND, "").encode()).hexdigest()[:16]
     return {
         "provider": settings.labels_by,
         "base_url": settings.base_url,
         "model_name": settings.model_name,
         "parameters": settings.parameters,
-        "command": os.environ.get(COMMAND) if settings.labels_by == "command" else None,
+        "command": command,
         "prompt_version": PROMPT_VERSION,
     }
 
@@ -105,11 +110,9 @@ class Asker:
     Attributes
     ----------
     stopped : str or None
-        Why nothing is sent any more: the budget is spent, or the server refuses for good.
+        Why nothing is sent any more: the server refuses for good.
     num_cached : int
         Replies that were there already.
-    num_late : int
-        Calls that were given up, and count as the most that they can have cost.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Asker:
         on_wait: Callable[[float, str], None],
     ) -> None:
         self._settings, self._shape, self._model = settings, shape, model
-        self._cache, self._budget = cache, budget
+        self._cache, self._sender = cache, Sender(budget, cache)
         # an address without embeddings must not keep clusters from their names
         self._patience = Patience(cancel=cancel, on_wait=on_wait)
         self._embedding_patience = Patience(cancel=cancel, on_wait=on_wait)
@@ -136,9 +139,9 @@ class Asker:
         self._identity = identity(settings)
         self._prices = known_prices(settings)
         self._lock = threading.Lock()
+        self._on_way: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self.stopped: str | None = None
         self.num_cached = 0
-        self.num_late = 0
 
     @property
     def account(self) -> dict[str, Any]:
@@ -146,7 +149,7 @@ class Asker:
         both = (self._patience, self._embedding_patience)
         return {
             "cached": self.num_cached,
-            "late": self.num_late,
+            "late": self._sender.num_late,
             "attempts": sum(patience.calls for patience in both),
             "retries": sum(patience.retries for patience in both),
             "waited_s": round(sum(patience.waited_s for patience in both), 1),
@@ -171,9 +174,9 @@ class Asker:
                 self._cancel.raise_if_cancelled()
                 done, on_way = wait(on_way, timeout=0.2, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-        except BaseException as error:
-            if not isinstance(error, GeneratorExit):
-                self._patience.stop("another question failed")  # the others must not go on trying
+        except BaseException:  # of a question, or of whoever takes the answers
+            for patience in (self._patience, self._embedding_patience):
+                patience.stop("labelling has ended")  # no question goes on trying
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -187,154 +190,120 @@ class Asker:
             The server did not answer, they might cost more than what is left, or nothing is sent
             any more.
         """
+        cut = range(0, len(texts), TEXTS_A_CALL)
+        parts = [self._embed(texts[start : start + TEXTS_A_CALL]) for start in cut]
+        if len({part.shape[1] for part in parts}) > 1:
+            raise NotEmbeddedError("vectors have different lengths")
+        return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+    def _embed(self, texts: Sequence[str]) -> Matrix:
+        """Embed what fits into one call."""
         if self.stopped is not None:
             raise NotEmbeddedError(self.stopped)
         most = Usage.of_embedding(count_tokens(texts), self._prices)
         model_name = self._settings.embedding_model
-        once = _Once(self._audit, "embedded", model_name=model_name, texts=list(texts))
+
+        def keep(_: Matrix) -> Usage:
+            self._cache.note(most)
+            return most
+
+        @cache  # a line of the audit for what is sent, not for each attempt
+        def note() -> None:
+            self._audit.write("embedded", model_name=model_name, texts=list(texts))
+
+        def call() -> Matrix:
+            note()
+            return self._model.embed(texts)
+
         try:
-            found, used = self._send(
-                self._embedding_patience, once, lambda: self._model.embed(texts), most
-            )
+            return self._sender.send(self._embedding_patience, call, most, keep=keep)
         except (GaveUp, BudgetSpentError) as error:
             raise NotEmbeddedError(str(error)) from error
-        self._cache.note(used, model_name)
-        return found
 
     def _ask(self, node: int, evidence: Evidence) -> Asked:
         try:
-            return Asked(node, self._converse(evidence), None)
-        except NoNameError as error:
+            return Asked(node, self._converse(evidence))
+        except (NoReplyError, UselessError) as error:
             self._audit.write("unnamed", cluster_id=evidence.cluster_id, problem=str(error))
-            return Asked(node, None, str(error))
+            return Asked(node, None, str(error), getattr(error, "is_open", False))
 
     def _converse(self, evidence: Evidence) -> Answer:
         """Ask, and where the reply is unusable ask again in the way that may help."""
-        question = make_question(evidence, self._settings, self._shape)
-        remedies = Counter(dict.fromkeys(("length", "refusal", "invalid"), REMEDIES))
+        talk = Conversation(evidence, self._settings, self._shape)
         keys: list[str] = []
-        problem = ""
-        while True:
-            reply = self._reply(evidence.cluster_id, question, keys)
-            fault = reply.finish if reply.finish != "stop" else "invalid"
-            if reply.finish == "length":
-                problem = f"the reply was cut off after {question.max_tokens} tokens"
-                following = replace(question, max_tokens=LONGER * question.max_tokens)
-            elif reply.finish == "refusal":
-                problem = "the model refused"
-                following = make_question(evidence, self._settings, self._shape, keywords_only=True)
-            else:
-                try:
-                    return read_reply(reply.text, self._shape, ASKED_ID)
-                except InvalidReply as error:
-                    problem = f"the reply is invalid: {error}"
-                    following = make_question(
-                        evidence,
-                        self._settings,
-                        self._shape,
-                        problem=str(error),
-                        reply=reply.text,
-                        max_tokens=question.max_tokens,
-                    )
-            if not remedies[fault]:
-                self._cache.drop(keys)
-                raise NoNameError(problem)
-            remedies[fault] -= 1
-            question = following
-            if (key := question_key(question, self._identity)) in keys:
+        answer = None
+        while answer is None:
+            key = question_key(talk.question, self._identity)
+            if key in keys:
                 self._cache.drop([key])  # the very same again: its reply was of no use
+            keys.append(key)
+            reply = self._reply(evidence.cluster_id, key, talk.question)
+            try:
+                answer = talk.hear(reply)
+            except UselessError:
+                self._cache.drop(keys)
+                raise
+        return answer
 
-    def _reply(self, cluster_id: str, question: Question, keys: list[str]) -> Reply:
+    def _reply(self, cluster_id: str, key: str, question: Question) -> Reply:
         """Return the reply to a question: the one that was paid before, or a new one."""
-        key = question_key(question, self._identity)
-        keys.append(key)
         facts: dict[str, Any] = {"cluster_id": cluster_id, "key": key}
-        kept = self._cache.get(key)
-        if kept is not None:
-            with self._lock:
-                self.num_cached += 1
-            self._audit.write("cached", **facts, reply=kept.text, finish=kept.finish)
-            return kept
+        with self._alone(key):
+            kept = self._cache.get(key)
+            if kept is None:
+                return self._send(facts, question)
+        with self._lock:
+            self.num_cached += 1
+        self._audit.write("cached", **facts, reply=kept.text, finish=kept.finish)
+        return kept
+
+    def _alone(self, key: str) -> AbstractContextManager[Any]:
+        """Let equal questions wait for the reply to the first of them."""
+        with self._lock:
+            own = self._on_way.get(key) or threading.Lock()
+            self._on_way[key] = own
+        return own
+
+    def _send(self, facts: dict[str, Any], question: Question) -> Reply:
         if self.stopped is not None:
-            raise NoNameError(self.stopped)
-        most = Usage.of(
-            estimate_question(question, self._settings), question.max_tokens, self._prices
-        )
-        once = _Once(
-            self._audit,
-            "sent",
-            **facts,
-            **self._identity,
-            messages=list(question.messages),
-            schema=question.schema,
-            max_tokens=question.max_tokens,
-        )
+            raise NoReplyError(self.stopped, is_open=True)
+        expected = estimate_question(question, self._settings)
+        most = Usage.of(expected, question.max_tokens, self._prices)
+
+        def keep(reply: Reply) -> Usage:
+            used = _used(reply, most, self._prices)
+            self._cache.put(facts["key"], reply, used)
+            tokens = {"input_tokens": used.input_tokens, "output_tokens": used.output_tokens}
+            answered = {"reply": reply.text, "finish": reply.finish, **tokens, "usd": used.usd}
+            self._audit.write("answered", **facts, **answered)
+            return used
+
+        @cache
+        def note() -> None:
+            self._audit.write(
+                "sent",
+                **facts,
+                **self._identity,
+                messages=list(question.messages),
+                schema=question.schema,
+                max_tokens=question.max_tokens,
+            )
+
+        def call() -> Reply:
+            asked = signed(question, self._presigner)
+            note()
+            return self._model.ask(asked)
 
         try:
-            reply, used = self._send(
-                self._patience,
-                once,
-                lambda: self._model.ask(signed(question, self._presigner)),
-                most,
-                lambda reply: _used(reply, most, self._prices),
-            )
+            return self._sender.send(self._patience, call, most, keep=keep)
         except (GaveUp, BudgetSpentError) as error:
-            if not isinstance(error, GaveUp) or isinstance(error, Stopped):
-                self._stop(str(error))
+            if isinstance(error, Stopped):
+                with self._lock:
+                    self.stopped = self.stopped or str(error)
             self._audit.write("failed", **facts, problem=str(error))
-            raise NoNameError(str(error)) from error
-        self._cache.put(key, reply, used, self._settings.model_name)
-        tokens = {"input_tokens": used.input_tokens, "output_tokens": used.output_tokens}
-        self._audit.write(
-            "answered", **facts, reply=reply.text, finish=reply.finish, **tokens, usd=used.usd
-        )
-        return reply
-
-    def _send(
-        self,
-        patience: Patience,
-        once: _Once,
-        call: Callable[[], T],
-        most: Usage,
-        cost: Callable[[T], Usage] | None = None,
-    ) -> tuple[T, Usage]:
-        """Make a call within the budget; returns what it gave, and what it cost: else the most."""
-        with Reservation(self._budget, most) as reserved:
-
-            def attempt() -> T:
-                once.write()
-                try:
-                    return call()
-                except CallError as error:
-                    if error.kind == "timeout":  # who answers too late may bill all the same
-                        self._cache.note(most, self._settings.model_name)
-                        with self._lock:
-                            self.num_late += 1
-                        reserved.lose()
-                    raise
-
-            found = patience.call(attempt)
-            used = most if cost is None else cost(found)
-            reserved.settle(used)
-            return found, used
-
-    def _stop(self, why: str) -> None:
-        with self._lock:
-            self.stopped = self.stopped or why
-
-
-class _Once:
-    """A line of the audit that is written when a question leaves, not when it is retried."""
-
-    def __init__(self, audit: Audit, event: str, **facts: Any) -> None:
-        self._audit, self._event, self._facts = audit, event, facts
-        self._is_written = False
-
-    def write(self) -> None:
-        """Write the line, the first time."""
-        if not self._is_written:
-            self._audit.write(self._event, **self._facts)
-            self._is_written = True
+            is_rejected = isinstance(error.__cause__, CallError) and not error.__cause__.retryable
+            is_open = isinstance(error, Stopped) or not is_rejected
+            raise NoReplyError(str(error), is_open=is_open) from error
 
 
 def _used(reply: Reply, most: Usage, prices: Prices | None) -> Usage:

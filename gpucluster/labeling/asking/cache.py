@@ -19,22 +19,23 @@ from gpucluster.labeling.model.client import Reply
 
 if TYPE_CHECKING:
     from gpucluster.labeling.model.client import Question
+    from gpucluster.labeling.settings import Prices
 
 FILE_NAME = "label-cache.sqlite"
 BUSY_S = 30.0  # for which one labelling waits while another one writes
 
+_VERSION = 2
 _TABLES = """
-CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY, reply TEXT NOT NULL, asked_by TEXT NOT NULL,
-    created_at REAL NOT NULL, expires_at REAL NOT NULL
+CREATE TABLE replies (
+    key TEXT NOT NULL, asked_by TEXT NOT NULL, reply TEXT NOT NULL, expires_at REAL NOT NULL,
+    PRIMARY KEY (key, asked_by)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS spend (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL, labeling_id TEXT NOT NULL, model TEXT,
-    calls INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-    embedding_tokens INTEGER NOT NULL, usd REAL, at REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS spend_of ON spend (labeling_id);
-CREATE TABLE IF NOT EXISTS unfinished (request TEXT PRIMARY KEY, labeling_id TEXT NOT NULL);
+CREATE TABLE labelings (
+    labeling_id TEXT PRIMARY KEY, calls INTEGER NOT NULL DEFAULT 0,
+    input_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0,
+    embedding_tokens INTEGER NOT NULL DEFAULT 0, estimate TEXT
+) WITHOUT ROWID;
+CREATE TABLE unfinished (request TEXT PRIMARY KEY, labeling_id TEXT NOT NULL) WITHOUT ROWID;
 """
 _FINISHED = ""  # in place of the labelling that asked: only the age of a reply counts now
 
@@ -110,72 +111,109 @@ class ReplyCache:
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")  # what is paid outlives a power cut
-                self._db.executescript(_TABLES)
+                self._make_tables()
             except BaseException:
                 self._db.close()
                 raise
 
+    def _make_tables(self) -> None:
+        """Make the tables of a new file; what an earlier version has kept is asked for again."""
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        if self._db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            kept = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            for (name,) in kept.fetchall():
+                self._db.execute(f'DROP TABLE "{name}"')
+            for statement in _TABLES.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        self._db.execute("COMMIT")
+
     def get(self, key: str) -> Reply | None:
-        """Return the reply that was kept under a key and still holds."""
+        """Return the reply that was kept under a key and still holds; its own before others'."""
         with self._lock, self._refusals():
             found = self._db.execute(
-                "SELECT reply FROM replies WHERE key = ? AND (asked_by = ? OR expires_at > ?)",
-                (key, self._labeling_id, self._now() if self._takes_others else float("inf")),
+                "SELECT reply FROM replies WHERE key = ? AND (asked_by = ? OR expires_at > ?)"
+                " ORDER BY asked_by = ? DESC, expires_at DESC LIMIT 1",
+                (
+                    *(key, self._labeling_id),
+                    self._now() if self._takes_others else float("inf"),
+                    self._labeling_id,
+                ),
             ).fetchone()
         return None if found is None else _reply(found[0])
 
-    def put(self, key: str, reply: Reply, used: Usage, model: str | None) -> None:
+    def put(self, key: str, reply: Reply, used: Usage) -> None:
         """Keep a reply and what it cost, both or neither."""
-        now = self._now()
-        row = (key, json.dumps(asdict(reply)), self._labeling_id, now, now + self._ttl_s)
+        row = (key, self._labeling_id, json.dumps(asdict(reply)), self._now() + self._ttl_s)
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
-            self._spend(db, key, used, model)
+            db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", row)
+            self._spend(db, used)
 
-    def note(self, used: Usage, model: str | None) -> None:
+    def note(self, used: Usage) -> None:
         """Keep what something cost of which no reply is kept."""
         with self._transaction() as db:
-            self._spend(db, "", used, model)
+            self._spend(db, used)
 
-    def _spend(self, db: sqlite3.Connection, key: str, used: Usage, model: str | None) -> None:
+    def _spend(self, db: sqlite3.Connection, used: Usage) -> None:
         amounts = (used.calls, used.input_tokens, used.output_tokens, used.embedding_tokens)
         db.execute(
-            "INSERT INTO spend (key, labeling_id, model, calls, input_tokens, output_tokens,"
-            " embedding_tokens, usd, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (key, self._labeling_id, model, *amounts, used.usd, self._now()),
+            "INSERT INTO labelings VALUES (?, ?, ?, ?, ?, NULL)"
+            " ON CONFLICT (labeling_id) DO UPDATE SET calls = calls + excluded.calls,"
+            " input_tokens = input_tokens + excluded.input_tokens,"
+            " output_tokens = output_tokens + excluded.output_tokens,"
+            " embedding_tokens = embedding_tokens + excluded.embedding_tokens",
+            (self._labeling_id, *amounts),
         )
 
-    def spent(self, *, is_priced: bool) -> Usage:
-        """Return what this labelling has cost so far, in all its attempts."""
+    def spent(self, prices: Prices | None) -> Usage:
+        """Return what this labelling has used so far, in all its attempts, and what that costs."""
         with self._lock, self._refusals():
-            calls, sent, answered, embedded, usd = self._db.execute(
-                "SELECT coalesce(sum(calls), 0), coalesce(sum(input_tokens), 0),"
-                " coalesce(sum(output_tokens), 0), coalesce(sum(embedding_tokens), 0),"
-                " coalesce(sum(usd), 0.0) FROM spend WHERE labeling_id = ?",
+            found = self._db.execute(
+                "SELECT calls, input_tokens, output_tokens, embedding_tokens FROM labelings"
+                " WHERE labeling_id = ?",
                 (self._labeling_id,),
             ).fetchone()
-        return Usage(calls, sent, answered, embedded, usd if is_priced else None)
+        return Usage(*(found or ())).at(prices)
+
+    def estimate(self, make: Callable[[], Usage]) -> Usage:
+        """Return what this labelling was expected to cost when it began, made the first time."""
+        find = "SELECT estimate FROM labelings WHERE labeling_id = ?"
+        with self._lock, self._refusals():
+            found = self._db.execute(find, (self._labeling_id,)).fetchone()
+        if found is not None and found[0] is not None:
+            return Usage(**json.loads(found[0]))
+        made = make()
+        with self._transaction() as db:
+            self._spend(db, Usage())
+            db.execute(
+                "UPDATE labelings SET estimate = ? WHERE labeling_id = ?",
+                (json.dumps(asdict(made)), self._labeling_id),
+            )
+        return made
 
     def drop(self, keys: list[str]) -> None:
         """Forget replies that led to no name, so that they are asked for again another time."""
         with self._transaction() as db:
-            db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
+            db.executemany(
+                "DELETE FROM replies WHERE key = ? AND asked_by IN (?, ?)",
+                [(key, self._labeling_id, _FINISHED) for key in keys],
+            )
 
     def finish(self) -> None:
         """Let the replies of this labelling age, and remove what holds for nobody any more."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE replies SET asked_by = ? WHERE asked_by = ?", (_FINISHED, self._labeling_id)
+                "UPDATE OR REPLACE replies SET asked_by = ? WHERE asked_by = ?",
+                (_FINISHED, self._labeling_id),
             )
             db.execute(
                 "DELETE FROM replies WHERE asked_by = ? AND expires_at <= ?",
                 (_FINISHED, self._now()),
             )
             # a later labelling under the same id has a budget of its own
-            db.execute(
-                "UPDATE spend SET labeling_id = labeling_id || '.' || id WHERE labeling_id = ?",
-                (self._labeling_id,),
-            )
+            db.execute("DELETE FROM labelings WHERE labeling_id = ?", (self._labeling_id,))
             db.execute("DELETE FROM unfinished WHERE labeling_id = ?", (self._labeling_id,))
 
     def close(self) -> None:

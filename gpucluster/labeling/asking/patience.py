@@ -6,11 +6,12 @@ rate limit slows everybody, and a server that fails always is left alone after s
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, TypeVar
 
 from gpucluster.events import CancelToken
@@ -18,11 +19,13 @@ from gpucluster.labeling.model.failures import CallError
 
 T = TypeVar("T")
 
-ATTEMPTS: Final = 8  # of one call
+ATTEMPTS: Final = 8  # of one call, beside those that met a rate limit
+MOST_ATTEMPTS: Final = 100  # of one call, whatever they met
 BACKOFF_S: Final = 0.5  # doubled with each attempt
 MAX_BACKOFF_S: Final = 20.0
 MAX_RETRY_AFTER_S: Final = 120.0
 MAX_STRAIGHT: Final = 10  # failures of any calls, without an answer between them
+LIMITED_S: Final = 0.1  # of a pause of all after a rate limit; doubled with each until an answer
 COOL_DOWN_S: Final = 2.0  # doubled with each probe that fails
 MAX_PROBES: Final = 3
 RATE_LIMIT_S: Final = 120.0  # of nothing but rate limits
@@ -90,18 +93,23 @@ class Patience:
         self._probes = 0  # failed ones since the last answer
         self._is_open, self._is_probing = False, False
         self._limited_since: float | None = None  # the first rate limit since the last answer
+        self._limits = 0  # pauses because of one since then
         self._stopped: str | None = None
         self.calls = 0
         self.retries = 0
         self.waited_s = 0.0
 
-    def call(self, attempt: Callable[[], T]) -> T:
+    def call(
+        self, attempt: Callable[[], T], within: AbstractContextManager[object] | None = None
+    ) -> T:
         """Return what `attempt` returns, which is tried again while that may help.
 
         Parameters
         ----------
         attempt : callable
             Raises `CallError`; any other exception passes through.
+        within : context manager, optional
+            Entered for each attempt, before it waits for its turn.
 
         Returns
         -------
@@ -116,8 +124,9 @@ class Patience:
         Cancelled
             Somebody asked to stop.
         """
-        for tried in range(1, self._attempts + 1):
-            with self._turn(tried) as is_probe:
+        failed = 0  # a rate limit is no failure of this call
+        for tried in itertools.count(1):
+            with within or nullcontext(), self._turn(tried) as is_probe:
                 try:
                     result = attempt()
                 except CallError as error:
@@ -128,10 +137,11 @@ class Patience:
                     return result
             if self._stopped is not None:
                 raise Stopped(self._stopped) from failure
-            if not failure.retryable or tried == self._attempts:
+            failed += failure.kind != "rate_limited"
+            if not failure.retryable or failed >= self._attempts or tried >= MOST_ATTEMPTS:
                 raise GaveUp(str(failure)) from failure
             self._wait(self._clock() + self._backoff(failure, tried))
-        raise ValueError("a call takes at least one attempt")
+        raise AssertionError("the loop ends by itself")
 
     def stop(self, why: str) -> None:
         """Let no call begin any more and end all waits: with `Stopped`, which says why.
@@ -217,9 +227,9 @@ class Patience:
 
     def _learn(self, failure: CallError | None, *, is_probe: bool) -> float:
         """Return how long all calls pause after an attempt."""
-        if failure is None or failure.kind == "rejected":
+        if failure is None or failure.kind in {"rejected", "refused"}:
             self._straight, self._probes, self._is_open = 0, 0, False
-            self._limited_since = None
+            self._limited_since, self._limits = None, 0
             if self._window is not None:
                 self._window += 1 / max(1.0, self._window)
             return 0.0
@@ -228,8 +238,8 @@ class Patience:
             return 0.0
         asked = min(failure.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
         if failure.kind == "rate_limited":
-            self._limit(failure, asked, is_probe=is_probe)
-            return asked if self._stopped is None else 0.0
+            pause = self._limit(failure, asked, is_probe=is_probe)
+            return pause if self._stopped is None else 0.0
         self._straight += 1
         if is_probe:
             self._probes += 1
@@ -241,8 +251,11 @@ class Patience:
         self._is_open = True
         return max(asked, COOL_DOWN_S * 2.0**self._probes)
 
-    def _limit(self, failure: CallError, asked: float, *, is_probe: bool) -> None:
-        """Let fewer calls be on their way, and none when nothing else has come for long."""
+    def _limit(self, failure: CallError, asked: float, *, is_probe: bool) -> float:
+        """Let fewer calls be on their way, and none when nothing else has come for long.
+
+        Returns how long all pause: as the server asks, or longer with each time.
+        """
         now = self._clock()
         if self._limited_since is None:
             self._limited_since = now
@@ -252,5 +265,8 @@ class Patience:
             self._stopped = self._stopped or why
         if is_probe:  # it speaks again
             self._straight, self._is_open = 0, False
-        if asked and self._not_before <= now:  # once, however many were refused
-            self._window = (self._on_way if self._window is None else self._window) / 2
+        if self._not_before > now:  # once, however many were refused
+            return asked
+        self._window = max(1.0, (self._on_way if self._window is None else self._window) / 2)
+        self._limits += 1
+        return asked or min(MAX_BACKOFF_S, LIMITED_S * 2.0 ** (self._limits - 1))

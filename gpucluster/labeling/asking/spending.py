@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from gpucluster.events import CancelToken
@@ -102,19 +102,20 @@ class Usage:
     @classmethod
     def of(cls, input_tokens: int, output_tokens: int, prices: Prices | None) -> Usage:
         """Return one call."""
-        usd = None
-        if prices is not None:
-            usd = (input_tokens * prices.input + output_tokens * prices.output) / 1e6
-        return cls(1, input_tokens, output_tokens, usd=usd)
+        return cls(1, input_tokens, output_tokens).at(prices)
 
     @classmethod
     def of_embedding(cls, tokens: int, prices: Prices | None) -> Usage:
-        """Return texts that are embedded; without a price of their own they cost as questions."""
-        usd = None
-        if prices is not None:
-            price = prices.input if prices.embedding is None else prices.embedding
-            usd = tokens * price / 1e6
-        return cls(embedding_tokens=tokens, usd=usd)
+        """Return texts that are embedded."""
+        return cls(embedding_tokens=tokens).at(prices)
+
+    def at(self, prices: Prices | None) -> Usage:
+        """Return it at a price; texts that are embedded cost as questions, if not otherwise."""
+        if prices is None:
+            return replace(self, usd=None)
+        embedding = prices.input if prices.embedding is None else prices.embedding
+        asked = self.input_tokens * prices.input + self.output_tokens * prices.output
+        return replace(self, usd=(asked + self.embedding_tokens * embedding) / 1e6)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -195,40 +196,29 @@ class Budget:
 
 
 class Reservation:
-    """Money that is set aside for a call, and given back where the call did not cost it.
+    """Money that is set aside within a ``with`` block; one block after the other may have it.
 
     Parameters
     ----------
     budget : Budget
     most : Usage
 
-    Raises
-    ------
-    BudgetSpentError
-        There is not so much left.
+    Attributes
+    ----------
+    used : Usage or None
+        What was spent of it, which the block says; the rest is given back.
     """
 
     def __init__(self, budget: Budget, most: Usage) -> None:
         self._budget, self._most = budget, most
-        budget.reserve(most)
-        self._is_held = True
-
-    def settle(self, used: Usage) -> None:
-        """Take note of what the call has cost."""
-        self._is_held = False
-        self._budget.settle(self._most, used)
-
-    def lose(self) -> None:
-        """Count it as spent for nothing, and set as much aside for another attempt."""
-        self.settle(self._most)
-        self._budget.reserve(self._most)
-        self._is_held = True
+        self.used: Usage | None = None
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Set it aside, or raise `BudgetSpentError`: see `Budget.reserve`."""
+        self._budget.reserve(self._most)
+        self.used = None
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give back what was not spent."""
-        if self._is_held:
-            self._budget.settle(self._most, None)
+        self._budget.settle(self._most, self.used)

@@ -23,6 +23,7 @@ INSTALL: Final = "pip install 'gpucluster[llm]'"
 COMMAND: Final = "GPUCLUSTER_LABEL_COMMAND"
 KEY: Final = "GPUCLUSTER_LLM_API_KEY"  # may go to any address
 KEY_ENVS: Final = "GPUCLUSTER_LLM_KEY_ENVS"  # names of others that may, with commas between them
+TEXTS_A_CALL: Final = 96  # that are embedded; Google embeds at most 100
 NO_KEY: Final = "none"  # for servers that need none: the header cannot be empty
 
 _PREFIX = "GPUCLUSTER_"
@@ -81,7 +82,7 @@ class Model(Protocol):
         """Return the reply, or raise `CallError`."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return a vector for each text as the rows of an array, or raise `CallError`."""
+        """Return a vector for each of `TEXTS_A_CALL` texts or fewer, or raise `CallError`."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -23,8 +23,9 @@ Kind = Literal[
     "quota",
     "unauthorized",
     "not_found",
-    # this question will not
+    # this question will not: the server cannot read it, or will not
     "rejected",
+    "refused",
 ]
 
 RETRYABLE: Final = frozenset({"rate_limited", "unavailable", "timeout", "connection", "malformed"})
@@ -45,6 +46,7 @@ _BY_STATUS: Final[dict[int, Kind]] = {
 }
 # what providers say with a status that means something else
 _QUOTA = ("insufficient_quota", "credit balance is too low")
+_REFUSED = '"content_filter"'  # the code of an error, as Azure has it
 _UNAUTHORIZED = ("api_key_invalid", "api key not valid")
 
 _SECRETS = (
@@ -75,13 +77,24 @@ class CallError(Exception):
         Says what to do about it.
     retry_after_s : float, optional
         When the server wants to be asked again, where it says so.
+    is_billed : bool, optional
+        Whether it may cost as an answer does: it came, and is of no use. Omitted: whether it came
+        too late.
     """
 
-    def __init__(self, message: str, kind: Kind, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        kind: Kind,
+        retry_after_s: float | None = None,
+        *,
+        is_billed: bool | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.kind = kind
         self.retry_after_s = retry_after_s
+        self.is_billed = kind == "timeout" if is_billed is None else is_billed
 
     @property
     def retryable(self) -> bool:
@@ -139,6 +152,8 @@ def failure_of(status: int, body: str, headers: Mapping[str, str], *secrets: str
         kind = "quota"
     elif status == 400 and any(words in lower for words in _UNAUTHORIZED):
         kind = "unauthorized"
+    elif status == 400 and _REFUSED in lower:
+        kind = "refused"
     said = redacted(" ".join(said.split()), *secrets)
     message = shown(f"HTTP {status}: {said}" if said else f"HTTP {status}", _MESSAGE_LENGTH)
     wait = retry_after(headers)

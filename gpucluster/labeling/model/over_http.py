@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_REPLY_BYTES: Final = 1_000_000
-TEXTS_A_CALL: Final = 96  # Google embeds at most 100
-MAX_VECTORS_BYTES: Final = 16_000_000  # of that many texts
+MAX_VECTORS_BYTES: Final = 16_000_000  # of as many texts as one call takes
 
 ADDRESSES: Final = {
     "openai": "https://api.openai.com/v1",
@@ -127,6 +126,8 @@ class HttpModel:
                 answer = self._post("/chat/completions", self._body(question, dialect))
                 break
             except CallError as error:
+                if error.kind == "refused":
+                    return Reply(error.message, "refusal", None, None)  # it may be billed
                 other = dialect.without(error)
                 if other is None:
                     raise
@@ -136,19 +137,27 @@ class HttpModel:
         return _reply(answer)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts, `TEXTS_A_CALL` with each call.
+        """Embed texts, at most `TEXTS_A_CALL`.
 
         Raises
         ------
         CallError
-            A call failed; then all of them are lost.
+            There are no vectors.
         """
-        parts = [
-            self._embed(texts[i : i + TEXTS_A_CALL]) for i in range(0, len(texts), TEXTS_A_CALL)
-        ]
-        if len({part.shape[1] for part in parts}) > 1:
-            raise CallError("vectors have different lengths", "malformed")
-        return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+        body = {
+            "model": self._settings.embedding_model,
+            "input": list(texts),
+            "encoding_format": "float",
+        }
+        answer = self._post("/embeddings", body)
+        try:
+            rows = sorted(answer["data"], key=lambda row: row.get("index", 0))
+            vectors = np.array([row["embedding"] for row in rows], np.float32)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            vectors = np.empty(0, np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
+            raise _useless("the answer holds no vector for each text")
+        return vectors
 
     def close(self) -> None:
         """Close the connections."""
@@ -168,22 +177,6 @@ class HttpModel:
             body["response_format"] = {"type": dialect.format}
         given = self._settings.parameters
         return body | {name: value for name, value in given.items() if name not in TOKEN_CAPS}
-
-    def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        body = {
-            "model": self._settings.embedding_model,
-            "input": list(texts),
-            "encoding_format": "float",
-        }
-        answer = self._post("/embeddings", body)
-        try:
-            rows = sorted(answer["data"], key=lambda row: row.get("index", 0))
-            vectors = np.array([row["embedding"] for row in rows], np.float32)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-            vectors = np.empty(0, np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
-            raise CallError("the answer holds no vector for each text", "malformed")
-        return vectors
 
     def _post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Send a request and return the object that was answered."""
@@ -207,7 +200,9 @@ class HttpModel:
             message = f"no connection: {redacted(why, self._secret)}"
             failure = CallError(shown(message, 300), "connection")
             if isinstance(error.__cause__, httpx2.DecodingError):
-                failure = CallError("the answer cannot be decompressed", "malformed")
+                failure = CallError(
+                    "the answer cannot be decompressed", "malformed", is_billed=True
+                )
         except CallError as error:
             failure = error
         except (OverflowError, RecursionError, TypeError, ValueError) as error:
@@ -223,7 +218,7 @@ class HttpModel:
         except (RecursionError, ValueError):
             value = None
         if not isinstance(value, dict):
-            raise CallError("the answer is no JSON object", "malformed")
+            raise _useless("the answer is no JSON object")
         error = value.get("error")
         if isinstance(error, dict) and not value.get("choices"):  # as gateways do
             code = error.get("code")
@@ -235,6 +230,11 @@ class HttpModel:
     def _secret(self) -> str:
         """The key, where it is none that any message may hold by chance."""
         return self._key if len(self._key) >= 8 else ""
+
+
+def _useless(message: str) -> CallError:
+    """Return the failure of an answer that came, and is none; it may be billed all the same."""
+    return CallError(message, "malformed", is_billed=True)
 
 
 def _strip(request: httpx2.Request, kept: Set[str]) -> None:
@@ -263,7 +263,9 @@ def _bound(response: httpx2.Response, timeout_s: float) -> None:
             for chunk in inner:
                 length += len(chunk)
                 if length > limit:
-                    raise CallError(f"the answer is longer than {limit:,} bytes", "malformed")
+                    raise CallError(
+                        f"the answer is longer than {limit:,} bytes", "malformed", is_billed=True
+                    )
                 if monotonic() > request.extensions["started"] + timeout_s:
                     raise httpx2.ReadTimeout("the answer trickles in", request=request)
                 yield chunk
@@ -282,7 +284,7 @@ def _reply(answer: Mapping[str, Any]) -> Reply:
         text, refusal = _text(message.get("content")), _text(message.get("refusal"))
         finish = str(choice.get("finish_reason")).lower()
     except (AttributeError, IndexError, KeyError, TypeError):
-        raise CallError("the answer is no chat completion", "malformed") from None
+        raise _useless("the answer is no chat completion") from None
     usage = answer.get("usage")
     used = usage if isinstance(usage, dict) else {}
     tokens = (_count(used.get("prompt_tokens")), _count(used.get("completion_tokens")))

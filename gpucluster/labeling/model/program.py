@@ -86,11 +86,13 @@ class Program:
         }
         out = self._run(json.dumps(body).encode())
         if len(out) > MAX_REPLY_BYTES:
-            raise CallError(f"the program wrote more than {MAX_REPLY_BYTES:,} bytes", "malformed")
+            message = f"the program wrote more than {MAX_REPLY_BYTES:,} bytes"
+            raise CallError(message, "malformed", is_billed=True)
         try:
             return Reply(out.decode().strip(), "stop", None, None)
         except UnicodeDecodeError:
-            raise CallError("the program wrote what is not UTF-8", "malformed") from None
+            message = "the program wrote what is not UTF-8"
+            raise CallError(message, "malformed", is_billed=True) from None
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Refuse: programs embed nothing."""

@@ -14,9 +14,11 @@ from gpucluster.errors import StoreError
 from gpucluster.labeling.asking.cache import ReplyCache, question_key
 from gpucluster.labeling.asking.spending import Usage
 from gpucluster.labeling.model.client import Question, Reply
+from gpucluster.labeling.settings import Prices
 
 REPLY = Reply('{"label": "Card fees"}', "stop", 12, 5)
-USED = Usage(1, 12, 5, usd=0.25)
+PRICES = Prices(input=1e4, output=2e4, embedding=1e5)
+USED = Usage.of(12, 5, PRICES)
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def opened(path: Path, name: str = "lab_1", ttl_s: float = 60, now: float = 1000
 
 def test_a_reply_is_found_again_by_others_until_it_is_too_old(path: Path) -> None:
     first = opened(path)
-    first.put("k", REPLY, USED, "m")
+    first.put("k", REPLY, USED)
     first.close()
     for now, found in ((1059, REPLY), (1061, None)):
         other = opened(path, "lab_2", now=now)
@@ -40,7 +42,7 @@ def test_a_reply_is_found_again_by_others_until_it_is_too_old(path: Path) -> Non
 
 def test_its_own_labelling_finds_it_at_any_age(path: Path) -> None:
     cache = opened(path, ttl_s=0)
-    cache.put("k", REPLY, USED, "m")
+    cache.put("k", REPLY, USED)
     cache.close()
     again = opened(path, ttl_s=0, now=10**9)
     assert again.get("k") == REPLY
@@ -51,7 +53,7 @@ def test_its_own_labelling_finds_it_at_any_age(path: Path) -> None:
 
 def test_a_labelling_without_a_cache_uses_nobody_elses(path: Path) -> None:
     cache = opened(path)
-    cache.put("k", REPLY, USED, "m")
+    cache.put("k", REPLY, USED)
     cache.close()
     other = opened(path, "lab_2", ttl_s=0)
     assert other.get("k") is None
@@ -61,35 +63,35 @@ def test_a_labelling_without_a_cache_uses_nobody_elses(path: Path) -> None:
 def test_what_a_labelling_spent_is_the_sum_of_its_attempts(path: Path) -> None:
     for key in ("a", "b"):
         cache = opened(path)
-        cache.put(key, REPLY, USED, "m")
+        cache.put(key, REPLY, USED)
         cache.close()
     other = opened(path, "lab_2")
-    other.put("c", REPLY, USED, "m")
-    assert other.spent(is_priced=True) == USED
+    other.put("c", REPLY, USED)
+    assert other.spent(PRICES) == USED
     other.close()
     again = opened(path)
-    assert again.spent(is_priced=True) == Usage(2, 24, 10, usd=0.5)
-    assert again.spent(is_priced=False).usd is None
+    assert again.spent(PRICES) == Usage(2, 24, 10, usd=pytest.approx(0.44))
+    assert again.spent(None).usd is None
     again.close()
 
 
 def test_what_led_to_no_name_is_asked_for_again(path: Path) -> None:
     cache = opened(path)
-    cache.put("k", REPLY, USED, "m")
+    cache.put("k", REPLY, USED)
     cache.drop(["k", "never there"])
     assert cache.get("k") is None
-    assert cache.spent(is_priced=True).calls == 1  # it was paid all the same
+    assert cache.spent(PRICES).calls == 1  # it was paid all the same
     cache.close()
 
 
 def test_fresh_replies_are_its_own_and_count_for_others_later(path: Path) -> None:
     cache = opened(path)
-    cache.put("k", REPLY, USED, "m")
+    cache.put("k", REPLY, USED)
     cache.close()
     fresh = ReplyCache(path, "lab_2", 60, is_fresh=True, now=lambda: 1001)
     assert fresh.get("k") is None
     other = Reply("another", "stop", 1, 1)
-    fresh.put("k", other, USED, "m")
+    fresh.put("k", other, USED)
     fresh.finish()
     fresh.close()
     cache = opened(path, "lab_3", now=1002)
@@ -99,7 +101,7 @@ def test_fresh_replies_are_its_own_and_count_for_others_later(path: Path) -> Non
 
 def test_one_that_finishes_leaves_the_replies_of_others_alone(path: Path) -> None:
     first = opened(path, ttl_s=0)
-    first.put("k", REPLY, USED, "m")
+    first.put("k", REPLY, USED)
     second = opened(path, "lab_2", ttl_s=0, now=2000)
     second.finish()
     assert first.get("k") == REPLY
@@ -109,7 +111,7 @@ def test_one_that_finishes_leaves_the_replies_of_others_alone(path: Path) -> Non
 
 def test_a_finished_labelling_finds_its_replies_until_they_are_too_old(path: Path) -> None:
     cache = opened(path, ttl_s=60)
-    cache.put("k", REPLY, USED, "m")
+    cache.put("k", REPLY, USED)
     cache.finish()
     assert cache.get("k") == REPLY
     cache.close()
@@ -127,10 +129,54 @@ def test_what_was_begun_for_a_request_goes_on_under_its_id(path: Path) -> None:
     assert ReplyCache.unfinished(path, "request", "lab_2") == "lab_2"
 
 
+def test_a_price_that_is_set_later_counts_for_what_was_spent_before(path: Path) -> None:
+    cache = opened(path)
+    cache.put("k", REPLY, Usage.of(12, 5, None))
+    assert cache.spent(None).usd is None
+    assert cache.spent(PRICES).usd == pytest.approx(0.22)
+    cache.close()
+
+
+def test_the_estimate_is_that_of_the_beginning(path: Path) -> None:
+    first = opened(path)
+    assert first.estimate(lambda: Usage(9, 90, 9, usd=None)) == Usage(9, 90, 9, usd=None)
+    first.put("k", REPLY, USED)
+    first.close()
+    again = opened(path)
+    assert again.estimate(lambda: Usage(1)) == Usage(9, 90, 9, usd=None)
+    assert again.spent(PRICES) == USED
+    again.finish()
+    assert again.estimate(lambda: Usage(1)) == Usage(1)
+    again.close()
+
+
+def test_two_that_ask_the_same_keep_their_own_replies(path: Path) -> None:
+    first, second = opened(path, ttl_s=0), opened(path, "lab_2", ttl_s=0)
+    other = Reply("another", "stop", 1, 1)
+    first.put("k", REPLY, USED)
+    second.put("k", other, USED)
+    assert (first.get("k"), second.get("k")) == (REPLY, other)
+    second.finish()
+    assert (first.get("k"), second.get("k")) == (REPLY, None)
+    first.close()
+    second.close()
+
+
+def test_a_file_of_an_earlier_version_begins_anew(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE replies (key TEXT PRIMARY KEY, reply TEXT, created_at REAL)")
+    db.close()
+    cache = opened(path)
+    cache.put("k", REPLY, USED)
+    assert cache.get("k") == REPLY
+    cache.close()
+
+
 def test_embeddings_cost_and_leave_no_reply(path: Path) -> None:
     cache = opened(path)
-    cache.note(Usage(embedding_tokens=7, usd=0.5), "m")
-    assert cache.spent(is_priced=True) == Usage(embedding_tokens=7, usd=0.5)
+    cache.note(Usage.of_embedding(7, PRICES))
+    assert cache.spent(PRICES) == Usage.of_embedding(7, PRICES)
     cache.close()
 
 
@@ -138,7 +184,7 @@ def test_many_threads_write_at_once(path: Path) -> None:
     cache = opened(path)
     threads = [
         threading.Thread(
-            target=lambda name=name: [cache.put(f"{name}-{i}", REPLY, USED, "m") for i in range(20)]
+            target=lambda name=name: [cache.put(f"{name}-{i}", REPLY, USED) for i in range(20)]
         )
         for name in range(8)
     ]
@@ -146,7 +192,7 @@ def test_many_threads_write_at_once(path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert cache.spent(is_priced=True).calls == 160
+    assert cache.spent(PRICES).calls == 160
     cache.close()
 
 
@@ -159,13 +205,13 @@ from gpucluster.labeling.model.client import Reply
 from gpucluster.labeling.asking.spending import Usage
 cache = ReplyCache(Path({str(path)!r}), "lab_1", 60)
 for i in range(50):
-    cache.put(f"k{{i}}", Reply("x", "stop", 1, 1), Usage(1, 1, 1, usd=0.0), "m")
+    cache.put(f"k{{i}}", Reply("x", "stop", 1, 1), Usage(1, 1, 1, usd=0.0))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", code], check=False)
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM replies").fetchone() == (50,)
-        assert db.execute("SELECT count(*) FROM spend").fetchone() == (50,)
+        assert db.execute("SELECT calls FROM labelings").fetchone() == (50,)
     db.close()
 
 

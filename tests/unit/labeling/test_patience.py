@@ -13,8 +13,10 @@ from gpucluster.errors import Cancelled
 from gpucluster.events import CancelToken
 from gpucluster.labeling.asking.patience import (
     ATTEMPTS,
+    MAX_BACKOFF_S,
     MAX_RETRY_AFTER_S,
     MAX_STRAIGHT,
+    MOST_ATTEMPTS,
     RATE_LIMIT_S,
     GaveUp,
     Patience,
@@ -95,12 +97,17 @@ class TestLadder:
         assert patience.waited_s == pytest.approx(clock.now - 100)
 
     def test_it_ends_after_so_many_attempts(self, patience, clock):
-        with pytest.raises(GaveUp, match="it is rate_limited") as caught:
-            patience.call(always("rate_limited"))
+        with pytest.raises(GaveUp, match="it is timeout") as caught:
+            patience.call(always("timeout"))
         assert not isinstance(caught.value, Stopped)
         assert patience.calls == ATTEMPTS
-        assert caught.value.__cause__.kind == "rate_limited"
+        assert caught.value.__cause__.kind == "timeout"
         assert clock.now - 100 <= 0.5 + 1 + 2 + 4 + 8 + 16 + 20
+
+    def test_rate_limits_are_no_attempts_of_the_call(self, patience):
+        script = Script(*failing("rate_limited", 3), *failing("timeout", ATTEMPTS - 1))
+        assert patience.call(script) == "answer"
+        assert patience.calls == 3 + ATTEMPTS
 
     def test_a_question_that_is_rejected_ends_alone(self, patience):
         with pytest.raises(GaveUp) as caught:
@@ -215,12 +222,33 @@ class TestCircuit:
         patience = Patience(
             on_wait=lambda *_: waits.append(_), rate_limit_s=1e9, clock=clock, sleep=clock.sleep
         )
-        for _ in range(20):
-            with pytest.raises(GaveUp) as caught:
-                patience.call(always("rate_limited"))
-            assert not isinstance(caught.value, Stopped)
-        assert waits == []
+        with pytest.raises(GaveUp) as caught:
+            patience.call(always("rate_limited"))
+        assert not isinstance(caught.value, Stopped)
+        assert patience.calls == MOST_ATTEMPTS
+        pauses = [seconds for seconds, _ in waits]
+        assert pauses[:3] == [0.1, 0.2, 0.4]
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == MAX_BACKOFF_S
         assert patience.call(Script()) == "answer"
+
+    def test_a_server_that_is_busy_for_a_minute_loses_nobody(self):
+        """One that refuses all calls for 60 s without a word how long, on a fast clock."""
+        start = time.monotonic()
+
+        def clock():
+            return (time.monotonic() - start) * 40
+
+        patience = Patience(clock=clock, sleep=lambda seconds: time.sleep(seconds / 40))
+
+        def attempt():
+            if clock() < 60:
+                raise CallError("too many", "rate_limited")
+            return "answer"
+
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda _: patience.call(attempt), range(200)))
+        assert found == ["answer"] * 200
 
     def test_one_probe_at_a_time(self):
         patience = Patience(clock=lambda: time.monotonic() * 20)
@@ -311,15 +339,17 @@ class TestNothingButRateLimits:
             ends.wait(10)
             return "answer"
 
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
             on_way = pool.submit(patience.call, long)
             began.wait(10)
-            for _ in range(20):
-                with pytest.raises(GaveUp) as caught:
-                    patience.call(always("rate_limited"))
-                assert not isinstance(caught.value, Stopped)
+            script = Script(*failing("rate_limited", 1, MAX_RETRY_AFTER_S))
+            limited = pool.submit(patience.call, script)
+            while clock.now - 100 < MAX_RETRY_AFTER_S:
+                time.sleep(0.01)
+            time.sleep(0.3)
+            assert not limited.done()  # one at a time, after a rate limit
             ends.set()
-            assert on_way.result(10) == "answer"
+            assert on_way.result(10) == limited.result(10) == "answer"
         assert patience.call(Script()) == "answer"
 
     def test_they_end_many_threads_too(self):
