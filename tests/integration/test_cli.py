@@ -371,7 +371,7 @@ def test_plan(invoke: Callable[..., Result]) -> None:
 
 
 def test_what_will_not_fit(invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpucluster.planner.available_bytes", lambda _: 1000)
+    monkeypatch.setattr("gpucluster.device.storage.available_bytes", lambda _: 1000)
     done = invoke("plan", "docs.parquet")
     assert done.exit_code == 3
     assert done.stdout.startswith("stage ")
@@ -384,6 +384,20 @@ def test_what_will_not_fit(invoke: Callable[..., Result], monkeypatch: pytest.Mo
     assert run.exit_code == 3
     assert json.loads(run.stdout)["error"]["code"] == WillNotFitError.code
     assert not Path("gpucluster-out").exists()
+
+
+def test_a_limit_of_memory_is_planned_with(invoke: Callable[..., Result]) -> None:
+    few = invoke("plan", "docs.parquet", *KMEANS, "--memory-limit", "2GB", "--storage", "disk")
+    assert few.exit_code == 0
+    assert re.search(r"^memory +0.\d\d GB, 2.00 GB are allowed$", few.stdout, re.M)
+    assert re.search(
+        r"^disk +0.00 GB for matrices, .* GB are free in .*gpucluster-out$", few.stdout, re.M
+    )
+    none = invoke("plan", "docs.parquet", "--memory-limit", "a lot")
+    assert none.exit_code == 2
+    assert "memory_limit: got 'a lot', expected bytes, such as 6GB or 512MiB" in none.stderr
+    done = invoke("run", "docs.parquet", *KMEANS, "--storage", "disk", "--json")
+    assert {stage["storage"] for stage in json.loads(done.stdout)["stages"]} == {"disk"}
 
 
 def test_inspect_names_the_command_to_run(invoke: Callable[..., Result]) -> None:

@@ -207,7 +207,7 @@ def test_plan_grows_with_the_data_and_refuses_what_will_not_fit() -> None:
     sampled = make_plan(parse(algorithm="kmeans", sample_size=1000), 10**6, 768, CPU)
     assert sampled.peak_bytes < sizes[2]
     with pytest.raises(WillNotFitError, match=r"stage needs about .* GB of memory") as caught:
-        make_plan(definition, 10**10, 768, CPU).require_memory()
+        make_plan(definition, 10**10, 768, CPU).require_room()
     assert caught.value.needed_bytes > caught.value.available_bytes
 
 
