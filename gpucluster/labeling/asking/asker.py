@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpucluster.events import CancelToken
-from gpucluster.labeling.answer.replies import InvalidReply, read_reply
+from gpucluster.labeling.answer.replies import read_reply
+from gpucluster.labeling.answer.shapes import InvalidReply
 from gpucluster.labeling.asking.cache import ReplyCache, question_key
 from gpucluster.labeling.asking.patience import GaveUp, Patience, Stopped
 from gpucluster.labeling.asking.spending import (
@@ -25,7 +26,6 @@ from gpucluster.labeling.asking.spending import (
 from gpucluster.labeling.model.client import COMMAND, Question, Reply
 from gpucluster.labeling.model.failures import CallError
 from gpucluster.labeling.question.prompts import (
-    ASKED_ID,
     PROMPT_VERSION,
     make_question,
     signed,
@@ -225,7 +225,7 @@ class Asker:
                 following = make_question(evidence, self._settings, self._shape, keywords_only=True)
             else:
                 try:
-                    return read_reply(reply.text, self._shape, ASKED_ID)
+                    return read_reply(reply.text, self._shape)
                 except InvalidReply as error:
                     problem = f"the reply is invalid: {error}"
                     following = make_question(
