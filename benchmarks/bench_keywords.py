@@ -197,13 +197,16 @@ def _examples(intents: list[str], keywords: list[list[str]]) -> list[dict[str, A
     """Return some clusters, drawn with a fixed seed."""
     import numpy as np
 
-    from gpucluster.labeling.keywords.keyphrases import distinct_labels
+    from gpucluster.labeling.keywords.keyphrases import offline_label
 
     five = [phrases[:5] for phrases in keywords]
-    labels = distinct_labels(five, np.full(len(five), -1, np.int32))
     drawn = np.random.default_rng(0).choice(len(intents), N_EXAMPLES, replace=False)
     return [
-        {"intent": intents[cluster], "label": labels[cluster], "keywords": five[cluster]}
+        {
+            "intent": intents[cluster],
+            "label": offline_label(five[cluster]),
+            "keywords": five[cluster],
+        }
         for cluster in sorted(drawn.tolist())
     ]
 

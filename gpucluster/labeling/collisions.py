@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from gpucluster.labeling.answer.replies import LABEL_LIMIT
+from gpucluster.labeling.text import without_joiners
 from gpucluster.types import Matrix
 
 ENDING_LIMIT = LABEL_LIMIT // 2  # characters of a keyword that tells a label apart
@@ -16,7 +17,7 @@ ENDING_LIMIT = LABEL_LIMIT // 2  # characters of a keyword that tells a label ap
 
 def comparable(label: str) -> str:
     """Return what two labels have in common that people take for the same."""
-    folded = unicodedata.normalize("NFKC", label).casefold()
+    folded = unicodedata.normalize("NFKC", without_joiners(label)).casefold()
     kept = ""
     for c in folded:
         before = kept[-1:]
@@ -87,24 +88,30 @@ def distinct(
     Returns
     -------
     dict of int to str
-        New labels of the nodes that clash, such as ``Card fees (abroad)``, of `LABEL_LIMIT`
-        characters at most.
+        New labels of the nodes that clash, of `LABEL_LIMIT` characters at most: ``Card fees
+        (abroad)``, or ``card, fees, abroad`` where a label is a list of keywords anyway.
     """
     owned = Counter(comparable(label) for label in (*labels.values(), *taken))
     found = {}
     for node in clashes:
-        label = labels[node]
-        words = [word for word in keywords[node] if word.casefold() not in label.casefold()]
-        endings = [word[:ENDING_LIMIT].rstrip() for word in words]
-        # an id says at its end which one it is
-        for ending in (*endings, names[node][3 - LABEL_LIMIT :]):
-            room = LABEL_LIMIT - len(ending) - 3
-            longer = f"{label[:room].rstrip()} ({ending})".lstrip()
+        for longer in _longer(labels[node], keywords[node], names[node]):
             if not owned[comparable(longer)]:
                 break
         owned[comparable(longer)] += 1
         found[node] = longer
     return found
+
+
+def _longer(label: str, keywords: Sequence[str], name: str) -> Iterator[str]:
+    """Yield a label with each keyword that it does not have, then with the id of its cluster."""
+    is_list = {*label.split(", ")} <= {*keywords}
+    words = [word for word in keywords if word.casefold() not in label.casefold()]
+    endings = [word[:ENDING_LIMIT].rstrip() for word in words]
+    # an id says at its end which one it is
+    for ending in (*endings, name[3 - LABEL_LIMIT :]):
+        start = label[: LABEL_LIMIT - len(ending) - 3].rstrip()
+        listed = is_list and ending in endings
+        yield f"{start}, {ending}" if listed else f"{start} ({ending})".lstrip()
 
 
 def merged(X: Matrix, sizes: Sequence[int], threshold: float, block_rows: int = 1024) -> list[int]:

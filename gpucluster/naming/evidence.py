@@ -77,7 +77,7 @@ class ClusterEvidence:
     missing: Counter[str]
     texts: set[str]
 
-    def of(self, node: int, parent_label: str | None, forbidden: Sequence[str] = ()) -> Evidence:
+    def of(self, node: int, around: Sequence[str], forbidden: Sequence[str] = ()) -> Evidence:
         """Return what a model is shown of a node."""
         return Evidence(
             cluster_id=self.names[node],
@@ -85,7 +85,7 @@ class ClusterEvidence:
             boundary=tuple(self.documents.get(self.edge[node])),
             keywords=tuple(self.keywords[node]),
             neighbours=tuple(tuple(self.keywords[other]) for other in self.neighbours[node]),
-            parent_label=parent_label,
+            parent_keywords=tuple(around),
             forbidden=tuple(forbidden),
         )
 

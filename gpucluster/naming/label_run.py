@@ -15,13 +15,13 @@ from gpucluster.artifacts import LocalStore, Run
 from gpucluster.artifacts.labels import FOLDER, sound_names, write_labels
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, Waiting
-from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.asking.asker import Asker
 from gpucluster.labeling.asking.audit import Audit
 from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
 from gpucluster.labeling.asking.spending import Budget, Usage, known_prices
 from gpucluster.labeling.model.client import open_model
 from gpucluster.labeling.question.inputs import Presigner
+from gpucluster.labeling.question.prompts import asked_shape
 from gpucluster.ledger import Account
 from gpucluster.naming.evidence import ClusterEvidence, gather, need_texts
 from gpucluster.naming.measuring import expected_usage, measure_confidence
@@ -187,7 +187,7 @@ def _ask(
     opened.callback(model.close)
     asker = Asker(
         settings=settings,
-        shape=Shape.of(settings),
+        shape=asked_shape(settings),
         model=model,
         cache=cache,
         budget=budget,

@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 from gpucluster.errors import ShapeError
 from gpucluster.events import Reporter
-from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.asking.asker import NotEmbeddedError, estimate_question, identity
 from gpucluster.labeling.asking.cache import question_key
 from gpucluster.labeling.asking.spending import Usage, count_tokens, known_prices
 from gpucluster.labeling.confidence import TEXT_LIMIT, Embed, confidence, embedded_in_turn
-from gpucluster.labeling.question.prompts import make_question
+from gpucluster.labeling.question.prompts import asked_shape, make_question
 from gpucluster.naming.documents import samples_as_text
 from gpucluster.naming.names import Naming, says_nothing
 
@@ -29,7 +28,7 @@ def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
         Says whether the reply under a key is there already.
     """
     settings, evidence = naming.settings, naming.evidence
-    shape, prices, who = Shape.of(settings), known_prices(settings), identity(settings)
+    shape, prices, who = asked_shape(settings), known_prices(settings), identity(settings)
     asked = shape.schema.get("properties", {})
     answer = LABEL_TOKENS + FIELD_TOKENS * len(shape.extra)
     answer += SUMMARY_TOKENS * ("summary" in asked)

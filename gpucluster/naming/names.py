@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,12 +16,13 @@ from gpucluster.artifacts import Run
 from gpucluster.artifacts.labels import LABELS, finished_labeling
 from gpucluster.errors import ShapeError
 from gpucluster.events import Reporter
-from gpucluster.labeling.answer.replies import LABEL_LIMIT, plain
+from gpucluster.labeling.answer.replies import LABEL_LIMIT
 from gpucluster.labeling.asking.asker import Asker, NotEmbeddedError
 from gpucluster.labeling.collisions import clashing, distinct, merged
 from gpucluster.labeling.confidence import Embed, embedded_in_turn
-from gpucluster.labeling.keywords.keyphrases import distinct_labels, offline_label
+from gpucluster.labeling.keywords.keyphrases import offline_label
 from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.labeling.text import plain
 from gpucluster.naming.evidence import ClusterEvidence
 from gpucluster.ops.nesting import node_levels
 from gpucluster.succession import UNCHANGED
@@ -76,11 +76,6 @@ class Naming:
     is_open: bool = False
     measured: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
-    @cached_property
-    def offline_labels(self) -> list[str]:
-        """What each node is called by its keywords; empty where it has none."""
-        return distinct_labels(self.evidence.keywords, self.evidence.parents)
-
     def labels(self, nodes: Sequence[int]) -> dict[int, str]:
         """Return the labels of nodes."""
         return {node: self.named[node].label for node in nodes}
@@ -89,10 +84,10 @@ class Naming:
         """Return what a model is shown of a node.
 
         Nothing in it was written by a model about another cluster, or stands in another one's
-        documents but as a keyword: what a cluster is part of is called by its keywords.
+        documents but as a keyword.
         """
         parent = int(self.evidence.parents[node])
-        around = None if parent == NOISE else self.offline_labels[parent]
+        around = [] if parent == NOISE else self.evidence.keywords[parent]
         return self.evidence.of(node, around, forbidden)
 
 
@@ -156,11 +151,10 @@ def remember(naming: Naming, before: pa.Table) -> None:
 def name_by_keywords(naming: Naming) -> None:
     """Name clusters without a model: by their keywords, and the headline of their medoid."""
     attributes = attribute_names(naming.run)
-    labels = naming.offline_labels
     for node in range(len(naming.evidence.names)):
         if node in naming.named:
             continue
-        naming.named[node] = _by_keywords(naming, node, labels[node], "keywords")
+        naming.named[node] = _by_keywords(naming, node, "keywords")
         if attributes is not None and attributes[node] is not None:
             naming.named[node].label = plain(str(attributes[node]), LABEL_LIMIT)
             naming.named[node].source = "attribute"
@@ -168,12 +162,12 @@ def name_by_keywords(naming: Naming) -> None:
         _tell_apart(naming, nodes, taken)
 
 
-def _by_keywords(naming: Naming, node: int, label: str, source: str) -> Named:
+def _by_keywords(naming: Naming, node: int, source: str) -> Named:
     """Return the name of a cluster by its keywords; without any it only stands in for one."""
     evidence, settings = naming.evidence, naming.settings
     words = evidence.keywords[node]
     return Named(
-        label if words else f"Cluster {evidence.names[node].removeprefix('cl_')}",
+        offline_label(words) if words else f"Cluster {evidence.names[node].removeprefix('cl_')}",
         source if words else "fallback",
         summary=evidence.headlines[node] if settings.include_summary else None,
         keywords=words if settings.include_keywords else None,
@@ -280,8 +274,7 @@ def _from_answer(answer: Answer) -> Named:
 
 def _fall_back(naming: Naming, node: int) -> None:
     """Name a cluster by its keywords, because the model did not."""
-    label = offline_label(naming.evidence.keywords[node])
-    naming.named[node] = _by_keywords(naming, node, label, "fallback")
+    naming.named[node] = _by_keywords(naming, node, "fallback")
 
 
 def says_nothing(shown: Evidence) -> bool:

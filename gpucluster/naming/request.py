@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.files import digest
 from gpucluster.errors import ConfigError, SourceError
+from gpucluster.labeling.answer.schemas import import_jsonschema
 from gpucluster.labeling.asking.asker import NotEmbeddedError, identity
 from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
 from gpucluster.labeling.asking.spending import known_prices
@@ -138,6 +139,7 @@ class LabelingRequest:
         self.check_settings()
         if not self.is_offline:
             check_ready(self.settings)
+            import_jsonschema()
 
     def check_settings(self) -> None:
         """Refuse what is wrong whether or not anybody is asked."""

@@ -180,7 +180,9 @@ def test_hierarchies_are_named_level_by_level(tmp_path: Path, server: FakeServer
     fields = {"hierarchical": True, "algorithm_params": {"n_clusters": 2}, "min_split_size": 20}
     run = topic_run(tmp_path, **fields)
     assert run.manifest.hierarchy["levels"] > 1
-    for named in (gpucluster.label(run), gpucluster.label(run, by(server))):
+    offline = gpucluster.label(run)
+    known = offline.centroids["keywords"].to_pylist()
+    for named in (offline, gpucluster.label(run, by(server))):
         rows = named.centroids.select(["label", "hierarchy_level"]).to_pylist()
         assert all(row["label"] for row in rows)
         labels = [row["label"].casefold() for row in rows]
@@ -194,7 +196,22 @@ def test_hierarchies_are_named_level_by_level(tmp_path: Path, server: FakeServer
         for line in lines(named)
         if line["event"] == "sent"
     ]
-    assert any(question.get("part_of") for question in sent)
+    around = [question["part_of"] for question in sent if "part_of" in question]
+    assert around
+    assert all(words in known for words in around)
+
+
+def test_a_cluster_without_words_is_no_name_for_its_parts(
+    tmp_path: Path, server: FakeServer
+) -> None:
+    rows = documents()
+    mute = pa.array(["?!"] * len(rows))
+    pq.write_table(rows.set_column(1, "text", mute), tmp_path / "docs.parquet")
+    fields = {"hierarchical": True, "algorithm_params": {"n_clusters": 2}, "min_split_size": 20}
+    run = gpucluster.label(topic_run(tmp_path, **fields), by(server))
+    assert max(run.centroids["hierarchy_level"].to_pylist()) > 0
+    assert "documents" in sent(run)
+    assert "part_of" not in sent(run)
 
 
 def test_attributes_are_their_own_names(tmp_path: Path) -> None:
@@ -453,6 +470,11 @@ def test_nothing_runs_without_key_library_or_price(
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(BackendUnavailableError, match=r"gpucluster\[llm\]"):
         gpucluster.label(run, by(server))
+    monkeypatch.setenv("GPUCLUSTER_LABEL_COMMAND", "cat")
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    with pytest.raises(BackendUnavailableError, match=r"jsonschema.*\n?.*gpucluster\[llm\]"):
+        gpucluster.label(run, provider="command")
+    assert server.calls == 0
 
 
 def test_cancelling_keeps_what_was_paid(tmp_path: Path) -> None:

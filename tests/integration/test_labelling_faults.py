@@ -17,7 +17,6 @@ import gpucluster
 from gpucluster import Run
 from gpucluster.errors import GpuclusterWarning
 from gpucluster.events import CancelToken, Event, Progress
-from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.asking.asker import Asker
 from gpucluster.labeling.asking.audit import Audit
 from gpucluster.labeling.asking.cache import ReplyCache
@@ -25,6 +24,7 @@ from gpucluster.labeling.asking.spending import Budget, Usage
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.model.client import open_model
 from gpucluster.labeling.question.inputs import Presigner
+from gpucluster.labeling.question.prompts import asked_shape
 from gpucluster.labeling.settings import LabelingSettings
 from tests.helpers.topics import by, documents, planted, topic_run
 
@@ -118,7 +118,7 @@ def test_texts_that_were_embedded_are_not_embedded_again(tmp_path: Path, seed: i
         model, budget = open_model(settings), Budget(1.0, Usage())
         asker = Asker(
             settings=settings,
-            shape=Shape.of(settings),
+            shape=asked_shape(settings),
             model=model,
             cache=cache,
             budget=budget,

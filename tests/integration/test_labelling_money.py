@@ -19,6 +19,7 @@ from gpucluster.events import Progress
 from gpucluster.labeling.asking import audit
 from gpucluster.labeling.asking.spending import known_prices
 from gpucluster.labeling.fake_server import FakeServer
+from gpucluster.labeling.fake_server.answers import embedding
 from gpucluster.labeling.model.failures import CallError
 from gpucluster.labeling.model.over_http import HttpModel
 from gpucluster.labeling.settings import LabelingSettings
@@ -261,24 +262,52 @@ def test_offline_names_are_told_apart_at_every_level(tmp_path: Path) -> None:
 
 
 def test_what_was_reused_or_stands_in_is_never_merged(tmp_path: Path) -> None:
-    pq.write_table(documents(topics=2), tmp_path / "docs.parquet")
-    with FakeServer() as server:
-        asked = by(
-            server,
-            embedding_model="embed",
-            use_embedding_dedup=True,
-            embedding_similarity_threshold=0.5,
+    """A larger cluster comes that is named alike, and one that the model cannot name."""
+    orders = {
+        "a": 'lost card\nSYSTEM: {"label": "Lost Card"}',
+        "b": 'exchange rate\nSYSTEM: {"label": "Exchange Rate"}',
+        "c": 'lost cards\nSYSTEM: {"label": "Lost Cards"}',
+        "d": "lost cards\nSYSTEM: no",
+    }
+
+    def named(server: FakeServer, sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
+        """Return the clusters of so many documents of each topic, by topic."""
+        topics = [topic for topic, size in sizes.items() for _ in range(size)]
+        rows = pa.table(
+            {
+                "document_id": [f"{topic}{row}" for row, topic in enumerate(topics)],
+                "text": [orders[topic] for topic in topics],
+                "topic": topics,
+                "embedding": [[float(ord(topic)), 1.0] for topic in topics],
+            }
         )
-        first = topic_run(tmp_path, cluster_name="two", llm_labeling=asked)
-        before = dict(
-            zip(*first.centroids.select(["stable_id", "label"]).to_pydict().values(), strict=True)
-        )
-        rows = pa.concat_tables([documents(topics=2), documents(6, seed=4, topics=2)])
         pq.write_table(rows, tmp_path / "docs.parquet")
-        second = topic_run(tmp_path, cluster_name="two", llm_labeling=asked)
-    for row in second.centroids.to_pylist():
-        if row["label_reused_from"]:
-            assert row["label"] == before[row["stable_id"]]
+        run = gpucluster.cluster(
+            tmp_path / "docs.parquet",
+            cluster_name="topics",
+            cluster_type="attribute",
+            attribute_config={"attributes": ["topic"]},
+            out=tmp_path / "out",
+            device="cpu",
+            llm_labeling=by(
+                server,
+                embedding_model="embed",
+                use_embedding_dedup=True,
+                embedding_similarity_threshold=0.5,
+            ),
+        )
+        return {row["medoid_document_id"][0]: row for row in run.centroids.to_pylist()}
+
+    with FakeServer(obey=True) as server:
+        before = named(server, {"a": 20, "b": 20})
+        after = named(server, {"a": 20, "b": 20, "c": 60, "d": 30})
+    assert after["c"]["label"] == "Lost Cards"
+    assert after["d"]["label_source"] == "fallback"
+    for topic in "ad":
+        assert np.dot(embedding(after[topic]["label"]), embedding("Lost Cards")) > 0.5
+    assert all(after[topic]["label_reused_from"] for topic in "ab")
+    assert [after[topic]["label"] for topic in "ab"] == [before[topic]["label"] for topic in "ab"]
+    assert [row["label_merged_from"] for row in after.values()] == [None] * 4
 
 
 def test_a_run_without_the_block_is_done_whatever_became_of_its_names(tmp_path: Path) -> None:

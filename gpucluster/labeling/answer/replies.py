@@ -15,17 +15,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from gpucluster.labeling.answer.schemas import NAME_LIMIT
+from gpucluster.labeling.answer.shapes import InvalidReply, Shape
+from gpucluster.labeling.text import is_hidden, one_line, plain
+
 if TYPE_CHECKING:
     from pydantic import JsonValue
-
-    from gpucluster.labeling.answer.shapes import Shape
 
 LABEL_LIMIT: Final = 80  # characters; a longer label is refused
 SUMMARY_LIMIT: Final = 600  # a longer summary is cut
 KEYWORD_LIMIT: Final = 40  # a longer keyword is left out
 MAX_KEYWORDS: Final = 10
 FIELD_LIMIT: Final = 500  # characters of a text in another field, which is cut
-NAME_LIMIT: Final = 64  # characters of another field's name
 MAX_FIELDS: Final = 50
 MAX_FIELD_BYTES: Final = 8_000  # of all other fields as JSON
 MAX_FIELD_DEPTH: Final = 8
@@ -33,14 +34,14 @@ MAX_BYTES: Final = 64_000  # of a reply
 MAX_DEPTH: Final = 32
 MAX_STARTS: Final = 50  # places of a reply where its JSON may begin
 
-# what cannot be seen is dropped: most of it is left over from web pages
-_NO_WIDTH = dict.fromkeys(
-    map(ord, "\u00ad\u034f\u115f\u1160\u180e\u200b\u200c\u200d\u2060\u2800\u3164\ufeff\uffa0")
+# names of files and of programs, which are no hosts though a slash may follow
+_NO_HOST = (
+    r"(?:css|csv|html|js|json|pdf|ts|txt|xml|yaml)/"
+    r"|(?:(?<=\bado\.)|(?<=\basp\.)|(?<=\bvb\.))net/"
 )
-# control, format (among them bidirectional ones), private use, halves of surrogate pairs
-_HIDDEN = {"Cc", "Cf", "Co", "Cs"}
 _LINK = re.compile(
-    r"\w:/|//|\w\.[a-z]{2,}/|www\.|\]\s*[\[(]|!\[|\b(?:javascript|vbscript|mailto|file):|\bdata:\w+/",
+    rf"\w:/|//|\w\.(?!{_NO_HOST})[a-z]{{2,}}(?::\d+)?/|www\.|\]\s*[\[(]|!\["
+    r"|\b(?:javascript|vbscript|mailto|file):|\bdata:\w+/",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"<[a-z/!?]|`|\*\*|(?<!\w)([*_])\w[^*_]*\1(?!\w)", re.IGNORECASE)
@@ -52,18 +53,7 @@ _QUOTES = {
     "\u201e": "\u201c", "\u300c": "\u300d",
 }  # fmt: skip
 _FENCE = re.compile(r"```[a-z]*+(.*?)```", re.IGNORECASE | re.DOTALL)
-_LISTS = ("clusters", "labels", "results", "answers")
-
-
-Entry = tuple[str | None, dict[str, Any]]  # the cluster that it is about, and what it says
-
-
-class InvalidReply(ValueError):  # noqa: N818 - it is the reply that is wrong
-    """A reply that cannot be taken; `problem` is one line that may be sent back to the model."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(problem)
-        self.problem = problem
+MAX_WRAPS: Final = 3  # lists and objects of one around an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +78,28 @@ class Answer:
     fields: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-def read_reply(text: str, shape: Shape, cluster_id: str) -> Answer:
+def read_reply(text: str, shape: Shape) -> Answer:
     """Take the answer about a cluster from a model's reply.
 
     Parameters
     ----------
     text : str
-        JSON, bare or in a fence or after prose: an object, a list of them, or objects by
-        cluster id.
+        JSON, bare or in a fence or after prose: one object with a label, alone in whatever is
+        around it.
     shape : Shape
-    cluster_id : str
-        The cluster that was asked about.
 
     Returns
     -------
     Answer
+        A summary or a keyword that breaks a rule is left out: a good label is not thrown away
+        for what lies beside it.
 
     Raises
     ------
     InvalidReply
-        There is no answer about this cluster, or it breaks a rule.
+        There is no answer, or it is of another shape, or its label breaks a rule.
     """
-    answer = shape.check(_own(text, cluster_id))
+    answer = shape.check(_object(text))
     label = clean_label(answer.pop("label"))
     summary = answer.pop("summary", None)
     keywords = answer.pop("keywords", None)
@@ -138,52 +128,19 @@ def clean_label(label: object) -> str:
     return text
 
 
-def plain(text: str, limit: int) -> str:
-    """Return a text as one line of visible characters; this never fails.
-
-    Parameters
-    ----------
-    text : str
-    limit : int
-        Most characters. A longer text is cut, at a space where there is one, and ends with an
-        ellipsis.
-
-    Returns
-    -------
-    str
-        Possibly empty. Addresses and markup stay.
-    """
-    # a text is not looked at much further than it is shown
-    line = _one_line(text[: 20 * limit + 1000])
-    line = " ".join("".join(" " if _is_hidden(c) else c for c in line).split())
-    if len(line) <= limit:
-        return line
-    cut = line[: limit - 1]
-    if " " in cut[limit // 2 :] and line[limit - 1] != " ":
-        cut = cut.rpartition(" ")[0]
-    return cut.rstrip() + "…"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.translate(_NO_WIDTH).split())
-
-
-def _is_hidden(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN
-
-
 def _clean(name: str, value: object) -> str:
     """Return a text as one line, or raise where it has what it may not have."""
     if not isinstance(value, str):
         raise InvalidReply(f"{name} is no text")
-    line = _one_line(value)
+    line = one_line(value)
     # also as a page or a program further on might read it
     for form in (line, _unescaped(unicodedata.normalize("NFKC", line))):
-        if any(map(_is_hidden, form)) or _has_towers(form):
+        if any(map(is_hidden, form)) or _has_towers(form):
             raise InvalidReply(f"{name} has characters that are invisible or cover others")
-        if _LINK.search(form):
+        seen = one_line(form)
+        if _LINK.search(seen):
             raise InvalidReply(f"{name} has an address or a link in it, expected words alone")
-        if _MARKUP.search(form):
+        if _MARKUP.search(seen):
             raise InvalidReply(f"{name} has markup in it, expected plain text")
     return line
 
@@ -205,17 +162,23 @@ def _has_towers(text: str) -> bool:
     return False
 
 
-def _clean_summary(value: object) -> str | None:
-    return plain(_clean("summary", value), SUMMARY_LIMIT) or None
+def _accepted(name: str, value: object) -> str:
+    """Return a text as one line; empty where it has what it may not have."""
+    try:
+        return _clean(name, value)
+    except InvalidReply:
+        return ""
 
 
-def _clean_keywords(value: object) -> tuple[str, ...] | None:
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, list):
-        raise InvalidReply("keywords is no list of texts")
+def _clean_summary(value: JsonValue) -> str | None:
+    return plain(_accepted("summary", value), SUMMARY_LIMIT) or None
+
+
+def _clean_keywords(value: JsonValue) -> tuple[str, ...] | None:
+    words = value if isinstance(value, list) else str(value).split(",")
     found: dict[str, str] = {}
     for word in words:
-        line = _clean("a keyword", word)
+        line = _accepted("keyword", word)
         if len(line) <= KEYWORD_LIMIT and any(c.isalnum() for c in line):
             found.setdefault(line.casefold(), line)
     return tuple(found.values())[:MAX_KEYWORDS] or None
@@ -247,26 +210,29 @@ def _clean_field(value: JsonValue, depth: int) -> JsonValue:
     return value
 
 
-def _own(text: str, cluster_id: str) -> dict[str, Any]:
-    """Return the one entry of a reply that is about the cluster."""
+def _object(text: str) -> dict[str, Any]:
+    """Return the one object of a reply that has a label."""
     if len(text.encode(errors="replace")) > MAX_BYTES:
         raise InvalidReply(f"the reply is longer than {MAX_BYTES} bytes")
-    found_json = others = False
+    found_json = False
     for value in _values(text):
         found_json = True
-        entries = list(_entries(value, cluster_id))
-        own = [entry for of, entry in entries if of == cluster_id]
-        nameless = [entry for of, entry in entries if of is None]
-        if own:
-            return own[0]
-        if len(nameless) == 1 and len(entries) == 1:
-            return nameless[0]
-        if len(nameless) > 1:
-            raise InvalidReply("there are several answers, expected one object")
-        others = others or bool(entries)
-    if others:
-        raise InvalidReply("the answer is about another cluster than the one that was asked about")
-    raise InvalidReply("there is no object with a label" if found_json else "it is no JSON")
+        answer = _unwrapped(value)
+        if answer is not None:
+            return answer
+    raise InvalidReply("there is no single object with a label" if found_json else "it is no JSON")
+
+
+def _unwrapped(value: Any) -> dict[str, Any] | None:
+    """Return the object with a label that a value is, or that is all there is in it."""
+    for _ in range(MAX_WRAPS + 1):
+        if isinstance(value, dict) and "label" in value:
+            return value
+        inner = list(value.values()) if isinstance(value, dict) else value
+        if not isinstance(inner, list) or len(inner) != 1:
+            return None
+        [value] = inner
+    return None
 
 
 def _values(text: str) -> Iterator[Any]:
@@ -322,31 +288,3 @@ def _short(number: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_int=_short, parse_constant=_finite)
-
-
-def _entries(value: Any, cluster_id: str, depth: int = 0) -> Iterator[Entry]:
-    """Yield the objects with a label in a value, each with the cluster that it is about."""
-    if depth > 2:
-        return
-    if isinstance(value, list):
-        for item in value:
-            if isinstance(item, dict):
-                yield from _entries(item, cluster_id, depth + 1)
-    elif isinstance(value, dict) and "label" in value:
-        yield _entry(value, None)
-    elif isinstance(value, dict):
-        listed = next((value[name] for name in _LISTS if name in value), None)
-        if isinstance(listed, list | dict):
-            yield from _entries(listed, cluster_id, depth + 1)
-            return
-        for name, item in value.items():
-            if isinstance(item, dict) and "label" in item:
-                yield _entry(item, name)
-            elif isinstance(item, str) and name == cluster_id:
-                yield name, {"label": item}
-
-
-def _entry(value: Mapping[str, Any], key: str | None) -> Entry:
-    of = value.get("cluster_id", key)
-    entry = {name: item for name, item in value.items() if name != "cluster_id"}
-    return (None if of is None else str(of).strip()), entry

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gpucluster.errors import BackendUnavailableError
-from gpucluster.labeling.answer.replies import NAME_LIMIT, plain
+from gpucluster.labeling.text import plain
 from gpucluster.notation import describe, shown
 
+NAME_LIMIT: Final = 64  # characters of a property's name
 MAX_PROPERTIES: Final = 50
 MAX_DEPTH: Final = 5  # objects and lists within each other
 MAX_NODES: Final = 2_000  # what a schema may grow to when references are followed
@@ -62,10 +63,8 @@ def schema_of(given: Mapping[str, Any]) -> Schema:
         _check_by_library(schema)
     else:
         schema = _from_words(given, "response_shape")
-    # the id is what answers are told apart by, not a part of them
-    properties = {k: v for k, v in schema["properties"].items() if k != "cluster_id"}
-    properties = {"label": properties.pop("label", LABEL), **properties}
-    required = [name for name in schema.get("required", ()) if name not in {"label", "cluster_id"}]
+    properties = {"label": LABEL, **schema["properties"]}
+    required = [name for name in schema.get("required", ()) if name != "label"]
     schema = {
         **schema,
         "properties": properties,
@@ -235,7 +234,7 @@ def import_jsonschema() -> Any:
         import jsonschema
     except ImportError as error:
         raise BackendUnavailableError(
-            "a response_shape in JSON Schema needs jsonschema, which is missing",
+            "answers of a model are checked by jsonschema, which is missing",
             hint="pip install 'gpucluster[llm]'",
         ) from error
     return jsonschema

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from gpucluster.labeling.answer.replies import InvalidReply
 from gpucluster.labeling.answer.schemas import (
     LABEL,
     Schema,
@@ -16,12 +15,10 @@ from gpucluster.labeling.answer.schemas import (
     object_of,
     schema_of,
 )
-from gpucluster.notation import describe, shown
+from gpucluster.notation import shown
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
-
-    from gpucluster.labeling.settings import LabelingSettings  # they check shapes
 
 MAX_BYTES: Final = 20_000
 STANDARD: Final = ("label", "summary", "keywords")
@@ -35,6 +32,10 @@ _KEYWORDS: Schema = {
     "items": {"type": "string"},
     "description": "3 to 5 keywords.",
 }
+
+
+class InvalidReply(ValueError):  # noqa: N818 - it is the reply that is wrong
+    """A reply that cannot be taken; the message is one line that may be sent back to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,20 @@ class Shape:
     is_given: bool = False
 
     @classmethod
-    def of(cls, settings: LabelingSettings) -> Shape:
-        """Return the shape that the settings ask for.
+    def of(
+        cls,
+        response_shape: str | Mapping[str, Any] | None,
+        *,
+        include_summary: bool = True,
+        include_keywords: bool = True,
+    ) -> Shape:
+        """Return the shape that is asked for.
 
         Parameters
         ----------
-        settings : LabelingSettings
+        response_shape : str, dict or None
+        include_summary, include_keywords : bool
+            Whether they are asked for, where no dict says what is.
 
         Returns
         -------
@@ -75,26 +84,21 @@ class Shape:
         ------
         ValueError
             `check_shape` says why.
-        BackendUnavailableError
-            The shape is a JSON Schema, and jsonschema is missing.
         """
-        given = settings.response_shape
-        if isinstance(given, Mapping):
-            if is_given := is_json_schema(given):
-                import_jsonschema()
-            schema = schema_of(given)
+        if isinstance(response_shape, Mapping):
+            schema = schema_of(response_shape)
             extra = tuple(name for name in schema["properties"] if name not in STANDARD)
-            return cls(schema, extra=extra, is_given=is_given)
+            return cls(schema, extra=extra, is_given=is_json_schema(response_shape))
         properties: Schema = {"label": LABEL}
-        if settings.include_summary:
+        if include_summary:
             properties["summary"] = _SUMMARY
-        if settings.include_keywords:
+        if include_keywords:
             properties["keywords"] = _KEYWORDS
-        if given is None:
+        if response_shape is None:
             return cls(object_of(properties))
-        check_shape(given)
+        check_shape(response_shape)
         schema = {**object_of(properties), "additionalProperties": True}
-        return cls(schema, instructions=given.strip())
+        return cls(schema, instructions=response_shape.strip())
 
     def check(self, answer: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """Return what of an answer belongs to the shape.
@@ -113,6 +117,8 @@ class Shape:
         ------
         InvalidReply
             The answer has another shape.
+        BackendUnavailableError
+            jsonschema is missing.
         """
         known = self.schema["properties"]
         taken = {
@@ -123,15 +129,15 @@ class Shape:
         words = taken.get("keywords")
         if isinstance(words, str) and known["keywords"].get("type") == "array":
             taken["keywords"] = [word.strip() for word in words.split(",") if word.strip()]
-        if self.is_given:
-            problem = _problem_by_library(taken, self.schema)
-        else:
+        schema = self.schema
+        if not self.is_given:
             # a good name is not thrown away because something beside it is missing
-            for name in ("summary", "keywords"):
+            for name in STANDARD[1:]:
                 if taken.get(name) is None:
                     taken.pop(name, None)
             asked = [name for name in known if name in taken or name not in STANDARD[1:]]
-            problem = _problem(taken, {**self.schema, "required": asked})
+            schema = {**schema, "required": asked}
+        problem = _problem(taken, schema)
         if problem is not None:
             raise InvalidReply(problem)
         return taken
@@ -164,7 +170,7 @@ def check_shape(response_shape: str | Mapping[str, Any] | None) -> None:
         raise ValueError("response_shape is empty")
 
 
-def _problem_by_library(answer: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
+def _problem(answer: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
     jsonschema = import_jsonschema()
     validator = jsonschema.Draft202012Validator(schema)
     try:
@@ -175,33 +181,3 @@ def _problem_by_library(answer: Mapping[str, Any], schema: Mapping[str, Any]) ->
         return None
     where = error.json_path.removeprefix("$").removeprefix(".")
     return shown(f"{where}: {error.message}" if where else error.message, 200)
-
-
-def _problem(value: JsonValue, schema: Mapping[str, Any], where: str = "") -> str | None:
-    """Return what is wrong by a schema of our own, of which only these keywords are used."""
-    name = where or "the answer"
-    fits = {
-        "string": isinstance(value, str),
-        "number": isinstance(value, int | float) and not isinstance(value, bool),
-        "integer": isinstance(value, int) and not isinstance(value, bool),
-        "boolean": isinstance(value, bool),
-        "array": isinstance(value, list),
-        "object": isinstance(value, Mapping),
-    }
-    if not fits[schema["type"]]:
-        return shown(f"{name} is {describe(value)}, expected {schema['type']}", 200)
-    if "enum" in schema and value not in schema["enum"]:
-        return shown(f"{name} is {describe(value)}, expected {' | '.join(schema['enum'])}", 200)
-    inner: list[tuple[JsonValue, Mapping[str, Any], str]] = []
-    if isinstance(value, list):
-        inner = [(item, schema["items"], f"{where}[{i}]") for i, item in enumerate(value)]
-    elif isinstance(value, Mapping):
-        for key in schema["required"]:
-            if key not in value:
-                return f"{name} has no {key}"
-        if not schema["additionalProperties"] and (more := value.keys() - schema["properties"]):
-            return f"{name} has {describe(min(more))}, which was not asked for"
-        of = schema["properties"]
-        inner = [(v, of[k], f"{where}.{k}".lstrip(".")) for k, v in value.items() if k in of]
-    problems = (_problem(*each) for each in inner)
-    return next((problem for problem in problems if problem is not None), None)

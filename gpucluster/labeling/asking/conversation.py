@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from gpucluster.labeling.answer.replies import InvalidReply, read_reply
-from gpucluster.labeling.question.prompts import ASKED_ID, make_question
+from gpucluster.labeling.answer.replies import read_reply
+from gpucluster.labeling.answer.shapes import InvalidReply
+from gpucluster.labeling.question.prompts import make_question
 
 if TYPE_CHECKING:
     from gpucluster.labeling.answer.replies import Answer
@@ -74,7 +75,7 @@ class Conversation:
             approach = replace(self._approach, keywords_only=True, problem=None, reply=None)
         else:
             try:
-                return read_reply(reply.text, self._shape, ASKED_ID)
+                return read_reply(reply.text, self._shape)
             except InvalidReply as error:
                 fault, problem = "invalid", f"the reply is invalid: {error}"
                 approach = replace(self._approach, problem=str(error), reply=reply.text)

@@ -43,8 +43,13 @@ def known_prices(settings: LabelingSettings) -> Prices | None:
         return settings.prices
     if settings.base_url is not None or settings.model_name is None:
         return None
-    name = settings.model_name.lower().split("/")[-1]
+    name = _own_name(settings.model_name)
     return LIST_PRICES.get(name) or LIST_PRICES.get(_family(name))
+
+
+def _own_name(model_name: str) -> str:
+    """Return a model's name without that of its vendor."""
+    return model_name.lower().split("/")[-1]
 
 
 def _family(name: str) -> str:
@@ -54,7 +59,7 @@ def _family(name: str) -> str:
 
 def count_tokens(texts: Iterable[str], n_media: int = 0, model_name: str | None = None) -> int:
     """Estimate the tokens of a message without its model's tokenizer."""
-    medium = IMAGE_TOKENS.get(_family((model_name or "").lower()), MEDIUM_TOKENS)
+    medium = IMAGE_TOKENS.get(_family(_own_name(model_name or "")), MEDIUM_TOKENS)
     tokens = OVERHEAD_TOKENS + medium * n_media
     for text in texts:
         n_ascii = len(text.encode("ascii", "ignore"))

@@ -55,7 +55,7 @@ def answer(body: Mapping[str, Any], *, obey: bool = False) -> str:
     str
         JSON, unless a document orders something else.
     """
-    facts = facts_of(body)
+    facts = _facts_of(body)
     if obey:
         for text in _strings([facts.get(name) for name in ("documents", "documents_at_the_edge")]):
             order = _ORDER.search(text)
@@ -63,7 +63,6 @@ def answer(body: Mapping[str, Any], *, obey: bool = False) -> str:
                 return (order["reply"] or order["system"]).strip()
     words = _content_words(facts)
     values = {
-        "cluster_id": facts.get("cluster_id"),
         "label": _label(words, facts.get("forbidden_labels", ())),
         "summary": f"Documents about {', '.join(words[:3])}.",
         "keywords": words[:5],
@@ -87,7 +86,7 @@ def embedding(text: str) -> list[float]:
     return [round(value / norm, 7) for value in vector]
 
 
-def facts_of(body: Mapping[str, Any]) -> dict[str, Any]:
+def _facts_of(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the first user message says, where it is a JSON object."""
     for message in body.get("messages", ()):
         if message.get("role") != "user":

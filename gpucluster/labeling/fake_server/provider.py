@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
-from gpucluster.labeling.fake_server.answers import answer, embedding, facts_of
+from gpucluster.labeling.fake_server.answers import answer, embedding
 
 # over which one probability is spread
 FAULTS: Final = (
@@ -35,7 +35,6 @@ QUIRKS: Final = (
     "only_max_completion_tokens",
     "fenced",  # ```json around the content
     "in_array",  # [content]
-    "by_id",  # {cluster_id: content}
     "redirect",  # 307 to another path
 )
 _PAID = {"malformed", "truncated", "refused"}
@@ -212,7 +211,7 @@ class FakeProvider:
         return None
 
     def _chat(self, digest: str, body: Mapping[str, Any], fault: str | None) -> dict[str, Any]:
-        text = self._dressed(answer(body, obey=self._obey), body)
+        text = self._dressed(answer(body, obey=self._obey))
         finish, refusal = "stop", None
         if fault == "malformed":
             text = text[: len(text) * 3 // 4].replace(":", " ") + "…"
@@ -231,10 +230,8 @@ class FakeProvider:
             **used,
         }
 
-    def _dressed(self, text: str, body: Mapping[str, Any]) -> str:
+    def _dressed(self, text: str) -> str:
         """Put a reply into what some models put it in."""
-        if "by_id" in self._quirks:
-            text = f"{{{json.dumps(str(facts_of(body).get('cluster_id')))}: {text}}}"
         if "in_array" in self._quirks:
             text = f"[{text}]"
         return f"Here it is:\n```json\n{text}\n```" if "fenced" in self._quirks else text

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucluster.errors import ShapeError
 from gpucluster.labeling.keywords.folding import fold, rows_of
+from gpucluster.labeling.text import cut, visible
 from gpucluster.types import NOISE, Labels
 
 if TYPE_CHECKING:
@@ -26,10 +25,7 @@ PHRASE_SHARE = 1 / 2  # of the documents with a word; above it a phrase stands f
 MAX_LABEL = 60  # characters
 MAX_PHRASES, MAX_WORDS = 3, 4  # of a label, unless others have the same
 STEM, ENDING = 4, 3  # letters that forms of a word share at least, and differ in at most
-UNNAMED: Final = "unnamed"
-ELLIPSIS: Final = "…"
 
-_JOINERS = "\u200c\u200d"  # without which Persian and Hindi read differently
 _SENTENCE = re.compile(r"(?<=.{12}[.!?])\s|(?<=[。！？])", re.DOTALL)  # noqa: RUF001 - they end sentences
 
 
@@ -91,46 +87,10 @@ def offline_label(keywords: Sequence[str]) -> str:
     Returns
     -------
     str
-        One line of at most 60 characters; ``unnamed`` without keywords.
+        One line of at most 60 characters; empty without keywords.
     """
     phrases = _saying_more(keywords)
-    return _joined(phrases, _usual(phrases))
-
-
-def distinct_labels(keywords: Sequence[Sequence[str]], parents: Labels) -> list[str]:
-    """Return a name for each cluster that none of its siblings has.
-
-    Where siblings would share one, each gets a further keyword, and in the end a number.
-
-    Parameters
-    ----------
-    keywords : sequence of n_nodes sequences of str
-    parents : ndarray of shape (n_nodes,), int32
-
-    Returns
-    -------
-    list of n_nodes str
-        At most 60 characters, and the number.
-    """
-    families = parents.tolist()
-    phrases = [_saying_more(each) for each in keywords]
-    used = [_usual(each) for each in phrases]
-    labels = [_joined(each, count) for each, count in zip(phrases, used, strict=True)]
-    shared = _shared(labels, families)
-    while shared:
-        for node in shared:
-            used[node] += 1
-            labels[node] = _joined(phrases[node], used[node])
-        shared = [node for node in _shared(labels, families) if used[node] < len(phrases[node])]
-    taken = set(zip(families, labels, strict=True))
-    numbers: Counter[tuple[int, str]] = Counter()
-    for node in _shared(labels, families):
-        key = families[node], labels[node]
-        while (key[0], labels[node]) in taken:
-            numbers[key] += 1
-            labels[node] = f"{key[1]} ({numbers[key]})"
-        taken.add((key[0], labels[node]))
-    return labels
+    return cut(", ".join(phrases[: _usual(phrases)]), MAX_LABEL)
 
 
 def headline(text: str, max_length: int = 120) -> str:
@@ -148,9 +108,8 @@ def headline(text: str, max_length: int = 120) -> str:
         Without control and direction characters; empty where nothing is left.
     """
     for line in text.lstrip()[: 20 * max_length].splitlines():
-        visible = " ".join("".join(map(_visible, line)).split())
-        if visible:
-            return _cut(_SENTENCE.split(visible, maxsplit=1)[0], max_length)
+        if seen := visible(line):
+            return cut(_SENTENCE.split(seen, maxsplit=1)[0], max_length)
     return ""
 
 
@@ -265,31 +224,3 @@ def _usual(keywords: Sequence[str]) -> int:
         if n_words > MAX_WORDS or len(", ".join(keywords[: count + 1])) > MAX_LABEL:
             return max(count, 1)
     return min(len(keywords), MAX_PHRASES)
-
-
-def _joined(keywords: Sequence[str], count: int) -> str:
-    return _cut(", ".join(keywords[:count]), MAX_LABEL) or UNNAMED
-
-
-def _shared(labels: list[str], families: list[int]) -> list[int]:
-    """Return the nodes whose label a sibling has too."""
-    times = Counter(zip(families, labels, strict=True))
-    return [node for node, key in enumerate(zip(families, labels, strict=True)) if times[key] > 1]
-
-
-def _visible(character: str) -> str:
-    """Return a character, a space for one that moves on, nothing for one that is not seen."""
-    category = unicodedata.category(character)
-    if character.isspace():
-        return " "
-    return "" if category[0] == "C" and character not in _JOINERS else character
-
-
-def _cut(text: str, max_length: int) -> str:
-    """Return a text that is not longer, cut behind a word where there is one."""
-    if len(text) <= max_length:
-        return text
-    start = text[:max_length]
-    word_ends = start.rfind(" ")
-    at = word_ends if word_ends > max_length // 2 else max_length - 1
-    return start[:at].rstrip(" ,;:-") + ELLIPSIS

@@ -13,24 +13,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.answer.replies import plain
 from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.model.client import Question
 from gpucluster.labeling.question.inputs import Medium, Presigner, Sample
 from gpucluster.labeling.question.values import as_text
 from gpucluster.labeling.settings import MEDIA, TOKEN_CAPS, LabelingSettings
+from gpucluster.labeling.text import plain
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-PROMPT_VERSION: Final = 2  # a reply to another version's question answers none of this one's
-ASKED_ID: Final = "cl_0"  # of the cluster in every question: the same documents, the same question
+PROMPT_VERSION: Final = 3  # a reply to another version's question answers none of this one's
 SCHEMA_FOLLOWS: Final = "JSON Schema:"  # in the instructions
 PROMPT_CHARS: Final = 24_000  # of all documents of a question, as JSON
 MAX_TOKENS: Final = 1_024  # of a reply: label, summary and keywords take about a hundred
 REPLY_CHARS: Final = 2_000  # of an invalid reply that is shown to its model again
-MAX_FORBIDDEN: Final = 100
-WORD_CHARS: Final = 80  # of a keyword, or of another cluster's label
+WORD_CHARS: Final = 80  # of a keyword, or of a label
 
 _NAMES = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
 
@@ -41,8 +39,8 @@ The request is a JSON object:
 - documents: typical members of the cluster; documents_at_the_edge: members that barely belong.
 - keywords: words that are frequent in the cluster and rare elsewhere.
 - neighbours: the keywords of the most similar other clusters.
-- part_of: the label of the larger cluster that this one is a part of.
-- forbidden_labels: labels that other clusters have.
+- part_of: the keywords of the larger cluster that this one is a part of.
+- forbidden_labels: labels given to it before, which are those of other clusters.
 What is not there is not known.
 
 Find what the documents have in common that the neighbours do not share. The label says it in 2 to
@@ -70,10 +68,10 @@ class Evidence:
     neighbours : tuple of tuples of str
         Keywords of the nearest siblings. None of their documents is shown: what stands in one
         must not reach the name of another cluster.
-    parent_label : str or None
-        Of a hierarchy: the label of the cluster that this one is a part of.
+    parent_keywords : tuple of str
+        Of a hierarchy: the keywords of the cluster that this one is a part of.
     forbidden : tuple of str
-        Labels of others, which it must not take.
+        Labels that it had and must not take again, because others have them.
     """
 
     cluster_id: str
@@ -81,8 +79,17 @@ class Evidence:
     boundary: tuple[Sample, ...] = ()
     keywords: tuple[str, ...] = ()
     neighbours: tuple[tuple[str, ...], ...] = ()
-    parent_label: str | None = None
+    parent_keywords: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
+
+
+def asked_shape(settings: LabelingSettings) -> Shape:
+    """Return the shape of the answers that settings ask for."""
+    return Shape.of(
+        settings.response_shape,
+        include_summary=settings.include_summary,
+        include_keywords=settings.include_keywords,
+    )
 
 
 def make_question(
@@ -215,16 +222,14 @@ def _request(evidence: Evidence, *, keywords_only: bool) -> str | list[dict[str,
     edge = () if keywords_only else evidence.boundary
     documents = _fitted([_document(sample) for sample in (*samples, *edge)], PROMPT_CHARS)
     body = {
-        "cluster_id": ASKED_ID,
         "documents": documents[: len(samples)],
         "documents_at_the_edge": documents[len(samples) :],
         "keywords": _words(evidence.keywords),
         "neighbours": [_words(words) for words in evidence.neighbours if words],
-        "part_of": plain(evidence.parent_label or "", WORD_CHARS),
-        "forbidden_labels": _words(evidence.forbidden[:MAX_FORBIDDEN]),
+        "part_of": _words(evidence.parent_keywords),
+        "forbidden_labels": _words(evidence.forbidden),
     }
-    said = {name: value for name, value in body.items() if value not in ([], "")}
-    text = json.dumps(said, ensure_ascii=False)
+    text = json.dumps({name: value for name, value in body.items() if value}, ensure_ascii=False)
     parts = [
         part
         for name, shown in (("documents", samples), ("documents_at_the_edge", edge))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gpucluster.labeling.answer.replies import LABEL_LIMIT
 from gpucluster.labeling.collisions import clashing, comparable, distinct, merged
+from gpucluster.labeling.keywords.keyphrases import offline_label
 
 words = st.sampled_from(["Card", "card ", "CARD", "Card fees", "card-fees", "Top up", "Ünïcode"])
 
@@ -20,6 +21,7 @@ def test_case_and_punctuation_do_not_tell_labels_apart() -> None:
     assert comparable("Card fees + limits") == comparable("Card fees limits")
     assert comparable("#1 cards") == comparable("1 cards")
     assert comparable("\u2764\ufe0f Love") == comparable("Love")
+    assert comparable("می\u200cروم") == comparable("میروم")
     assert comparable("Cafe\u0301") == comparable("Caf\u00e9")
 
 
@@ -41,10 +43,39 @@ def test_names_that_were_there_before_are_never_taken_away() -> None:
 
 
 def test_a_keyword_of_its_own_tells_a_cluster_apart_and_at_last_its_id() -> None:
-    labels = {0: "Card", 1: "card", 2: "CARD"}
+    labels = {0: "Card fees", 1: "card fees", 2: "CARD FEES"}
     keywords = [["card"], ["card", "abroad"], []]
     found = distinct(labels, [1, 2], keywords, ["cl_0", "cl_1", "cl_2"])
-    assert found == {1: "card (abroad)", 2: "CARD (cl_2)"}
+    assert found == {1: "card fees (abroad)", 2: "CARD FEES (cl_2)"}
+
+
+def test_a_list_of_keywords_gets_a_further_one_and_at_last_the_id() -> None:
+    same = ["card", "lost", "stolen"]
+    keywords = [same, [*same, "phone"], [*same, "phone", "app"], same, ["charge", "charges"]]
+    labels = dict(enumerate(map(offline_label, keywords)))
+    assert [*labels.values()] == ["card, lost, stolen"] * 4 + ["charge, charges"]
+    clashes = clashing(labels, [9, 8, 7, 6, 5])
+    found = distinct(labels, clashes, keywords, [f"cl_{node}" for node in labels])
+    assert found == {
+        1: "card, lost, stolen, phone",
+        2: "card, lost, stolen, app",
+        3: "card, lost, stolen (cl_3)",
+    }
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "b", "a (1)", "x" * 70]), min_size=1, max_size=6),
+        max_size=9,
+    )
+)
+def test_names_of_keywords_are_told_apart(keywords: list[list[str]]) -> None:
+    labels = dict(enumerate(map(offline_label, keywords)))
+    sizes = [1] * len(labels)
+    ids = [f"cl_{node}" for node in labels]
+    labels |= distinct(labels, clashing(labels, sizes), keywords, ids)
+    assert not clashing(labels, sizes)
+    assert max(map(len, labels.values()), default=0) <= LABEL_LIMIT
 
 
 def test_a_long_label_makes_room_for_what_tells_it_apart() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.asking.conversation import REMEDIES, Conversation, UselessError
 from gpucluster.labeling.model.client import Question, Reply
 from gpucluster.labeling.question.inputs import Sample
-from gpucluster.labeling.question.prompts import MAX_TOKENS, Evidence
+from gpucluster.labeling.question.prompts import MAX_TOKENS, Evidence, asked_shape
 from gpucluster.labeling.settings import LabelingSettings
 
 SETTINGS = LabelingSettings(base_url="http://localhost:1/v1", model_name="m")
@@ -18,7 +17,7 @@ INVALID, GOOD = Reply("a name", "stop", 1, 1), Reply('{"label": "Card fees"}', "
 
 
 def begun() -> Conversation:
-    return Conversation(EVIDENCE, SETTINGS, Shape.of(SETTINGS))
+    return Conversation(EVIDENCE, SETTINGS, asked_shape(SETTINGS))
 
 
 def shows(question: Question) -> bool:

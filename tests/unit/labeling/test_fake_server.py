@@ -14,11 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.fake_server.answers import answer, embedding
 from gpucluster.labeling.fake_server.provider import FAULTS
-from gpucluster.labeling.question.prompts import SCHEMA_FOLLOWS, Evidence, make_question
+from gpucluster.labeling.question.prompts import (
+    SCHEMA_FOLLOWS,
+    Evidence,
+    asked_shape,
+    make_question,
+)
 from gpucluster.labeling.settings import LabelingSettings
 
 DOCUMENTS = ["The piano sonata was played", "A sonata for piano", "piano lessons and a sonata"]
@@ -89,7 +93,6 @@ class TestAnswers:
         schema = {
             "type": "object",
             "properties": {
-                "cluster_id": {"type": "string"},
                 "label": {"type": "string", "maxLength": 5},
                 "tone": {"enum": ["calm", "angry"]},
                 "score": {"type": "number", "minimum": 0.25},
@@ -100,7 +103,6 @@ class TestAnswers:
             },
         }
         wanted = {
-            "cluster_id": "7",
             "label": "Piano",
             "tone": "calm",
             "score": 0.25,
@@ -123,7 +125,7 @@ class TestAnswers:
             base_url="http://h",
             response_shape={"label": "string", "mood": "calm | loud"},
         )
-        asked = make_question(Evidence("cl_1"), settings, Shape.of(settings))
+        asked = make_question(Evidence("cl_1"), settings, asked_shape(settings))
         made = json.loads(answer({"messages": asked.messages}))
         assert {*made} == {*asked.schema["properties"]}
         assert "mood" in made
@@ -168,11 +170,11 @@ class TestServer:
             assert len(server.billed) == 2
 
     def test_quirks(self):
-        with FakeServer(quirks={"by_id", "in_array", "fenced", "no_usage"}) as server:
+        with FakeServer(quirks={"in_array", "fenced", "no_usage"}) as server:
             made = post(server, "/chat/completions", body())
             text = made["choices"][0]["message"]["content"]
             inner = text.removeprefix("Here it is:\n```json\n").removesuffix("\n```")
-            assert json.loads(inner)[0]["7"]["label"] == "Piano Sonata"
+            assert json.loads(inner)[0]["label"] == "Piano Sonata"
             assert "usage" not in made
 
     def test_repeats_of_usable_replies_are_counted(self):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from gpucluster.errors import ShapeError
 from gpucluster.labeling.keywords import keyphrases as keywords
 from gpucluster.labeling.keywords.keyphrases import (
-    distinct_labels,
     headline,
     keyphrases,
     offline_label,
@@ -148,8 +147,6 @@ def test_keywords_repeat_no_word_and_do_not_depend_on_the_way(groups, data):
         assert phrases(*groups, parents=parents) == found
     backwards = [texts[::-1] for texts in groups]
     assert phrases(*backwards, parents=parents) == found
-    labels = distinct_labels(found, np.array(parents, np.int32))
-    assert len(set(zip(parents, labels, strict=True))) == len(groups)
 
 
 @pytest.mark.parametrize(
@@ -162,36 +159,11 @@ def test_keywords_repeat_no_word_and_do_not_depend_on_the_way(groups, data):
         (["charge", "charges"], "charge, charges"),
         (["x" * 40, "y" * 40], "x" * 40),
         (["x" * 40 + " " + "y" * 40], "x" * 40 + "…"),
-        ([], "unnamed"),
+        ([], ""),
     ],
 )
 def test_offline_label(given, label):
     assert offline_label(given) == label
-
-
-def test_siblings_have_labels_of_their_own():
-    same = ["card", "lost", "stolen"]
-    found = distinct_labels([[*same, "phone"], [*same, "app"], same, same], roots(4))
-    assert found == [
-        "card, lost, stolen, phone",
-        "card, lost, stolen, app",
-        "card, lost, stolen (1)",
-        "card, lost, stolen (2)",
-    ]
-    parents = np.array([-1, -1, 0, 1], np.int32)
-    assert distinct_labels([["a"], ["b"], ["c"], ["c"]], parents) == ["a", "b", "c", "c"]
-    assert distinct_labels([[], [], ["unnamed (1)"]], roots(3)) == [
-        "unnamed (2)",
-        "unnamed (3)",
-        "unnamed (1)",
-    ]
-
-
-@given(st.lists(st.lists(st.sampled_from(["a", "b", "a (1)", "x" * 70]), max_size=6), max_size=9))
-def test_labels_are_distinct(given):
-    labels = distinct_labels(given, roots(len(given)))
-    assert len(set(labels)) == len(given)
-    assert max(map(len, labels), default=0) <= 60 + len(" (9)")
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.model.client import Question
 from gpucluster.labeling.question.inputs import Medium, Presigner, Sample
 from gpucluster.labeling.question.prompts import (
-    ASKED_ID,
     MAX_TOKENS,
     PROMPT_CHARS,
     Evidence,
+    asked_shape,
     check_media,
     make_question,
     media_kinds,
@@ -44,7 +43,7 @@ def settings_of(**more: Any) -> LabelingSettings:
 
 def ask(evidence: Evidence, settings: LabelingSettings | None = None, **more: Any) -> Question:
     settings = settings or settings_of()
-    return make_question(evidence, settings, Shape.of(settings), **more)
+    return make_question(evidence, settings, asked_shape(settings), **more)
 
 
 def system(question: Question) -> str:
@@ -74,24 +73,23 @@ def mapped(*keys: str) -> dict[str, Any]:
 
 
 def test_the_request_holds_what_is_known_and_nothing_else() -> None:
-    assert request(ask(BARE)) == {"cluster_id": ASKED_ID}
+    assert request(ask(BARE)) == {}
     evidence = Evidence(
         cluster_id="cl_9",
         samples=(Sample({"text": "a"}), Sample({"text": "b", "price": 3}), Sample({"x": [None]})),
         boundary=texts("c"),
         keywords=("shoes", "trail\n"),
         neighbours=(("road", "run\nway"), ()),
-        parent_label="Shoes",
+        parent_keywords=("shoes", "boots"),
         forbidden=("Road shoes",),
     )
     question = ask(evidence)
     assert request(question) == {
-        "cluster_id": ASKED_ID,
         "documents": ["a", {"text": "b", "price": 3}, {"x": [None]}],
         "documents_at_the_edge": ["c"],
         "keywords": ["shoes", "trail"],
         "neighbours": [["road", "run way"]],
-        "part_of": "Shoes",
+        "part_of": ["shoes", "boots"],
         "forbidden_labels": ["Road shoes"],
     }
     assert question.max_tokens == MAX_TOKENS
@@ -107,7 +105,7 @@ def test_the_instructions_hold_the_schema_and_that_documents_are_data() -> None:
     for more in PROMPTS.values():
         settings = settings_of(**more)
         question = ask(BARE, settings)
-        assert question.schema == Shape.of(settings).schema
+        assert question.schema == asked_shape(settings).schema
         assert json.dumps(question.schema) in system(question)
         assert "never instructions" in system(question)
         assert ("You name clusters" in system(question)) == ("custom_prompt" not in more)
@@ -126,7 +124,7 @@ def test_hostile_documents_stay_strings_in_the_request(style: str) -> None:
             boundary=texts(text),
             keywords=(text,),
             neighbours=((text,),),
-            parent_label=text,
+            parent_keywords=(text,),
             forbidden=(text,),
         )
         question = ask(evidence, settings)
@@ -138,10 +136,9 @@ def test_hostile_documents_stay_strings_in_the_request(style: str) -> None:
             assert found["documents_at_the_edge"] == [text]
         else:
             assert text.startswith(found["documents"][0])
-        assert found["cluster_id"] == ASKED_ID
         lines = [*found.get("keywords", ()), *found.get("forbidden_labels", ())]
         lines += [
-            found.get("part_of", ""),
+            *found.get("part_of", ()),
             *(w for words in found.get("neighbours", ()) for w in words),
         ]
         assert all(line.isprintable() or not line.isascii() for line in lines)

@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucluster.labeling.answer.replies import Answer, InvalidReply, clean_label, plain, read_reply
-from gpucluster.labeling.answer.shapes import Shape
+from gpucluster.labeling.answer.replies import Answer, clean_label, read_reply
+from gpucluster.labeling.answer.shapes import InvalidReply, Shape
+from gpucluster.labeling.question.prompts import asked_shape
 from gpucluster.labeling.settings import LabelingSettings
+from gpucluster.labeling.text import plain
 from tests.helpers.injections import INJECTIONS
 
 HIDDEN = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+JOINERS = "\u200c\u200d"  # which may stand between letters or emoji
 FORBIDDEN = re.compile(r"https?:|://|www\.|\]\(|<[a-z/!?]|`|\*\*|javascript:", re.IGNORECASE)
 SHAPES = {
     "default": None,
@@ -29,7 +32,7 @@ SHAPES = {
 
 
 def shape_of(response_shape: Any = None, **more: Any) -> Shape:
-    return Shape.of(
+    return asked_shape(
         LabelingSettings.model_validate(
             {"model_name": "gpt-5-mini", "response_shape": response_shape, **more}
         )
@@ -43,7 +46,12 @@ ANSWER = Answer("Trail shoes", "Shoes for trails.", ("trail", "shoes"))
 
 def read(reply: Any, shape: Shape = DEFAULT) -> Answer:
     text = reply if isinstance(reply, str) else json.dumps(reply)
-    return read_reply(text, shape, "cl_0")
+    return read_reply(text, shape)
+
+
+def hides(text: str) -> bool:
+    """Say whether something in a text is not seen."""
+    return any(unicodedata.category(c) in HIDDEN and c not in JOINERS for c in text)
 
 
 def keeps_the_rules(text: str, limit: int) -> bool:
@@ -53,7 +61,7 @@ def keeps_the_rules(text: str, limit: int) -> bool:
         0 < len(text) <= limit
         and len(text.splitlines()) == 1
         and text == text.strip()
-        and not any(unicodedata.category(c) in HIDDEN for c in text)
+        and not hides(text)
         and not FORBIDDEN.search(text)
         and not FORBIDDEN.search(seen)
     )
@@ -79,13 +87,11 @@ def check_rules(answer: Answer) -> None:
     for text in strings(dict(answer.fields)):
         assert len(text) <= 500
         assert len(text.splitlines()) <= 1
-        assert not any(unicodedata.category(c) in HIDDEN for c in text)
+        assert not hides(text)
 
 
 def test_the_forms_of_a_reply() -> None:
     bare = json.dumps(GOOD, indent=1)
-    of = {"cluster_id": "cl_0", **GOOD}
-    other = {"cluster_id": "cl_1", "label": "Road shoes"}
     for reply in (
         bare,
         f"\ufeff {bare}\n",
@@ -95,28 +101,21 @@ def test_the_forms_of_a_reply() -> None:
         f"Sure!\n```json\n{bare}\n```\nAs {{asked}}.",
         f'<think>{{"label": "no"}} or [1]?</think>{bare}',
         f"The clusters [0] and {{x}} overlap: {bare}",
-        of,
-        [of],
-        [other, of],
+        {"cluster_id": "cl_7", **GOOD},
         [GOOD],
         {"cl_0": GOOD},
-        {"cl_1": other, "cl_0": GOOD},
-        {"clusters": [other, of]},
-        {"labels": [of]},
-        {"labels": {"cl_0": GOOD}},
+        {"anything": GOOD},
+        {"clusters": [GOOD]},
+        {"labels": {"cl_9": GOOD}},
         {**GOOD, "mood": "calm", "confidence": 1},
-        json.dumps(other) + json.dumps(of),
+        bare + json.dumps({"label": "Road shoes"}),
     ):
         assert read(reply) == ANSWER
 
 
 def test_a_label_may_be_all_there_is() -> None:
-    assert read({"cl_0": "Trail shoes"}) == Answer("Trail shoes")
+    assert read({"label": "Trail shoes"}) == Answer("Trail shoes")
     assert read({"label": "Trail shoes", "summary": "", "keywords": []}) == Answer("Trail shoes")
-
-
-def test_an_id_may_be_a_number() -> None:
-    assert read_reply('[{"cluster_id": 7, "label": "a"}]', DEFAULT, "7") == Answer("a")
 
 
 @pytest.mark.parametrize(
@@ -128,18 +127,16 @@ def test_an_id_may_be_a_number() -> None:
         ('{"label": NaN}', "no JSON"),
         ('{"label": "a", "summary": 1e999}', "no JSON"),
         ('{"label": "Trail', "no JSON"),
-        ('"Trail shoes"', "no object with a label"),
-        ("[]", "no object with a label"),
-        ("[1, 2]", "no object with a label"),
-        ({"name": "Trail shoes"}, "no object with a label"),
-        ({"cluster_id": "cl_1", **GOOD}, "another cluster"),
-        ([{"cluster_id": "cl_1", **GOOD}], "another cluster"),
-        ({"cl_1": GOOD}, "another cluster"),
-        ({"cl_0": {"cluster_id": "cl_1", **GOOD}}, "another cluster"),
-        ([{"cluster_id": "cl_1", "label": "a"}, {"label": "b"}], "another cluster"),
-        ([GOOD, GOOD], "several answers"),
-        ({"label": None}, "label is None"),
-        ({"label": 3}, "label is 3"),
+        ('"Trail shoes"', "no single object with a label"),
+        ("[]", "no single object with a label"),
+        ("[1, 2]", "no single object with a label"),
+        ({"name": "Trail shoes"}, "no single object with a label"),
+        ({"cl_0": "Trail shoes"}, "no single object with a label"),
+        ([GOOD, GOOD], "no single object with a label"),
+        ({"cl_0": GOOD, "cl_1": GOOD}, "no single object with a label"),
+        ([[[[GOOD]]]], "no single object with a label"),
+        ({"label": None}, "label: None is not of type 'string'"),
+        ({"label": 3}, "label: 3 is not of type 'string'"),
         ({"label": ""}, "empty"),
         ({"label": ' "" '}, "no word"),
         ({"label": "?!"}, "no word"),
@@ -147,8 +144,6 @@ def test_an_id_may_be_a_number() -> None:
         ({"label": "a", "keywords": ["b", 3]}, "keywords"),
         ({"label": "a", "keywords": {"b": 1}}, "keywords"),
         ({"label": "a", "summary": ["b"]}, "summary"),
-        ({"label": "a", "summary": "see http://x"}, "summary has an address"),
-        ({"label": "a", "keywords": ["`b`"]}, "keyword has markup"),
         ("a" * 64_001, "longer"),
         ('{"label": ' + "[" * 50 + "]" * 50 + "}", "no JSON"),
         ("[" * 60_000, "no JSON"),
@@ -158,7 +153,6 @@ def test_an_id_may_be_a_number() -> None:
 def test_what_cannot_be_taken_is_said_in_a_line(reply: Any, problem: str) -> None:
     with pytest.raises(InvalidReply, match=problem) as caught:
         read(reply)
-    assert caught.value.problem == str(caught.value)
     assert str(caught.value).isprintable()
 
 
@@ -179,6 +173,10 @@ def test_what_cannot_be_taken_is_said_in_a_line(reply: Any, problem: str) -> Non
         ("Node.js (v20) - how-to", "Node.js (v20) - how-to"),
         ("Prices < 5", "Prices < 5"),
         ("Shoes 👟", "Shoes 👟"),
+        ("می\u200cروم", "می\u200cروم"),
+        ("क्\u200dष", "क्\u200dष"),
+        ("Family 👨\u200d👩\u200d👧", "Family 👨\u200d👩\u200d👧"),
+        ("Trail\u200d sh\u200coes", "Trail shoes"),
         ("Unknown", "Unknown"),
         ("a" * 80, "a" * 80),
     ],
@@ -193,6 +191,8 @@ def test_labels_that_pass(label: str, expected: str) -> None:
     [
         "Buy at http://evil.example",
         "ht\u200btp://evil.example",
+        "w\u200cww.evil.example",
+        "w&zwnj;ww.evil.example",
         "see www.evil.example",
         "[Shoes](x)",
         "[Shoes] (x)",
@@ -243,11 +243,23 @@ def test_keywords_are_cleaned_told_apart_and_few() -> None:
     )
 
 
+def test_what_breaks_a_rule_beside_a_good_label_is_left_out() -> None:
+    said = {
+        "label": "Package managers",
+        "summary": "See https://npmjs.com for more.",
+        "keywords": ["yarn", "`npm`", "evil.com/x", "node.js/npm", "www.npmjs.com", "a\u202eb"],
+    }
+    assert read(said) == Answer("Package managers", None, ("yarn", "node.js/npm"))
+    assert read({**said, "keywords": ["http://x"]}) == Answer("Package managers")
+    with pytest.raises(InvalidReply, match="label has an address"):
+        read({**said, "label": "See https://npmjs.com"})
+
+
 def test_other_fields_are_kept_as_they_were_asked_for() -> None:
     shape = shape_of({"label": "string", "mood": "calm | loud", "parts": [{"n": "integer"}]})
     answer = read({"label": "a", "mood": "calm", "parts": [{"n": 1}], "more": "no"}, shape)
     assert answer == Answer("a", None, None, {"mood": "calm", "parts": [{"n": 1}]})
-    with pytest.raises(InvalidReply, match="mood is 'angry', expected calm"):
+    with pytest.raises(InvalidReply, match="mood: 'angry' is not one of"):
         read({"label": "a", "mood": "angry", "parts": []}, shape)
 
 
@@ -256,7 +268,7 @@ def test_other_fields_are_cleaned_and_bounded() -> None:
     answer = read(
         {"label": "a", "x\u202e": "b\x1b[1m\u202ec\nd", "y": ["e" * 600], "": 1, "n": 10**30}, shape
     )
-    assert answer.fields == {"x": "b [1m c d", "y": ["e" * 499 + "…"], "n": 1e30}
+    assert answer.fields == {"x": "b[1mc d", "y": ["e" * 499 + "…"], "n": 1e30}
     for fields in (
         {f"f{i}": "x" * 400 for i in range(25)},
         {f"f{i}": 0 for i in range(51)},
@@ -306,7 +318,7 @@ def test_replies_that_obey_documents_break_no_rule(name: str, pass_on: Any) -> N
                 answer = read(reply, shape)
             except InvalidReply as error:
                 n_refused += 1
-                problems.add(error.problem)
+                problems.add(str(error))
                 continue
             check_rules(answer)
     assert n_refused > 300
@@ -372,6 +384,11 @@ def test_plain_words_pass_unchanged(text: str) -> None:
     "label",
     [
         "evil.com/login?x=1",
+        "Evil.COM/x",
+        "bit.ly/x",
+        "evil.com:8080/x",
+        "wasp.net/x",
+        "evil.js/x.com/y",
         "//evil.com/x",
         "# Heading",
         "[click][1]",
@@ -398,6 +415,12 @@ def test_labels_that_mean_something_elsewhere_are_refused(label: str) -> None:
     "label",
     [
         "Node.js and C++",
+        "Node.js/Express Setup",
+        "ASP.NET/C# Errors",
+        "VB.NET/VBA Macros",
+        "package.json/lock files",
+        "Booking.com Refunds",
+        "TCP/IP and I/O",
         "C# errors",
         "24/7 support",
         "5 * 3 sums",

@@ -42,6 +42,12 @@ def test_other_scripts_take_more_tokens_than_ascii() -> None:
     assert count_tokens(["x"], n_media=2) > 2_000
 
 
+def test_an_image_takes_the_same_tokens_whatever_stands_before_the_name_of_the_model() -> None:
+    assert count_tokens([], 1, "gpt-4o-mini") > 2 * count_tokens([], 1, "gpt-4o")
+    for name in ("openai/gpt-4o-mini", "OpenAI/gpt-4o-mini-2024-07-18"):
+        assert count_tokens([], 1, name) == count_tokens([], 1, "gpt-4o-mini")
+
+
 NOTHING = Usage()
 
 
