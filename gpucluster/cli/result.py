@@ -49,20 +49,28 @@ _AS_WRITTEN = (
     "definition",
 )
 
+# of each cluster
+_LISTED = (
+    *("cluster_id", "stable_id", "num_members", "label", "summary", "keywords"),
+    *("label_source", "label_confidence"),
+)
+
 
 def show_run(voice: Voice, run: Run, n_clusters: int) -> None:
     """Write a run, with the `n_clusters` largest clusters."""
-    voice.answer(_record(run), lambda: _text(run, n_clusters, verbose=voice.verbose))
+    voice.answer(_record(run, n_clusters), lambda: _text(run, n_clusters, verbose=voice.verbose))
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run, n_clusters: int) -> dict[str, Any]:
     manifest = run.manifest.model_dump(mode="json")
+    largest = run.centroids.select(_LISTED).sort_by([("num_members", "descending")])
     return {
         "run_id": run.run_id,
         "path": str(run.path),
         **manifest["counts"],
         **{name: manifest[name] for name in _AS_WRITTEN},
         "labeling": None if run.labeling is None else run.labeling.model_dump(mode="json"),
+        "clusters": largest.slice(0, n_clusters).to_pylist(),
         "seconds": _seconds(run),
     }
 

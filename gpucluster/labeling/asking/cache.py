@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucluster.errors import DiskFullError, StoreError
+from gpucluster.errors import DiskFullError, PermissionRefusedError, StoreError
 from gpucluster.labeling.asking.spending import Usage
 from gpucluster.labeling.model.client import Reply
 
@@ -242,6 +242,9 @@ class ReplyCache:
             kind: type[StoreError] = StoreError
             if "full" in str(error):
                 kind, hint = DiskFullError, "make room, then label again: replies are kept"
+            elif "readonly" in str(error) or "unable to open" in str(error):
+                kind = PermissionRefusedError
+                hint = "let this user write the file and its folder: replies are kept there"
             raise kind(f"cannot use {self._path}: {error}", hint=hint) from error
 
 

@@ -181,8 +181,7 @@ class Budget:
             while (self._spent.usd or 0.0) + self._reserved + usd > self._limit:
                 if not self._num_reserved:
                     raise BudgetSpentError(
-                        f"the budget of {self._limit:g} USD is spent: {self._spent.usd or 0:.4f} "
-                        f"USD so far, and the next call may cost {usd:.4f}"
+                        f"the budget of {self._limit:g} USD does not cover what it may cost to ask"
                     )
                 self._changed.wait(LOOK_S)
                 self._cancel.raise_if_cancelled()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import httpx2
     from numpy.typing import NDArray
 
+MOST_TOKENS: Final = 100_000_000  # of a call; a server that says more has not counted
 MAX_REPLY_BYTES: Final = 1_000_000
 MAX_VECTORS_BYTES: Final = 16_000_000  # of as many texts as one call takes
 
@@ -197,7 +198,8 @@ class HttpModel:
                 failure = CallError(message, failure.kind)
         except openai.APIConnectionError as error:
             why = str(error.__cause__) or type(error.__cause__).__name__
-            message = f"no connection: {redacted(why, self._secret)}"
+            address = str(self._client.base_url)
+            message = f"no connection to {redacted(f'{address}: {why}', self._secret)}"
             failure = CallError(shown(message, 300), "connection")
             if isinstance(error.__cause__, httpx2.DecodingError):
                 failure = CallError(
@@ -303,5 +305,5 @@ def _text(content: Any) -> str:
 
 def _count(value: Any) -> int | None:
     """Return a number of tokens, where it is one."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value if is_count else None
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_count and 0 <= value <= MOST_TOKENS else None

@@ -256,7 +256,10 @@ class TestFaults:
             port = listener.getsockname()[1]
         error = failure(f"http://127.0.0.1:{port}/v1")
         assert error.kind == "connection"
-        assert str(error) == "no connection: [Errno 111] Connection refused"
+        assert (
+            str(error)
+            == f"no connection to http://127.0.0.1:{port}/v1/: [Errno 111] Connection refused"
+        )
         assert failure("http://127.0.0.1:99999/v1").kind == "connection"
 
     def test_a_wrong_path(self):
