@@ -18,13 +18,8 @@ from gpucluster.errors import DiskFullError
 from gpucluster.events import Reporter
 from gpucluster.labeling.keywords.keyphrases import headline
 from gpucluster.labeling.keywords.terms import TermCounter
-from gpucluster.labeling.question.inputs import (
-    Medium,
-    Presigner,
-    Sample,
-    columns_needed,
-    read_sample,
-)
+from gpucluster.labeling.question.inputs import Medium, Sample, columns_needed, read_sample
+from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.values import as_json, as_text, follow
 from gpucluster.sources import Source, check_names, find, names_to_read
 from gpucluster.types import NOISE, Labels, Rows

@@ -21,7 +21,7 @@ from gpucluster.labeling.asking.audit import Audit
 from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
 from gpucluster.labeling.asking.spending import Budget, Usage, known_prices
 from gpucluster.labeling.model.client import open_model
-from gpucluster.labeling.question.inputs import Presigner
+from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.ledger import Account
 from gpucluster.naming.evidence import ClusterEvidence, gather, need_texts
 from gpucluster.naming.measuring import expected_usage, measure_confidence

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gpucluster.labeling.answer.shapes import Shape
     from gpucluster.labeling.asking.audit import Audit
     from gpucluster.labeling.model.client import Model
-    from gpucluster.labeling.question.inputs import Presigner
+    from gpucluster.labeling.question.presigner import Presigner
     from gpucluster.labeling.question.prompts import Evidence
     from gpucluster.labeling.settings import LabelingSettings, Prices
     from gpucluster.types import Matrix
