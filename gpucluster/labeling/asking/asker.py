@@ -27,6 +27,7 @@ from gpucluster.labeling.asking.spending import (
     count_tokens,
     known_prices,
 )
+from gpucluster.labeling.embedding import NotEmbeddedError
 from gpucluster.labeling.model.client import COMMAND, TEXTS_A_CALL, Question, Reply
 from gpucluster.labeling.model.failures import CallError
 from gpucluster.labeling.question.prompts import PROMPT_VERSION, signed, size
@@ -48,10 +49,6 @@ class NoReplyError(Exception):
     def __init__(self, message: str, *, is_open: bool) -> None:
         super().__init__(message)
         self.is_open = is_open
-
-
-class NotEmbeddedError(Exception):
-    """Texts that have no embeddings; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
