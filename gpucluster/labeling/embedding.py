@@ -57,7 +57,7 @@ class Embedder:
     Notes
     -----
     For one thread. Vectors of labels are kept, in temporary files: names that are compared once
-    more are not embedded once more. Memory: 200 bytes a label.
+    more are not embedded once more. Memory: 260 bytes a label.
     """
 
     def __init__(self, embed: Embed, n_threads: int = 1) -> None:
