@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 POOL = 10  # candidates for each document that is shown
 RELEVANCE = 0.7  # its weight beside that of being different
 SAME = 0.9999  # cosine from which on two documents are one
-DECIMALS = 6  # of a similarity to a centroid that tell documents apart
+DECIMALS = 4  # of similarities to a centroid: models of half precision tell copies apart by less
 N_EDGE = 2
 N_HELD_OUT = 10
 
@@ -67,8 +67,8 @@ def candidates(
     -------
     Candidates
         A node that was divided takes them from its children in turn, so that each is heard. The
-        nearest are of different similarities as far as there are such: of copies, which have the
-        same, there may be more than the list is long.
+        nearest are of different similarities as far as there are such: of copies, which have
+        about the same, there may be more than the list is long.
 
     Notes
     -----
@@ -104,7 +104,7 @@ def _steps(size: int, count: int) -> NDArray[np.int64]:
 
 
 def _distinct(falling: Vector, count: int) -> NDArray[np.int64]:
-    """Return `count` places of falling similarities, or all of fewer: of equal ones the first.
+    """Return `count` places of falling similarities, or all of fewer: of like ones the first.
 
     The others come in, from the nearest on, where there are not enough.
     """
