@@ -217,7 +217,8 @@ def label(
         Ask everything anew, whatever was asked before.
     embedder : callable, optional
         Gives an array of shape (n_texts, n_features) for a list of texts; instead of
-        ``embedding_model``, for ``label_confidence`` and ``use_embedding_dedup``.
+        ``embedding_model``, for ``label_confidence`` and ``use_embedding_dedup``. If it fails,
+        that is a warning of the labelling, and costs no name.
     observer, cancel
         As for `cluster`.
     **fields
@@ -254,6 +255,7 @@ def estimate_labels(
     data: Any = None,
     text_column: str | None = None,
     fresh: bool = False,
+    embedder: Callable[[Sequence[str]], Any] | None = None,
     observer: Observer | None = None,
     cancel: CancelToken | None = None,
     **fields: Any,
@@ -262,7 +264,7 @@ def estimate_labels(
 
     Parameters
     ----------
-    run, settings, data, text_column, fresh, observer, cancel, **fields
+    run, settings, data, text_column, fresh, embedder, observer, cancel, **fields
         As for `label`.
 
     Returns
@@ -273,7 +275,7 @@ def estimate_labels(
     from gpucluster.naming.label_run import estimate_labels as estimate
 
     opened, request = _labelling(run, settings, fields, data, text_column)
-    request = replace(request, fresh=fresh)
+    request = replace(request, fresh=fresh, embed=embedder)
     return estimate(opened, request, observer=observer or ignore, cancel=cancel or CancelToken())
 
 
@@ -289,8 +291,7 @@ def _labelling(
     from gpucluster.bases import run_to_label
     from gpucluster.definition import ClusterDefinition
     from gpucluster.given import open_like, read_labeling_settings
-    from gpucluster.naming.evidence import check_rereadable
-    from gpucluster.naming.request import LabelingRequest
+    from gpucluster.naming.request import LabelingRequest, check_rereadable
 
     opened = run_to_label(run)
     definition = ClusterDefinition.parse(opened.manifest.definition)

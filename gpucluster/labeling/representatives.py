@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 POOL = 10  # candidates for each document that is shown
 RELEVANCE = 0.7  # its weight beside that of being different
 SAME = 0.9999  # cosine from which on two documents are one
+DECIMALS = 4  # of similarities to a centroid: models of half precision tell copies apart by less
 N_EDGE = 2
 N_HELD_OUT = 10
 
@@ -65,11 +66,14 @@ def candidates(
     Returns
     -------
     Candidates
-        A node that was divided takes them from its children in turn, so that each is heard.
+        A node that was divided takes them from its children in turn, so that each is heard. The
+        nearest are of different similarities as far as there are such: of copies, which have
+        about the same, there may be more than the list is long.
 
     Notes
     -----
-    Memory: 16 bytes a member, and what is returned: up to ``10 * n_shown + 12`` places a node.
+    Memory: 16 bytes a member, as many again of the largest node, and what is returned: up to
+    ``10 * n_shown + 12`` places a node.
     """
     n_nodes, pool = len(parents), POOL * n_shown
     closeness = np.where(np.isnan(similarity), np.float32(-np.inf), similarity)
@@ -78,7 +82,7 @@ def candidates(
     near, edge, spread = [], [], []
     for node in range(n_nodes):
         own = order[starts[node] : starts[node + 1]]
-        near.append(own[:pool])
+        near.append(own[_distinct(closeness[own], pool)])
         edge.append(own[: -N_EDGE - 1 : -1])
         spread.append(own[_steps(len(own), N_HELD_OUT)])
     children: list[list[int]] = [[] for _ in range(n_nodes)]
@@ -97,6 +101,20 @@ def _steps(size: int, count: int) -> NDArray[np.int64]:
     if size <= count:
         return np.arange(size)
     return (np.arange(1, count + 1) * size) // (count + 1)
+
+
+def _distinct(falling: Vector, count: int) -> NDArray[np.int64]:
+    """Return `count` places of falling similarities, or all of fewer: of like ones the first.
+
+    The others come in, from the nearest on, where there are not enough.
+    """
+    if len(falling) <= count:
+        return np.arange(len(falling))
+    rounded = np.round(falling, DECIMALS)
+    is_first = np.append(True, rounded[1:] != rounded[:-1])
+    found = np.flatnonzero(is_first)[:count]
+    more = np.flatnonzero(~is_first)[: count - len(found)]
+    return np.sort(np.concatenate((found, more)))
 
 
 def _in_turn(lists: Sequence[Rows], limit: int) -> Rows:

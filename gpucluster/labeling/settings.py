@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
 from gpucluster.errors import ConfigError
+from gpucluster.labeling.addresses import prefix_place
 from gpucluster.labeling.answer.shapes import check_shape
 
 MAX_SAMPLES = 100
@@ -27,6 +36,12 @@ _FAMILIES: dict[str, Provider] = {
     "gemma": "google",
     "claude": "anthropic",
 }
+
+
+def _prefix(prefix: str) -> str:
+    if prefix_place(prefix) is None:
+        raise ValueError("s3://bucket or s3://bucket/folder")
+    return prefix
 
 
 class _Settings(BaseModel):
@@ -112,10 +127,10 @@ class LabelingSettings(_Settings):
     include_summary: bool = Field(default=True, description="Ask for a summary too.")
     include_keywords: bool = Field(default=True, description="Ask for keywords too.")
     use_embedding_dedup: bool = Field(
-        default=False, description="Merge labels that are alike; needs embedding_model."
+        default=False, description="Merge labels that are alike, by embedding_model or an embedder."
     )
     embedding_similarity_threshold: Annotated[float, Field(ge=0.5, le=1)] = Field(
-        default=0.8, description="Labels above this similarity are alike."
+        default=0.8, description="Labels of at least this similarity are alike."
     )
     embedding_model: str | None = Field(
         default=None,
@@ -140,7 +155,7 @@ class LabelingSettings(_Settings):
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=30.0, description="Seconds until an attempt counts as failed."
     )
-    presign_prefixes: tuple[str, ...] = Field(
+    presign_prefixes: tuple[Annotated[str, AfterValidator(_prefix)], ...] = Field(
         default=(), description="s3://bucket/folder: s3:// URLs below are signed, others left out."
     )
 
@@ -174,8 +189,6 @@ class LabelingSettings(_Settings):
             raise ValueError("openai_compatible needs a base_url: where the server listens")
         if self.embedding_model and provider in {"anthropic", "keywords", "command"}:
             raise ValueError(f"{provider} has no embedding_model")
-        if self.use_embedding_dedup and not self.embedding_model and provider != "keywords":
-            raise ValueError("use_embedding_dedup needs an embedding_model of the provider")
         return self
 
     def showing(self, text_column: str | None) -> LabelingSettings:

@@ -18,13 +18,8 @@ from gpucluster.errors import DiskFullError
 from gpucluster.events import Reporter
 from gpucluster.labeling.keywords.keyphrases import headline
 from gpucluster.labeling.keywords.terms import TermCounter
-from gpucluster.labeling.question.inputs import (
-    Medium,
-    Presigner,
-    Sample,
-    columns_needed,
-    read_sample,
-)
+from gpucluster.labeling.question.inputs import Medium, Sample, columns_needed, read_sample
+from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.values import as_json, as_text, follow
 from gpucluster.sources import Source, check_names, find, names_to_read
 from gpucluster.types import NOISE, Labels, Rows
@@ -178,8 +173,10 @@ def _sample(
 ) -> tuple[Sample | None, list[str]]:
     """Return what is shown of a document; without a model to show it to, its text."""
     if settings.labels_by == "keywords":
-        lines = [text for path in texts if (text := _text(payload, path)) is not None]
-        return (Sample({"text": "\n".join(lines)}) if lines else None), []
+        found = [_text(payload, path) for path in texts]
+        lines = [text for text in found if text is not None]
+        missing = ["text"] * (len(found) - len(lines))
+        return (Sample({"text": "\n".join(lines)}) if lines else None), missing
     sample, missing = read_sample(
         payload,
         settings.labeling_inputs,

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
+from gpucluster.errors import SchemaMismatchError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.labeling.keywords.keyphrases import keyphrases
 from gpucluster.labeling.question.prompts import Evidence
 from gpucluster.labeling.representatives import Candidates, candidates, pick
-from gpucluster.naming.documents import Documents, read_documents, text_paths
+from gpucluster.naming.documents import Documents, read_documents
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.sources import Source, reopen
 from gpucluster.sources.base import reading
@@ -325,58 +325,6 @@ def _counted(labels: Labels, rows: Rows, n_rows: int) -> Labels:
     kept = order[is_read]
     nodes[rows[kept]] = labels[kept]
     return nodes
-
-
-def check_rows(
-    source: Source,
-    data: Any,
-    settings: LabelingSettings,
-    *,
-    text_column: str | None,
-    needs_texts: bool,
-) -> None:
-    """Refuse, before they are clustered, rows of which nothing could be read to name clusters by.
-
-    Parameters
-    ----------
-    source : Source
-    data : object
-        What was opened as `source`.
-    settings : LabelingSettings
-    text_column : str or None
-    needs_texts : bool
-        Whether names can be made of texts only.
-
-    Raises
-    ------
-    SchemaMismatchError
-        They have no columns, or none of texts.
-    ConfigError
-        They can be read once only.
-    """
-    info = source.info
-    if not info.fields:
-        raise SchemaMismatchError(
-            f"{info.where}: there is nothing beside the vectors to name clusters by",
-            hint="switch llm_labeling off, or give Parquet, Arrow, JSON lines or a table",
-        )
-    check_rereadable(data)
-    known = [asdict(info.columns), *(each["columns"] for _, _, each in info.collections)]
-    inputs = settings.labeling_inputs
-    if needs_texts and not any(text_paths(inputs, text_column, each, source) for each in known):
-        raise SchemaMismatchError(
-            f"{info.where}: there is no column of texts to name clusters by", hint=NAME_TEXTS
-        )
-
-
-def check_rereadable(data: Any, path: str = "llm_labeling") -> None:
-    """Refuse rows that are there once."""
-    if hasattr(data, "read_next_batch"):
-        raise ConfigError(
-            "a stream is read once, and clusters are named by what is read after the vectors",
-            path=path,
-            hint="give a table, a data set or files",
-        )
 
 
 def need_texts(evidence: ClusterEvidence, source: str) -> None:

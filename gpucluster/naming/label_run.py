@@ -20,7 +20,7 @@ from gpucluster.labeling.asking.audit import Audit
 from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
 from gpucluster.labeling.asking.spending import Budget, Usage, known_prices
 from gpucluster.labeling.model.client import open_model
-from gpucluster.labeling.question.inputs import Presigner
+from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.prompts import asked_shape
 from gpucluster.ledger import Account
 from gpucluster.naming.evidence import ClusterEvidence, gather, need_texts
@@ -87,7 +87,7 @@ def label_run(
             if request.is_offline:
                 with account.stage("label.name", backend="numpy") as reporter:
                     name_by_keywords(naming)
-                    measure_confidence(naming, request.embedder(None), 1, reporter)
+                    measure_confidence(naming, request.embedder(None), reporter)
             else:
                 if names is not None and before and before.labeling_id == labeling_id:
                     remember(naming, names)
@@ -138,9 +138,15 @@ def estimate_labels(
         if request.is_offline:
             return Usage()
         if request.fresh or not (run.path.parent / FILE_NAME).exists():
-            return expected_usage(naming, lambda _: False)
+            return expected_usage(
+                naming, lambda _: False, is_embedding_paid=request.is_embedding_paid
+            )
         with closing(_cache(run, request, request.labeling_id(run))) as cache:
-            return expected_usage(naming, lambda key: cache.get(key) is not None)
+            return expected_usage(
+                naming,
+                lambda key: cache.get(key) is not None,
+                is_embedding_paid=request.is_embedding_paid,
+            )
     finally:
         evidence.documents.close()
 
@@ -179,7 +185,11 @@ def _ask(
     cache = _cache(run, request, labeling_id)
     opened.callback(cache.close)
     estimate = cache.estimate(
-        lambda: expected_usage(naming, lambda key: cache.get(key) is not None)
+        lambda: expected_usage(
+            naming,
+            lambda key: cache.get(key) is not None,
+            is_embedding_paid=request.is_embedding_paid,
+        )
     )
     budget = Budget(request.budget_usd, cache.spent(prices), reporter.cancel)
     audit_name = f"audit-{labeling_id}.jsonl"
@@ -197,11 +207,11 @@ def _ask(
         cancel=reporter.cancel,
         on_wait=lambda seconds, why: reporter.observer(Waiting("label.ask", seconds, why)),
     )
-    embed = request.embedder(asker.embed)
+    embedder = request.embedder(asker.embed)
     with account.stage("label.ask", backend="numpy") as asking:
-        name_by_model(naming, asker, embed, asking)
+        name_by_model(naming, asker, embedder, asking)
     with account.stage("label.confidence", backend="numpy") as testing:
-        measure_confidence(naming, embed, 1 if request.embed else request.concurrency, testing)
+        measure_confidence(naming, embedder, testing)
     if not naming.is_open:  # else the same command goes on with what is there
         cache.finish()
     used = budget.spent.to_json() | asker.account

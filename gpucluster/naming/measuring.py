@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpucluster.errors import ShapeError
 from gpucluster.events import Reporter
-from gpucluster.labeling.asking.asker import NotEmbeddedError, estimate_question, identity
+from gpucluster.labeling.asking.asker import estimate_question, identity
 from gpucluster.labeling.asking.cache import question_key
 from gpucluster.labeling.asking.spending import Usage, count_tokens, known_prices
-from gpucluster.labeling.confidence import TEXT_LIMIT, Embed, confidence, embedded_in_turn
+from gpucluster.labeling.confidence import confidence
+from gpucluster.labeling.embedding import TEXT_LIMIT, Embedder, NotEmbeddedError
 from gpucluster.labeling.question.prompts import asked_shape, make_question
 from gpucluster.naming.documents import samples_as_text
 from gpucluster.naming.names import Naming, says_nothing
@@ -18,7 +18,9 @@ from gpucluster.naming.names import Naming, says_nothing
 LABEL_TOKENS, SUMMARY_TOKENS, KEYWORDS_TOKENS, FIELD_TOKENS = 20, 60, 30, 30
 
 
-def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
+def expected_usage(
+    naming: Naming, is_there: Callable[[str], bool], *, is_embedding_paid: bool
+) -> Usage:
     """Return what the questions of a first round are expected to cost.
 
     Parameters
@@ -26,6 +28,8 @@ def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
     naming : Naming
     is_there : callable
         Says whether the reply under a key is there already.
+    is_embedding_paid : bool
+        Whether a model of the provider embeds, and not a function of the user's.
     """
     settings, evidence = naming.settings, naming.evidence
     shape, prices, who = asked_shape(settings), known_prices(settings), identity(settings)
@@ -41,7 +45,7 @@ def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
         question = make_question(shown, settings, shape)
         if not is_there(question_key(question, who)):
             total = total + Usage.of(estimate_question(question, settings), answer, prices)
-    if settings.embedding_model is not None:
+    if is_embedding_paid:
         tokens = LABEL_TOKENS * len(evidence.names)
         tokens += count_tokens(
             text[:TEXT_LIMIT]
@@ -52,29 +56,33 @@ def expected_usage(naming: Naming, is_there: Callable[[str], bool]) -> Usage:
     return total
 
 
-def measure_confidence(
-    naming: Naming, embed: Embed | None, n_threads: int, reporter: Reporter
-) -> None:
-    """Measure whether documents that nobody was shown lie nearer to their label than to others."""
-    if embed is None:
+def measure_confidence(naming: Naming, embedder: Embedder | None, reporter: Reporter) -> None:
+    """Measure whether documents that nobody was shown lie nearer to their label than to others.
+
+    Neighbours under the very same name are no others: where labels were merged there are such.
+    """
+    if embedder is None:
         return
-    evidence = naming.evidence
+    evidence, named = naming.evidence, naming.named
     nodes = range(len(evidence.names))
     for node in nodes:
-        named = naming.named[node]
-        if named.confidence is None:
-            named.confidence = naming.measured.get((evidence.names[node], named.label))
+        if named[node].confidence is None:
+            named[node].confidence = naming.measured.get((evidence.names[node], named[node].label))
+
+    def others(node: int) -> list[str]:
+        labels = (named[other].label for other in evidence.neighbours[node])
+        return [label for label in labels if label != named[node].label]
+
     try:
-        own = ((node, [naming.named[node].label]) for node in nodes)
-        labels = [X[0] for _, X in embedded_in_turn(own, embed, n_threads)]
+        embedder.keep(named[node].label for node in nodes)
         tested = (
             (node, list(samples_as_text(evidence.documents.get(evidence.held_out[node]))))
             for node in nodes
-            if naming.named[node].confidence is None
+            if named[node].confidence is None and others(node)
         )
-        for node, held_out in embedded_in_turn(tested, embed, n_threads):
-            others = [labels[other] for other in evidence.neighbours[node]]
-            naming.named[node].confidence = confidence(held_out, labels[node], others)
+        for node, held_out in embedder.in_turn(tested):
+            X = embedder.labels([named[node].label, *others(node)])
+            named[node].confidence = confidence(held_out, X[0], X[1:])
             reporter.progress(node + 1, len(nodes), "clusters")
-    except (NotEmbeddedError, ShapeError) as error:
+    except NotEmbeddedError as error:
         reporter.warn("confidence_not_measured", f"no confidence was measured: {error}")

@@ -14,12 +14,11 @@ import numpy as np
 
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.labels import LABELS, finished_labeling
-from gpucluster.errors import ShapeError
 from gpucluster.events import Reporter
 from gpucluster.labeling.answer.replies import LABEL_LIMIT
-from gpucluster.labeling.asking.asker import Asker, NotEmbeddedError
+from gpucluster.labeling.asking.asker import Asker
 from gpucluster.labeling.collisions import clashing, distinct, merged
-from gpucluster.labeling.confidence import Embed, embedded_in_turn
+from gpucluster.labeling.embedding import Embedder, NotEmbeddedError
 from gpucluster.labeling.keywords.keyphrases import offline_label
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.labeling.text import plain
@@ -209,18 +208,20 @@ def _tell_apart(naming: Naming, nodes: Sequence[int], taken: Sequence[str]) -> N
         naming.named[node].label = label
 
 
-def name_by_model(naming: Naming, asker: Asker, embed: Embed | None, reporter: Reporter) -> None:
+def name_by_model(
+    naming: Naming, asker: Asker, embedder: Embedder | None, reporter: Reporter
+) -> None:
     """Name clusters by what a model answers, the highest level first."""
     for nodes, taken in _levels(naming):
         _ask(naming, asker, {node: () for node in nodes if node not in naming.named}, reporter)
         clashes = _clashes(naming, nodes, taken)
         _ask_otherwise(naming, asker, clashes, reporter)
-        is_merging = naming.settings.use_embedding_dedup and embed is not None
+        is_merging = naming.settings.use_embedding_dedup and embedder is not None
         if is_merging:
-            _ask_otherwise(naming, asker, _alike(naming, nodes, embed, reporter), reporter)
+            _ask_otherwise(naming, asker, _alike(naming, nodes, embedder, reporter), reporter)
         _tell_apart(naming, nodes, taken)
         if is_merging:
-            for node, larger in _alike(naming, nodes, embed, reporter).items():
+            for node, larger in _alike(naming, nodes, embedder, reporter).items():
                 naming.named[node].merged_from = naming.named[node].label
                 naming.named[node].label = naming.named[larger].label
 
@@ -283,16 +284,15 @@ def says_nothing(shown: Evidence) -> bool:
 
 
 def _alike(
-    naming: Naming, nodes: Sequence[int], embed: Embed | None, reporter: Reporter
+    naming: Naming, nodes: Sequence[int], embedder: Embedder | None, reporter: Reporter
 ) -> dict[int, int]:
     """Return for nodes that the model named like a larger one, that one."""
     own = [node for node in nodes if naming.named[node].source == "llm"]
-    if embed is None or not own:
+    if embedder is None or not own:
         return {}
     try:
-        labels = ((node, [naming.named[node].label]) for node in own)
-        X = np.concatenate([found for _, found in embedded_in_turn(labels, embed, 1)])
-    except (NotEmbeddedError, ShapeError) as error:
+        X = embedder.labels([naming.named[node].label for node in own])
+    except NotEmbeddedError as error:
         reporter.warn("labels_not_merged", f"labels that are alike were not merged: {error}")
         return {}
     sizes = [naming.evidence.num_members[node] for node in own]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.files import digest
-from gpucluster.errors import ConfigError, SourceError
+from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
 from gpucluster.labeling.answer.schemas import import_jsonschema
-from gpucluster.labeling.asking.asker import NotEmbeddedError, identity
+from gpucluster.labeling.asking.asker import identity
 from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
 from gpucluster.labeling.asking.spending import known_prices
-from gpucluster.labeling.confidence import Embed
+from gpucluster.labeling.embedding import Embed, Embedder, guarded
 from gpucluster.labeling.model.client import check_ready
-from gpucluster.labeling.question.prompts import check_media
+from gpucluster.labeling.question.presigner import Presigner
+from gpucluster.labeling.question.prompts import check_media, media_kinds
 from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.naming.evidence import check_rows
+from gpucluster.naming.documents import text_paths
+from gpucluster.naming.evidence import NAME_TEXTS
 from gpucluster.sources import file_state
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class LabelingRequest:
         return self.embed is not None or self.settings.embedding_model is not None
 
     @property
+    def is_embedding_paid(self) -> bool:
+        """Whether a model of the provider embeds, and not a function of the user's."""
+        return self.embed is None and self.settings.embedding_model is not None
+
+    @property
     def key(self) -> str:
         """Digest of all that decides the names."""
         decisive = self.settings.model_dump(mode="json", exclude=BESIDE)
@@ -95,7 +101,7 @@ class LabelingRequest:
 
     def labeling_id(self, run: Run) -> str:
         """Return what the labelling of a run is known by; a fresh one goes on until it is done."""
-        asked = [run.run_id, self.key, self.has_embedder]
+        asked = [run.run_id, self.key, self.has_embedder, self.is_embedding_paid]
         if not self.fresh:
             return "lab_" + digest(asked)[:16]
         own = "lab_" + digest([*asked, time.time_ns()])[:16]
@@ -122,9 +128,37 @@ class LabelingRequest:
     def check_rows(
         self, source: Source, data: Any, definition: ClusterDefinition, text_column: str | None
     ) -> None:
-        """Refuse rows that could not be named: see `gpucluster.naming.evidence.check_rows`."""
-        needs_texts = self.is_offline and definition.cluster_type != "attribute"
-        check_rows(source, data, self.settings, text_column=text_column, needs_texts=needs_texts)
+        """Refuse, before they are clustered, rows of which nothing could be read to name them by.
+
+        Parameters
+        ----------
+        source : Source
+        data : object
+            What was opened as `source`.
+        definition : ClusterDefinition
+        text_column : str or None
+
+        Raises
+        ------
+        SchemaMismatchError
+            They have no columns, or none of texts where names are made of nothing else.
+        ConfigError
+            They can be read once only.
+        """
+        info, inputs = source.info, self.settings.labeling_inputs
+        if not info.fields:
+            raise SchemaMismatchError(
+                f"{info.where}: there is nothing beside the vectors to name clusters by",
+                hint="switch llm_labeling off, or give Parquet, Arrow, JSON lines or a table",
+            )
+        check_rereadable(data)
+        if not self.is_offline or definition.cluster_type == "attribute":
+            return
+        known = [asdict(info.columns), *(each["columns"] for _, _, each in info.collections)]
+        if not any(text_paths(inputs, text_column, each, source) for each in known):
+            raise SchemaMismatchError(
+                f"{info.where}: there is no column of texts to name clusters by", hint=NAME_TEXTS
+            )
 
     def check(self) -> None:
         """Refuse, before any work, what cannot be done.
@@ -132,7 +166,7 @@ class LabelingRequest:
         Raises
         ------
         ConfigError
-            A setting is wrong, or a key is missing.
+            A setting is wrong, or a key or credentials are missing.
         BackendUnavailableError
             A library is.
         """
@@ -140,6 +174,8 @@ class LabelingRequest:
         if not self.is_offline:
             check_ready(self.settings)
             import_jsonschema()
+            if media_kinds(self.settings):
+                Presigner(self.settings.presign_prefixes).check()
 
     def check_settings(self) -> None:
         """Refuse what is wrong whether or not anybody is asked."""
@@ -164,16 +200,20 @@ class LabelingRequest:
             )
         check_media(self.settings)
 
-    def embedder(self, own: Embed | None) -> Embed | None:
+    def embedder(self, own: Embed | None) -> Embedder | None:
         """Return what embeds: the function that was given, or else `own` where a model is named."""
-        given = self.embed
-        if given is None:
-            return own if self.settings.embedding_model is not None else None
+        if self.embed is not None:
+            return Embedder(guarded(self.embed))
+        if own is None or not self.is_embedding_paid:
+            return None
+        return Embedder(own, self.concurrency)
 
-        def embed(texts: Sequence[str]) -> Any:
-            try:
-                return given(texts)
-            except Exception as error:  # somebody else's code must not cost paid names
-                raise NotEmbeddedError(f"{type(error).__name__}: {error}") from error
 
-        return embed
+def check_rereadable(data: Any, path: str = "llm_labeling") -> None:
+    """Refuse rows that are there once."""
+    if hasattr(data, "read_next_batch"):
+        raise ConfigError(
+            "a stream is read once, and clusters are named by what is read after the vectors",
+            path=path,
+            hint="give a table, a data set or files",
+        )

@@ -35,7 +35,7 @@ def documents(n_rows: int = 240, seed: int = 0, topics: int = len(TOPICS)) -> pa
             "text": texts,
             "topic": [names[t] for t in topic],
             "metadata": [{"title": text.title(), "source": "test"} for text in texts],
-            "document_blobs": [[{"url": f"https://img.test/{row}.png"}] for row in range(n_rows)],
+            "document_blobs": [[{"url": f"https://a.example/{row}.png"}] for row in range(n_rows)],
             "embedding": pa.FixedSizeListArray.from_arrays(
                 pa.array(X.astype(np.float32).ravel()), 12
             ),

@@ -380,7 +380,7 @@ def test_images_and_blobs_reach_the_model(tmp_path: Path, server: FakeServer) ->
     assert "Category: test" in parts[0]["text"]
     urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
     assert len(urls) == 5
-    assert all(url.startswith("https://img.test/") for url in urls)
+    assert all(url.startswith("https://a.example/") for url in urls)
     assert run.labeling.missing_inputs["image_url"] >= 30
 
 

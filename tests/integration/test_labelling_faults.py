@@ -23,7 +23,7 @@ from gpucluster.labeling.asking.cache import ReplyCache
 from gpucluster.labeling.asking.spending import Budget, Usage
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.model.client import open_model
-from gpucluster.labeling.question.inputs import Presigner
+from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.prompts import asked_shape
 from gpucluster.labeling.settings import LabelingSettings
 from tests.helpers.topics import by, documents, planted, topic_run

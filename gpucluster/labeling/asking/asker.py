@@ -27,6 +27,7 @@ from gpucluster.labeling.asking.spending import (
     count_tokens,
     known_prices,
 )
+from gpucluster.labeling.embedding import NotEmbeddedError
 from gpucluster.labeling.model.client import COMMAND, TEXTS_A_CALL, Question, Reply
 from gpucluster.labeling.model.failures import CallError
 from gpucluster.labeling.question.prompts import PROMPT_VERSION, signed, size
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gpucluster.labeling.answer.shapes import Shape
     from gpucluster.labeling.asking.audit import Audit
     from gpucluster.labeling.model.client import Model
-    from gpucluster.labeling.question.inputs import Presigner
+    from gpucluster.labeling.question.presigner import Presigner
     from gpucluster.labeling.question.prompts import Evidence
     from gpucluster.labeling.settings import LabelingSettings, Prices
     from gpucluster.types import Matrix
@@ -48,10 +49,6 @@ class NoReplyError(Exception):
     def __init__(self, message: str, *, is_open: bool) -> None:
         super().__init__(message)
         self.is_open = is_open
-
-
-class NotEmbeddedError(Exception):
-    """Texts that have no embeddings; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.answer.shapes import Shape
 from gpucluster.labeling.model.client import Question
-from gpucluster.labeling.question.inputs import Medium, Presigner, Sample
+from gpucluster.labeling.question.inputs import Medium, Sample
+from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.values import as_text
 from gpucluster.labeling.settings import MEDIA, TOKEN_CAPS, LabelingSettings
 from gpucluster.labeling.text import plain

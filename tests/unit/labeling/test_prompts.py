@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.model.client import Question
-from gpucluster.labeling.question.inputs import Medium, Presigner, Sample
+from gpucluster.labeling.question.inputs import Medium, Sample
+from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.prompts import (
     MAX_TOKENS,
     PROMPT_CHARS,

@@ -32,6 +32,33 @@ def test_ties_go_to_the_lower_row_whatever_the_order_of_the_members() -> None:
     assert rows[found.near[0]].tolist() == [1, 3, 5, 7]
 
 
+@pytest.mark.parametrize("noise", [0, 1e-7, 1e-4])
+def test_copies_do_not_hide_what_lies_behind_them(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    center = unit(rng.normal(size=(1, 64)))[0]
+    behind = unit(center + rng.normal(size=(141, 64)) / 8)
+    copies = np.repeat(unit(center[None] + 0.01), 60, axis=0)
+    X = unit(np.concatenate((behind, copies + noise * rng.normal(size=copies.shape))))
+    similarity = X @ center
+    assert set(np.argsort(similarity)[-60:]) == {*range(141, 201)}
+    labels = np.zeros(201, np.int32)
+    [near] = candidates(labels, similarity, np.arange(201), FLAT[:1], n_shown=5).near
+    assert len(near) == 5 * POOL
+    shown = near[pick(X[near], similarity[near], 5)]
+    assert shown[0] == np.argmax(similarity)
+    assert len(shown) == 5
+    assert np.count_nonzero(shown > 140) == 1
+
+
+def test_documents_that_are_all_as_near_are_candidates_all_the_same() -> None:
+    similarity = np.repeat(np.array([0.5, 0.4], np.float32), [8, 30])
+    labels = np.zeros(38, np.int32)
+    [near] = candidates(labels, similarity, np.arange(38), FLAT[:1], n_shown=1).near
+    assert near.tolist() == [*range(8), 8, 9]
+    [near] = candidates(labels, similarity[::-1], np.arange(38), FLAT[:1], n_shown=1).near
+    assert near.tolist() == [*range(30, 38), 0, 1]
+
+
 def test_a_divided_cluster_hears_each_of_its_children() -> None:
     parents = np.array([-1, 0, 0], np.int32)
     labels = np.repeat(np.array([1, 2], np.int32), [40, 3])

@@ -41,3 +41,17 @@ def test_who_embeds_nothing_has_no_model_that_embeds(more: dict[str, Any]) -> No
 
 def test_nothing_is_signed_unless_a_bucket_is_named() -> None:
     assert LabelingSettings().presign_prefixes == ()
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "s3://", "bucket", "https://bucket", "s3:/bucket", "s3:///a", "s3://b ucket", "s3://a/.."],
+)
+def test_a_prefix_that_is_none_is_refused_with_the_definition(prefix: str) -> None:
+    block = {"model_name": "m", "base_url": "http://a", "presign_prefixes": ["s3://a-b/c", prefix]}
+    with pytest.raises(ConfigError, match=r"presign_prefixes\.1: got .*, expected s3://bucket or"):
+        ClusterDefinition.parse({"llm_labeling": block})
+
+
+def test_labels_may_be_merged_by_what_the_settings_do_not_name() -> None:
+    assert LabelingSettings(model_name="claude-x", use_embedding_dedup=True).use_embedding_dedup

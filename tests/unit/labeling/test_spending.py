@@ -62,7 +62,7 @@ def test_a_call_that_might_pass_the_limit_is_not_made() -> None:
     budget.reserve(of(2, 3))
     budget.settle(of(2, 3), None)
     assert budget.spent == Usage(1, 3, 2, usd=5.0)
-    with pytest.raises(BudgetSpentError, match=r"budget of 10 USD .* 5.0000 USD so far"):
+    with pytest.raises(BudgetSpentError, match="budget of 10 USD does not cover"):
         budget.reserve(of(3, 3))
 
 
