@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from gpucluster.artifacts.run import Run as StoredRun
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import DeviceRequest
-    from gpucluster.device.storage import StorageRequest
     from gpucluster.finished import Run
     from gpucluster.ops.sweep import Sweep
     from gpucluster.planner import Plan
     from gpucluster.sources import Inspection
     from gpucluster.timeline import History
+    from gpucluster.types import StorageRequest
 
 DEFAULT_OUT = "gpucluster-out"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Decision, Device
-from gpucluster.device.storage import Storage
 from gpucluster.hierarchy import LIBRARY_BYTES, division_cost
+from gpucluster.types import Storage
 from gpucluster.vector_config import VectorConfig
 
 PROCESS_BYTES = 330 << 20  # interpreter, numpy, pyarrow, scikit-learn

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.artifacts.run import Run as StoredRun
+from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
 from gpucluster.types import USUAL_THRESHOLD
 
@@ -298,7 +299,11 @@ def _labelling(
     named = finished_labeling(opened.path)
     before = dict(named.settings) if named else definition.to_dict()["llm_labeling"] or {}
     if text_column is not None:
+        if not isinstance(text_column, str) or not text_column:
+            raise ConfigError(f"got {text_column!r}, expected a name", path="text_column")
         before.pop("labeling_inputs", None)
+    elif settings is None and named:
+        text_column = named.text_column
     asked = read_labeling_settings(settings, fields, before)
     request = LabelingRequest(asked.showing(text_column), text_column=text_column)
     if data is None:

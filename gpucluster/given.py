@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError, SchemaMismatchError
+from gpucluster.notation import describe
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
@@ -60,6 +61,8 @@ def read_labeling_settings(
         settings = dict(before or {})
         if any(fields.get(name, settings.get(name)) != settings.get(name) for name in _WHO):
             settings = {name: value for name, value in settings.items() if name not in _OF_WHOM}
+    if not isinstance(settings, LabelingSettings | Mapping):
+        raise ConfigError(f"got {describe(settings)}, expected settings by name", path="settings")
     if isinstance(settings, LabelingSettings):
         settings = {name: getattr(settings, name) for name in settings.model_fields_set}
     block = {**settings, "enabled": True, **fields}

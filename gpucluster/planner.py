@@ -11,7 +11,7 @@ from typing import Any
 from gpucluster.costing import PlannedStage, Shape, planned_stages
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
-from gpucluster.device.storage import Room, Storage
+from gpucluster.device.storage import Room
 from gpucluster.errors import (
     ConfigError,
     DeviceUnavailableError,
@@ -22,6 +22,7 @@ from gpucluster.errors import (
 from gpucluster.events import Muted, Warned
 from gpucluster.ops.lines import LANES
 from gpucluster.preprocess import UMAP, Conditioning, check_chain
+from gpucluster.types import Storage
 
 DENSITY_ROWS = 1_000_000  # the most that was measured: some four minutes on two cores
 LAYOUT_ROWS = 200  # below it, a layout has nothing to learn from

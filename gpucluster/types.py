@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,8 @@ else:
     Matrix = Labels = Rows = Vector = Vector64 = Weights = Any
 
 NOISE = -1
+Storage = Literal["memory", "disk"]  # where matrices of all rows lie
+StorageRequest = Literal["auto", "memory", "disk"]
 USUAL_THRESHOLD = 0.5  # cosine similarity; it says little before the vectors are known
 
 

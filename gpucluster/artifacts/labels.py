@@ -63,6 +63,8 @@ class Labeling(BaseModel):
     settings: dict[str, JsonValue]
     settings_sha256: Sha256
     source_key: Sha256 | None = None
+    text_column: str | None = None
+    is_open: bool = Field(default=False, description="Whether something is left to be done.")
     provider: str
     model_name: str | None
     counts: dict[str, int]

@@ -13,9 +13,9 @@ import click
 from gpucluster.api import DEFAULT_OUT
 from gpucluster.cli.changes import NO_STEPS, Changes, usage_error
 from gpucluster.device.select import DeviceRequest
-from gpucluster.device.storage import StorageRequest
 from gpucluster.dialects import DEFINITION_SUFFIXES, read_body
 from gpucluster.notation import parse_body
+from gpucluster.types import StorageRequest
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition

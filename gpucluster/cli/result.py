@@ -63,7 +63,9 @@ def show_run(voice: Voice, run: Run, n_clusters: int) -> None:
 
 def _record(run: Run, n_clusters: int) -> dict[str, Any]:
     manifest = run.manifest.model_dump(mode="json")
-    largest = run.centroids.select(_LISTED).sort_by([("num_members", "descending")])
+    known = run.centroids.column_names
+    listed = run.centroids.select([name for name in _LISTED if name in known])
+    largest = listed.sort_by([("num_members", "descending")])
     return {
         "run_id": run.run_id,
         "path": str(run.path),
@@ -127,7 +129,7 @@ def leave_partial(voice: Voice, run: Run) -> None:
     for text in errors:
         problem = json.loads(text)
         count = len(problem["clusters"])
-        voice.warn(f"{amount(count)} clusters have a fallback label: {problem['error']}")
+        voice.warn(f"{amount(count)} clusters got no name of the model: {problem['error']}")
     if errors:
         raise click.exceptions.Exit(PARTIAL)
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -26,9 +26,7 @@ from gpucluster.device.arrays import namespace
 from gpucluster.device.memory import available_bytes
 from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError, StoreError
 from gpucluster.notation import describe
-
-Storage = Literal["memory", "disk"]
-StorageRequest = Literal["auto", "memory", "disk"]
+from gpucluster.types import StorageRequest
 
 SMALL_BYTES = 128 << 20  # blocks of rows are smaller, and never on disk
 

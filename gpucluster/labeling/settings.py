@@ -161,13 +161,21 @@ class LabelingSettings(_Settings):
 
     @field_validator("base_url")
     @classmethod
-    def _address_holds_no_password(cls, address: str | None) -> str | None:
-        if address is not None and "@" in urlsplit(address).netloc:
-            # the error holds no address: it would be shown
+    def _address_holds_no_secret(cls, address: str | None) -> str | None:
+        parts = urlsplit(address or "")
+        # the errors hold no address: it would be shown
+        if "@" in parts.netloc:
             raise ConfigError(
                 "a user name or password in an address would be kept in files",
                 path="llm_labeling.base_url",
                 hint="leave out what is before the @, and set GPUCLUSTER_LLM_API_KEY",
+            )
+        if parts.query or parts.fragment:
+            raise ConfigError(
+                "what follows ? or # in an address would be kept in files, and the path of a "
+                "question is put behind it",
+                path="llm_labeling.base_url",
+                hint="leave it out; a key goes into GPUCLUSTER_LLM_API_KEY",
             )
         return address
 

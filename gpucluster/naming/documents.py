@@ -157,7 +157,9 @@ def read_documents(
                 if at in headlined and (line := _headline(payload, [*lines, *texts])):
                     found.headlines[at] = line
             if texts:
-                nodes = counted[row : row + batch.num_rows]
+                nodes = np.full(batch.num_rows, NOISE, np.int32)  # rows that came after the run
+                known = counted[row : row + batch.num_rows]
+                nodes[: len(known)] = known
                 found.counter.add(_joined(batch, texts, np.flatnonzero(nodes != NOISE)), nodes)
             row += batch.num_rows
             reporter.progress(row, len(counted))

@@ -30,7 +30,9 @@ from gpucluster.naming.names import (
     attribute_names,
     name_by_keywords,
     name_by_model,
+    names_in,
     remember,
+    restore,
     reuse,
 )
 from gpucluster.naming.request import LabelingRequest
@@ -68,12 +70,10 @@ def label_run(
     request.check()
     labeling_id = request.labeling_id(run)
     source_key = request.source_key(run)
-    named = sound_names(run.path)  # what `run` knows may be older
-    before, names = named or (None, None)
-    if before is not None and not before.llm_labeling_errors:
-        is_same = before.labeling_id == labeling_id and before.source_key == source_key
-        if is_same and source_key is not None:
-            return before
+    before, names = sound_names(run.path) or (None, None)  # what `run` knows may be older
+    is_done = _is_done(before, labeling_id, source_key)
+    if before is not None and is_done and request.embed is None:
+        return before
     started = datetime.now(UTC)
     store = LocalStore(run.path.parent)
     account = Account(Reporter("", observer, cancel))
@@ -81,16 +81,22 @@ def label_run(
         with account.stage("label.gather", backend="numpy") as reporter:
             evidence = _gathered(run, request, reporter)
         naming = _naming(run, request, evidence)
+        published = {} if names is None else names_in(names)
         costs: dict[str, Any] = {}
         with ExitStack() as opened:
             opened.callback(evidence.documents.close)
-            if request.is_offline:
+            if before is not None and is_done:  # another function may measure otherwise
+                restore(naming, published)
+                costs = before.model_dump(mode="json", include={"estimate", "usage", "audit"})
+                with account.stage("label.confidence", backend="numpy") as reporter:
+                    measure_confidence(naming, request.embedder(None), reporter)
+            elif request.is_offline:
                 with account.stage("label.name", backend="numpy") as reporter:
                     name_by_keywords(naming)
                     measure_confidence(naming, request.embedder(None), reporter)
             else:
-                if names is not None and before and before.labeling_id == labeling_id:
-                    remember(naming, names)
+                is_same = before is not None and before.labeling_id == labeling_id
+                remember(naming, published, is_measured=is_same and request.embed is None)
                 costs = _ask(naming, request, labeling_id, account, opened)
         with account.stage("label.write", backend="numpy"):
             settings = request.settings.model_dump(mode="json")
@@ -105,6 +111,8 @@ def label_run(
                     "settings": settings,
                     "settings_sha256": request.key,
                     "source_key": source_key,
+                    "text_column": request.text_column,
+                    "is_open": naming.is_open,
                     "provider": request.settings.labels_by,
                     "model_name": request.settings.model_name,
                     "counts": counts(naming),
@@ -130,6 +138,9 @@ def estimate_labels(
     """
     _check_run(run)
     request.check_settings()
+    before, _ = sound_names(run.path) or (None, None)
+    if not request.fresh and _is_done(before, request.labeling_id(run), request.source_key(run)):
+        return Usage.none(known_prices(request.settings))
     account = Account(Reporter("", observer, cancel))
     with account.stage("label.gather", backend="numpy") as reporter:
         evidence = _gathered(run, request, reporter)
@@ -137,11 +148,12 @@ def estimate_labels(
         naming = _naming(run, request, evidence)
         if request.is_offline:
             return Usage()
-        if request.fresh or not (run.path.parent / FILE_NAME).exists():
+        begun = request.begun(run)
+        if begun is None or not (run.path.parent / FILE_NAME).exists():
             return expected_usage(
                 naming, lambda _: False, is_embedding_paid=request.is_embedding_paid
             )
-        with closing(_cache(run, request, request.labeling_id(run))) as cache:
+        with closing(_cache(run, request, begun)) as cache:
             return expected_usage(
                 naming,
                 lambda key: cache.get(key) is not None,
@@ -149,6 +161,17 @@ def estimate_labels(
             )
     finally:
         evidence.documents.close()
+
+
+def _is_done(before: Labeling | None, labeling_id: str, source_key: str | None) -> bool:
+    """Whether a labelling was finished under the same settings, and left nothing to be done."""
+    return (
+        before is not None
+        and before.labeling_id == labeling_id
+        and before.source_key == source_key is not None
+        and not before.llm_labeling_errors
+        and not before.is_open
+    )
 
 
 def _check_run(run: Run) -> None:

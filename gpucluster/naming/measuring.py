@@ -85,4 +85,5 @@ def measure_confidence(naming: Naming, embedder: Embedder | None, reporter: Repo
             named[node].confidence = confidence(held_out, X[0], X[1:])
             reporter.progress(node + 1, len(nodes), "clusters")
     except NotEmbeddedError as error:
+        naming.is_open = True
         reporter.warn("confidence_not_measured", f"no confidence was measured: {error}")

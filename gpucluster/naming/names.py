@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -62,7 +62,9 @@ class Naming:
     problems : dict of int to str
         Why a node has no name of the model's.
     is_open : bool
-        Whether a question got no reply, so that naming once more may help.
+        Whether something got no reply, so that naming once more may help.
+    earlier : dict of str to Named
+        Names by cluster that the run has from a model, for those that now get none.
     measured : dict of (str, str) to (float or None)
         Confidence by cluster and label, of an attempt before.
     """
@@ -73,6 +75,7 @@ class Naming:
     named: dict[int, Named] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     is_open: bool = False
+    earlier: dict[str, Named] = field(default_factory=dict)
     measured: dict[tuple[str, str], float | None] = field(default_factory=dict)
 
     def labels(self, nodes: Sequence[int]) -> dict[int, str]:
@@ -129,22 +132,49 @@ def reuse(naming: Naming, key: str) -> None:
         old = known.get(same.get(name))
         if old is None or old["stable_id"] != stable[node] or old["label_source"] == "fallback":
             continue
-        naming.named[node] = Named(
-            label=old["label"],
-            source=old["label_source"],
-            summary=old["summary"],
-            keywords=old["keywords"],
-            confidence=old["label_confidence"],
-            merged_from=old["label_merged_from"],
-            reused_from=old["label_reused_from"] or before.run_id,
-            fields=old["label_fields"],
-        )
+        reused_from = old["label_reused_from"] or before.run_id
+        naming.named[node] = replace(_from_row(old), reused_from=reused_from)
 
 
-def remember(naming: Naming, before: pa.Table) -> None:
-    """Keep what an attempt before has measured of names; it holds where they are the same."""
-    names = before.select(["cluster_id", "label", "label_confidence"]).to_pylist()
-    naming.measured = {(row["cluster_id"], row["label"]): row["label_confidence"] for row in names}
+def names_in(table: pa.Table) -> dict[str, Named]:
+    """Return the names that were published, by cluster."""
+    return {row["cluster_id"]: _from_row(row) for row in table.to_pylist()}
+
+
+def _from_row(row: Mapping[str, Any]) -> Named:
+    return Named(
+        label=row["label"],
+        source=row["label_source"],
+        summary=row["summary"],
+        keywords=row["keywords"],
+        confidence=row["label_confidence"],
+        merged_from=row["label_merged_from"],
+        reused_from=row["label_reused_from"],
+        fields=row["label_fields"],
+    )
+
+
+def remember(naming: Naming, before: Mapping[str, Named], *, is_measured: bool) -> None:
+    """Keep what the run has of a labelling before.
+
+    Parameters
+    ----------
+    naming : Naming
+    before : dict of str to Named
+    is_measured : bool
+        Whether its confidence holds, where names are the same.
+    """
+    naming.earlier = {
+        name: one for name, one in before.items() if one.source == "llm" and not one.merged_from
+    }
+    if is_measured:
+        naming.measured = {(name, one.label): one.confidence for name, one in before.items()}
+
+
+def restore(naming: Naming, before: Mapping[str, Named]) -> None:
+    """Take all names as they were, to measure them anew."""
+    for node, name in enumerate(naming.evidence.names):
+        naming.named[node] = replace(before[name], confidence=None)
 
 
 def name_by_keywords(naming: Naming) -> None:
@@ -274,7 +304,11 @@ def _from_answer(answer: Answer) -> Named:
 
 
 def _fall_back(naming: Naming, node: int) -> None:
-    """Name a cluster by its keywords, because the model did not."""
+    """Name a cluster as it was called before, or by its keywords, because the model did not."""
+    earlier = naming.earlier.get(naming.evidence.names[node])
+    if earlier is not None:
+        naming.named[node] = earlier
+        return
     naming.named[node] = _by_keywords(naming, node, "fallback")
 
 
@@ -293,6 +327,7 @@ def _alike(
     try:
         X = embedder.labels([naming.named[node].label for node in own])
     except NotEmbeddedError as error:
+        naming.is_open = True
         reporter.warn("labels_not_merged", f"labels that are alike were not merged: {error}")
         return {}
     sizes = [naming.evidence.num_members[node] for node in own]

@@ -101,13 +101,22 @@ class LabelingRequest:
 
     def labeling_id(self, run: Run) -> str:
         """Return what the labelling of a run is known by; a fresh one goes on until it is done."""
-        asked = [run.run_id, self.key, self.has_embedder, self.is_embedding_paid]
+        asked = self._asked(run)
         if not self.fresh:
             return "lab_" + digest(asked)[:16]
         own = "lab_" + digest([*asked, time.time_ns()])[:16]
         if self.is_offline:
             return own
         return ReplyCache.unfinished(run.path.parent / FILE_NAME, digest(asked), own)
+
+    def begun(self, run: Run) -> str | None:
+        """Return the id of the labelling that this one goes on with; None: a fresh one begins."""
+        if not self.fresh:
+            return self.labeling_id(run)
+        return ReplyCache.begun(run.path.parent / FILE_NAME, digest(self._asked(run)))
+
+    def _asked(self, run: Run) -> list[Any]:
+        return [run.run_id, self.key, self.has_embedder, self.is_embedding_paid]
 
     @classmethod
     def of(cls, definition: ClusterDefinition) -> LabelingRequest | None:
@@ -179,12 +188,15 @@ class LabelingRequest:
 
     def check_settings(self) -> None:
         """Refuse what is wrong whether or not anybody is asked."""
-        if not 1 <= self.concurrency <= MAX_CONCURRENCY:
+        if not _is_number(self.concurrency, int) or not 1 <= self.concurrency <= MAX_CONCURRENCY:
             raise ConfigError(
-                f"got {self.concurrency}, expected 1 to {MAX_CONCURRENCY}", path="concurrency"
+                f"got {self.concurrency!r}, expected 1 to {MAX_CONCURRENCY}", path="concurrency"
             )
-        if self.budget_usd is not None and not self.budget_usd > 0:
-            raise ConfigError(f"got {self.budget_usd}, expected more than 0", path="budget_usd")
+        budget = self.budget_usd
+        if budget is not None and not (_is_number(budget, int, float) and budget > 0):
+            raise ConfigError(f"got {budget!r}, expected more than 0", path="budget_usd")
+        if self.embed is not None and not callable(self.embed):
+            raise ConfigError(f"got {self.embed!r}, expected a function of texts", path="embedder")
         if self.settings.use_embedding_dedup and (self.is_offline or not self.has_embedder):
             raise ConfigError(
                 "labels of a model are merged, by an embedding_model or an embedder",
@@ -207,6 +219,10 @@ class LabelingRequest:
         if own is None or not self.is_embedding_paid:
             return None
         return Embedder(own, self.concurrency)
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def check_rereadable(data: Any, path: str = "llm_labeling") -> None:

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken
 from gpucluster.labeling.asking.cache import ReplyCache, question_key
 from gpucluster.labeling.asking.conversation import Conversation, UselessError
@@ -293,13 +294,14 @@ class Asker:
 
         try:
             return self._sender.send(self._patience, call, most, keep=keep)
-        except (GaveUp, BudgetSpentError) as error:
-            if isinstance(error, Stopped):
+        except (GaveUp, BudgetSpentError, ConfigError) as error:
+            # credentials that turn out to be missing when an address is signed
+            if isinstance(error, Stopped | ConfigError):
                 with self._lock:
                     self.stopped = self.stopped or str(error)
             self._audit.write("failed", **facts, problem=str(error))
             is_rejected = isinstance(error.__cause__, CallError) and not error.__cause__.retryable
-            is_open = isinstance(error, Stopped) or not is_rejected
+            is_open = isinstance(error, Stopped | ConfigError) or not is_rejected
             raise NoReplyError(str(error), is_open=is_open) from error
 
 

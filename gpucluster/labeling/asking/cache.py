@@ -88,6 +88,17 @@ class ReplyCache:
             found = db.execute("SELECT labeling_id FROM unfinished WHERE request = ?", (request,))
             return str(found.fetchone()[0])
 
+    @classmethod
+    def begun(cls, path: Path, request: str) -> str | None:
+        """Return the id of a labelling that was begun for `request` and not finished, if any."""
+        if not path.exists():
+            return None
+        with closing(cls(path, "", 0)) as cache, cache._lock, cache._refusals():
+            found = cache._db.execute(
+                "SELECT labeling_id FROM unfinished WHERE request = ?", (request,)
+            ).fetchone()
+        return None if found is None else str(found[0])
+
     def __init__(
         self,
         path: Path,
