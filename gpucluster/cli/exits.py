@@ -23,7 +23,7 @@ MEANINGS = {
     BUG: "a bug in gpucluster; a file with its trace is named",
     USAGE: "the command line or the definition is wrong",
     CANNOT: "it will not fit, or a device or a library is missing",
-    PARTIAL: "done, but clusters have no name, or a fallback label: the model did not name them",
+    PARTIAL: "done, but clusters have no name, or not a new one: the model did not name them",
     INPUT: "an input or a run is missing, damaged or unsuitable",
     REFUSED: "writing was refused: disk full, no permission, another process at work",
     128 + signal.SIGINT: "stopped by SIGINT (Ctrl-C)",
