@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,13 @@ def run_of(folder: str, name: str) -> Path:
     return manifest.parent
 
 
+def unnamed(folder: str, name: str) -> Path:
+    """Return the run without names: those of a case before would stay where a model fails."""
+    path = run_of(folder, name)
+    shutil.rmtree(path / "labels", ignore_errors=True)
+    return path
+
+
 def _facts(server: Any, run: Any) -> dict[str, Any]:
     sources = run.centroids["label_source"].to_pylist()
     return {
@@ -144,7 +152,7 @@ def under_faults(_out: Path, folder: str, name: str, faults: float, seed: int) -
 
     with FakeServer(faults=faults, seed=seed, hang_s=3) as server:
         run = gpucluster.label(
-            run_of(folder, name), settings(server.base_url, timeout_s=1), fresh=True
+            unnamed(folder, name), settings(server.base_url, timeout_s=1), fresh=True
         )
         return _facts(server, run)
 
@@ -155,7 +163,7 @@ def always_failing(_out: Path, folder: str, name: str) -> dict[str, Any]:
     from gpucluster.labeling.fake_server import FakeServer
 
     with FakeServer(faults={"server_error": 1.0}) as server:
-        run = gpucluster.label(run_of(folder, name), settings(server.base_url), fresh=True)
+        run = gpucluster.label(unnamed(folder, name), settings(server.base_url), fresh=True)
         return _facts(server, run)
 
 
@@ -164,7 +172,7 @@ def under_kills(_out: Path, folder: str, name: str, n_kills: int, concurrency: i
     import gpucluster
     from gpucluster.labeling.fake_server import FakeServer
 
-    path = run_of(folder, name)
+    path = unnamed(folder, name)
     with FakeServer(faults=0.3, seed=1, hang_s=3, latency_s=0.05) as server:
         command = [
             *(sys.executable, "-m", "gpucluster", "label", str(path), "--quiet"),
