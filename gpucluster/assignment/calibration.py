@@ -9,7 +9,8 @@ import numpy as np
 
 from gpucluster.assignment.assigner import Assigned, Assigner, cosine_beside
 from gpucluster.assignment.thresholds import calibrated
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
+from gpucluster.device.storage import take
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.nesting import labels_at, node_levels
 from gpucluster.ops.normalize import unit_rows
@@ -123,10 +124,10 @@ def _random_pairs(X: Matrix, random_state: int) -> dict[str, Any]:
     first = rng.integers(0, len(X), PAIRS)
     second = (first + rng.integers(1, len(X), PAIRS)) % len(X)  # never the row itself
     cosine = np.empty(PAIRS, np.float32)
-    for pairs in row_blocks(PAIRS, 2000):
-        others = unit_rows(X[second[pairs]])
+    for pairs in row_blocks(PAIRS, rows_per_block(8 * X.shape[1], 2 * BLOCK_BYTES)):
+        others = unit_rows(take(X, second[pairs]))
         cosine[pairs] = cosine_beside(
-            X[first[pairs]], others, np.arange(len(others), dtype=np.int32)
+            take(X, first[pairs]), others, np.arange(len(others), dtype=np.int32)
         )
     return {
         "random_pair_cosine": {

@@ -166,6 +166,28 @@ def like(X: Any, shape: Sequence[int], dtype: Any = np.float32) -> Any:
     return namespace(X).empty(tuple(shape), dtype)
 
 
+def take(X: Any, rows: Any) -> Any:
+    """Return a copy of rows in memory, read in the order in which they lie.
+
+    From a matrix on disk, rows in any order would bring each page many times.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+    rows : ndarray of shape (n,), int
+
+    Returns
+    -------
+    ndarray of shape (n, n_features)
+    """
+    if not is_on_disk(X):
+        return X[rows]
+    order = np.argsort(rows, kind="stable")
+    found = np.empty((len(rows), X.shape[1]), X.dtype)
+    found[order] = X[rows[order]]
+    return found
+
+
 def _file_of(array: Any) -> _File | None:
     while isinstance(array, np.ndarray):
         array = array.base

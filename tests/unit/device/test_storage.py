@@ -12,7 +12,7 @@ import pytest
 
 from gpucluster.device import storage
 from gpucluster.device.memory import PeakMemory, available_bytes
-from gpucluster.device.storage import Room, is_on_disk, like, on_disk
+from gpucluster.device.storage import Room, is_on_disk, like, on_disk, take
 from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError, StoreError
 
 
@@ -49,6 +49,15 @@ def test_what_is_made_of_it_lies_beside_it_unless_it_is_small(
     assert like(X, (50, 3), np.float64).dtype == np.float64
     assert not is_on_disk(like(X, (2, 3)))
     assert not is_on_disk(like(X.copy(), (100, 3)))
+
+
+def test_rows_are_taken_in_any_order(tmp_path: Path) -> None:
+    X = on_disk((100, 7), tmp_path)
+    X[:] = np.arange(700).reshape(100, 7)
+    rows = np.array([9, 3, 99, 3, 0])
+    assert (take(X, rows) == X[rows]).all()
+    assert (take(X.copy(), rows) == X[rows]).all()
+    assert take(X, rows[:0]).shape == (0, 7)
 
 
 def test_room_is_taken_before_anything_is_written(
