@@ -22,6 +22,7 @@ from gpucluster.artifacts import (
 from gpucluster.assignment import check_threshold
 from gpucluster.comparison import place_rows
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.rates import REFERENCE
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
 from gpucluster.device.worker import Worker
@@ -140,7 +141,7 @@ def assign_source(
         if finished is not None:
             return finished
         shape = source.info.n_rows, model.n_features
-        plan = Plan(definition, decision, *shape, (), Room.of(folder=out), "memory", "")
+        plan = Plan(definition, decision, *shape, (), Room.of(folder=out), "memory", REFERENCE, "")
         ledger = Ledger(reporter, plan)
         ledger.worker = worker
         known = None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpucluster.costing import PlannedStage, Shape, planned_stages
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.rates import Rates, known_rates
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
 from gpucluster.errors import (
@@ -46,6 +47,8 @@ class Plan:
         What it may take.
     storage : {"memory", "disk"}
         Where matrices of all rows lie.
+    rates : Rates
+        What the predicted seconds are those of.
     reason : str
         Why this algorithm.
     warnings : tuple of Warned
@@ -59,6 +62,7 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     room: Room
     storage: Storage
+    rates: Rates
     reason: str
     warnings: tuple[Warned, ...] = ()
 
@@ -122,6 +126,7 @@ class Plan:
             "storage": self.storage,
             "disk_bytes": self.disk_bytes,
             "seconds": self.seconds,
+            "rates": asdict(self.rates),
             "reason": self.reason,
             "warnings": [asdict(warned) for warned in self.warnings],
         }
@@ -186,8 +191,10 @@ def make_plan(
     room = room or Room.of("memory")
     storage: Storage = "disk" if room.requested == "disk" else "memory"
     stages = tuple(planned_stages(definition, shape, decision, storage))
+    rates = known_rates()
     if room.requested == "auto" and max(stage.bytes for stage in stages) > room.memory_bytes:
         storage, stages = "disk", tuple(planned_stages(definition, shape, decision, "disk"))
+    stages = tuple(_at(stage, rates) for stage in stages)
     return Plan(
         definition=definition,
         decision=decision,
@@ -196,9 +203,17 @@ def make_plan(
         stages=stages,
         room=room,
         storage=storage,
+        rates=rates,
         reason=reason,
         warnings=warned,
     )
+
+
+def _at(stage: PlannedStage, rates: Rates) -> PlannedStage:
+    """Return a stage with the seconds that it takes on a machine of these rates."""
+    if stage.seconds is None:
+        return stage
+    return replace(stage, seconds=stage.seconds * rates.slower(stage.name))
 
 
 def _checked(

@@ -35,6 +35,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(f"no GPU: {obstacle}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test read what this user's machine was measured to do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPUCLUSTER_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def stand_in() -> Iterator[ModuleType]:
     """Put the stand-ins in the place of the GPU libraries; return that of CuPy.

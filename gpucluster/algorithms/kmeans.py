@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import Field
 
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
+from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import BLOCK_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import n_threads
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding_seconds
 from gpucluster.types import Cost, Matrix

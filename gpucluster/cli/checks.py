@@ -40,6 +40,7 @@ def examine() -> list[Check]:
         *_libraries(),
         *_processor(),
         *_room(),
+        *_rates(),
         *_gpu(),
     ]
 
@@ -99,6 +100,29 @@ def _room() -> Iterator[Check]:
         "disk",
         f"{gigabytes(disk)} free in {Path.cwd()}",
         fix="make room, or write elsewhere with --out" if little else None,
+    )
+
+
+def _rates() -> Iterator[Check]:
+    """Yield how fast this machine is, where that was measured."""
+    if find_spec("numpy") is None:
+        return
+    from gpucluster.device.rates import known_rates
+
+    rates = known_rates()
+    if rates.measured_at is None:
+        yield Check(
+            "rates",
+            "not measured: predicted times are those of another machine",
+            fix="gpucluster doctor --calibrate",
+        )
+        return
+    yield Check(
+        "rates",
+        f"{rates.product_flop / 1e9:,.0f} GFLOP/s in products, "
+        f"{rates.copied_bytes / 1e9:,.1f} GB/s in memory, "
+        f"{rates.disk_read_bytes / 1e9:,.2f} and {rates.disk_written_bytes / 1e9:,.2f} GB/s "
+        f"from and to the disk, measured {rates.measured_at}",
     )
 
 

@@ -134,6 +134,14 @@ def _inspection_text(found: Inspection) -> str:
     return table((name, one_line(value)) for name, value in facts)
 
 
+def _time(plan: Plan) -> str:
+    if plan.seconds is None:
+        return "not known"
+    measured = plan.rates.measured_at
+    whose = f"as measured here {measured[:10]}" if measured else "on two cores of another machine"
+    return f"about {duration(plan.seconds)}, {whose}"
+
+
 def _left(plan: Plan) -> str:
     """Say how much memory there is."""
     what = "are free" if plan.room.is_all else "are allowed"
@@ -165,7 +173,7 @@ def _plan_text(plan: Plan) -> str:
         ("because", plan.reason),
         ("device", f"{plan.decision.device}: {plan.decision.reason}"),
         ("memory", f"{gigabytes(plan.peak_bytes)}, {_left(plan)}"),
-        ("time", "not known" if plan.seconds is None else f"about {duration(plan.seconds)}"),
+        ("time", _time(plan)),
     ]
     if plan.folder is not None:
         free = f"{gigabytes(plan.room.disk_bytes)} are free in {plan.folder}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from gpucluster.api import DEFAULT_OUT
 from gpucluster.cli.changes import flatten, origin
 from gpucluster.cli.request import COLUMNS, read_request, request_options
 from gpucluster.cli.run import SETTINGS
@@ -13,20 +14,36 @@ from gpucluster.cli.voice import Voice, speaking
 
 
 @click.command(context_settings=SETTINGS)
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Measure this machine first, some seconds, and keep what it does in a second: the times "
+    "that plan predicts follow it.",
+)
+@click.option(
+    "--out", metavar="DIR", default=DEFAULT_OUT, show_default=True, help="Whose disk is measured."
+)
 @speaking
-def doctor(voice: Voice) -> None:
+def doctor(voice: Voice, *, calibrate: bool, out: str) -> None:
     """Check what gpucluster needs, and say how to mend what is wrong.
 
     Ends with 3 when something necessary is missing.
 
     \b
     gpucluster doctor
+    gpucluster doctor --calibrate
     gpucluster doctor --json
     """
+    from pathlib import Path
+
     from gpucluster.cli.checks import examine
     from gpucluster.cli.exits import CANNOT
     from gpucluster.cli.render import table
 
+    if calibrate:
+        from gpucluster.device.rates import calibrate as measure
+
+        measure(Path(out).expanduser())
     checks = examine()
     record = {"checks": [vars(check) for check in checks], "ok": all(c.ok for c in checks)}
     rows = []

@@ -10,12 +10,12 @@ from typing import Any, Self
 import numpy as np
 
 from gpucluster.algorithms import HDBSCAN, Algorithm
+from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import translated
 from gpucluster.device.select import Device
 from gpucluster.device.worker import with_memory
 from gpucluster.errors import DeviceUnavailableError
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import n_threads
 from gpucluster.preprocess import UMAP
 from gpucluster.types import Cost, Labels, Matrix
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
+from gpucluster.device.cores import n_threads
 from gpucluster.events import Reporter
 
 T = TypeVar("T")
@@ -78,11 +79,6 @@ one_blas_thread = _OneBlasThread()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=one_blas_thread.reset)
 _here = threading.local()
-
-
-def n_threads() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def row_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:

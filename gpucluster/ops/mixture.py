@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
+from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, n_threads, one_blas_thread, row_blocks
+from gpucluster.ops.blocks import map_blocks, one_blas_thread, row_blocks
 from gpucluster.ops.gaussians import WIDE_BLOCK_BYTES, Gaussians
 from gpucluster.ops.normalize import spread
 

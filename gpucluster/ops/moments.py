@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
+from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.device.storage import like
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, n_threads, one_blas_thread, row_blocks
+from gpucluster.ops.blocks import map_blocks, one_blas_thread, row_blocks
 from gpucluster.ops.streaming import each_block
 from gpucluster.types import Cost, Matrix, Vector64
 

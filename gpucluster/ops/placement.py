@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, n_threads
+from gpucluster.ops.blocks import map_blocks
 from gpucluster.types import Cost, Matrix
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace, to_host
+from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, n_threads, row_blocks
+from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.duplicates import equal_groups
 from gpucluster.types import Cost
 
