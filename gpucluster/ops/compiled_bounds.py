@@ -53,15 +53,20 @@ def open_bounds(X, centers, sqnorms, slack, labels, upper, lower):
 
 
 @kernel
-def count_doubts(X, centers, sizes, every, group_gone, labels, lower):
-    """Return how many distances `assign_again` would compute for every so many-th row."""
-    total = 0
-    for i in range(0, X.shape[0], every):
-        reach = np.float32(np.sqrt(sqdist_of(X[i], centers[labels[i]])))
-        for g in range(lower.shape[1]):
-            if lower[i, g] - group_gone[g] <= reach:
-                total += sizes[g]
-    return total
+def count_doubts(X, centers, sizes, run, every, group_gone, labels, lower):
+    """Return how many rows were asked, and how many distances `assign_again` would compute.
+
+    One in ``every`` runs of ``run`` rows is asked.
+    """
+    asked = total = 0
+    for start in range(0, X.shape[0], run * every):
+        for i in range(start, min(start + run, X.shape[0])):
+            asked += 1
+            reach = np.float32(np.sqrt(sqdist_of(X[i], centers[labels[i]])))
+            for g in range(lower.shape[1]):
+                if lower[i, g] - group_gone[g] <= reach:
+                    total += sizes[g]
+    return asked, total
 
 
 @kernel

@@ -25,7 +25,9 @@ from gpucluster.types import Labels, Matrix, Vector64
 
 MIN_GROUPS = 64  # of centres that share a bound; there may be half as many as features
 GROUPING_STEPS = 3
-ASKED_EVERY = 64  # rows, whether the bounds still leave little to do
+# One in so many rows is asked whether the bounds still leave little to do; rows on disk come in
+# pages and more, so they are asked in runs of so many, where that leaves enough runs.
+ASKED_EVERY, ASKED_RUN, LEAST_RUNS = 64, 64, 64
 DOUBTS_LIMIT = 1 / 6  # share of all distances; more are faster by products of blocks
 
 
@@ -125,8 +127,6 @@ class Lloyd:
         self.sums: Vector64 = np.zeros(centers.shape, np.float64)
         self._gone = np.zeros(len(centers), np.float64)
         self._group_gone = np.zeros(self._n_groups, np.float64)
-        self.labels.fill(-1)
-        self._lower.fill(np.inf)
         shift = centers.mean(axis=0)  # a large common offset would cost digits
         shifted = centers - shift
         half_sqnorms = 0.5 * np.einsum("ij,ij->i", shifted, shifted)
@@ -134,6 +134,8 @@ class Lloyd:
         slack = np.array([rounding, rounding * 2 * half_sqnorms.max()], np.float32)
 
         def work(part: slice) -> Any:
+            self.labels[part] = -1
+            self._lower[part] = np.inf
             for rows in row_blocks(part.stop - part.start, TILE_ROWS):
                 labels, lower = self.labels[part][rows], self._lower[part][rows]
                 tile = X[part][rows] - shift
@@ -151,16 +153,17 @@ class Lloyd:
 
     def _doubts(self) -> float:
         """Return which share of all distances the bounds leave to be computed."""
-        asked: int = count_doubts(
+        run = max(1, min(ASKED_RUN, len(self._X) // (ASKED_EVERY * LEAST_RUNS)))
+        asked, found = count_doubts(
             self._X,
             self.centers,
             np.diff(self._starts),
-            ASKED_EVERY,
+            *(run, ASKED_EVERY),
             self._group_gone.astype(np.float32),
             self.labels,
             self._lower,
         )
-        return asked / (-(-len(self._X) // ASKED_EVERY) * len(self.centers))
+        return float(found / (asked * len(self.centers)))
 
     def _again(self) -> None:
         """Search for the rows whose bounds leave doubt, and carry those that changed over."""
