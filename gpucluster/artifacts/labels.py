@@ -64,6 +64,7 @@ class Labeling(BaseModel):
     settings_sha256: Sha256
     source_key: Sha256 | None = None
     text_column: str | None = None
+    embedded_by: str | None = None
     is_open: bool = Field(default=False, description="Whether something is left to be done.")
     provider: str
     model_name: str | None
@@ -76,6 +77,11 @@ class Labeling(BaseModel):
     table: FileName
     file: FileEntry
     audit: FileName | None = None
+
+    @property
+    def not_named(self) -> set[str]:
+        """The clusters that got no name, but keep an earlier one or another stands in for it."""
+        return {name for text in self.llm_labeling_errors for name in json.loads(text)["clusters"]}
 
 
 def write_labels(store: Store, labeling: Mapping[str, Any], table: pa.Table) -> Labeling:

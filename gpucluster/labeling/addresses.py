@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,9 +22,14 @@ _TOP = re.compile(r"[a-z]{2,}|xn--[a-z0-9-]*[a-z0-9]")  # of a name in the open 
 # ends of names that mean something else in each network: by RFC 6761, 6762 (with what its
 # appendix G lists), 7686, 8375 and 9476, and as routers and Kubernetes give them
 _PRIVATE = {
-    *("alt", "arpa", "corp", "default", "home", "internal", "intranet", "invalid", "lan"),
-    *("local", "localdomain", "localhost", "onion", "private", "svc", "test"),
+    *("alt", "arpa", "consul", "corp", "default", "docker", "home", "internal", "intra"),
+    *("intranet", "invalid", "lan", "local", "localdomain", "localhost", "onion", "private"),
+    *("svc", "test", "workgroup"),
 }
+# names and addresses that clouds answer from within, and what Python 3.11 takes for global
+_CLOUD = {"metadata.goog", "mshome.net"}
+_NOT_GLOBAL_V4 = [*map(IPv4Network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24"))]
+_NOT_GLOBAL_V6 = IPv6Network("3fff::/20")
 _UNICAST = IPv6Network("2000::/3")  # others are local, or hold an address of IPv4
 
 
@@ -73,12 +78,14 @@ def _is_public(host: str) -> bool:
         return False
     lead, _, top = name.rpartition(".")
     if _TOP.fullmatch(top):
-        return bool(lead) and top not in _PRIVATE
+        is_of_cloud = any(name == each or name.endswith(f".{each}") for each in _CLOUD)
+        return bool(lead) and top not in _PRIVATE and not is_of_cloud
     try:
         address = IPv4Address(name)  # neither octal nor hexadecimal, nor fewer than four numbers
     except ValueError:
         return False
-    return address.is_global and not address.is_multicast
+    is_global = address.is_global and not address.is_multicast
+    return is_global and not any(address in network for network in _NOT_GLOBAL_V4)
 
 
 def _is_public_v6(host: str) -> bool:
@@ -86,7 +93,8 @@ def _is_public_v6(host: str) -> bool:
         address = IPv6Address(host)
     except ValueError:
         return False
-    return address in _UNICAST and address.is_global and address.sixtofour is None
+    is_global = address in _UNICAST and address.is_global and address not in _NOT_GLOBAL_V6
+    return is_global and address.sixtofour is None
 
 
 def prefix_place(prefix: str) -> tuple[str, str] | None:

@@ -18,7 +18,8 @@ _JOINERS = "\u200c\u200d"
 _RUN_OF_JOINERS = re.compile(f"[{_JOINERS}]+")
 # letters without case and their marks, emoji and their colours: without what joins or parts them
 # Persian and Hindi read differently, and a family falls apart
-_JOINED = {"Lo", "Lm", "Mc", "Mn", "Sk", "So"}
+_JOINED = {"Lo", "Lm", "Mc", "Mn", "Sk", "Sm", "So"}
+_TAGS = re.compile("(?<=\U0001f3f4)[\U000e0020-\U000e007f]+")  # of a flag; hidden anywhere else
 
 
 def one_line(text: str) -> str:
@@ -26,7 +27,8 @@ def one_line(text: str) -> str:
 
     Joiners stay where they join. What is hidden otherwise stays too: see `is_hidden`.
     """
-    return " ".join(_RUN_OF_JOINERS.sub(_joiner, text.translate(_NO_WIDTH)).split())
+    text = _TAGS.sub("", text.translate(_NO_WIDTH))
+    return " ".join(_RUN_OF_JOINERS.sub(_joiner, text).split())
 
 
 def is_hidden(character: str) -> bool:
@@ -75,7 +77,11 @@ def without_joiners(text: str) -> str:
 
 
 def _joiner(run: re.Match[str]) -> str:
-    """Return the first joiner of a run between two characters that it can join, else nothing."""
+    """Return the first joiner of a run before a character that it can join, else nothing.
+
+    What is before may be a Latin letter or a digit, to which a Persian ending is joined.
+    """
     before, after = run.string[: run.start()][-1:], run.string[run.end() :][:1]
-    joins = all(c and unicodedata.category(c) in _JOINED for c in (before, after))
-    return run[0][0] if joins else ""
+    joins = bool(after) and unicodedata.category(after) in _JOINED
+    is_after_one = before.isalnum() or (bool(before) and unicodedata.category(before) in _JOINED)
+    return run[0][0] if joins and is_after_one else ""

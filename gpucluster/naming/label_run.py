@@ -32,7 +32,6 @@ from gpucluster.naming.names import (
     name_by_model,
     names_in,
     remember,
-    restore,
     reuse,
 )
 from gpucluster.naming.request import LabelingRequest
@@ -68,50 +67,47 @@ def label_run(
     """
     _check_run(run)
     request.check()
-    labeling_id = request.labeling_id(run)
-    source_key = request.source_key(run)
     before, names = sound_names(run.path) or (None, None)  # what `run` knows may be older
-    is_done = _is_done(before, labeling_id, source_key)
-    if before is not None and is_done and request.embed is None:
+    if before is not None and _is_done(before, run, request):
         return before
     started = datetime.now(UTC)
     store = LocalStore(run.path.parent)
     account = Account(Reporter("", observer, cancel))
-    with store.lease(run.run_id):
+    with store.lease(run.run_id), ExitStack() as opened:
         with account.stage("label.gather", backend="numpy") as reporter:
             evidence = _gathered(run, request, reporter)
+        opened.callback(evidence.documents.close)
         naming = _naming(run, request, evidence)
-        published = {} if names is None else names_in(names)
         costs: dict[str, Any] = {}
-        with ExitStack() as opened:
-            opened.callback(evidence.documents.close)
-            if before is not None and is_done:  # another function may measure otherwise
-                restore(naming, published)
-                costs = before.model_dump(mode="json", include={"estimate", "usage", "audit"})
-                with account.stage("label.confidence", backend="numpy") as reporter:
-                    measure_confidence(naming, request.embedder(None), reporter)
-            elif request.is_offline:
-                with account.stage("label.name", backend="numpy") as reporter:
-                    name_by_keywords(naming)
-                    measure_confidence(naming, request.embedder(None), reporter)
-            else:
-                is_same = before is not None and before.labeling_id == labeling_id
-                remember(naming, published, is_measured=is_same and request.embed is None)
-                costs = _ask(naming, request, labeling_id, account, opened)
+        cache = None
+        if request.is_offline:
+            with account.stage("label.name", backend="numpy") as reporter:
+                name_by_keywords(naming)
+                measure_confidence(naming, request.embedder(None), reporter)
+        else:
+            is_measured = (
+                before is not None
+                and before.labeling_id == request.labeling_id(run)
+                and before.embedded_by == request.embedded_by == "model"
+            )
+            remember(naming, {} if names is None else names_in(names), is_measured=is_measured)
+            cache = _cache(run, request, request.attempt_id(run))
+            opened.callback(cache.close)
+            costs = _ask(naming, request, cache, account, opened)
         with account.stage("label.write", backend="numpy"):
-            settings = request.settings.model_dump(mode="json")
-            return write_labels(
+            labeling = write_labels(
                 store,
                 {
-                    "labeling_id": labeling_id,
+                    "labeling_id": request.labeling_id(run),
                     "run_id": run.run_id,
                     "created_at": started,
                     "completed_at": datetime.now(UTC),
                     "gpucluster_version": __version__,
-                    "settings": settings,
+                    "settings": request.settings.model_dump(mode="json"),
                     "settings_sha256": request.key,
-                    "source_key": source_key,
+                    "source_key": request.source_key(run),
                     "text_column": request.text_column,
+                    "embedded_by": request.embedded_by,
                     "is_open": naming.is_open,
                     "provider": request.settings.labels_by,
                     "model_name": request.settings.model_name,
@@ -123,6 +119,9 @@ def label_run(
                 },
                 table(naming),
             )
+        if cache is not None:  # only now: what is not published is not lost
+            cache.hand_over(labeling.labeling_id)
+        return labeling
 
 
 def estimate_labels(
@@ -139,7 +138,7 @@ def estimate_labels(
     _check_run(run)
     request.check_settings()
     before, _ = sound_names(run.path) or (None, None)
-    if not request.fresh and _is_done(before, request.labeling_id(run), request.source_key(run)):
+    if before is not None and _is_done(before, run, request):
         return Usage.none(known_prices(request.settings))
     account = Account(Reporter("", observer, cancel))
     with account.stage("label.gather", backend="numpy") as reporter:
@@ -151,24 +150,30 @@ def estimate_labels(
         begun = request.begun(run)
         if begun is None or not (run.path.parent / FILE_NAME).exists():
             return expected_usage(
-                naming, lambda _: False, is_embedding_paid=request.is_embedding_paid
+                naming, lambda _: False, is_embedding_paid=request.embedded_by == "model"
             )
         with closing(_cache(run, request, begun)) as cache:
             return expected_usage(
                 naming,
                 lambda key: cache.get(key) is not None,
-                is_embedding_paid=request.is_embedding_paid,
+                is_embedding_paid=request.embedded_by == "model",
             )
     finally:
         evidence.documents.close()
 
 
-def _is_done(before: Labeling | None, labeling_id: str, source_key: str | None) -> bool:
-    """Whether a labelling was finished under the same settings, and left nothing to be done."""
+def _is_done(before: Labeling, run: Run, request: LabelingRequest) -> bool:
+    """Whether names were finished under the same settings, with nothing left to be done.
+
+    Two functions cannot be told apart, so what one of them has measured is measured again.
+    """
+    source_key = request.source_key(run)
     return (
-        before is not None
-        and before.labeling_id == labeling_id
-        and before.source_key == source_key is not None
+        not request.fresh
+        and before.labeling_id == request.labeling_id(run)
+        and before.source_key == source_key
+        and source_key is not None
+        and before.embedded_by == request.embedded_by != "function"
         and not before.llm_labeling_errors
         and not before.is_open
     )
@@ -190,7 +195,7 @@ def _gathered(run: Run, request: LabelingRequest, reporter: Reporter) -> Cluster
         request.settings,
         source=request.source,
         text_column=request.text_column,
-        is_tested=request.has_embedder,
+        is_tested=request.embedded_by is not None,
         reporter=reporter,
     )
     if request.is_offline and not attribute_names(run):
@@ -199,23 +204,25 @@ def _gathered(run: Run, request: LabelingRequest, reporter: Reporter) -> Cluster
 
 
 def _ask(
-    naming: Naming, request: LabelingRequest, labeling_id: str, account: Account, opened: ExitStack
+    naming: Naming,
+    request: LabelingRequest,
+    cache: ReplyCache,
+    account: Account,
+    opened: ExitStack,
 ) -> dict[str, Any]:
     """Ask a model for names, and return what that cost."""
     run, settings = naming.run, request.settings
     reporter = account.reporter
     prices = known_prices(settings)
-    cache = _cache(run, request, labeling_id)
-    opened.callback(cache.close)
     estimate = cache.estimate(
         lambda: expected_usage(
             naming,
             lambda key: cache.get(key) is not None,
-            is_embedding_paid=request.is_embedding_paid,
+            is_embedding_paid=request.embedded_by == "model",
         )
     )
     budget = Budget(request.budget_usd, cache.spent(prices), reporter.cancel)
-    audit_name = f"audit-{labeling_id}.jsonl"
+    audit_name = f"audit-{cache.labeling_id}.jsonl"
     model = open_model(settings)
     opened.callback(model.close)
     asker = Asker(
@@ -235,8 +242,6 @@ def _ask(
         name_by_model(naming, asker, embedder, asking)
     with account.stage("label.confidence", backend="numpy") as testing:
         measure_confidence(naming, embedder, testing)
-    if not naming.is_open:  # else the same command goes on with what is there
-        cache.finish()
     used = budget.spent.to_json() | asker.account
     return {"estimate": estimate.to_json(), "usage": used, "audit": audit_name}
 
@@ -244,7 +249,7 @@ def _ask(
 def _naming(run: Run, request: LabelingRequest, evidence: ClusterEvidence) -> Naming:
     naming = Naming(run, request.settings, evidence)
     if not request.fresh:
-        reuse(naming, request.key)
+        reuse(naming, request.key, request.embedded_by)
     return naming
 
 

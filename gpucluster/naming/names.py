@@ -101,7 +101,7 @@ def attribute_names(run: Run) -> list[str | None] | None:
     return found
 
 
-def reuse(naming: Naming, key: str) -> None:
+def reuse(naming: Naming, key: str, embedded_by: str | None) -> None:
     """Take the names of clusters that the run before had, and that have hardly changed.
 
     Parameters
@@ -110,6 +110,8 @@ def reuse(naming: Naming, key: str) -> None:
     key : str
         Digest of the settings: names that came about otherwise are not taken, nor are those
         that only stand in for one.
+    embedded_by : str or None
+        What embeds: confidence holds if that was the same, and no function of the user's.
     """
     run = naming.run
     previous = (run.manifest.lineage or {}).get("previous_run_id")
@@ -132,8 +134,12 @@ def reuse(naming: Naming, key: str) -> None:
         old = known.get(same.get(name))
         if old is None or old["stable_id"] != stable[node] or old["label_source"] == "fallback":
             continue
+        if old["cluster_id"] in labeling.not_named:
+            continue
         reused_from = old["label_reused_from"] or before.run_id
-        naming.named[node] = replace(_from_row(old), reused_from=reused_from)
+        named = replace(_from_row(old), reused_from=reused_from)
+        is_measured = labeling.embedded_by == embedded_by == "model"
+        naming.named[node] = named if is_measured else replace(named, confidence=None)
 
 
 def names_in(table: pa.Table) -> dict[str, Named]:
@@ -165,16 +171,12 @@ def remember(naming: Naming, before: Mapping[str, Named], *, is_measured: bool) 
         Whether its confidence holds, where names are the same.
     """
     naming.earlier = {
-        name: one for name, one in before.items() if one.source == "llm" and not one.merged_from
+        name: replace(one, confidence=None)
+        for name, one in before.items()
+        if one.source == "llm" and not one.merged_from
     }
     if is_measured:
         naming.measured = {(name, one.label): one.confidence for name, one in before.items()}
-
-
-def restore(naming: Naming, before: Mapping[str, Named]) -> None:
-    """Take all names as they were, to measure them anew."""
-    for node, name in enumerate(naming.evidence.names):
-        naming.named[node] = replace(before[name], confidence=None)
 
 
 def name_by_keywords(naming: Naming) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.files import digest
@@ -72,16 +72,6 @@ class LabelingRequest:
         return self.settings.labels_by == "keywords"
 
     @property
-    def has_embedder(self) -> bool:
-        """Whether confidence can be measured."""
-        return self.embed is not None or self.settings.embedding_model is not None
-
-    @property
-    def is_embedding_paid(self) -> bool:
-        """Whether a model of the provider embeds, and not a function of the user's."""
-        return self.embed is None and self.settings.embedding_model is not None
-
-    @property
     def key(self) -> str:
         """Digest of all that decides the names."""
         decisive = self.settings.model_dump(mode="json", exclude=BESIDE)
@@ -99,24 +89,33 @@ class LabelingRequest:
         except SourceError:
             return None
 
+    @property
+    def embedded_by(self) -> Literal["model", "function"] | None:
+        """What turns texts into vectors."""
+        if self.embed is not None:
+            return "function"
+        return "model" if self.settings.embedding_model is not None else None
+
     def labeling_id(self, run: Run) -> str:
-        """Return what the labelling of a run is known by; a fresh one goes on until it is done."""
-        asked = self._asked(run)
-        if not self.fresh:
-            return "lab_" + digest(asked)[:16]
-        own = "lab_" + digest([*asked, time.time_ns()])[:16]
-        if self.is_offline:
+        """Return what the labelling of a run is known by, however often it is begun anew."""
+        return "lab_" + digest([run.run_id, self.key])[:16]
+
+    def attempt_id(self, run: Run) -> str:
+        """Return whose replies are taken, and whose budget it is.
+
+        A fresh attempt has its own, which one that was interrupted goes on with, until its
+        names are published and both are handed over.
+        """
+        own = self.labeling_id(run)
+        if not self.fresh or self.is_offline:
             return own
-        return ReplyCache.unfinished(run.path.parent / FILE_NAME, digest(asked), own)
+        new = "lab_" + digest([own, time.time_ns()])[:16]
+        return ReplyCache.unfinished(run.path.parent / FILE_NAME, own, new)
 
     def begun(self, run: Run) -> str | None:
-        """Return the id of the labelling that this one goes on with; None: a fresh one begins."""
-        if not self.fresh:
-            return self.labeling_id(run)
-        return ReplyCache.begun(run.path.parent / FILE_NAME, digest(self._asked(run)))
-
-    def _asked(self, run: Run) -> list[Any]:
-        return [run.run_id, self.key, self.has_embedder, self.is_embedding_paid]
+        """Return the attempt that this one goes on with; None: a fresh one begins."""
+        own = self.labeling_id(run)
+        return ReplyCache.begun(run.path.parent / FILE_NAME, own) if self.fresh else own
 
     @classmethod
     def of(cls, definition: ClusterDefinition) -> LabelingRequest | None:
@@ -197,7 +196,7 @@ class LabelingRequest:
             raise ConfigError(f"got {budget!r}, expected more than 0", path="budget_usd")
         if self.embed is not None and not callable(self.embed):
             raise ConfigError(f"got {self.embed!r}, expected a function of texts", path="embedder")
-        if self.settings.use_embedding_dedup and (self.is_offline or not self.has_embedder):
+        if self.settings.use_embedding_dedup and (self.is_offline or self.embedded_by is None):
             raise ConfigError(
                 "labels of a model are merged, by an embedding_model or an embedder",
                 path="llm_labeling.use_embedding_dedup",
@@ -216,7 +215,7 @@ class LabelingRequest:
         """Return what embeds: the function that was given, or else `own` where a model is named."""
         if self.embed is not None:
             return Embedder(guarded(self.embed))
-        if own is None or not self.is_embedding_paid:
+        if own is None or self.embedded_by != "model":
             return None
         return Embedder(own, self.concurrency)
 

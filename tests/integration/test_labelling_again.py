@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import gpucluster
-from gpucluster.errors import ConfigError, GpuclusterWarning
+from gpucluster.errors import ConfigError, DiskFullError, GpuclusterWarning
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.fake_server.answers import embedding
 from gpucluster.labeling.model.failures import CallError
@@ -95,7 +96,10 @@ def test_another_function_measures_anew_and_asks_nobody(
     assert server.calls == n_calls
     assert other.centroids["label"].equals(before["label"])
     assert not other.centroids["label_confidence"].equals(before["label_confidence"])
-    assert other.labeling.usage == first.labeling.usage
+    counted = ("calls", "input_tokens", "output_tokens", "usd")
+    assert [other.labeling.usage[name] for name in counted] == [
+        first.labeling.usage[name] for name in counted
+    ]
 
 
 def test_an_embedder_of_keywords_may_be_changed_too(tmp_path: Path) -> None:
@@ -159,6 +163,127 @@ def test_a_server_that_cannot_count_is_not_believed(tmp_path: Path) -> None:
         named = gpucluster.label(run, by(server)).labeling
     assert named.counts["num_llm"] == 6
     assert 100 < named.usage["input_tokens"] < 100_000
+
+
+@pytest.mark.parametrize("fault", ["rejected", "malformed", "refused"])
+@pytest.mark.parametrize("ttl_s", [0, 86_400])
+def test_a_cluster_that_is_never_named_costs_the_others_nothing(
+    tmp_path: Path, fault: str, ttl_s: int
+) -> None:
+    run = planted(tmp_path, 12)
+    with FakeServer(faults={fault: 0.5}, seed=3) as server:
+        settings = by(server, prices=PRICES, cache_ttl_seconds=ttl_s)
+        usd = 0.0
+        for _ in range(3):
+            named = gpucluster.label(run, settings, budget_usd=0.02).labeling
+            assert named.usage["usd"] >= usd
+            usd = named.usage["usd"]
+        billed = sum(sent + 2 * answered for _, sent, answered in server.billed) / 1e6
+        assert billed <= usd + 1e-9 <= 0.02
+        answered = [body for body in server.billed if body[2] > 20]
+        assert named.counts["num_llm"] <= 12
+        assert len(answered) <= 3 * 12
+
+
+def test_what_was_paid_survives_when_nothing_can_be_published(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise DiskFullError("no space is left")
+
+    run = planted(tmp_path, 10)
+    settings = by(server, cache_ttl_seconds=0)
+    for fresh, expected in ((False, 10), (True, 20)):
+        with monkeypatch.context() as patched:
+            patched.setattr("gpucluster.naming.label_run.write_labels", full)
+            with pytest.raises(DiskFullError):
+                gpucluster.label(run, settings, fresh=fresh)
+        gpucluster.label(run, settings, fresh=fresh)
+        assert len(server.billed) == expected
+    assert server.paid_repeats == 10  # by the fresh one, once
+
+
+def test_names_that_were_paid_once_are_not_paid_by_any_later_command(
+    tmp_path: Path, server: FakeServer
+) -> None:
+    run = planted(tmp_path, 10)
+    settings = by(server, cache_ttl_seconds=0)
+    gpucluster.label(run, settings, fresh=True)
+    gpucluster.label(run, settings)
+    gpucluster.label(run, settings, embedder=of_words)
+    with pytest.warns(GpuclusterWarning, match="no confidence was measured"):
+        gpucluster.label(run, settings, embedder=lambda _: 1 / 0)
+    gpucluster.label(run, settings, embedder=of_words)
+    gpucluster.label(run, settings)
+    (tmp_path / "docs.parquet").touch()
+    gpucluster.label(run, settings)
+    assert len(server.billed) == 10
+
+
+def test_a_fresh_labelling_that_came_to_its_end_is_followed_by_another(
+    tmp_path: Path, server: FakeServer
+) -> None:
+    run = planted(tmp_path, 10)
+    settings = by(server)
+    for _ in range(3):
+        with pytest.warns(GpuclusterWarning, match="no confidence was measured"):
+            gpucluster.label(run, settings, embedder=lambda _: 1 / 0, fresh=True)
+    assert len(server.billed) == 30
+    cheap = by(server, prices=PRICES)
+    stopped = gpucluster.label(run, cheap, fresh=True, budget_usd=0.003, concurrency=1).labeling
+    assert stopped.llm_labeling_errors
+    n_billed = len(server.billed)
+    assert n_billed > 30
+    left = gpucluster.label(run, cheap).labeling  # without it: what was paid at any time will do
+    assert left.llm_labeling_errors == ()
+    assert len(server.billed) == n_billed
+
+
+def test_names_that_were_kept_are_no_names_of_the_model_that_failed(
+    tmp_path: Path, server: FakeServer
+) -> None:
+    first = topic_run(tmp_path)
+    gpucluster.label(first, by(server))
+    other = by(server) | {"model_name": "another"}
+    kept = gpucluster.label(first, other | {"base_url": server.base_url + "/wrong"}).labeling
+    assert kept.counts["num_llm"] == 6
+    assert len(kept.not_named) == 6
+    settings = other | {"base_url": server.base_url + "/wrong"}
+    pq.write_table(documents(246), tmp_path / "docs.parquet")
+    later = topic_run(tmp_path)
+    assert later.run_id != first.run_id
+    named = gpucluster.label(later, settings).labeling
+    assert named.counts["num_reused"] == 0
+    assert named.counts["num_fallback"] == 6
+
+
+def test_equal_clusters_share_what_becomes_of_their_question(tmp_path: Path) -> None:
+    same = dict.fromkeys(range(120), "the very same words")
+    run = planted(tmp_path, 30, at=same)
+    with FakeServer(faults={"malformed": 0.9}, seed=2) as server:
+        gpucluster.label(run, by(server), concurrency=4)
+        asked = {digest for digest, *_ in server.billed}
+        assert len(server.billed) <= 3 * len(asked)
+    with FakeServer(faults={"server_error": 0.3}, seed=2) as server:
+        named = gpucluster.label(run, by(server), concurrency=4, fresh=True).labeling
+        assert named.counts["num_fallback"] == 0
+
+
+def test_missing_credentials_are_said_before_anything_is_asked(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    image = {"input_key": "image_url", "source_type": "blob", "path": "0.url"}
+    settings = by(server) | {"presign_prefixes": ["s3://my-bucket/x"]}
+    settings["labeling_inputs"] = {
+        "input_mappings": [*settings["labeling_inputs"]["input_mappings"], image]
+    }
+    run = topic_run(tmp_path)
+    with pytest.raises(ConfigError, match=r"presign_prefixes: addresses in the bucket my-bucket"):
+        gpucluster.label(run, settings)
+    assert server.calls == 0
 
 
 WRONG: dict[str, dict[str, Any]] = {

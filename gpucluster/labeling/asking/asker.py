@@ -7,11 +7,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -56,10 +54,12 @@ class NoReplyError(Exception):
 class Asked:
     """What became of the question about a cluster: an answer, or the reason why there is none.
 
+    `key` is that of the first question about it.
     `is_open` says that there was no reply, and that asking another time may help.
     """
 
     node: int
+    key: str
     answer: Answer | None
     problem: str | None = None
     is_open: bool = False
@@ -137,7 +137,6 @@ class Asker:
         self._identity = identity(settings)
         self._prices = known_prices(settings)
         self._lock = threading.Lock()
-        self._on_way: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self.stopped: str | None = None
         self.num_cached = 0
 
@@ -156,28 +155,60 @@ class Asker:
     def ask_all(self, evidence: Iterable[tuple[int, Evidence]]) -> Iterator[Asked]:
         """Ask about clusters and yield what became of each, in the order of the answers.
 
-        Evidence is taken as questions leave, so that it is never in memory all at once. An
-        answer that is on its way when somebody cancels is waited for: it is paid.
+        Evidence is taken as questions leave, so that it is never in memory all at once. Clusters
+        of which the very same is shown are asked about once. An answer that is on its way when
+        somebody cancels is waited for: it is paid.
         """
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="labelling")
         on_way: set[Future[Asked]] = set()
+        same: dict[str, list[tuple[int, str]]] = {}  # of questions on their way: who else asks
+        useless: dict[str, Asked] = {}
         try:
             for node, one in evidence:
                 self._cancel.raise_if_cancelled()
-                on_way.add(pool.submit(self._ask, node, one))
+                talk = Conversation(one, self._settings, self._shape)
+                key = question_key(talk.question, self._identity)
+                if key in useless:
+                    yield self._shared(useless[key], node, one.cluster_id)
+                elif key in same:
+                    same[key].append((node, one.cluster_id))
+                else:
+                    same[key] = []
+                    on_way.add(pool.submit(self._ask, node, one.cluster_id, key, talk))
                 if len(on_way) >= 2 * self._concurrency:
                     done, on_way = wait(on_way, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
+                    yield from self._arrived(done, same, useless)
             while on_way:
                 self._cancel.raise_if_cancelled()
                 done, on_way = wait(on_way, timeout=0.2, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield from self._arrived(done, same, useless)
         except BaseException:  # of a question, or of whoever takes the answers
             for patience in (self._patience, self._embedding_patience):
                 patience.stop("labelling has ended")  # no question goes on trying
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _arrived(
+        self,
+        done: Iterable[Future[Asked]],
+        same: dict[str, list[tuple[int, str]]],
+        useless: dict[str, Asked],
+    ) -> Iterator[Asked]:
+        """Yield what became of questions, for all who asked the same."""
+        for future in done:
+            asked = future.result()
+            yield asked
+            if asked.answer is None:
+                useless[asked.key] = asked
+            for node, cluster_id in same.pop(asked.key):
+                yield self._shared(asked, node, cluster_id)
+
+    def _shared(self, asked: Asked, node: int, cluster_id: str) -> Asked:
+        """Return what became of the same question about another cluster."""
+        self.num_cached += asked.answer is not None
+        self._audit.write("shared", cluster_id=cluster_id, key=asked.key)
+        return replace(asked, node=node)
 
     def embed(self, texts: Sequence[str]) -> Matrix:
         """Return embeddings by the provider's model; they count for the budget and the audit.
@@ -218,16 +249,15 @@ class Asker:
         except (GaveUp, BudgetSpentError) as error:
             raise NotEmbeddedError(str(error)) from error
 
-    def _ask(self, node: int, evidence: Evidence) -> Asked:
+    def _ask(self, node: int, cluster_id: str, key: str, talk: Conversation) -> Asked:
         try:
-            return Asked(node, self._converse(evidence))
+            return Asked(node, key, self._converse(cluster_id, talk))
         except (NoReplyError, UselessError) as error:
-            self._audit.write("unnamed", cluster_id=evidence.cluster_id, problem=str(error))
-            return Asked(node, None, str(error), getattr(error, "is_open", False))
+            self._audit.write("unnamed", cluster_id=cluster_id, problem=str(error))
+            return Asked(node, key, None, str(error), getattr(error, "is_open", False))
 
-    def _converse(self, evidence: Evidence) -> Answer:
+    def _converse(self, cluster_id: str, talk: Conversation) -> Answer:
         """Ask, and where the reply is unusable ask again in the way that may help."""
-        talk = Conversation(evidence, self._settings, self._shape)
         keys: list[str] = []
         answer = None
         while answer is None:
@@ -235,7 +265,7 @@ class Asker:
             if key in keys:
                 self._cache.drop([key])  # the very same again: its reply was of no use
             keys.append(key)
-            reply = self._reply(evidence.cluster_id, key, talk.question)
+            reply = self._reply(cluster_id, key, talk.question)
             try:
                 answer = talk.hear(reply)
             except UselessError:
@@ -246,21 +276,13 @@ class Asker:
     def _reply(self, cluster_id: str, key: str, question: Question) -> Reply:
         """Return the reply to a question: the one that was paid before, or a new one."""
         facts: dict[str, Any] = {"cluster_id": cluster_id, "key": key}
-        with self._alone(key):
-            kept = self._cache.get(key)
-            if kept is None:
-                return self._send(facts, question)
+        kept = self._cache.get(key)
+        if kept is None:
+            return self._send(facts, question)
         with self._lock:
             self.num_cached += 1
         self._audit.write("cached", **facts, reply=kept.text, finish=kept.finish)
         return kept
-
-    def _alone(self, key: str) -> AbstractContextManager[Any]:
-        """Let equal questions wait for the reply to the first of them."""
-        with self._lock:
-            own = self._on_way.get(key) or threading.Lock()
-            self._on_way[key] = own
-        return own
 
     def _send(self, facts: dict[str, Any], question: Question) -> Reply:
         if self.stopped is not None:

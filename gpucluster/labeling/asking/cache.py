@@ -37,7 +37,6 @@ CREATE TABLE labelings (
 ) WITHOUT ROWID;
 CREATE TABLE unfinished (request TEXT PRIMARY KEY, labeling_id TEXT NOT NULL) WITHOUT ROWID;
 """
-_FINISHED = ""  # in place of the labelling that asked: only the age of a reply counts now
 
 
 def question_key(question: Question, model: Mapping[str, Any]) -> str:
@@ -63,7 +62,7 @@ class ReplyCache:
     path : Path
         Made where it is missing.
     labeling_id : str
-        The labelling that asks. Its own replies hold until it is finished, whatever their age.
+        The labelling that asks. Its own replies hold whatever their age.
     ttl_s : float
         How long replies hold for others; 0: for nobody.
     is_fresh : bool
@@ -79,7 +78,7 @@ class ReplyCache:
 
     @classmethod
     def unfinished(cls, path: Path, request: str, labeling_id: str) -> str:
-        """Return the id of a labelling that was begun for `request` and not finished.
+        """Return the id of a labelling that was begun for `request` and not handed over.
 
         Where there is none, `labeling_id` is from now on.
         """
@@ -90,7 +89,7 @@ class ReplyCache:
 
     @classmethod
     def begun(cls, path: Path, request: str) -> str | None:
-        """Return the id of a labelling that was begun for `request` and not finished, if any."""
+        """Return the id of a labelling that was begun for `request` and not handed over."""
         if not path.exists():
             return None
         with closing(cls(path, "", 0)) as cache, cache._lock, cache._refusals():
@@ -110,7 +109,7 @@ class ReplyCache:
     ) -> None:
         self._takes_others = ttl_s > 0 and not is_fresh
         self._path = path
-        self._labeling_id = labeling_id
+        self.labeling_id = labeling_id
         self._ttl_s = ttl_s
         self._now = now
         self._lock = threading.Lock()
@@ -148,16 +147,16 @@ class ReplyCache:
                 "SELECT reply FROM replies WHERE key = ? AND (asked_by = ? OR expires_at > ?)"
                 " ORDER BY asked_by = ? DESC, expires_at DESC LIMIT 1",
                 (
-                    *(key, self._labeling_id),
+                    *(key, self.labeling_id),
                     self._now() if self._takes_others else float("inf"),
-                    self._labeling_id,
+                    self.labeling_id,
                 ),
             ).fetchone()
         return None if found is None else _reply(found[0])
 
     def put(self, key: str, reply: Reply, used: Usage) -> None:
         """Keep a reply and what it cost, both or neither."""
-        row = (key, self._labeling_id, json.dumps(asdict(reply)), self._now() + self._ttl_s)
+        row = (key, self.labeling_id, json.dumps(asdict(reply)), self._now() + self._ttl_s)
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", row)
             self._spend(db, used)
@@ -175,7 +174,7 @@ class ReplyCache:
             " input_tokens = input_tokens + excluded.input_tokens,"
             " output_tokens = output_tokens + excluded.output_tokens,"
             " embedding_tokens = embedding_tokens + excluded.embedding_tokens",
-            (self._labeling_id, *amounts),
+            (self.labeling_id, *amounts),
         )
 
     def spent(self, prices: Prices | None) -> Usage:
@@ -184,7 +183,7 @@ class ReplyCache:
             found = self._db.execute(
                 "SELECT calls, input_tokens, output_tokens, embedding_tokens FROM labelings"
                 " WHERE labeling_id = ?",
-                (self._labeling_id,),
+                (self.labeling_id,),
             ).fetchone()
         return Usage(*(found or ())).at(prices)
 
@@ -192,7 +191,7 @@ class ReplyCache:
         """Return what this labelling was expected to cost when it began, made the first time."""
         find = "SELECT estimate FROM labelings WHERE labeling_id = ?"
         with self._lock, self._refusals():
-            found = self._db.execute(find, (self._labeling_id,)).fetchone()
+            found = self._db.execute(find, (self.labeling_id,)).fetchone()
         if found is not None and found[0] is not None:
             return Usage(**json.loads(found[0]))
         made = make()
@@ -200,32 +199,24 @@ class ReplyCache:
             self._spend(db, Usage())
             db.execute(
                 "UPDATE labelings SET estimate = ? WHERE labeling_id = ?",
-                (json.dumps(asdict(made)), self._labeling_id),
+                (json.dumps(asdict(made)), self.labeling_id),
             )
         return made
 
     def drop(self, keys: list[str]) -> None:
         """Forget replies that led to no name, so that they are asked for again another time."""
         with self._transaction() as db:
-            db.executemany(
-                "DELETE FROM replies WHERE key = ? AND asked_by IN (?, ?)",
-                [(key, self._labeling_id, _FINISHED) for key in keys],
-            )
+            db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
-    def finish(self) -> None:
-        """Let the replies of this labelling age, and remove what holds for nobody any more."""
+    def hand_over(self, labeling_id: str) -> None:
+        """Let another labelling have the replies and the spending of this one, which is done."""
+        if labeling_id == self.labeling_id:
+            return
+        ids = (labeling_id, self.labeling_id)
         with self._transaction() as db:
-            db.execute(
-                "UPDATE OR REPLACE replies SET asked_by = ? WHERE asked_by = ?",
-                (_FINISHED, self._labeling_id),
-            )
-            db.execute(
-                "DELETE FROM replies WHERE asked_by = ? AND expires_at <= ?",
-                (_FINISHED, self._now()),
-            )
-            # a later labelling under the same id has a budget of its own
-            db.execute("DELETE FROM labelings WHERE labeling_id = ?", (self._labeling_id,))
-            db.execute("DELETE FROM unfinished WHERE labeling_id = ?", (self._labeling_id,))
+            db.execute("UPDATE OR REPLACE replies SET asked_by = ? WHERE asked_by = ?", ids)
+            db.execute("UPDATE OR REPLACE labelings SET labeling_id = ? WHERE labeling_id = ?", ids)
+            db.execute("DELETE FROM unfinished WHERE labeling_id = ?", ids[1:])
 
     def close(self) -> None:
         """Close the file."""

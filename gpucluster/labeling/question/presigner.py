@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable
 from datetime import timedelta
@@ -12,10 +11,10 @@ from gpucluster.errors import BackendUnavailableError, ConfigError
 from gpucluster.labeling.addresses import S3, place, prefix_place
 
 if TYPE_CHECKING:
-    from obstore.store import S3Store
+    from obstore.store import RetryConfig, S3Store
 
 EXPIRY: Final = timedelta(minutes=15)
-KEY: Final = "AWS_ACCESS_KEY_ID"  # where it is set, nobody is asked for credentials
+PATIENCE: Final[RetryConfig] = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
 
 
 class Presigner:
@@ -42,9 +41,9 @@ class Presigner:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Refuse, before any work, what would let no address be signed here; asks nobody.
+        """Refuse, before any work, what would let no address be signed here.
 
-        Credentials that a machine of a cloud has without variables are seen when they are used.
+        Where no variable holds credentials, the machine is asked for its own, as clouds give them.
 
         Raises
         ------
@@ -52,7 +51,7 @@ class Presigner:
             As `sign`.
         """
         for bucket, _ in self._prefixes:
-            self._signed(bucket, "a" if KEY in os.environ else None)
+            self._signed(bucket, "a")
 
     def allows(self, url: str) -> bool:
         """Whether `sign` would return an address, for `url` as `read_sample` lets it pass."""
@@ -94,8 +93,8 @@ class Presigner:
         )
         return where if below else None
 
-    def _signed(self, bucket: str, key: str | None) -> str | None:
-        """Return a signed address; without a key only look whether there could be one."""
+    def _signed(self, bucket: str, key: str) -> str:
+        """Return a signed address."""
         try:
             import obstore
             from obstore.exceptions import BaseError
@@ -106,7 +105,7 @@ class Presigner:
             ) from error
         try:
             store = self._store(bucket)
-            return None if key is None else obstore.sign(store, "GET", key, EXPIRY)
+            return obstore.sign(store, "GET", key, EXPIRY)
         except (BaseError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"addresses in the bucket {bucket} cannot be signed ({type(error).__name__})",
@@ -119,5 +118,5 @@ class Presigner:
 
         with self._lock:
             if bucket not in self._stores:
-                self._stores[bucket] = S3Store(bucket)
+                self._stores[bucket] = S3Store(bucket, retry_config=PATIENCE)
             return self._stores[bucket]

@@ -46,8 +46,6 @@ def test_its_own_labelling_finds_it_at_any_age(path: Path) -> None:
     cache.close()
     again = opened(path, ttl_s=0, now=10**9)
     assert again.get("k") == REPLY
-    again.finish()
-    assert again.get("k") is None
     again.close()
 
 
@@ -84,49 +82,37 @@ def test_what_led_to_no_name_is_asked_for_again(path: Path) -> None:
     cache.close()
 
 
-def test_fresh_replies_are_its_own_and_count_for_others_later(path: Path) -> None:
-    cache = opened(path)
+def test_a_fresh_attempt_asks_anew_and_is_handed_over_when_it_is_published(path: Path) -> None:
+    cache = opened(path, ttl_s=0)
     cache.put("k", REPLY, USED)
+    cache.put("old", REPLY, USED)
     cache.close()
-    fresh = ReplyCache(path, "lab_2", 60, is_fresh=True, now=lambda: 1001)
+    fresh = ReplyCache(path, "lab_2", 0, is_fresh=True, now=lambda: 1001)
     assert fresh.get("k") is None
     other = Reply("another", "stop", 1, 1)
-    fresh.put("k", other, USED)
-    fresh.finish()
+    fresh.put("k", other, Usage.of(1, 1, PRICES))
+    fresh.hand_over("lab_1")
+    assert fresh.get("k") is None
     fresh.close()
-    cache = opened(path, "lab_3", now=1002)
+    cache = opened(path, ttl_s=0, now=10**9)
+    assert cache.get("k") == other
+    assert cache.get("old") == REPLY
+    assert cache.spent(PRICES) == Usage.of(1, 1, PRICES)
+    cache.hand_over("lab_1")
     assert cache.get("k") == other
     cache.close()
-
-
-def test_one_that_finishes_leaves_the_replies_of_others_alone(path: Path) -> None:
-    first = opened(path, ttl_s=0)
-    first.put("k", REPLY, USED)
-    second = opened(path, "lab_2", ttl_s=0, now=2000)
-    second.finish()
-    assert first.get("k") == REPLY
-    first.close()
-    second.close()
-
-
-def test_a_finished_labelling_finds_its_replies_until_they_are_too_old(path: Path) -> None:
-    cache = opened(path, ttl_s=60)
-    cache.put("k", REPLY, USED)
-    cache.finish()
-    assert cache.get("k") == REPLY
-    cache.close()
-    later = opened(path, ttl_s=60, now=2000)
-    assert later.get("k") is None
-    later.close()
 
 
 def test_what_was_begun_for_a_request_goes_on_under_its_id(path: Path) -> None:
     assert ReplyCache.unfinished(path, "request", "lab_1") == "lab_1"
     assert ReplyCache.unfinished(path, "request", "lab_2") == "lab_1"
+    assert ReplyCache.begun(path, "request") == "lab_1"
     cache = opened(path)
-    cache.finish()
+    cache.hand_over("lab_0")
     cache.close()
+    assert ReplyCache.begun(path, "request") is None
     assert ReplyCache.unfinished(path, "request", "lab_2") == "lab_2"
+    assert ReplyCache.begun(path.with_name("none"), "request") is None
 
 
 def test_a_price_that_is_set_later_counts_for_what_was_spent_before(path: Path) -> None:
@@ -145,8 +131,6 @@ def test_the_estimate_is_that_of_the_beginning(path: Path) -> None:
     again = opened(path)
     assert again.estimate(lambda: Usage(1)) == Usage(9, 90, 9, usd=None)
     assert again.spent(PRICES) == USED
-    again.finish()
-    assert again.estimate(lambda: Usage(1)) == Usage(1)
     again.close()
 
 
@@ -156,7 +140,7 @@ def test_two_that_ask_the_same_keep_their_own_replies(path: Path) -> None:
     first.put("k", REPLY, USED)
     second.put("k", other, USED)
     assert (first.get("k"), second.get("k")) == (REPLY, other)
-    second.finish()
+    second.hand_over("lab_3")
     assert (first.get("k"), second.get("k")) == (REPLY, None)
     first.close()
     second.close()

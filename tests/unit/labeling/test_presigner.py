@@ -129,7 +129,9 @@ def test_whether_anything_could_be_signed_is_known_before_it_is(
     with pytest.raises(ConfigError, match="presign_prefixes: addresses in the bucket bucket"):
         Presigner(["s3://bucket"]).check()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    Presigner(["s3://bucket"]).check()  # a machine in a cloud may have others
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")  # no machine of a cloud
+    with pytest.raises(ConfigError, match="cannot be signed"):
+        Presigner(["s3://bucket"]).check()
 
 
 @pytest.mark.usefixtures("credentials")
