@@ -79,6 +79,7 @@ CASES = {
         Case("heavy_tail_100k", 100_000, 768, 300, seed=1),
         Case("text_500k", 500_000, 768, 300, seed=2, text_bytes=400_000_000),
         Case("plain_500k", 500_000, 768, 300, seed=2),
+        Case("rows_5m", 5_000_000, 768, 1000, seed=8),
         Case("text_20k", 20_000, 768, 50, seed=2, text_bytes=16_000_000),
         Case("plain_20k", 20_000, 768, 50, seed=2),
     )

@@ -138,7 +138,8 @@ class LabelingSettings(_Settings):
         description="Model of the same provider that embeds labels: for dedup and confidence.",
     )
     cache_ttl_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = Field(
-        default=604_800, description="How long replies are kept; 0 keeps none."
+        default=604_800,
+        description="How long other labellings find a reply; 0: never. Its own finds it always.",
     )
     custom_prompt: str | None = Field(
         default=None, min_length=1, description="Replaces the instructions entirely."
