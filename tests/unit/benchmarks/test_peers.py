@@ -147,7 +147,7 @@ def test_a_run_without_options_is_the_call_without_arguments(monkeypatch, sample
     CliRunner().invoke(main, ["run", str(sample_path), "--out", str(tmp_path)])
     del asked["out"], asked["observer"], asked["cancel"]
     assert asked.pop("definition") == ClusterDefinition.parse(None)
-    assert asked.pop("device") == "auto"
+    assert asked.pop("device") == asked.pop("storage") == "auto"
     assert asked.pop("fresh") is False
     assert asked.pop("previous") == "auto"
     assert set(asked.values()) == {None}
