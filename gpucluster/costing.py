@@ -14,8 +14,12 @@ from gpucluster.types import Storage
 from gpucluster.vector_config import VectorConfig
 
 PROCESS_BYTES = 330 << 20  # interpreter, numpy, pyarrow, scikit-learn
+LIBRARY_PAGES = 110 << 20  # of that: pages of files, which do not count beside matrices on disk
+# of a row, beside its values: its id and number, which stay; ids while they are compared; what is
+# measured; what is written, in tables that are sorted and encoded
+ID_BYTES, UNIQUE_BYTES, MEASURE_BYTES, CALIBRATE_BYTES = 30, 220, 110, 98
 ON_HOST = "always on the host"
-WRITE_BYTES_PER_ROW = 300  # tables of members, while they are sorted and encoded
+WRITE_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ def planned_stages(
     """
     config = definition.vector_config
     n_rows, n_samples, n_features = shape.n_rows, shape.n_samples, shape.n_features
-    taken = _Taken(storage, PROCESS_BYTES + 64 * n_rows)
+    pages = LIBRARY_PAGES if storage == "disk" else 0
+    taken = _Taken(storage, PROCESS_BYTES - pages + ID_BYTES * n_rows)
     taken.keep(4 * n_samples * n_features)  # the unit rows stay: metrics are measured on them
     most = "" if definition.filters is None else "at most "  # as many as match
     sampled = f"sample of {most}{n_samples:,} rows" if n_samples < n_rows else "exact"
@@ -109,7 +114,7 @@ def planned_stages(
         method=sampled,
         seconds=reading,
         reason=ON_HOST,
-        **taken.peak(4 * BLOCK_BYTES),
+        **taken.peak(max(4 * BLOCK_BYTES, UNIQUE_BYTES * n_rows)),
     )
     if (
         shape.n_blocks
@@ -240,7 +245,9 @@ def _afterwards(
         method="exact",
         seconds=seconds if decision.device == "cpu" else None,
         reason=decision.reason,
-        **taken.peak(24 * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES),
+        **taken.peak(
+            MEASURE_BYTES * n_samples + 24 * levels * n_clusters * n_features + 4 * BLOCK_BYTES
+        ),
     )
     if definition.cluster_type == "vector":
         again = config.assignment_rule == "fit" or division is not None
@@ -250,7 +257,9 @@ def _afterwards(
             method="exact",
             seconds=(flop if again else 0.0) / 100e9 + 2 * n_samples * n_features / 1e9,
             reason=decision.reason,
-            **taken.peak(56 * n_samples + 16 * n_clusters * n_features + 4 * BLOCK_BYTES),
+            **taken.peak(
+                CALIBRATE_BYTES * n_samples + 16 * n_clusters * n_features + 7 * BLOCK_BYTES
+            ),
         )
     n_written = n_samples
     if config.sample_mode == "fit_then_assign" and n_samples < shape.n_rows:
@@ -271,5 +280,5 @@ def _afterwards(
         method="exact",
         seconds=0.2 + n_written * 2e-6,
         reason=ON_HOST,
-        **taken.peak(WRITE_BYTES_PER_ROW * n_written),
+        **taken.peak(WRITE_BYTES * n_written + 4 * BLOCK_BYTES),
     )
