@@ -15,6 +15,7 @@ import numpy as np
 
 from gpucluster.device.storage import on_disk
 from gpucluster.errors import StoreError
+from gpucluster.labeling.model.client import TEXTS_A_CALL
 from gpucluster.labeling.model.failures import redacted
 from gpucluster.notation import shown
 from gpucluster.ops.normalize import unit_rows
@@ -22,7 +23,6 @@ from gpucluster.types import Matrix
 
 Embed = Callable[[Sequence[str]], Any]
 
-BATCH = 128  # texts that are embedded at a time
 TEXT_LIMIT = 2_000  # characters of a document
 MESSAGE_LIMIT = 300
 
@@ -37,7 +37,7 @@ def guarded(embed: Embed) -> Embed:
     def call(texts: Sequence[str]) -> Any:
         try:
             return embed(texts)
-        except Exception as error:
+        except Exception as error:  # whatever somebody else's code raises
             said = redacted(" ".join(f"{type(error).__name__}: {error}".split()))
             raise NotEmbeddedError(shown(said, MESSAGE_LIMIT)) from error
 
@@ -165,11 +165,11 @@ def _on_disk(n_rows: int, n_features: int) -> Any:
 def _batches(
     groups: Iterable[tuple[int, Sequence[str]]],
 ) -> Iterator[list[tuple[int, Sequence[str]]]]:
-    """Yield groups that have about `BATCH` texts together."""
+    """Yield groups that have about `TEXTS_A_CALL` texts together."""
     batch: list[tuple[int, Sequence[str]]] = []
     count = 0
     for key, texts in groups:
-        if batch and count + len(texts) > BATCH:
+        if batch and count + len(texts) > TEXTS_A_CALL:
             yield batch
             batch, count = [], 0
         batch.append((key, texts))

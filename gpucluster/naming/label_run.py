@@ -70,7 +70,8 @@ def label_run(
     before, names = sound_names(run.path) or (None, None)  # what `run` knows may be older
     if before is not None and _is_done(before, run, request):
         return before
-    started = datetime.now(UTC)
+    # as the files are before they are read: one that changes meanwhile is named anew
+    source_key, started = request.source_key(run), datetime.now(UTC)
     store = LocalStore(run.path.parent)
     account = Account(Reporter("", observer, cancel))
     with store.lease(run.run_id), ExitStack() as opened:
@@ -105,7 +106,7 @@ def label_run(
                     "gpucluster_version": __version__,
                     "settings": request.settings.model_dump(mode="json"),
                     "settings_sha256": request.key,
-                    "source_key": request.source_key(run),
+                    "source_key": source_key,
                     "text_column": request.text_column,
                     "embedded_by": request.embedded_by,
                     "is_open": naming.is_open,

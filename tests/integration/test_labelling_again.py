@@ -14,6 +14,7 @@ import pytest
 
 import gpucluster
 from gpucluster.errors import ConfigError, DiskFullError, GpuclusterWarning
+from gpucluster.events import Event, StageStarted
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.fake_server.answers import embedding
 from gpucluster.labeling.model.failures import CallError
@@ -148,6 +149,23 @@ def test_an_estimate_knows_what_is_done_and_what_was_begun(
     assert 0 < left < 13
     gpucluster.label(run, settings, fresh=True)
     assert server.calls - n_calls == left
+
+
+def test_documents_that_change_while_they_are_named_are_named_anew(
+    tmp_path: Path, server: FakeServer
+) -> None:
+    run = topic_run(tmp_path)
+    rows = documents()
+    texts = pa.array([f"{text} edited" for text in rows["text"].to_pylist()])
+
+    def observer(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage == "label.write":
+            pq.write_table(rows.set_column(1, "text", texts), tmp_path / "docs.parquet")
+
+    gpucluster.label(run, by(server), observer=observer)
+    n_calls = server.calls
+    gpucluster.label(run, by(server))
+    assert server.calls >= n_calls + 6  # clusters that clash are asked about twice
 
 
 def test_a_server_that_cannot_count_is_not_believed(tmp_path: Path) -> None:

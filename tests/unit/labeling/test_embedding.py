@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from gpucluster.labeling.embedding import BATCH, Embedder, NotEmbeddedError, guarded
+from gpucluster.labeling.embedding import Embedder, NotEmbeddedError, guarded
+from gpucluster.labeling.model.client import TEXTS_A_CALL
 
 
 def of(embed: Any, texts: Sequence[str]) -> np.ndarray:
@@ -112,5 +113,5 @@ def test_groups_come_back_in_their_order_and_calls_are_few(n_threads: int) -> No
         values = np.array([[float(text), 1] for text in texts]).reshape(-1, 2)
         expected = values / np.linalg.norm(values, axis=1, keepdims=True)
         assert np.allclose(found[key], expected.astype(np.float32)) or not texts
-    assert max(calls) <= BATCH
-    assert len(calls) == -(-sum(map(len, (texts for _, texts in groups))) // BATCH)
+    assert max(calls) <= TEXTS_A_CALL
+    assert len(calls) == -(-sum(map(len, (texts for _, texts in groups))) // TEXTS_A_CALL)
