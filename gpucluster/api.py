@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpucluster.planner import Plan
     from gpucluster.sources import Inspection
     from gpucluster.timeline import History
-    from gpucluster.types import StorageRequest
+    from gpucluster.types import ExecutorName, StorageRequest
 
 DEFAULT_OUT = "gpucluster-out"
 
@@ -32,6 +32,9 @@ def cluster(
     device: DeviceRequest = "auto",
     storage: StorageRequest = "auto",
     memory_limit: int | str | None = None,
+    executor: ExecutorName = "local",
+    scheduler: str | None = None,
+    n_workers: int | None = None,
     observer: Observer | None = None,
     cancel: CancelToken | None = None,
     id_column: str | None = None,
@@ -65,6 +68,14 @@ def cluster(
     memory_limit : int or str, optional
         Memory that the run may take, where that is less than is free: bytes, or such as ``6GB``.
         It is planned with, not enforced.
+    executor : {"local", "dask"}, default "local"
+        ``dask``: the workers of a Dask cluster work on the rows too, which then lie below `out`.
+        The result is the same.
+    scheduler : str, optional
+        Address of a Dask scheduler, such as ``tcp://127.0.0.1:8786``, whose workers see `out`.
+        Omitted: a cluster on this machine, for as long as this takes.
+    n_workers : int, optional
+        Of the cluster on this machine. Default: one for each 8 cores.
     observer : callable, optional
         Called with every event.
     cancel : CancelToken, optional
@@ -93,7 +104,7 @@ def cluster(
 
     Raises
     ------
-    ConfigError, SourceError, InputError, DeviceError, StoreError, Cancelled
+    ConfigError, SourceError, InputError, DeviceError, ExecutorError, StoreError, Cancelled
         See `gpucluster.errors`; all are `GpuclusterError`.
 
     Examples
@@ -107,6 +118,7 @@ def cluster(
     ...     run.num_clusters, run.labels_.shape
     (3, (60,))
     """
+    from gpucluster.device.executor import Executor
     from gpucluster.device.select import decide
     from gpucluster.device.storage import Room
     from gpucluster.finished import Run
@@ -118,8 +130,9 @@ def cluster(
     parsed = read_definition(definition, fields)
     naming = LabelingRequest.of(parsed)
     decision = decide(device)
+    workers = Executor.of(executor, scheduler, n_workers)
     folder = Path(out or DEFAULT_OUT).expanduser()
-    room = Room.of(storage, memory_limit, folder)
+    room = Room.of(workers.storage(storage), memory_limit, folder)
     each = parsed.each_feature()
     before = _followed(previous, len(each))
     if len(each) > 1:  # what is wrong with any of them is said before the first one runs
@@ -144,6 +157,7 @@ def cluster(
             out=folder,
             decision=decision,
             room=room,
+            executor=workers,
             observer=observer or ignore,
             cancel=cancel or CancelToken(),
             fresh=fresh,
@@ -193,6 +207,9 @@ def plan(
     device: DeviceRequest = "auto",
     storage: StorageRequest = "auto",
     memory_limit: int | str | None = None,
+    executor: ExecutorName = "local",
+    scheduler: str | None = None,
+    n_workers: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     **fields: Any,
@@ -203,6 +220,8 @@ def plan(
     ----------
     data, definition, out, device, storage, memory_limit, id_column, vector_column, **fields
         As for `cluster`.
+    executor, scheduler, n_workers
+        As for `cluster`; nobody is connected to.
 
     Returns
     -------
@@ -211,13 +230,15 @@ def plan(
         `WillNotFitError` where it exceeds memory or disk. With ``output_strategy: per_feature``, of
         the run that needs most memory.
     """
+    from gpucluster.device.executor import Executor
     from gpucluster.device.select import decide
     from gpucluster.device.storage import Room
     from gpucluster.planner import make_plan
 
     parsed = read_definition(definition, fields)
     decision = decide(device)
-    room = Room.of(storage, memory_limit, Path(out or DEFAULT_OUT).expanduser())
+    kept = Executor.of(executor, scheduler, n_workers).storage(storage)
+    room = Room.of(kept, memory_limit, Path(out or DEFAULT_OUT).expanduser())
     each = parsed.each_feature()
     if len(each) > 1:
         open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
@@ -265,71 +286,17 @@ def sweep(
     ConfigError
         The algorithm is another one, or a size is below 2.
     """
-    from gpucluster.algorithms import HDBSCAN
-    from gpucluster.device.select import decide
-    from gpucluster.device.storage import Room
-    from gpucluster.device.worker import Worker
-    from gpucluster.events import Reporter
-    from gpucluster.execution import fit_step, step_output
-    from gpucluster.ledger import Ledger
-    from gpucluster.ops.sweep import check_sizes
-    from gpucluster.planner import make_plan
-    from gpucluster.routes import one_space
-    from gpucluster.sources import CudfDecoder, load
+    from gpucluster.swept import sweep_sizes
 
-    if sizes is not None:
-        sizes = check_sizes(sizes)
     parsed = read_definition(definition, fields)
-    decision = decide(device)
-    source = open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
-    info = source.info
-    if info.blocks and parsed.vector_config.multi_feature_strategy == "independent":
-        raise ConfigError(
-            "a sweep is of one matrix, got independent",
-            path="vector_config.multi_feature_strategy",
-            hint="name one feature",
-        )
-    room = Room.of("memory")
-    plan = make_plan(parsed, info.n_rows, info.n_features, decision, info.blocks, room=room)
-    model = plan.definition.vector_config.algorithm
-    if not isinstance(model, HDBSCAN):
-        raise ConfigError(
-            f"got {plan.definition.vector_config.clustering_method}, a sweep is of hdbscan",
-            path="vector_config.clustering_method",
-            hint="name it: hdbscan",
-        )
-    ledger = Ledger(Reporter("", observer or ignore, cancel), plan)
-    with ledger.stage("load", backend="pyarrow") as reporter:
-        decoder = CudfDecoder(decision, reporter)
-        samples = load(
-            decoder.of(source),
-            on_bad_rows=parsed.on_bad_rows,
-            max_bad_fraction=parsed.max_bad_fraction,
-            sample_size=parsed.vector_config.sample_size,
-            random_state=parsed.random_state,
-            filters=parsed.filters,
-            reporter=reporter,
-        )
-        ledger.note(**decoder.account())
-    X = samples.X
-    ledger.plan = make_plan(
-        *(parsed, info.n_rows, info.n_features, decision, info.blocks),
-        n_samples=len(X),
-        room=room,
+    return sweep_sizes(
+        lambda: open_rows(data, parsed, id_column=id_column, vector_column=vector_column),
+        parsed,
+        sizes,
+        device=device,
+        observer=observer or ignore,
+        cancel=cancel,
     )
-    ledger.plan.require_room()
-    for warned in ledger.plan.warnings:
-        ledger.reporter.repeat(warned)
-    config = ledger.plan.definition.vector_config
-    one_space(ledger, ledger.plan.definition, X, info.blocks, "")
-    with Worker() as worker:
-        for position, step in enumerate(config.preprocessing_steps or ()):
-            with ledger.stage(f"prepare.{position}.{step.method}") as reporter:
-                fitted, used = fit_step(step, X, decision, reporter, worker)
-                ledger.note(device=used, backend=fitted.backend, method=fitted.method)
-                X, _ = step_output(step, X, fitted.arrays, used, decision, reporter, worker)
-    with ledger.stage("sweep", backend="numba") as reporter:
-        return model.sweep(X, sizes, reporter=reporter)
 
 
 def inspect(

@@ -19,6 +19,7 @@ A caller who wants one ``except`` catches `GpuclusterError`. The tree::
     │   ├── BackendUnavailableError      a library is missing; names the extra
     │   ├── OutOfMemoryError             the device ran out while working
     │   └── WillNotFitError              the plan exceeds the memory, before any work
+    ├── ExecutorError (RuntimeError)     the Dask cluster cannot be reached, or failed
     ├── StageCrashedError (RuntimeError) a supervised stage died in native code
     ├── ArtifactError (OSError)          a Run on disk is unusable
     │   ├── RunNotFoundError             no finished run at the path
@@ -192,6 +193,13 @@ class WillNotFitError(DeviceError):
         super().__init__(message, hint=hint)
         self.needed_bytes = needed_bytes
         self.available_bytes = available_bytes
+
+
+class ExecutorError(GpuclusterError, RuntimeError):
+    """The cluster of the executor is not there, not usable, or could not do the work."""
+
+    code = "executor_failed"
+    retryable = True
 
 
 class StageCrashedError(GpuclusterError, RuntimeError):

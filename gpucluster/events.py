@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpucluster import errors
 from gpucluster.errors import Cancelled, FallbackWarning, GpuclusterWarning
@@ -155,6 +155,20 @@ class CancelToken:
             raise Cancelled("stopped as asked")
 
 
+class Midway(Protocol):
+    """Where a long stage keeps its state on the way, so that one that was stopped goes on there."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough time has passed since the last one that the next is worth its cost."""
+
+    def get(self) -> Mapping[str, Any] | None:
+        """Return the arrays that were kept last, or None."""
+
+    def put(self, arrays: Mapping[str, Any]) -> None:
+        """Keep arrays, by name, in the place of earlier ones."""
+
+
 class Reporter:
     """The view of one stage on observer and cancel token; stages get this and nothing else."""
 
@@ -164,6 +178,7 @@ class Reporter:
         self.stage = stage
         self.observer = observer
         self.cancel = cancel or CancelToken()
+        self.midway: Midway | None = None
         self.warnings: list[Warned] = []
 
     def progress(self, done: int, total: int | None, unit: str = "rows") -> None:

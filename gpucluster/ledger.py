@@ -11,12 +11,15 @@ from typing import Any
 
 from gpucluster.artifacts import Checkpoints
 from gpucluster.costing import PlannedStage
+from gpucluster.device.fleet import Fleet
 from gpucluster.device.memory import PeakMemory
+from gpucluster.device.storage import Place
 from gpucluster.device.worker import Worker
 from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted, Warned
 from gpucluster.logs import logger
 from gpucluster.planner import Plan
 
+MIDWAY_S = 60.0  # what a stage that is killed loses at most of its work
 FELL_BACK = "the GPU path failed, a warning says how"
 
 
@@ -34,10 +37,13 @@ class Account:
         Finished stages, in order.
     facts : dict
         Of the running stage: ``device``, ``backend``, ``method``, ``reason``.
+    fleet : Fleet or None
+        Who works on the rows of matrices beside this process.
     """
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
+        self.fleet: Fleet | None = None
         self.records: list[StageRecord] = []
         self.facts: dict[str, Any] = {}
         self._peak = PeakMemory()
@@ -51,7 +57,7 @@ class Account:
         self.reporter.observer(StageStarted(name))
         storage = "disk" if planned and planned.disk_bytes else "memory"
         self._peak.reset(with_files=storage == "memory")
-        begun = time.monotonic()
+        begun, n_calls = time.monotonic(), self.fleet.n_calls if self.fleet else 0
         self.facts = {
             "device": "cpu",
             "backend": backend,
@@ -61,7 +67,7 @@ class Account:
         yield self.reporter.for_stage(name)
         record = StageRecord(
             name=name,
-            executor="local",
+            executor="dask" if self.fleet and self.fleet.n_calls > n_calls else "local",
             storage=storage,
             seconds=round(time.monotonic() - begun, 4),
             peak_bytes=self._peak.read(),
@@ -75,6 +81,52 @@ class Account:
             *(name, record.seconds, record.peak_bytes, record.backend, record.device),
         )
         self.reporter.observer(StageFinished(record))
+
+
+class Midway:
+    """The state of a running stage: two checkpoints in turn, so that one is always whole.
+
+    Parameters
+    ----------
+    checkpoints : Checkpoints
+    stage : str
+    key : str
+        Digest of all that determines the stage.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, stage: str, key: str) -> None:
+        self._checkpoints, self._stage, self._key = checkpoints, stage, key
+        self._number = 0
+        self._last = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `MIDWAY_S` have passed since the last one."""
+        return time.monotonic() - self._last >= MIDWAY_S
+
+    def get(self) -> Mapping[str, Any] | None:
+        """Return the arrays that were kept last, or None."""
+        slots = [self._checkpoints.get(self._slot(number), self._key) for number in range(2)]
+        found = [slot for slot in slots if slot is not None]
+        if not found:
+            return None
+        last = max(found, key=lambda slot: slot.info["number"])
+        self._number = last.info["number"]
+        return last.arrays
+
+    def put(self, arrays: Mapping[str, Any]) -> None:
+        """Keep arrays, by name, in the place of earlier ones."""
+        self._number += 1
+        self._checkpoints.put(self._slot(self._number), self._key, arrays, {"number": self._number})
+        self._last = time.monotonic()
+
+    def drop(self) -> None:
+        """Remove what was kept: the stage is finished."""
+        for number in range(2):
+            self._checkpoints.drop(self._slot(number), self._key)
+
+    def _slot(self, number: int) -> str:
+        return f"{self._stage}.midway-{number % 2}"
 
 
 class Ledger(Account):
@@ -117,6 +169,13 @@ class Ledger(Account):
         with super().stage(name, backend=backend, planned=planned) as reporter:
             yield reporter
 
+    @property
+    def place(self) -> Place | None:
+        """Where matrices of all rows lie; None: in memory."""
+        if self.fleet is not None:
+            return self.fleet.place
+        return None if self.plan.folder is None else Place(self.plan.folder)
+
     def note(self, **facts: Any) -> None:
         """Correct the record of the running stage: ``device``, ``backend``, ``method`` ..."""
         if facts.get("device", self._planned_device) != self._planned_device:
@@ -135,6 +194,10 @@ class Ledger(Account):
         for warned in done.info["warnings"]:
             self.reporter.repeat(Warned(**warned))
         return done.arrays, done.info["info"]
+
+    def midway(self, stage: str, key: str) -> Midway | None:
+        """Return where the running stage keeps its state on the way, where anything is kept."""
+        return None if self.checkpoints is None else Midway(self.checkpoints, stage, key)
 
     def keep(
         self, stage: str, key: str, arrays: Mapping[str, Any], info: Mapping[str, Any]

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from gpucluster.artifacts import Checkpoints, LocalStore, Run
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.executor import Executor
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
 from gpucluster.device.worker import Worker
@@ -56,6 +57,7 @@ def run_pipeline(
     out: Path,
     decision: Decision,
     room: Room,
+    executor: Executor,
     observer: Observer,
     cancel: CancelToken,
     fresh: bool,
@@ -74,6 +76,8 @@ def run_pipeline(
     decision : Decision
     room : Room
         What it may take of memory, and of the disk of `out`.
+    executor : Executor
+        Who schedules the work on rows.
     observer : Observer
     cancel : CancelToken
     fresh : bool
@@ -97,9 +101,33 @@ def run_pipeline(
     if definition.filters is None:  # how many rows match is known when they are read
         plan.require_room()
     ledger = Ledger(Reporter("", observer, cancel), plan)
-    reporter = ledger.reporter
-    _say_what_differs(definition, info, reporter)
+    _say_what_differs(definition, info, ledger.reporter)
+    with executor.fleet(room.folder, decision) as ledger.fleet:
+        return _run(
+            *(ledger, source, definition, decision, room, out),
+            fresh=fresh,
+            text_column=text_column,
+            related=related,
+            previous=previous,
+        )
 
+
+def _run(
+    ledger: Ledger,
+    source: Source,
+    definition: ClusterDefinition,
+    decision: Decision,
+    room: Room,
+    out: Path,
+    *,
+    fresh: bool,
+    text_column: str | None,
+    related: Sequence[Run],
+    previous: Run | Literal["auto"] | None,
+) -> Run:
+    """Go through the stages; what is given is that of `run_pipeline`."""
+    info, reporter = source.info, ledger.reporter
+    observer = reporter.observer
     samples, attributes, data_key, facts = _read(ledger, source, definition)
     matching = info.n_rows - samples.num_filtered
     ledger.plan = make_plan(
@@ -256,7 +284,7 @@ def _read(
             random_state=definition.random_state,
             filters=definition.filters,
             digest_all=definition.vector_config.sample_mode == "fit_then_assign",
-            folder=ledger.plan.folder,
+            place=ledger.place,
             reporter=reporter,
         )
         ledger.note(**decoder.account())

@@ -114,6 +114,8 @@ def cluster(
                 basins_=arrays.get("basins"),
                 layers_=arrays.get("layers"),
             )
+        midway = ledger.midway(reporter.stage, key("cpu")) if decision.device == "cpu" else None
+        reporter.midway = midway
         found, device = fit_algorithm(algorithm, X, decision, reporter, ledger.worker)
         ledger.note(device=device, backend=found.backend, method=found.method)
         kept: dict[str, Any] = {"labels": found.labels_}
@@ -126,6 +128,8 @@ def cluster(
         if found.layers_ is not None:
             kept["layers"] = found.layers_
         ledger.keep(reporter.stage, key(_kept_as(decision.device, device)), kept, found.info)
+        if midway is not None:
+            midway.drop()
         return found
 
 

@@ -128,21 +128,25 @@ class KMeans(Algorithm):
         restarts = self.restarts(len(X))
         tolerance = self.tol * spread(X)[1] / X.shape[1]
         stream, *streams = np.random.default_rng(self.random_state).spawn(1 + restarts)
+        known = None if reporter.midway is None else reporter.midway.get()
         with one_blas_thread:
             sample = seeding_sample(X, self.n_clusters, stream)
-            contest = to_device(sample, device)
-            starts = (
-                first_centers(sample, self.n_clusters, self.init, each, reporter)
-                for each in streams
-            )
-            found = (
-                self._descend(contest, to_device(each, device), tolerance, reporter)
-                for each in starts
-            )
-            best = min(found, key=lambda each: each.inertia)
-            if len(sample) < len(X):
+            if known is None:
+                contest = to_device(sample, device)
+                of_contest = reporter.for_stage(reporter.stage)  # without a place to keep it
+                starts = (
+                    first_centers(sample, self.n_clusters, self.init, each, reporter)
+                    for each in streams
+                )
+                found = (
+                    self._descend(contest, to_device(each, device), tolerance, of_contest)
+                    for each in starts
+                )
+                best = min(found, key=lambda each: each.inertia)
                 del contest
-                best = self._go_on(X, best.centers, tolerance, device, reporter)
+                known = {"centers": best.centers}
+            if len(sample) < len(X):
+                best = self._go_on(X, known, tolerance, device, reporter)
         labels = to_host(best.labels)
         self._judge(labels, reporter, converged=best.converged)
         info = {"inertia": best.inertia, "n_iter": best.n_iter, "n_init": restarts}
@@ -154,16 +158,24 @@ class KMeans(Algorithm):
         )
 
     def _go_on(
-        self, X: Matrix, centers: Any, tolerance: float, device: Device, reporter: Reporter
+        self,
+        X: Matrix,
+        known: Mapping[str, Any],
+        tolerance: float,
+        device: Device,
+        reporter: Reporter,
     ) -> _Found:
-        """Descend with all rows: on a GPU that can hold them, or where they come block by block."""
+        """Descend with all rows: on a GPU that can hold them, or where they come block by block.
+
+        What is `known` are the centres, and where an earlier descent was stopped, its state.
+        """
         from gpucluster.device.arrays import is_on_gpu
         from gpucluster.ops.half_lloyd import resident_bytes
         from gpucluster.ops.streaming import placed
 
         rows = placed(X, resident_bytes(*X.shape)) if device == "gpu" else X
         try:
-            return self._descend(rows, centers, tolerance, reporter)
+            return self._descend(rows, known["centers"], tolerance, reporter, known)
         except MemoryError:
             if not is_on_gpu(rows):
                 raise
@@ -172,9 +184,16 @@ class KMeans(Algorithm):
             "gpu_streamed",
             "kmeans ran out of GPU memory: the rows stay on the host and come block by block",
         )
-        return self._descend(X, centers, tolerance, reporter)
+        return self._descend(X, known["centers"], tolerance, reporter)
 
-    def _descend(self, X: Any, centers: Any, tolerance: float, reporter: Reporter) -> _Found:
+    def _descend(
+        self,
+        X: Any,
+        centers: Any,
+        tolerance: float,
+        reporter: Reporter,
+        known: Mapping[str, Any] | None = None,
+    ) -> _Found:
         """Move the centres to the means of their rows until they rest, where the centres are."""
         from gpucluster.device.arrays import is_on_gpu
         from gpucluster.ops.half_lloyd import HalfLloyd
@@ -182,12 +201,17 @@ class KMeans(Algorithm):
 
         on_gpu = is_on_gpu(centers)
         lloyd = (HalfLloyd if on_gpu else Lloyd)(X, centers, reporter)
-        converged = False
-        for n_iter in range(1, self.max_iter + 1):
+        converged, n_before = False, 0
+        if known is not None and "sums" in known:  # added up in another order, to other bits
+            lloyd.sums, n_before = np.array(known["sums"]), int(known["n_iter"])
+        for n_iter in range(n_before + 1, self.max_iter + 1):
             converged = lloyd.move(self._on_sphere(lloyd.means(), lloyd.centers)) <= tolerance
             if converged:
                 break
             reporter.progress(n_iter, self.max_iter, "iterations")
+            if reporter.midway is not None and reporter.midway.is_due:
+                state = {"centers": lloyd.centers, "sums": lloyd.sums, "n_iter": np.array(n_iter)}
+                reporter.midway.put(state)
         return _Found(
             centers=lloyd.centers,
             labels=lloyd.labels,

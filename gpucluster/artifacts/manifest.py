@@ -48,6 +48,7 @@ _CIRCUMSTANCES: dict[str, Any] = {
             "planned_seconds": True,
             "reused": True,
             "storage": True,
+            "executor": True,
         }
     },
     "content_sha256": True,
@@ -84,8 +85,8 @@ class Manifest(_Frozen):
     """The content of ``manifest.json``.
 
     `content_sha256` identifies the results: it covers all but the circumstances (times,
-    library versions, paths of the input, device, measurements of the stages). A run that was
-    interrupted and resumed has the same as one that was not.
+    library versions, paths of the input, device, executor, measurements of the stages). A run
+    that was interrupted and resumed has the same as one that was not.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION

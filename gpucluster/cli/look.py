@@ -71,6 +71,9 @@ def plan(voice: Voice, **options: Any) -> None:
         device=request.device,
         storage=request.storage,
         memory_limit=request.memory_limit,
+        executor=request.executor,
+        scheduler=request.scheduler,
+        n_workers=request.n_workers,
         id_column=request.columns["id_column"],
         vector_column=request.columns["vector_column"],
     )

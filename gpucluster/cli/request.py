@@ -15,7 +15,7 @@ from gpucluster.cli.changes import NO_STEPS, Changes, usage_error
 from gpucluster.device.select import DeviceRequest
 from gpucluster.dialects import DEFINITION_SUFFIXES, read_body
 from gpucluster.notation import parse_body
-from gpucluster.types import StorageRequest
+from gpucluster.types import ExecutorName, StorageRequest
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
@@ -93,6 +93,26 @@ _options: tuple[_Option, ...] = (
         metavar="SIZE",
         help="Plan with so much memory, as 6GB. Default: all that is free.",
     ),
+    click.option(
+        "--executor",
+        type=click.Choice(get_args(ExecutorName)),
+        default="local",
+        show_default=True,
+        help="dask: the workers of a Dask cluster work on the rows too. The result is the same.",
+    ),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Of a Dask cluster that sees --out, as tcp://127.0.0.1:8786. Default: one on this "
+        "machine, for as long as the run takes.",
+    ),
+    click.option(
+        "--workers",
+        "n_workers",
+        type=int,
+        metavar="N",
+        help="Of the Dask cluster on this machine. Default: one for each 8 cores.",
+    ),
     *_column_options,
     click.option(
         "--out", metavar="DIR", default=DEFAULT_OUT, show_default=True, help="Folder of the runs."
@@ -143,6 +163,9 @@ class Request:
     device : {"auto", "cpu", "gpu"}
     storage : {"auto", "memory", "disk"}
     memory_limit : str or None
+    executor : {"local", "dask"}
+    scheduler : str or None
+    n_workers : int or None
     columns : dict of str to str or None
         Names by `COLUMNS`.
     out : str
@@ -161,6 +184,9 @@ class Request:
     device: DeviceRequest
     storage: StorageRequest
     memory_limit: str | None
+    executor: ExecutorName
+    scheduler: str | None
+    n_workers: int | None
     columns: Mapping[str, str | None]
     out: str
     fresh: bool
@@ -214,6 +240,9 @@ def read_request(options: Mapping[str, Any]) -> Request:
         device=options["device"],
         storage=options["storage"],
         memory_limit=options["memory_limit"],
+        executor=options["executor"],
+        scheduler=options["scheduler"],
+        n_workers=options["n_workers"],
         columns={name: options[name] for name in COLUMNS},
         out=options["out"],
         fresh=options["fresh"],

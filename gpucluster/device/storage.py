@@ -3,7 +3,8 @@
 A matrix on disk is an ordinary array over a file without a name. Whatever reads or writes it
 knows nothing of that: the system keeps the pages in memory that are used, as far as there is
 room, and takes them back when something else needs it. What is made of such a matrix row by row
-is as large, so it lies beside it: see `like`.
+is as large, so it lies beside it: see `like`. Where other processes work on its rows, the file has
+a name as long as its array lives, and any part of it can be `lent` to them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import mmap
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -28,6 +31,10 @@ from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError
 from gpucluster.notation import describe
 from gpucluster.types import StorageRequest
 
+if TYPE_CHECKING:
+    from gpucluster.device.fleet import Fleet
+
+PREFIX = "gpucluster-"
 SMALL_BYTES = 128 << 20  # blocks of rows are smaller, and never on disk
 
 
@@ -108,20 +115,38 @@ def _bytes(size: int | str) -> int:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder where matrices lie on disk.
+
+    Attributes
+    ----------
+    folder : Path
+        Exists; better on no network file system, unless others have to see it.
+    fleet : Fleet or None
+        Other processes that see the folder, and work on the rows of matrices in it.
+    """
+
+    folder: Path
+    fleet: Fleet | None = None
+
+
 class _File(mmap.mmap):
-    """The pages of a matrix on disk, and the folder that holds them."""
+    """The pages of a matrix on disk; the place, and the path where it has a name."""
 
-    folder: str
+    place: Place
+    path: Path | None
 
 
-def on_disk(shape: Sequence[int], folder: str | Path, dtype: Any = np.float32) -> Any:
-    """Return an array of zeros in a file of its own, which is gone with it, however that ends.
+def on_disk(shape: Sequence[int], place: str | Path | Place, dtype: Any = np.float32) -> Any:
+    """Return an array of zeros in a file of its own, which is gone with it.
+
+    However this process ends, unless others have to see the file.
 
     Parameters
     ----------
     shape : sequence of int
-    folder : path
-        Exists; better on no network file system.
+    place : path or Place
     dtype : dtype, default float32
 
     Raises
@@ -132,15 +157,32 @@ def on_disk(shape: Sequence[int], folder: str | Path, dtype: Any = np.float32) -
     StoreError
         No file can be made there.
     """
+    place = place if isinstance(place, Place) else Place(Path(place))
     n_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-    try:
-        with tempfile.TemporaryFile(prefix="gpucluster-", dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, n_bytes)
-            pages = _File(file.fileno(), n_bytes)
-    except OSError as error:
-        raise _refused(error, n_bytes, folder) from error
-    pages.folder = str(folder)
+    pages, path = _pages(n_bytes, place)
+    pages.place, pages.path = place, path
+    if path is not None:
+        weakref.finalize(pages, path.unlink, missing_ok=True)
     return np.ndarray(tuple(shape), dtype, buffer=pages)
+
+
+def _pages(n_bytes: int, place: Place) -> tuple[_File, Path | None]:
+    """Map a new file, whose name stays where there are workers."""
+    kind: Any = tempfile.TemporaryFile
+    if place.fleet is not None:
+        kind = partial(tempfile.NamedTemporaryFile, delete=False)
+    try:
+        with kind(prefix=PREFIX, dir=place.folder) as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+                pages = _File(file.fileno(), n_bytes)
+            except OSError:
+                if place.fleet is not None:
+                    Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise _refused(error, n_bytes, place.folder) from error
+    return pages, None if place.fleet is None else Path(file.name)
 
 
 def is_on_disk(array: Any) -> bool:
@@ -148,7 +190,7 @@ def is_on_disk(array: Any) -> bool:
     return _file_of(array) is not None
 
 
-def like(X: Any, shape: Sequence[int], dtype: Any = np.float32) -> Any:
+def like(X: Any, shape: Sequence[int], dtype: Any = np.float32, *, to_lend: bool = False) -> Any:
     """Return an array to be written that lies where `X` does: memory, disk or GPU.
 
     What is small lies in memory, even beside a matrix on disk.
@@ -158,11 +200,13 @@ def like(X: Any, shape: Sequence[int], dtype: Any = np.float32) -> Any:
     X : array
     shape : sequence of int
     dtype : dtype, default float32
+    to_lend : bool, default False
+        Where others work on the rows of `X`, they must see this array, however small.
     """
     file = _file_of(X)
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if file is not None and n_bytes > SMALL_BYTES:
-        return on_disk(shape, file.folder, dtype)
+    if file is not None and (n_bytes > SMALL_BYTES or (to_lend and file.path is not None)):
+        return on_disk(shape, file.place, dtype)
     return namespace(X).empty(tuple(shape), dtype)
 
 
@@ -186,6 +230,48 @@ def take(X: Any, rows: Any) -> Any:
     found = np.empty((len(rows), X.shape[1]), X.dtype)
     found[order] = X[rows[order]]
     return found
+
+
+def fleet_of(X: Any) -> Fleet | None:
+    """Return who works on the rows of a matrix beside this process, or None."""
+    file = _file_of(X)
+    return None if file is None or lent(X) is None else file.place.fleet
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """An array in a file that other processes open."""
+
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def opened(self) -> Any:
+        """Return the array; it can be written, and then is in all processes."""
+        return np.ndarray(self.shape, self.dtype, buffer=_mapped(self.path), offset=self.offset)
+
+
+def lent(array: Any) -> Lent | None:
+    """Return how others open an array; None where they cannot."""
+    file = _file_of(array)
+    if file is None or file.path is None or not array.flags.c_contiguous:
+        return None
+    begin = np.frombuffer(file, np.uint8, 1).ctypes.data
+    return Lent(str(file.path), array.ctypes.data - begin, array.shape, array.dtype.str)
+
+
+_MAPPED: dict[str, mmap.mmap] = {}  # of files that others have lent, by path
+
+
+def _mapped(path: str) -> mmap.mmap:
+    for known in [known for known in tuple(_MAPPED) if not Path(known).exists()]:
+        _MAPPED.pop(known, None)  # its array has died, and so does the mapping
+    pages = _MAPPED.get(path)
+    if pages is None:
+        with Path(path).open("r+b") as file:
+            pages = _MAPPED[path] = mmap.mmap(file.fileno(), 0)
+    return pages
 
 
 def _file_of(array: Any) -> _File | None:

@@ -8,13 +8,9 @@ room, mapped on both sides, and on the device as long as they live
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import itertools
 import os
 import shutil
-import tempfile
-import time
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -26,6 +22,7 @@ import numpy as np
 from gpucluster.device.arrays import forget_resident, is_on_gpu, keep_resident, to_host
 from gpucluster.device.child import Child
 from gpucluster.device.memory import available_bytes, free_pools, open_pool
+from gpucluster.device.scratch import scratch_folder
 from gpucluster.device.select import Device
 from gpucluster.device.supervised import JSON
 from gpucluster.errors import OutOfMemoryError, StoreError
@@ -36,7 +33,6 @@ T = TypeVar("T")
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it are made by mkdtemp
 PREFIX = "gpucluster-"
 SMALL_BYTES = 1 << 20  # below it a file is read: a mapping of its own gains nothing
-ABANDONED_S = 60.0  # younger folders may not be locked yet
 
 
 class Worker:
@@ -82,7 +78,7 @@ class Worker:
         ):
             where = None
         if where not in self._folders:
-            self._folders[where] = self._open.enter_context(_folder(where))
+            self._folders[where] = self._open.enter_context(scratch_folder(where, PREFIX))
         return str(self._folders[where] / f"{next(self._numbers)}-")
 
     def share(self, array: Any) -> str:
@@ -121,38 +117,6 @@ class Worker:
             Path(path).unlink(missing_ok=True)
 
         files[key] = weakref.ref(array, drop), path
-
-
-@contextlib.contextmanager
-def _folder(where: Path | None) -> Any:
-    """Make a folder that is removed at the end, or by the next one if this process is killed.
-
-    The system's folder of temporary files is left to the system; but what lies in memory would
-    take it until the machine starts again.
-    """
-    if where is not None:
-        _remove_abandoned(where)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=where) as name:
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # until this process ends, however it does
-            yield Path(name)
-        finally:
-            os.close(descriptor)
-
-
-def _remove_abandoned(where: Path) -> None:
-    """Remove folders that no living process has locked."""
-    for folder in where.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, or just removed
-            if time.time() - folder.stat().st_mtime < ABANDONED_S:
-                continue
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(descriptor)
 
 
 # What follows runs in the process.

@@ -9,6 +9,7 @@ nearest cluster and medoid together, in O(n k d) instead of O(n^2 d).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -17,9 +18,10 @@ from gpucluster.device.memory import rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.metrics.rows import rows_on_cpu, rows_on_gpu
-from gpucluster.ops.assign import sums_by_label
+from gpucluster.ops.assign import LabelSums
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.normalize import row_norms, unit_rows
+from gpucluster.ops.shards import ByRow, Shard, Shards
 from gpucluster.types import NOISE, Labels, Matrix, Vector, Vector64
 
 Center = Literal["mean", "median", "medoid"]
@@ -178,18 +180,23 @@ def _unit_moments(X: Matrix, labels: Labels, sizes: Any) -> tuple[Vector64, Vect
     """Return the mean unit row of each cluster, and how far its rows are from it, squared."""
     n_features = X.shape[1]
     sums = np.zeros((len(sizes), n_features + 1), np.float64)
-
-    def work(rows: slice) -> tuple[Any, Any]:
-        unit = unit_rows(X[rows]).astype(np.float64)
-        squares = np.einsum("ij,ij->i", unit, unit)  # not 1: rows are of float32
-        return sums_by_label(np.column_stack((unit, squares)), labels[rows])
-
-    for touched, part in map_blocks(work, len(X), rows_per_block(16 * n_features)):
-        sums[touched] += part
+    found = Shards(X, "cluster means").reduce(_unit_sums, LabelSums.add, ByRow(labels))
+    sums[found.touched] = found.sums
     averages = sums / sizes[:, None]
     means: Vector64 = np.ascontiguousarray(averages[:, :n_features])
     spread: Vector64 = np.maximum(averages[:, -1] - np.einsum("ij,ij->i", means, means), 0)
     return means, spread
+
+
+def _unit_sums(shard: Shard, labels: Labels) -> LabelSums:
+    """Return the sums of the unit rows of each cluster, and of their squared lengths."""
+
+    def part(rows: slice) -> LabelSums:
+        unit = unit_rows(shard.X[rows]).astype(np.float64)
+        squares = np.einsum("ij,ij->i", unit, unit)  # not 1: rows are of float32
+        return LabelSums.of(np.column_stack((unit, squares)), labels[rows])
+
+    return reduce(LabelSums.add, map(part, shard.parts()))
 
 
 def centers(X: Matrix, labels: Labels, means: Vector64, center: Center) -> Matrix:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 
 from gpucluster.device.arrays import to_host
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.normalize import row_norms, unit_rows
+from gpucluster.ops.shards import ByRow, Shard, Shards
 from gpucluster.ops.silhouette import silhouettes, sqdist_beside
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
@@ -41,6 +42,9 @@ class Rows:
     silhouette: Vector
     sqdist: Vector64
     n_clipped: int
+
+
+ROW_ARRAYS = tuple(field.name for field in fields(Rows) if field.name != "n_clipped")
 
 
 def _blank(n_samples: int) -> Rows:
@@ -90,44 +94,86 @@ def rows_on_cpu(
     float64, as tight clusters need.
     """
     n_samples, n_features = X.shape
-    n_clusters = len(means)
-    found = _blank(n_samples)
-    scale = _inverse_lengths(centroids).astype(np.float32)
-    by_mean = np.array_equal(centroids, means.astype(np.float32))
-    middle = means.mean(axis=0)  # less it, products of what lies close together keep their digits
-    shift, away = middle.astype(np.float32), means - middle.astype(np.float32)
-    level = ((np.einsum("ij,ij->i", away, away) + spread) / 2).astype(np.float32)
-    along = (away @ shift).astype(np.float32)
-    away = away.astype(np.float32)
+    found, beside = _blank(n_samples), _Beside.of(means, centroids, sizes, spread)
+    block_rows = rows_per_block(24 * n_features + 8 * len(means), BLOCK_BYTES // 4)
+    shards = Shards(X, "measure", reporter, tells=True)
+    end = n_clipped = 0
+    for own in shards.map(_shard_beside, ByRow(labels), block_rows, *beside.arrays):
+        rows = slice(end, end := end + len(own.cosine))
+        n_clipped += own.n_clipped
+        for name in ROW_ARRAYS:
+            getattr(found, name)[rows] = getattr(own, name)
+    return replace(found, n_clipped=n_clipped)
 
-    def work(rows: slice) -> int:
-        own = labels[rows]
-        unit = unit_rows(X[rows])
-        products = (unit - shift) @ away.T
-        if by_mean:  # x.c = (x - s).(c - s) + x.s + (c - s).s
-            cosines = (products + (unit @ shift)[:, None] + along) * scale
-        else:
-            cosines = (unit @ centroids.T) * scale
-        found.nearest[rows] = cosines.argmax(axis=1)
-        found.nearest_similarity[rows] = np.clip(cosines.max(axis=1), -1, 1)
-        kept = np.flatnonzero(own >= 0)
-        own = own[kept]
-        similarity = cosines[kept, own]
-        found.cosine[rows][kept] = np.clip(similarity, 0, 1)
-        found.sqdist[rows][kept] = own_sqdist = sqdist_beside(unit[kept], means[own])
-        if n_clusters > 1:
-            scores = products[kept] - level
-            scores[np.arange(len(kept)), own] = -np.inf
-            other = scores.argmax(axis=1)
-            other_sqdist = sqdist_beside(unit[kept], means[other])
-            found.silhouette[rows][kept] = silhouettes(
-                own_sqdist + spread[own], other_sqdist + spread[other], sizes[own]
-            )
-        return int((similarity < 0).sum())
 
-    block_rows = rows_per_block(24 * n_features + 8 * n_clusters, BLOCK_BYTES // 4)
-    clipped = sum(map_blocks(work, n_samples, block_rows, reporter))
-    return replace(found, n_clipped=clipped)
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What rows are compared with, as float32 products need it."""
+
+    means: Vector64
+    centroids: Matrix | None  # None: they are the means
+    sizes: Any
+    spread: Vector64
+    scale: Vector
+    shift: Vector  # less it, products of what lies close together keep their digits
+    away: Matrix
+    level: Vector
+    along: Vector
+
+    @classmethod
+    def of(cls, means: Vector64, centroids: Matrix, sizes: Any, spread: Vector64) -> Self:
+        shift = means.mean(axis=0).astype(np.float32)
+        away = means - shift
+        return cls(
+            means=means,
+            centroids=None if np.array_equal(centroids, means.astype(np.float32)) else centroids,
+            sizes=sizes,
+            spread=spread,
+            scale=_inverse_lengths(centroids).astype(np.float32),
+            shift=shift,
+            away=away.astype(np.float32),
+            level=((np.einsum("ij,ij->i", away, away) + spread) / 2).astype(np.float32),
+            along=(away @ shift).astype(np.float32),
+        )
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Its arrays, in order: what other processes make it of."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+
+def _shard_beside(shard: Shard, labels: Labels, block_rows: int, *beside: Any) -> Rows:
+    found, known, n_clipped = _blank(len(labels)), _Beside(*beside), 0
+    for rows in row_blocks(len(labels), block_rows):
+        n_clipped += _block_beside(shard.X[rows], labels[rows], known, found, rows)
+    return replace(found, n_clipped=n_clipped)
+
+
+def _block_beside(X: Matrix, own: Labels, known: _Beside, found: Rows, rows: slice) -> int:
+    """Write what is found of a block of rows; return how many similarities are below 0."""
+    unit = unit_rows(X)
+    products = (unit - known.shift) @ known.away.T
+    if known.centroids is None:  # x.c = (x - s).(c - s) + x.s + (c - s).s
+        cosines = (products + (unit @ known.shift)[:, None] + known.along) * known.scale
+    else:
+        cosines = (unit @ known.centroids.T) * known.scale
+    found.nearest[rows] = cosines.argmax(axis=1)
+    found.nearest_similarity[rows] = np.clip(cosines.max(axis=1), -1, 1)
+    kept = np.flatnonzero(own >= 0)
+    own = own[kept]
+    similarity = cosines[kept, own]
+    found.cosine[rows][kept] = np.clip(similarity, 0, 1)
+    found.sqdist[rows][kept] = own_sqdist = sqdist_beside(unit[kept], known.means[own])
+    if len(known.means) > 1:
+        scores = products[kept] - known.level
+        scores[np.arange(len(kept)), own] = -np.inf
+        other = scores.argmax(axis=1)
+        other_sqdist = sqdist_beside(unit[kept], known.means[other])
+        spread, sizes = known.spread, known.sizes
+        found.silhouette[rows][kept] = silhouettes(
+            own_sqdist + spread[own], other_sqdist + spread[other], sizes[own]
+        )
+    return int((similarity < 0).sum())
 
 
 def rows_on_gpu(

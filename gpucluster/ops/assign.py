@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,18 +11,14 @@ from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
-from gpucluster.ops.nearest import (
-    TILE_CENTERS,
-    TILE_ROWS,
-    Search,
-    most_similar,
-    nearest_center,
-)
+from gpucluster.ops.nearest import TILE_CENTERS, Search, most_similar, nearest_center
+from gpucluster.ops.shards import TILE_ROWS, part_rows
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 __all__ = [
     "TILE_CENTERS",
     "TILE_ROWS",
+    "LabelSums",
     "Step",
     "cluster_sums",
     "lloyd_step",
@@ -34,7 +30,6 @@ __all__ = [
 ]
 
 GPU_TILE_BYTES = 1 << 30
-PARTS = 32  # that many parts or more, where there are rows enough
 SEGMENT_ROWS = 256  # of a cluster, that a block of a GPU sums
 
 
@@ -57,6 +52,36 @@ class Step:
     sqdist: Vector
     sums: Vector64
     counts: Any
+
+
+@dataclass(slots=True)
+class LabelSums:
+    """Sums of rows by their label, of the labels that occur.
+
+    Attributes
+    ----------
+    touched : ndarray of shape (n_touched,), int32
+        Rising.
+    sums : ndarray of shape (n_touched, n_columns), float64
+    """
+
+    touched: Any
+    sums: Vector64
+
+    @classmethod
+    def of(cls, block: Any, labels: Labels) -> Self:
+        """Sum the rows of a block; those labelled -1 are left out."""
+        return cls(*sums_by_label(block, labels))
+
+    def add(self, other: LabelSums) -> LabelSums:
+        """Return both together; this one is written to."""
+        if not np.array_equal(self.touched, other.touched):
+            touched = np.union1d(self.touched, other.touched)
+            sums = np.zeros((len(touched), self.sums.shape[1]))
+            sums[np.searchsorted(touched, self.touched)] = self.sums
+            self.touched, self.sums = touched, sums
+        self.sums[np.searchsorted(self.touched, other.touched)] += other.sums
+        return self
 
 
 def lloyd_step(X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> Step:
@@ -206,9 +231,3 @@ def sums_by_label(block: Any, labels: Labels) -> tuple[Any, Any]:
         shape=(len(touched), len(codes)),
     )
     return touched, membership @ block
-
-
-def part_rows(n_samples: int, n_features: int) -> int:
-    """Return how many rows one task takes: whole tiles, of many rows enough for any core."""
-    tiles = min(n_samples // PARTS, rows_per_block(4 * n_features)) // TILE_ROWS
-    return max(1, tiles) * TILE_ROWS

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -79,6 +80,18 @@ one_blas_thread = _OneBlasThread()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=one_blas_thread.reset)
 _here = threading.local()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Do blocks one after the other in this thread, which shares the cores with others like it."""
+    before = getattr(_here, "is_worker", False)
+    _here.is_worker = True
+    try:
+        with one_blas_thread:
+            yield
+    finally:
+        _here.is_worker = before
 
 
 def row_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:

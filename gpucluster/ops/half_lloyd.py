@@ -60,7 +60,7 @@ class HalfLloyd:
 
     def _search(self, centers: Any) -> None:
         self.centers, self.n_rechecked = centers, 0
-        self._sums = self._xp.zeros(centers.shape, np.float64)
+        self.sums = self._xp.zeros(centers.shape, np.float64)
         search = CertifiedSearch.of(centers, self._shift)
 
         if self._half is not None:  # rows that are here are searched at once, and summed in blocks
@@ -74,14 +74,15 @@ class HalfLloyd:
                 self.labels[rows], n_rechecked = found.labels, found.n_rechecked
             sums = cluster_sums(block, self.labels[rows], len(centers))
             self.n_rechecked += n_rechecked  # last: a block that ran out of memory comes again
-            self._sums += sums
+            self.sums += sums
 
         each_block(work, self._X, self._xp, self._reporter)
 
     def means(self) -> Any:
         """Return the mean of each cluster; an empty one gets the row farthest from its centre."""
         counts = to_host(self._xp.bincount(self.labels, minlength=len(self.centers)))
-        return filled_means(self._X, self.labels, self.centers, self._sums, counts, self.sqdist)
+        rows = lambda: (self.labels, self.sqdist())  # noqa: E731
+        return filled_means(self._X, rows, self.centers, self.sums, counts)
 
     def move(self, centers: Any) -> float:
         """Move the centres and assign the rows again; return the sum of squared moves."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Self
 
 import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
-from gpucluster.device.storage import like
 from gpucluster.events import Reporter
-from gpucluster.ops.assign import TILE_CENTERS, TILE_ROWS, lloyd_step, part_rows, sums_by_label
-from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.assign import TILE_CENTERS, TILE_ROWS, LabelSums, lloyd_step
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.compiled import relative_rounding
 from gpucluster.ops.compiled_bounds import (
     ROUNDING,
@@ -21,6 +22,7 @@ from gpucluster.ops.compiled_bounds import (
     open_bounds,
     sqdist_to_own,
 )
+from gpucluster.ops.shards import Shard, Shards
 from gpucluster.types import Labels, Matrix, Vector64
 
 MIN_GROUPS = 64  # of centres that share a bound; there may be half as many as features
@@ -34,6 +36,117 @@ DOUBTS_LIMIT = 1 / 6  # share of all distances; more are faster by products of b
 def n_groups(n_clusters: int, n_features: int) -> int:
     """Return how many bounds a row has: one for each centre, or half the size of the row."""
     return min(n_clusters, max(MIN_GROUPS, n_features // 2))
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Centres that share a bound: the group of each, and the centres group by group."""
+
+    group: Labels
+    members: Labels
+    starts: Any
+
+    @classmethod
+    def of(cls, centers: Matrix) -> Self:
+        group = _grouped(centers, n_groups(*centers.shape))
+        members = np.argsort(group, kind="stable").astype(np.int32)
+        starts = np.searchsorted(group[members], np.arange(int(group.max()) + 2)).astype(np.int64)
+        return cls(group, members, starts)
+
+    @property
+    def arrays(self) -> tuple[Labels, Labels, Any]:
+        """Its arrays, in order: what other processes make it of."""
+        return self.group, self.members, self.starts
+
+    def farthest(self, moves: Vector64) -> Vector64:
+        """Return the longest move in each group."""
+        found = np.zeros(len(self.starts) - 1)
+        np.maximum.at(found, self.group, moves)
+        return found
+
+
+class _Bounds:
+    """The rows of a shard, their nearest centres, and how near others may be.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features), float32
+    lower : ndarray of shape (n_rows, n_groups), float32
+        Room for bounds.
+    groups : _Groups
+    """
+
+    def __init__(self, X: Matrix, lower: Matrix, groups: _Groups) -> None:
+        self._X, self._lower, self._groups = X, lower, groups
+        self.labels: Labels = np.full(len(X), -1, np.int32)
+        self._upper = np.empty(len(X), np.float32)
+        self.version = 0
+
+    def open(self, centers: Matrix) -> None:
+        """Search every centre for every row, and keep how far the others are."""
+        self.centers = centers
+        self._gone = np.zeros(len(centers), np.float64)
+        self._group_gone = np.zeros(len(self._groups.starts) - 1, np.float64)
+        shift = centers.mean(axis=0)  # a large common offset would cost digits
+        shifted = centers - shift
+        half_sqnorms = 0.5 * np.einsum("ij,ij->i", shifted, shifted)
+        rounding = relative_rounding(centers.shape[1])
+        slack = np.array([rounding, rounding * 2 * half_sqnorms.max()], np.float32)
+        self.labels[:] = -1
+        self._lower[:] = np.inf
+        group = self._groups.group
+        for rows in row_blocks(len(self._X), TILE_ROWS):
+            labels, lower = self.labels[rows], self._lower[rows]
+            tile = self._X[rows] - shift
+            best = np.full(len(tile), np.inf, np.float32)
+            for cols in row_blocks(len(centers), TILE_CENTERS):
+                dots = tile @ shifted[cols].T
+                fold_tile(dots, half_sqnorms, cols.start, group, labels, best, lower)
+            sqnorms = np.einsum("ij,ij->i", tile, tile)
+            open_bounds(self._X[rows], centers, sqnorms, slack, labels, self._upper[rows], lower)
+        self._search()
+
+    def move(self, centers: Matrix) -> None:
+        """Find the nearest of centres that have moved."""
+        moves = np.sqrt(np.square(centers.astype(np.float64) - self.centers).sum(axis=1))
+        self._gone += moves
+        self._group_gone += self._groups.farthest(moves)
+        self.centers = centers
+        if self.doubts() > DOUBTS_LIMIT:
+            self.open(centers)
+        else:
+            self._search()
+
+    def doubts(self) -> float:
+        """Return which share of all distances the bounds leave to be computed."""
+        run = max(1, min(ASKED_RUN, len(self._X) // (ASKED_EVERY * LEAST_RUNS)))
+        asked, found = count_doubts(
+            self._X,
+            self.centers,
+            np.diff(self._groups.starts),
+            *(run, ASKED_EVERY),
+            self._group_gone.astype(np.float32),
+            self.labels,
+            self._lower,
+        )
+        return float(found / (asked * len(self.centers)))
+
+    def _search(self) -> None:
+        gone = self._gone.astype(np.float32)
+        group_gone = self._group_gone.astype(np.float32)
+        assign_again(
+            self._X,
+            self.centers,
+            self._groups.members,
+            self._groups.starts,
+            self._groups.group,
+            gone,
+            group_gone,
+            ROUNDING * group_gone.max(),
+            self.labels,
+            self._upper,
+            self._lower,
+        )
 
 
 class Lloyd:
@@ -51,22 +164,22 @@ class Lloyd:
     centers : ndarray of shape (n_clusters, n_features), float32
         Where the centres begin.
     reporter : Reporter, optional
-        Asked for cancellation after each block.
+        Asked for cancellation after each shard.
 
     Attributes
     ----------
     centers : ndarray of shape (n_clusters, n_features), float32
-    labels : ndarray of shape (n_samples,), int32
-        The nearest centre of each row.
     sums : ndarray of shape (n_clusters, n_features), float64
         Sum of the rows of each centre.
     counts : ndarray of shape (n_clusters,), int64
 
     Notes
     -----
-    Rows are cut by their shape alone and sums are added in order, so results do not depend
-    on the number of cores. Extra memory: ``4 * n_groups`` bytes a row, 24 bytes a centre
-    and feature.
+    Labels and bounds stay where the rows of a shard are; what comes from there is by how much
+    the rows that changed their centre change its sum. That depends on the centres before and
+    after alone, so a shard that was lost finds its labels again by the centres before, and
+    results depend neither on the number of cores nor on who computes. Extra memory:
+    ``4 * n_groups`` bytes a row, 40 bytes a centre and feature.
 
     References
     ----------
@@ -75,138 +188,99 @@ class Lloyd:
     """
 
     def __init__(self, X: Matrix, centers: Matrix, reporter: Reporter | None = None) -> None:
-        n_clusters, n_features = centers.shape
-        self._X, self.centers, self._reporter = X, centers, reporter
-        self.labels: Labels = np.empty(len(X), np.int32)
-        self._group = _grouped(centers, n_groups(n_clusters, n_features))
-        self._members = np.argsort(self._group, kind="stable").astype(np.int32)
-        self._n_groups = int(self._group.max()) + 1
-        self._starts = np.searchsorted(
-            self._group[self._members], np.arange(self._n_groups + 1)
-        ).astype(np.int64)
-        self._upper = np.empty(len(X), np.float32)
-        self._lower = like(X, (len(X), self._n_groups))
-        self._open()
+        self._X = X
+        self._shards = Shards(X, "kmeans", reporter)
+        self._groups = _Groups.of(centers)
+        self._version = 0
+        self.sums: Vector64 = np.zeros(centers.shape, np.float64)
+        self.counts = np.zeros(len(centers), np.int64)
+        self._step(None, centers)
+
+    @property
+    def labels(self) -> Labels:
+        """The nearest centre of each row, (n_samples,) int32."""
+        return np.concatenate(list(self._shards.map(_labels, *self._now())))
 
     def move(self, centers: Matrix) -> float:
         """Move the centres and assign the rows again; return the sum of squared moves."""
-        sqmoves = np.square(centers.astype(np.float64) - self.centers).sum(axis=1)
-        moves = np.sqrt(sqmoves)
-        self._gone += moves
-        farthest = np.zeros(self._n_groups)
-        np.maximum.at(farthest, self._group, moves)
-        self._group_gone += farthest
-        self.centers = centers
-        if self._doubts() > DOUBTS_LIMIT:
-            self._open()
-        else:
-            self._again()
-        return float(sqmoves.sum())
+        before = self.centers
+        self._step(before, centers)
+        return float(np.square(centers.astype(np.float64) - before).sum())
 
     def means(self) -> Matrix:
         """Return the mean of each cluster; an empty one gets the row farthest from its centre."""
         means: Matrix = filled_means(
-            self._X, self.labels, self.centers, self.sums, self.counts, self.sqdist
+            self._X,
+            lambda: (self.labels, self.sqdist()),
+            *(self.centers, self.sums, self.counts),
         )
         return means
 
     def sqdist(self) -> Vector64:
         """Return the squared distance of each row to its centre, from differences in float64."""
-        sqdist = np.empty(len(self._X), np.float64)
+        return np.concatenate(list(self._shards.map(_sqdist, *self._now())))
 
-        def work(rows: slice) -> None:
-            sqdist_to_own(self._X[rows], self.centers, self.labels[rows], sqdist[rows])
+    def _now(self) -> tuple[Any, ...]:
+        return self._version, self.centers, *self._groups.arrays
 
-        for _ in map_blocks(work, len(self._X), part_rows(*self._X.shape)):
-            pass
-        return sqdist
+    def _step(self, before: Matrix | None, centers: Matrix) -> None:
+        known = self._version, before, *self._groups.arrays
+        change = self._shards.reduce(_move, LabelSums.add, centers, *known)
+        self.sums[change.touched] += change.sums[:, :-1]
+        self.counts[change.touched] += change.sums[:, -1].astype(np.int64)
+        self.centers = centers
+        self._version += 1
 
-    def _open(self) -> None:
-        """Search every centre for every row, and keep how far the others are."""
-        X, centers = self._X, self.centers
-        self.sums: Vector64 = np.zeros(centers.shape, np.float64)
-        self._gone = np.zeros(len(centers), np.float64)
-        self._group_gone = np.zeros(self._n_groups, np.float64)
-        shift = centers.mean(axis=0)  # a large common offset would cost digits
-        shifted = centers - shift
-        half_sqnorms = 0.5 * np.einsum("ij,ij->i", shifted, shifted)
-        rounding = relative_rounding(X.shape[1])
-        slack = np.array([rounding, rounding * 2 * half_sqnorms.max()], np.float32)
 
-        def work(part: slice) -> Any:
-            self.labels[part] = -1
-            self._lower[part] = np.inf
-            for rows in row_blocks(part.stop - part.start, TILE_ROWS):
-                labels, lower = self.labels[part][rows], self._lower[part][rows]
-                tile = X[part][rows] - shift
-                best = np.full(len(tile), np.inf, np.float32)
-                for cols in row_blocks(len(centers), TILE_CENTERS):
-                    dots = tile @ shifted[cols].T
-                    fold_tile(dots, half_sqnorms, cols.start, self._group, labels, best, lower)
-                sqnorms = np.einsum("ij,ij->i", tile, tile)
-                upper = self._upper[part][rows]
-                open_bounds(X[part][rows], centers, sqnorms, slack, labels, upper, lower)
-            self._search(part)
-            return sums_by_label(X[part].astype(np.float64), self.labels[part])
+def _bounds(shard: Shard, version: int, centers: Matrix | None, *groups: Any) -> _Bounds:
+    """Return the bounds of a shard as they are after so many steps, computed anew where lost."""
+    bounds: _Bounds | None = shard.kept.get("bounds")
+    if bounds is None or bounds.version != version:
+        lower = shard.room(len(groups[-1]) - 1)
+        bounds = shard.kept["bounds"] = _Bounds(shard.X, lower, _Groups(*groups))
+        bounds.version = version
+        if centers is not None:
+            bounds.open(centers)
+    return bounds
 
-        self._collect(work)
 
-    def _doubts(self) -> float:
-        """Return which share of all distances the bounds leave to be computed."""
-        run = max(1, min(ASKED_RUN, len(self._X) // (ASKED_EVERY * LEAST_RUNS)))
-        asked, found = count_doubts(
-            self._X,
-            self.centers,
-            np.diff(self._starts),
-            *(run, ASKED_EVERY),
-            self._group_gone.astype(np.float32),
-            self.labels,
-            self._lower,
-        )
-        return float(found / (asked * len(self.centers)))
+def _move(
+    shard: Shard, centers: Matrix, version: int, before: Matrix | None, *groups: Any
+) -> LabelSums:
+    bounds = _bounds(shard, version, before, *groups)
+    was = bounds.labels.copy()
+    bounds.version = -1  # until all is done: half of it is of no use
+    if before is None:
+        bounds.open(centers)
+    else:
+        bounds.move(centers)
+    bounds.version = version + 1
+    changes = (_changed(shard.X[rows], was[rows], bounds.labels[rows]) for rows in shard.parts())
+    return reduce(LabelSums.add, changes)
 
-    def _again(self) -> None:
-        """Search for the rows whose bounds leave doubt, and carry those that changed over."""
 
-        def work(part: slice) -> Any:
-            before = self.labels[part].copy()
-            self._search(part)
-            changed = np.flatnonzero(self.labels[part] != before)
-            block = self._X[part][changed].astype(np.float64)
-            signed = np.concatenate([block, -block])
-            return sums_by_label(
-                signed, np.concatenate([self.labels[part][changed], before[changed]])
-            )
+def _changed(X: Matrix, was: Labels, labels: Labels) -> LabelSums:
+    """Return by how much rows that changed their label change sums, and in the end counts."""
+    came = np.flatnonzero(labels != was)
+    left = came[was[came] >= 0]
+    signed = np.empty((len(came) + len(left), X.shape[1] + 1), np.float64)
+    signed[: len(came), :-1], signed[: len(came), -1] = X[came], 1
+    signed[len(came) :, :-1], signed[len(came) :, -1] = -X[left], -1
+    return LabelSums.of(signed, np.concatenate([labels[came], was[left]]))
 
-        self._collect(work)
 
-    def _search(self, part: slice) -> None:
-        gone = self._gone.astype(np.float32)
-        group_gone = self._group_gone.astype(np.float32)
-        assign_again(
-            self._X[part],
-            self.centers,
-            self._members,
-            self._starts,
-            self._group,
-            gone,
-            group_gone,
-            ROUNDING * group_gone.max(),
-            self.labels[part],
-            self._upper[part],
-            self._lower[part],
-        )
+def _labels(shard: Shard, version: int, centers: Matrix, *groups: Any) -> Labels:
+    return _bounds(shard, version, centers, *groups).labels
 
-    def _collect(self, work: Any) -> None:
-        for touched, sums in map_blocks(work, len(self._X), part_rows(*self._X.shape)):
-            self.sums[touched] += sums
-            if self._reporter is not None:
-                self._reporter.cancel.raise_if_cancelled()
-        self.counts = np.bincount(self.labels, minlength=len(self.centers))
+
+def _sqdist(shard: Shard, version: int, centers: Matrix, *groups: Any) -> Vector64:
+    sqdist = np.empty(len(shard.X), np.float64)
+    sqdist_to_own(shard.X, centers, _labels(shard, version, centers, *groups), sqdist)
+    return sqdist
 
 
 def filled_means(
-    X: Any, labels: Any, centers: Any, sums: Any, counts: Any, sqdist: Callable[[], Any]
+    X: Any, rows: Callable[[], tuple[Any, Any]], centers: Any, sums: Any, counts: Any
 ) -> Any:
     """Return the mean of each cluster; an empty one gets the row farthest from its centre.
 
@@ -214,14 +288,13 @@ def filled_means(
     ----------
     X : array of shape (n_samples, n_features), float32
         On the device of the other arrays, or on the host, as `counts` is.
-    labels : array of shape (n_samples,), int32
+    rows : callable
+        Returns the label of each row, and its squared distance to its centre.
     centers : array of shape (n_clusters, n_features), float32
         What a cluster keeps that stays empty.
     sums : array of shape (n_clusters, n_features), float64
         Of the rows of each cluster.
     counts : ndarray of shape (n_clusters,), int64
-    sqdist : callable
-        Returns the squared distance of each row to its centre.
 
     Returns
     -------
@@ -231,7 +304,8 @@ def filled_means(
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         sums, counts = sums.copy(), counts.copy()
-        farthest = np.argsort(-to_host(sqdist()), kind="stable")[: len(empty) * 4]
+        labels, sqdist = rows()
+        farthest = np.argsort(-to_host(sqdist), kind="stable")[: len(empty) * 4]
         own = to_host(labels[xp.asarray(farthest)])
         donors = [pair for pair in zip(farthest, own, strict=True) if counts[pair[1]] > 1]
         for cluster, (row, donor) in zip(empty, donors, strict=False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,10 @@ from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.device.storage import like
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, one_blas_thread, row_blocks
+from gpucluster.ops.blocks import one_blas_thread, row_blocks
+from gpucluster.ops.shards import Shard, Shards, Written
 from gpucluster.ops.streaming import each_block
-from gpucluster.types import Cost, Matrix, Vector64
+from gpucluster.types import Cost, Matrix, Vector, Vector64
 
 PART_ROWS = 2048  # enough work to hide that the product of each part is added to the total
 PARTS_BYTES = 1 << 30  # what the parts in flight may hold, where that leaves at least four
@@ -57,7 +57,7 @@ def spectral_cost(n_samples: int, n_features: int) -> Cost:
 
 
 def _part_bytes(n_features: int) -> int:
-    return BLOCK_BYTES + 4 * n_features**2
+    return BLOCK_BYTES + 12 * n_features**2  # a block, its product, and the sum of a shard
 
 
 def _in_flight(n_features: int) -> int:
@@ -95,32 +95,37 @@ def moments(X: Any, reporter: Reporter | None = None, *, xp: Any = np) -> Moment
     if xp is np:
         block_rows = min(block_rows, max(PART_ROWS, n_features))
     shift = xp.asarray(X[:block_rows].mean(axis=0, dtype=np.float64).astype(np.float32))
+    if xp is np:
+        shards = Shards(X, "moments", reporter, least_rows=block_rows, tells=True)
+        in_flight = min(_in_flight(n_features), 2 * n_threads())
+        total, outer = shards.reduce(
+            *(_shard_products, _added, shift, block_rows), in_flight=in_flight
+        )
+        return centred_moments(total, outer, n_samples, shift)
     total = xp.zeros(n_features, np.float64)
     outer = xp.zeros((n_features, n_features), np.float64)
 
-    def add(parts: Iterable[tuple[Any, Any]]) -> None:
-        for part_total, part_outer in parts:
-            total[...] += part_total
-            outer[...] += part_outer
-            if reporter is not None:
-                reporter.cancel.raise_if_cancelled()
-
     def work(_: slice, block: Any) -> None:
         cut = row_blocks(len(block), max(block_rows, 4 * n_features))
-        add([shifted_products(block[rows], shift) for rows in cut])
+        for part in [shifted_products(block[rows], shift) for rows in cut]:
+            _added((total, outer), part)
 
-    if xp is np:
-        in_flight = min(_in_flight(n_features), 2 * n_threads())
-        add(
-            map_blocks(
-                lambda rows: shifted_products(X[rows], shift),
-                *(n_samples, block_rows, reporter),
-                in_flight=in_flight,
-            )
-        )
-    else:
-        each_block(work, X, xp, reporter)
+    each_block(work, X, xp, reporter)
     return centred_moments(total, outer, n_samples, shift)
+
+
+def _shard_products(shard: Shard, shift: Vector, block_rows: int) -> tuple[Vector64, Vector64]:
+    n_features = len(shift)
+    products = np.zeros(n_features), np.zeros((n_features, n_features))
+    for rows in row_blocks(len(shard.X), block_rows):
+        _added(products, shifted_products(shard.X[rows], shift))
+    return products
+
+
+def _added(products: tuple[Any, Any], others: tuple[Any, Any]) -> tuple[Any, Any]:
+    products[0][...] += others[0]
+    products[1][...] += others[1]
+    return products
 
 
 def shifted_products(block: Any, shift: Any) -> tuple[Any, Any]:
@@ -158,11 +163,13 @@ def centred_product(X: Matrix, mean: Vector64, matrix: Any) -> Matrix:
     each core.
     """
     mean, matrix = mean.astype(np.float32), matrix.astype(np.float32)
-    out: Matrix = like(X, (len(X), matrix.shape[1]))
-
-    def work(rows: slice) -> None:
-        np.matmul(X[rows] - mean, matrix, out=out[rows])
-
-    for _ in map_blocks(work, len(X), PART_ROWS):
+    out: Matrix = like(X, (len(X), matrix.shape[1]), to_lend=True)
+    shards = Shards(X, "centred product", least_rows=PART_ROWS)
+    for _ in shards.map(_shard_centred, Written(out), mean, matrix):
         pass
     return out
+
+
+def _shard_centred(shard: Shard, out: Matrix, mean: Vector, matrix: Matrix) -> None:
+    for rows in row_blocks(len(out), PART_ROWS):
+        np.matmul(shard.X[rows] - mean, matrix, out=out[rows])

@@ -15,10 +15,11 @@ from gpucluster.ops.duplicates import equal_groups
 from gpucluster.ops.half import coarse_middle, sample_of
 from gpucluster.ops.normalize import offset, row_norms, unit_rows
 from gpucluster.ops.pairs import pair_sqdist
+from gpucluster.ops.shards import TILE_ROWS
 from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector
 
-TILE_ROWS, TILE_CENTERS = 1024, 4096  # of one product: 16 MB
+TILE_CENTERS = 4096  # of one product of `TILE_ROWS` rows: 16 MB
 LEAST_ROWS, PARTS = 128, 8  # of few rows, smaller tiles for up to so many cores
 GATHERED_ROWS = 256  # whose directions lie side by side for a moment, in the second cache
 LEAST_SQNORM, MOST_SQNORM = 1e-20, 1e30  # between them, no square that counts is lost in float32

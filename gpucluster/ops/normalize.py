@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Any, TypeVar
 
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
-from gpucluster.device.storage import like
+from gpucluster.device.storage import fleet_of, like
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.pairs import pair_sqdist
+from gpucluster.ops.shards import ByRow, Shard, Shards, Written
 
 T = TypeVar("T")
 
@@ -37,6 +39,8 @@ def row_norms(X: Any) -> Any:
     if is_on_gpu(X) and X.dtype == np.float32 and X.flags.c_contiguous:
         nowhere, numbers = xp.zeros((1, X.shape[1]), np.float64), xp.arange(len(X), dtype=np.int32)
         return xp.sqrt(pair_sqdist(X, nowhere, numbers, xp.zeros_like(numbers)))
+    if fleet_of(X) is not None:
+        return np.concatenate(list(Shards(X, "norms").map(_shard_norms)))
     norms = xp.empty(len(X), "float64")
 
     def work(rows: slice) -> None:
@@ -66,8 +70,12 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
     norms = row_norms(X)
     if out is None and bool((abs(norms - 1) <= UNIT_TOLERANCE).all()):
         return X
-    out = like(X, X.shape) if out is None else out
+    out = like(X, X.shape, to_lend=True) if out is None else out
     norms[norms == 0] = 1
+    if fleet_of(X) is not None and fleet_of(out) is not None:
+        for _ in Shards(X, "unit rows").map(_shard_divided, ByRow(norms), Written(out)):
+            pass
+        return out
 
     def work(rows: slice) -> None:
         xp.divide(X[rows], norms[rows, None], out=out[rows], casting="same_kind")
@@ -91,17 +99,37 @@ def spread(X: Any) -> tuple[Any, float]:
         Summed over the features. One pass in blocks, no temporary of the size of `X`.
     """
     xp = namespace(X)
-
-    def work(rows: slice) -> tuple[Any, Any]:
-        block = X[rows].astype("float64")
-        return block.sum(axis=0), xp.einsum("ij,ij->", block, block)
-
-    mean, square = xp.zeros(X.shape[1], "float64"), xp.zeros((), "float64")
-    for total, squares in _by_rows(work, X):
-        mean += total
-        square += squares
+    if xp is np and len(X):
+        mean, square = Shards(X, "spread").reduce(_shard_totals, _both)
+    else:
+        mean, square = xp.zeros(X.shape[1], "float64"), xp.zeros((), "float64")
+        for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 8, GPU_BYTES)):
+            mean, square = _both((mean, square), _totals(X[rows]))
     mean /= len(X)
     return mean, max(0.0, float(square) / len(X) - float(mean @ mean))
+
+
+def _totals(X: Any) -> tuple[Any, Any]:
+    """Return the sum of some rows, and of their squares."""
+    block = X.astype("float64")
+    return block.sum(axis=0), namespace(X).einsum("ij,ij->", block, block)
+
+
+def _both(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _shard_totals(shard: Shard) -> tuple[Any, Any]:
+    cut = row_blocks(len(shard.X), rows_per_block(shard.X.shape[1] * 8, CACHED_BYTES))
+    return reduce(_both, (_totals(shard.X[rows]) for rows in cut))
+
+
+def _shard_norms(shard: Shard) -> Any:
+    return row_norms(shard.X)
+
+
+def _shard_divided(shard: Shard, norms: Any, out: Any) -> None:
+    np.divide(shard.X, norms[:, None], out=out, casting="same_kind")
 
 
 def offset(X: Any) -> Any:

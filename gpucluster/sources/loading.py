@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpucluster.device.storage import on_disk
+from gpucluster.device.storage import Place, on_disk
 from gpucluster.errors import (
     BadRowsError,
     CorruptInputError,
@@ -48,7 +47,7 @@ def load(
     random_state: int = 42,
     filters: Filters | None = None,
     digest_all: bool = False,
-    folder: Path | None = None,
+    place: Place | None = None,
     batch_bytes: int = BATCH_BYTES,
 ) -> Samples:
     """Read all rows of a source, or a sample of them, into one matrix.
@@ -75,8 +74,8 @@ def load(
         their ids, and a sample is drawn from those that match.
     digest_all : bool
         Whether `Samples.everything` is a digest of all rows that match, drawn or not.
-    folder : path, optional
-        Where the matrix lies on disk, without a name. Omitted: it lies in memory.
+    place : Place, optional
+        Where the matrix lies on disk. Omitted: it lies in memory.
     batch_bytes : int
         Vectors read at a time; unit: bytes. The result does not depend on it.
 
@@ -113,7 +112,7 @@ def load(
     sampled = draw(among, sample_size, random_state)
     drawn = _within(matches, sampled)
     n_drawn = n_rows if drawn is None else int(np.count_nonzero(drawn))
-    X = _allocate(n_drawn, info.n_features, info.where, folder)
+    X = _allocate(n_drawn, info.n_features, info.where, place)
 
     good: list[NDArray[np.int64]] = []
     bad: list[NDArray[np.int64]] = []
@@ -267,10 +266,10 @@ def _shared(ids: pa.Array, repeated: pa.Scalar, info: SourceInfo) -> str:
     return f" ({repeated.as_py()!r} is in {' and in '.join(names)})" if len(names) > 1 else ""
 
 
-def _allocate(n_rows: int, n_features: int, where: str, folder: Path | None) -> Matrix:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        matrix: Matrix = on_disk((n_rows, n_features), folder)
+def _allocate(n_rows: int, n_features: int, where: str, place: Place | None) -> Matrix:
+    if place is not None:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        matrix: Matrix = on_disk((n_rows, n_features), place)
         return matrix
     try:
         return np.empty((n_rows, n_features), np.float32)

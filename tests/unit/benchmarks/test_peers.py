@@ -149,6 +149,7 @@ def test_a_run_without_options_is_the_call_without_arguments(monkeypatch, sample
     assert asked.pop("definition") == ClusterDefinition.parse(None)
     assert asked.pop("device") == asked.pop("storage") == "auto"
     assert asked.pop("fresh") is False
+    assert asked.pop("executor") == "local"
     assert asked.pop("previous") == "auto"
     assert set(asked.values()) == {None}
 

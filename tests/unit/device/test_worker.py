@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gpucluster.device import scratch
 from gpucluster.device import worker as module
 from gpucluster.device.worker import Worker, hand_back, shared, with_memory
 from gpucluster.errors import GpuclusterWarning, OutOfMemoryError
@@ -105,7 +106,7 @@ def test_files_of_a_killed_process_are_removed_by_the_next_and_those_of_a_living
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         folder = Path(other.stdout.readline()).parent
-        long_ago = time.time() - 2 * module.ABANDONED_S
+        long_ago = time.time() - 2 * scratch.ABANDONED_S
         os.utime(folder, (long_ago, long_ago))
         with Worker() as worker:
             worker.place()

@@ -1,0 +1,289 @@
+"""Who schedules the work: this process alone, or a Dask cluster."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from gpucluster.device.cores import n_threads
+from gpucluster.device.fleet import Fleet
+from gpucluster.device.scratch import scratch_folder
+from gpucluster.device.select import Decision
+from gpucluster.errors import BackendUnavailableError, ConfigError, ExecutorError
+from gpucluster.notation import describe
+from gpucluster.types import ExecutorName, StorageRequest
+
+CONNECT_S = 10.0
+START_S = 120.0
+THREADS = 8  # of a worker here, where nobody says how many workers there are to be
+PREFIX = ".gpucluster-"  # of the folder that workers share, in that of the runs
+ADDRESS = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
+LOCALHOST = "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """What is asked for.
+
+    Attributes
+    ----------
+    name : {"local", "dask"}
+    scheduler : str or None
+        Address of a Dask scheduler; None: a cluster on this machine, for as long as the run takes.
+    n_workers : int or None
+        Of the cluster on this machine.
+    """
+
+    name: ExecutorName = "local"
+    scheduler: str | None = None
+    n_workers: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: ExecutorName = "local",
+        scheduler: str | None = None,
+        n_workers: int | None = None,
+    ) -> Self:
+        """Check what is asked for.
+
+        Raises
+        ------
+        ConfigError
+            It is none of the executors, or they have no such setting.
+        """
+        if name not in get_args(ExecutorName):
+            raise ConfigError(
+                f"got {describe(name)}, expected one of {', '.join(get_args(ExecutorName))}",
+                path="executor",
+                got=name,
+            )
+        given = {"scheduler": scheduler, "n_workers": n_workers}
+        for setting, value in given.items():
+            if value is not None and name == "local":
+                raise ConfigError(
+                    f"got {describe(value)}, which is for a Dask cluster",
+                    path=setting,
+                    got=value,
+                    hint="set executor to dask",
+                )
+        if n_workers is not None and (
+            isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 1
+        ):
+            raise ConfigError(
+                f"got {describe(n_workers)}, expected 1 or more", path="n_workers", got=n_workers
+            )
+        if scheduler is not None:
+            if n_workers is not None:
+                raise ConfigError(
+                    "a cluster that is there has its own workers",
+                    path="n_workers",
+                    got=n_workers,
+                    hint="leave it out, or leave out the scheduler",
+                )
+            _check_address(scheduler)
+        return cls(name, scheduler, n_workers)
+
+    def storage(self, requested: StorageRequest) -> StorageRequest:
+        """Return where matrices of all rows lie: on disk, where workers have to see them.
+
+        Raises
+        ------
+        ConfigError
+            They are to lie in memory.
+        """
+        if self.name == "local":
+            return requested
+        if requested == "memory":
+            raise ConfigError(
+                "got memory, but workers see only what lies on disk",
+                path="storage",
+                got=requested,
+                hint="leave it out",
+            )
+        return "disk"
+
+    @contextmanager
+    def fleet(self, folder: Path, decision: Decision) -> Iterator[Fleet | None]:
+        """Connect to the workers for a run in `folder`; None where there are none.
+
+        Raises
+        ------
+        BackendUnavailableError
+            Dask is not installed.
+        ExecutorError
+            The scheduler cannot be reached, or its workers are not usable.
+        """
+        if self.name == "local":
+            yield None
+            return
+        try:
+            import distributed
+        except ImportError as error:
+            raise BackendUnavailableError(
+                "the executor dask needs Dask, which is missing",
+                hint="pip install 'gpucluster[dask]'",
+            ) from error
+        with ExitStack() as stack:
+            folder.mkdir(parents=True, exist_ok=True)
+            shared = stack.enter_context(scratch_folder(folder.resolve(), PREFIX))
+            address = self.scheduler
+            if address is None:
+                address = stack.enter_context(_started(self.n_workers, shared, decision))
+            else:
+                _require_safe(address)
+            try:
+                connect: Any = distributed.Client
+                client = connect(address, timeout=CONNECT_S, set_as_default=False)
+            except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+                raise ExecutorError(
+                    f"no Dask scheduler answers at {address} ({_first_line(error)})",
+                    hint="is it running, and is that its address?",
+                ) from error
+            stack.callback(client.close)
+            _check_workers(client, address, shared)
+            yield Fleet(client, shared)
+
+
+def _check_address(scheduler: str) -> None:
+    if not isinstance(scheduler, str) or not ADDRESS.fullmatch(scheduler):
+        raise ConfigError(
+            f"got {describe(scheduler)}, expected an address such as tcp://127.0.0.1:8786",
+            path="scheduler",
+            got=scheduler,
+        )
+
+
+def _require_safe(address: str) -> None:
+    """Refuse to send work in the clear to another machine.
+
+    Whoever reaches a Dask port runs code there, and whoever listens reads the vectors.
+    """
+    import dask
+
+    scheme, rest = address.split("://")
+    host = rest.rsplit(":", 1)[0].strip("[]")
+    if scheme == "tls" or host == LOCALHOST or _is_loopback(host):
+        return
+    if dask.config.get("distributed.comm.require-encryption") is False:
+        return  # somebody has decided that
+    raise ExecutorError(
+        f"{address} is another machine, and tcp has no protection: whoever reaches its port runs "
+        "code there",
+        hint="use tls:// with the certificates of Dask's distributed.comm.tls, or say that the "
+        "network is trusted: DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=False",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _started(n_workers: int | None, folder: Path, decision: Decision) -> Iterator[str]:
+    """Start a cluster on this machine for as long as this takes; yield its address."""
+    n_workers = n_workers or max(1, n_threads() // THREADS)
+    settings = {
+        "n_workers": n_workers,
+        "n_threads": max(1, n_threads() // n_workers),
+        "folder": str(folder),
+        "gpu": decision.device == "gpu",
+    }
+    log = folder / "dask.log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(  # its own session: Ctrl-C is for this process, which then ends that one
+            [sys.executable, "-m", "gpucluster.device.dask_host"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        ) as process,
+    ):
+        assert process.stdin is not None  # noqa: S101 - they are pipes
+        assert process.stdout is not None  # noqa: S101
+        try:
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            if not line:
+                said = log.read_text(errors="replace").strip().splitlines()
+                raise ExecutorError(
+                    f"no Dask cluster could be started here: {said[-1] if said else 'no word why'}"
+                )
+            yield json.loads(line)["address"]
+        finally:
+            process.stdin.close()  # which ends it
+            try:
+                process.wait(timeout=CONNECT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _check_workers(client: Any, address: str, folder: Path) -> None:
+    """Raise unless there are workers of this version that see the folder."""
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_S)
+    except TimeoutError as error:
+        raise ExecutorError(
+            f"the scheduler {address} has no workers", hint="start some: dask worker " + address
+        ) from error
+    word = secrets.token_hex(16)
+    probe = folder / "probe"
+    probe.write_text(word)
+    mine = _told(str(probe))
+    for worker, told in client.run(_told, str(probe), on_error="return").items():
+        if isinstance(told, Exception):
+            raise ExecutorError(
+                f"the worker {worker} cannot work for us: {_first_line(told)}",
+                hint="install the gpucluster of this process where the workers run",
+            )
+        for what, found in told.items():
+            if found == mine[what]:
+                continue
+            if what == "folder":
+                raise ExecutorError(
+                    f"the worker {worker} does not see {folder.parent}",
+                    hint="name a folder with --out that all workers share under this path",
+                )
+            raise ExecutorError(
+                f"the worker {worker} has {what} {found}, here it is {mine[what]}",
+                hint="results of one run must come from one version",
+            )
+    probe.unlink()
+
+
+def _told(probe: str) -> dict[str, str]:
+    """Return what workers and this process must have in common."""
+    import platform
+
+    import numpy as np
+
+    from gpucluster import __version__
+
+    try:
+        folder = Path(probe).read_text()
+    except OSError:
+        folder = ""
+    return {
+        "gpucluster": __version__,
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "numpy": np.__version__,
+        "folder": folder,
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
