@@ -208,10 +208,10 @@ class KMeans(Algorithm):
             converged = lloyd.move(self._on_sphere(lloyd.means(), lloyd.centers)) <= tolerance
             if converged:
                 break
-            reporter.progress(n_iter, self.max_iter, "iterations")
             if reporter.midway is not None and reporter.midway.is_due:
                 state = {"centers": lloyd.centers, "sums": lloyd.sums, "n_iter": np.array(n_iter)}
                 reporter.midway.put(state)
+            reporter.progress(n_iter, self.max_iter, "iterations")
         return _Found(
             centers=lloyd.centers,
             labels=lloyd.labels,

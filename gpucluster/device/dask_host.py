@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
+import threading
 from importlib import import_module
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
-# Pages of files count as memory of a worker, and are none; shards stay where they were. The rest
-# is what would go on after this process, or open a port.
+LOOK_S = 0.2  # between looks at the workers
 CONFIG = {
-    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.work-stealing": False,  # shards stay where they were
     "distributed.scheduler.active-memory-manager.start": False,
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 65536,
 }
 
 
@@ -35,25 +31,52 @@ def main() -> None:
     sys.stdout = sys.stderr
     import dask
 
+    closed = threading.Event()
     with dask.config.set(CONFIG), _cluster(**settings) as cluster:
         say.write(json.dumps({"address": cluster.scheduler_address}) + "\n")
         say.flush()
+        if not settings["gpu"]:
+            supervisor = threading.Thread(
+                target=_supervise, args=(cluster.scheduler_address, settings, closed)
+            )
+            supervisor.start()
         sys.stdin.read()
+        closed.set()
+        if not settings["gpu"]:
+            supervisor.join()
 
 
-def _cluster(n_workers: int, n_threads: int, folder: str, *, gpu: bool) -> Any:
-    """Start workers, with a GPU each where those are to compute."""
+def _cluster(n_workers: int, folder: str, *, gpu: bool, **_: Any) -> Any:
+    """Start a scheduler, and with it a worker for each GPU where those are to compute."""
     common = {
-        "n_workers": n_workers,
-        "threads_per_worker": 1 if gpu else n_threads,
         "host": LOOPBACK,
-        "dashboard_address": None,
+        "dashboard_address": f"{LOOPBACK}:0",
         "local_directory": folder,
         "silence_logs": logging.CRITICAL,
     }
     if gpu:
-        return import_module("dask_cuda").LocalCUDACluster(**common)
-    return import_module("distributed").LocalCluster(processes=True, memory_limit=None, **common)
+        return import_module("dask_cuda").LocalCUDACluster(n_workers=n_workers, **common)
+    return import_module("distributed").LocalCluster(n_workers=0, **common)
+
+
+def _supervise(address: str, settings: dict[str, Any], closed: threading.Event) -> None:
+    """Keep as many workers as were asked for, whatever becomes of each, until it is closed.
+
+    Dask's own supervisor gives up on a worker that dies while it starts.
+    """
+    command = [sys.executable, "-m", "dask", "worker", address, "--no-nanny"]
+    command += ["--no-dashboard", "--dashboard-address", f"{LOOPBACK}:0"]
+    command += ["--nthreads", str(settings["n_threads"]), "--host", LOOPBACK]
+    # pages of files would count as memory of the worker, and are none
+    command += ["--memory-limit", "0", "--local-directory", settings["folder"]]
+    workers: list[subprocess.Popen[bytes]] = []
+    while not closed.wait(LOOK_S):
+        workers = [worker for worker in workers if worker.poll() is None]
+        while len(workers) < settings["n_workers"]:
+            workers.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+    for worker in workers:
+        worker.kill()
+        worker.wait()
 
 
 if __name__ == "__main__":

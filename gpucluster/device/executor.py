@@ -9,7 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -151,7 +151,12 @@ class Executor:
                 ) from error
             stack.callback(client.close)
             _check_workers(client, address, shared)
-            yield Fleet(client, shared)
+            fleet = Fleet(client, shared)
+            try:
+                yield fleet
+            finally:
+                with suppress(ExecutorError):  # the scheduler is gone, and so is what it had
+                    fleet.close()
 
 
 def _check_address(scheduler: str) -> None:

@@ -9,28 +9,25 @@ was before, as long as that worker lives.
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import queue
 import secrets
 import threading
-import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
+from gpucluster.device.dask_client import LOOK_S, Future, Scheduler, Watch, wait_for_workers
 from gpucluster.device.storage import Lent, Place, lent, on_disk
-from gpucluster.errors import ExecutorError
 from gpucluster.events import Reporter
 
-Future: TypeAlias = Any  # of distributed, which is imported where it is used
-LOOK_S = 0.2  # between looks at the token that stops the work
-NO_WORKER_S = 60.0  # one that died has another started in its place
 AHEAD = 2  # tasks that a worker has for each of its threads
-INLINE_BYTES = 1 << 16  # of an array that goes along with a task
+INLINE_BYTES = 1 << 13  # of an array that goes along with a task
 
 
 class Fleet:
@@ -44,84 +41,91 @@ class Fleet:
     """
 
     def __init__(self, client: Any, folder: Path) -> None:
-        self._client = client
+        self._scheduler = Scheduler(client)
         self.place = Place(folder, self)
         self._numbers = itertools.count()
         self._shared: dict[int, tuple[weakref.ref[Any], Any]] = {}  # by id: an array, its copy
+        self._forgotten: deque[str] = deque()
         self.n_calls = 0
 
     @property
     def n_threads(self) -> int:
         """Threads of all workers, of those that are there at the moment."""
-        return sum(self._client.nthreads().values())
+        return sum(self._scheduler.threads().values())
 
     def call(
         self,
-        name: str,
         function: Callable[..., Any],
-        calls: Sequence[tuple[Any, ...]],
+        calls: Mapping[int, tuple[str, tuple[Any, ...]]],
         homes: list[str],
         reporter: Reporter,
+        *,
+        one_by_one: bool = False,
     ) -> Iterator[tuple[int, Future]]:
-        """Call a function with each of some tuples, and yield which of them is done, and as what.
+        """Call a function with some arguments after others; yield which is done, and as what.
 
         Parameters
         ----------
-        name : str
-            What the calls are named after, where one fails.
         function : callable
             Of a module that the workers have.
-        calls : sequence of tuple
-            Small; arrays as `lend` returns them.
+        calls : dict of int to tuple
+            By number: what a call is named, where it fails, and its arguments; these are small,
+            arrays as `lend` returns them.
         homes : list of str
-            The worker that is to do each; corrected where that has died.
+            By number: the worker that is to do it; corrected where that has died.
         reporter : Reporter
             Asked for cancellation.
+        one_by_one : bool, default False
+            Whether a call only begins when the one before is done.
 
         Raises
         ------
+        Lost
+            All workers have died. Dask has others do what one that died was doing, but where there
+            was none, it forgets to ask those that come.
         ExecutorError
-            Three workers died on the same call, or the scheduler is gone.
+            Worker after worker died on the same call, or the scheduler is gone.
         """
         self.n_calls += 1
+        self._flush()
         turn = next(self._numbers)
         done: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()
         waiting: dict[str, deque[int]] = {}
         running: dict[int, Future] = {}
 
-        def submit(address: str, room: int) -> None:
-            for number in [
-                waiting[address].popleft() for _ in range(min(room, len(waiting[address])))
-            ]:
-                future = self._client.submit(
-                    function,
-                    *calls[number],
-                    key=f"{name}-{turn}-{number}-{secrets.token_hex(4)}",
-                    workers=[address],
-                    allow_other_workers=True,
-                    pure=False,
-                )
-                running[number] = future
-                future.add_done_callback(lambda found, number=number: done.put((number, found)))
+        def submit(address: str) -> None:
+            number = waiting[address].popleft()
+            future = running[number] = self._scheduler.submit(
+                function,
+                *calls[number][1],
+                key=f"{function.__name__}-{turn}-{number}-{secrets.token_hex(4)}",
+                workers=[address],
+                allow_other_workers=True,
+                pure=False,
+            )
+            future.add_done_callback(lambda found: done.put((number, found)))
 
+        threads = self._settle(homes)
+        for number in calls:
+            waiting.setdefault("" if one_by_one else homes[number], deque()).append(number)
+        watch = Watch(self._scheduler, threads)
         try:
-            threads = self._settle(homes)
-            for number, home in enumerate(homes):
-                waiting.setdefault(home, deque()).append(number)
-            for address in waiting:
-                submit(address, AHEAD * threads[address])
-            since = time.monotonic()
+            for address, numbers in waiting.items():
+                room = 1 if one_by_one else AHEAD * threads[address]
+                for _ in range(min(room, len(numbers))):
+                    submit(address)
             while running:
                 reporter.cancel.raise_if_cancelled()
                 try:
                     number, future = done.get(timeout=LOOK_S)
                 except queue.Empty:
-                    self._look(since)
+                    watch.look([calls[number][0] for number in running])
                     continue
-                since = time.monotonic()
                 del running[number]
-                self._check(future, name, number)
-                submit(homes[number], 1)
+                watch.check(future, calls[number][0])
+                address = "" if one_by_one else homes[number]
+                if waiting[address]:
+                    submit(address)
                 yield number, future
         finally:
             for future in running.values():
@@ -129,22 +133,22 @@ class Fleet:
 
     def join(self, name: str, add: Callable[[Any, Any], Any], futures: Sequence[Future]) -> Future:
         """Add up results where they are; return that of all, which nobody has waited for."""
-        return self._client.submit(
+        return self._scheduler.submit(
             _added,
             add,
             list(futures),
-            key=f"{name}-{next(self._numbers)}-sum-{secrets.token_hex(4)}",
+            key=f"{name}-{next(self._numbers)}-{secrets.token_hex(4)}",
         )
 
     def result(self, future: Future, name: str, reporter: Reporter) -> Any:
-        """Wait for a result, and return it."""
-        event, since = threading.Event(), time.monotonic()
+        """Wait for a result, and return it; raises what `call` does."""
+        watch, event = Watch(self._scheduler, self._scheduler.threads()), threading.Event()
         future.add_done_callback(lambda _: event.set())
         while not event.wait(LOOK_S):
             reporter.cancel.raise_if_cancelled()
-            self._look(since)
-        self._check(future, name, None)
-        return future.result()
+            watch.look([])
+        watch.check(future, name)
+        return self._scheduler.result(future)
 
     def lend(self, value: Any) -> Any:
         """Return what goes to a task instead of an array: where it lies, or itself if it is small.
@@ -166,17 +170,25 @@ class Fleet:
         return lent(copy)
 
     def forget(self, token: str) -> None:
-        """Let the workers forget what shards of a token keep; those that are gone have."""
-        self._client.run(_forget, token, wait=False, on_error="ignore")
+        """Let the workers forget what shards of a token keep, with the next call.
+
+        Not at once: this is called as shards are collected, by whichever thread that happens in.
+        """
+        self._forgotten.append(token)
+
+    def close(self) -> None:
+        """Let the workers forget everything."""
+        gc.collect()  # shards that only refer to each other
+        self._flush()
+
+    def _flush(self) -> None:
+        tokens = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
+        if tokens:
+            self._scheduler.tell(_forget, tokens)
 
     def _settle(self, homes: list[str]) -> dict[str, int]:
         """Give shards without a living home to those that have fewest; return threads by worker."""
-        threads = dict(self._client.nthreads())
-        since = time.monotonic()
-        while not threads:
-            time.sleep(LOOK_S)
-            self._look(since)
-            threads = dict(self._client.nthreads())
+        threads = wait_for_workers(self._scheduler)
         counts = Counter(dict.fromkeys(threads, 0))
         counts.update(home for home in homes if home in threads)
         most = -(-len(homes) // len(threads))
@@ -190,39 +202,6 @@ class Fleet:
             homes[number] = before
             counts[before] += 1
         return threads
-
-    def _look(self, since: float) -> None:
-        """Raise where there is nobody any more to wait for, as nothing came since a moment."""
-        if self._client.status not in {"running", "connecting"}:
-            raise self._gone()
-        if time.monotonic() - since > NO_WORKER_S and not self._client.nthreads():
-            raise ExecutorError(
-                f"the Dask scheduler {self._client.scheduler.address} has no workers any more",
-                hint="start some, then run again: finished stages are kept",
-            )
-
-    def _gone(self) -> ExecutorError:
-        return ExecutorError(
-            f"the Dask scheduler {self._client.scheduler.address} is gone",
-            hint="start it, then run again: finished stages are kept",
-        )
-
-    def _check(self, future: Future, name: str, number: int | None) -> None:
-        """Raise what a task has raised, and say so where it never came to an end."""
-        from distributed import KilledWorker
-
-        if future.status == "finished":
-            return
-        if future.status != "error":  # cancelled or lost: its scheduler is
-            raise self._gone()
-        error = future.exception()
-        if isinstance(error, KilledWorker):
-            shard = name if number is None else f"{name}, shard {number}"
-            raise ExecutorError(
-                f"{shard}: {error.allowed_failures + 1} workers died on it",
-                hint="do they have memory enough? The logs of the workers say why they died",
-            ) from error
-        raise error
 
 
 def _added(add: Callable[[Any, Any], Any], found: list[Any]) -> Any:
@@ -242,8 +221,8 @@ def kept(token: str, number: int) -> dict[str, Any]:
     return _KEPT.setdefault((token, number), {})
 
 
-def _forget(token: str) -> None:
-    for key in [key for key in tuple(_KEPT) if key[0] == token]:
+def _forget(tokens: list[str]) -> None:
+    for key in [key for key in tuple(_KEPT) if key[0] in tokens]:
         _KEPT.pop(key, None)
 
 

@@ -73,6 +73,10 @@ class LabelSums:
         """Sum the rows of a block; those labelled -1 are left out."""
         return cls(*sums_by_label(block, labels))
 
+    def __sizeof__(self) -> int:
+        """Return the bytes of the arrays, by which Dask decides what travels where."""
+        return int(self.touched.nbytes + self.sums.nbytes)
+
     def add(self, other: LabelSums) -> LabelSums:
         """Return both together; this one is written to."""
         if not np.array_equal(self.touched, other.touched):

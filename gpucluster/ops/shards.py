@@ -11,14 +11,15 @@ import secrets
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, TypeVar
 
 import numpy as np
 
-from gpucluster.device.fleet import kept, opened
+from gpucluster.device.dask_client import Losses, Lost
+from gpucluster.device.fleet import Fleet, kept, opened
 from gpucluster.device.memory import available_bytes, rows_per_block
 from gpucluster.device.storage import fleet_of, lent, like, on_disk
 from gpucluster.errors import InternalError
@@ -149,12 +150,17 @@ class Shards:
                 yield found
             return
         ready: dict[int, Any] = {}
-        following = 0
-        for number, future in self._futures(work, None, args):
-            ready[number] = self._fleet.result(future, self._name, self._reporter)
-            while following in ready:
-                yield from ready.pop(following)
-                following += 1
+        following, losses = 0, Losses()
+        while following < len(self._homes):
+            left = [n for n in range(following, len(self._homes)) if n not in ready]
+            try:
+                for number, future in self._futures(work, None, args, left, losses):
+                    ready[number] = self._fleet.result(future, self._name, self._reporter)
+                    while following in ready:
+                        yield from ready.pop(following)
+                        following += 1
+            except Lost as lost:
+                losses.add(lost)
 
     def reduce(
         self,
@@ -170,29 +176,56 @@ class Shards:
         if self._fleet is None:
             here: T = _Tree(add).total(self.map(work, *args, in_flight=in_flight))
             return here
-        found = dict(self._futures(work, add, args))  # a batch is added up where it was worked on
+        losses = Losses()
+        while True:
+            try:
+                there: T = self._reduced(self._fleet, work, add, args, losses)
+            except Lost as lost:
+                losses.add(lost)
+            else:
+                return there
+
+    def _reduced(
+        self,
+        fleet: Fleet,
+        work: Callable[..., T],
+        add: Callable[[T, T], T],
+        args: tuple[Any, ...],
+        losses: Losses,
+    ) -> Any:
+        """Add up where the results are; those of a batch are added up where it was worked on."""
+        found = dict(self._futures(work, add, args, range(len(self._homes)), losses))
         level = [found[number] for number in range(len(found))]
         while len(level) > 1:
             groups = [level[rows] for rows in row_blocks(len(level), FAN_IN)]
-            level = [self._fleet.join(self._name, add, group) for group in groups]
-        total: T = self._fleet.result(level[0], self._name, self._reporter)
-        return total
+            level = [fleet.join(self._name, add, group) for group in groups]
+        return fleet.result(level[0], self._name, self._reporter)
 
     def _futures(
-        self, work: Callable[..., Any], add: Callable[..., Any] | None, args: tuple[Any, ...]
+        self,
+        work: Callable[..., Any],
+        add: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        wanted: Iterable[int],
+        losses: Losses,
     ) -> Iterator[tuple[int, Any]]:
-        """Yield which batch of shards is done, and as what, as soon as it is."""
+        """Yield which of some batches of shards is done, and as what, as soon as it is."""
         assert self._fleet is not None  # noqa: S101 - its callers have asked
         common = tuple(each if isinstance(each, ByRow) else self._fleet.lend(each) for each in args)
-        calls = []
-        for batch in row_blocks(len(self._starts), self._batch):
+        calls = {}
+        for batch in wanted:
             shards = []
-            for number, start in list(enumerate(self._starts))[batch]:
+            numbers = range(batch * self._batch, min((batch + 1) * self._batch, len(self._starts)))
+            for number in numbers:
+                start = self._starts[number]
                 rows = slice(start, min(start + self._rows, len(self._X)))
                 X = lent(self._X[rows])
                 shards.append((X, start, self._token, number, *_cut(common, rows, lent)))
-            calls.append((work, add, shards))
-        finished = self._fleet.call(self._name, _there, calls, self._homes, self._reporter)
+            name = f"{self._name}, rows {shards[0][1]:,} to {rows.stop - 1:,}"
+            calls[batch] = name, (work, add, shards)
+        finished = self._fleet.call(
+            _there, calls, self._homes, self._reporter, one_by_one=losses.count > 0
+        )
         for n_done, found in enumerate(finished, 1):
             self._tell(n_done * self._batch)
             yield found
