@@ -217,7 +217,7 @@ def _shard_search(
     """Search for the rows whose numbers the shard has."""
     from gpucluster.ops.compiled import scan_nearest
 
-    rows, n_lists = shard.X, len(starts) - 1
+    rows, n_lists = np.asarray(shard.X, np.int64), len(starts) - 1
     vectors = X[rows]
     keys = np.full((len(rows), n_kept), np.inf, np.float32)
     found = np.full((len(rows), n_kept), -1, np.int32)

@@ -185,16 +185,14 @@ def _shard_exact(
     """Compare rows, whose numbers the shard has, with all others."""
     from gpucluster.ops.compiled import scan_nearest
 
-    rows, n_samples = shard.X, len(X)
+    rows, n_samples = np.asarray(shard.X, np.int64), len(X)
     kept = min(k + SPARE, n_samples - 1)
     at, vectors = np.arange(len(rows)), centred[rows]
     keys = np.full((len(rows), kept), np.inf, np.float32)
     found = np.empty((len(rows), kept), np.int32)
     for cols in row_blocks(n_samples, TILE_COLS):
         dots = vectors @ centred[cols].T
-        scan_nearest(
-            dots, low[cols], rows, at, np.arange(cols.start, cols.stop), keys, found
-        )
+        scan_nearest(dots, low[cols], rows, at, np.arange(cols.start, cols.stop), keys, found)
     found_k, exact_k = _ranked(rows, keys, found, X, k)
     if kept < n_samples - 1:
         outside = keys[:, -1].astype(np.float64) + low[rows]  # no other row is nearer
@@ -300,7 +298,8 @@ def norms_with_slack(X: Matrix) -> tuple[Any, Any]:
 
 
 def _shard_sqnorms(shard: Shard) -> Vector64:
-    return np.einsum("ij,ij->i", shard.X, shard.X, dtype=np.float64)
+    sqnorms: Vector64 = np.einsum("ij,ij->i", shard.X, shard.X, dtype=np.float64)
+    return sqnorms
 
 
 def _in_float64(X: Matrix, rows: Any, limit: Any, k: int) -> tuple[Any, Any]:
