@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,6 +146,6 @@ def test_gaussian_mixture(fleet: Fleet, options: dict[str, Any]) -> None:
             fits.append(mixture.fit(rows))
     here, there = fits
     assert fleet.n_calls > before + 12
-    assert_equal(there.labels, here.labels)
-    assert_equal(there.probabilities, here.probabilities)
+    assert_equal(there.labels_, here.labels_)
+    assert_equal(there.probabilities_, here.probabilities_)
     assert there.info == here.info
