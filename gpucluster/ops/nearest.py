@@ -16,7 +16,7 @@ from gpucluster.ops.duplicates import equal_groups
 from gpucluster.ops.half import coarse_middle, sample_of
 from gpucluster.ops.normalize import offset, row_norms, unit_rows
 from gpucluster.ops.pairs import pair_sqdist
-from gpucluster.ops.shards import TILE_ROWS, Shard, Shards
+from gpucluster.ops.shards import TILE_ROWS, Shard, Shards, joined
 from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector
 
@@ -205,9 +205,10 @@ def most_similar(X: Matrix, directions: Matrix, device: Device = "cpu") -> tuple
     search = Search.by_cosine(directions)
     if _is_shared(X):
         shards = Shards(X, "most similar directions")
-        found = list(shards.map(_shard_similar, numbers, directions, *search.arrays))
-        first, second = (np.concatenate(each) for each in zip(*found, strict=True))
-        return first, second
+        found: tuple[Labels, Vector] = joined(
+            shards.map(_shard_similar, numbers, directions, *search.arrays)
+        )
+        return found
 
     def work(rows: slice) -> None:
         nearest[rows] = numbers[_similar_of(search, directions, X[rows], similarity[rows])]

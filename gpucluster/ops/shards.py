@@ -217,8 +217,13 @@ class Shards:
         return self._rooms[n_cols][rows]
 
 
-def shown(X: Matrix, array: Any) -> Any:
-    """Return an array of numbers of rows, or a copy of it where those who work on `X` see it."""
+def joined(results: Iterator[tuple[Any, ...]]) -> Any:
+    """Return arrays of all rows, of those that shards returned."""
+    return tuple(np.concatenate(each) for each in zip(*results, strict=True))
+
+
+def shown(X: Any, array: Any) -> Any:
+    """Return an array, or a copy of it where those who work on the rows of `X` see it."""
     if fleet_of(X) is None:
         return array
     copy = like(X, array.shape, array.dtype, to_lend=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpucluster.algorithms.gaussian_mixture import GaussianMixture
+from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.device.executor import Executor
 from gpucluster.device.fleet import Fleet
 from gpucluster.device.select import decide
@@ -16,6 +17,8 @@ from gpucluster.device.storage import fleet_of, on_disk
 from gpucluster.ops import neighbors as neighbors_module
 from gpucluster.ops.assign import cluster_sums, most_similar, nearest_center
 from gpucluster.ops.connectivity import radius_components
+from gpucluster.ops.density import TREE_DIMENSIONS
+from gpucluster.ops.kdtree import KDTree
 from gpucluster.ops.neighbors import nearest_neighbors
 from gpucluster.ops.normalize import unit_rows, without_offset
 from gpucluster.ops.silhouette import squared_silhouette
@@ -125,6 +128,26 @@ def test_sums_silhouettes_and_components(fleet: Fleet) -> None:
         radius_components(there, radius, 6), radius_components(X, radius, 6), strict=True
     ):
         assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("n_features", [6, TREE_DIMENSIONS + 4], ids=["tree", "products"])
+def test_hierarchies_of_density(fleet: Fleet, n_features: int) -> None:
+    X = blobs(3000, n_features)
+    X[50:90] = X[7]
+    algorithm = HDBSCAN(min_cluster_size=30, min_samples=4)
+    here, before = algorithm.fit(X), fleet.n_calls
+    there = algorithm.fit(shared(X, fleet))
+    assert fleet.n_calls >= before + 3, "lists, and two searches for edges"
+    assert here.info["duplicates"]["n_duplicate_rows"] == 40
+    assert_equal(there.labels_, here.labels_)
+    assert_equal(there.probabilities_, here.probabilities_)
+
+
+def test_rows_near_rows_of_a_tree(fleet: Fleet) -> None:
+    X, queries = blobs(3000, 5), blobs(2500, 5, 40)
+    before, there = fleet.n_calls, KDTree(shared(X, fleet))
+    assert_equal(there.nearest_to(shared(queries, fleet)), KDTree(X).nearest_to(queries))
+    assert fleet.n_calls == before + 1
 
 
 @pytest.mark.parametrize(
