@@ -198,9 +198,8 @@ def _shards(
 ) -> tuple[Shards, int]:
     """Return the rows in shards, and how many rows a block of a shard has."""
     if is_on_gpu(X):
-        return Shards(X, NAME, reporter, rows=len(X)), rows_per_block(
-            8 * row_numbers, GPU_BLOCK_BYTES
-        )
+        block_rows = rows_per_block(8 * row_numbers, GPU_BLOCK_BYTES)
+        return Shards(X, NAME, reporter, rows=len(X)), block_rows
     block_rows = _part_rows(len(X), row_numbers, block_bytes)
     n_blocks = -(-len(X) // block_rows)
     return Shards(X, NAME, reporter, rows=block_rows * -(-n_blocks // SHARDS)), block_rows
@@ -241,13 +240,13 @@ class _Sums:
     shares: list[Any]
 
     def add(self, other: _Sums) -> _Sums:
-        """Return both together; this one is written to."""
+        """Return both together; this one is written to, and the other never."""
         self.counts += other.counts
         self.sums += other.sums
         for where, moments in other.second.items():
             known = self.second.get(where)
             if known is None:
-                self.second[where] = moments
+                self.second[where] = moments.astype(np.float64)
             else:  # of one block, they may be float32
                 self.second[where] = known = known.astype(np.float64, copy=False)
                 known += moments

@@ -409,3 +409,15 @@ def test_a_start_by_kmeans_does_not_speak_of_itself(recwarn: pytest.WarningsReco
     X, _ = overlapping(300)
     GaussianMixture(n_components=3).fit(X)
     assert not recwarn.list
+
+
+def test_what_is_added_to_sums_stays_as_it_is() -> None:
+    parts = [
+        mixture._Sums(np.ones(1), np.ones((1, 2)), second, 1.0, [number], [number])
+        for number, second in enumerate(({}, {0: np.ones((2, 2))}, {0: np.ones((2, 2))}))
+    ]
+    total = parts[0].add(parts[1]).add(parts[2])
+    assert (total.second[0] == 2).all()
+    assert (parts[1].second[0] == 1).all()
+    assert total.labels == [0, 1, 2]
+    assert parts[1].labels == [1]
