@@ -21,6 +21,7 @@ from gpucluster.errors import (
 from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.labels import canonical_labels, renumbered
+from gpucluster.ops.shards import shown
 from gpucluster.types import NOISE, Clustering, Cost, Labels, Matrix, Vector
 
 SMALLEST_SQUARES = 1e-44  # of a row on average; below 1e-45 float32 has no number but 0
@@ -174,7 +175,7 @@ def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Ra
     distinct = distinct_rows(X)
     if distinct is None:
         return path(X, reporter)
-    raw = path(X[distinct.rows], reporter, weights=distinct.weights)
+    raw = path(shown(X, X[distinct.rows]), reporter, weights=distinct.weights)
     probabilities = raw.probabilities
     return replace(
         raw,

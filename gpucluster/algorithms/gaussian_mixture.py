@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -158,7 +158,7 @@ class GaussianMixture(Algorithm):
                 X,
                 frame,
                 self._start(X, frame),
-                self._responsibilities(X, host, stream, reporter),
+                self._first(X, host, stream, reporter),
                 tol=self.tol,
                 max_iter=self.max_iter,
                 reporter=reporter,
@@ -194,22 +194,12 @@ class GaussianMixture(Algorithm):
             return Tied.start(means, reg, scatter(X, frame))
         return Axes.start(means, reg, spherical=self.covariance_type == "spherical")
 
-    def _responsibilities(
-        self, X: Any, host: Matrix, stream: np.random.Generator, reporter: Reporter
-    ) -> Callable[[slice], Any]:
-        """Return what gives the first responsibilities of a slice of rows."""
-        xp, k = namespace(X), self.n_components
+    def _first(self, X: Any, host: Matrix, stream: np.random.Generator, reporter: Reporter) -> Any:
+        """Return the component that has each row at first, or the seed of random shares."""
         if self.init_params == "random":
-            seed = int(stream.integers(2**32))
-
-            def drawn(rows: slice) -> Any:
-                shape = (rows.stop - rows.start, k)
-                shares = np.random.default_rng([seed, rows.start]).random(shape)
-                return xp.asarray(shares / shares.sum(axis=1, keepdims=True))
-
-            return drawn
-        labels = xp.asarray(self._partition(host, stream, reporter, on_gpu=is_on_gpu(X)))
-        return lambda rows: (labels[rows, None] == xp.arange(k)).astype(np.float64)
+            return int(stream.integers(2**32))
+        found = self._partition(host, stream, reporter, on_gpu=is_on_gpu(X))
+        return namespace(X).asarray(found)
 
     def _partition(
         self, X: Matrix, stream: np.random.Generator, reporter: Reporter, *, on_gpu: bool

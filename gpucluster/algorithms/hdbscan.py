@@ -17,6 +17,7 @@ from gpucluster.events import Reporter
 from gpucluster.ops.density import AUTO_SAMPLES, LISTED, density_dendrogram, searches_tree
 from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.granularity import granularities
+from gpucluster.ops.shards import shown
 from gpucluster.ops.stability import candidate_sizes, octaves, score_cuts
 from gpucluster.ops.sweep import Sweep, check_sizes, cliff_near, default_sizes, sweep
 from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
@@ -178,7 +179,7 @@ class HDBSCAN(Algorithm):
         distinct = distinct_rows(X)
         weights = None
         if distinct is not None:
-            X, weights = X[distinct.rows], distinct.weights
+            X, weights = shown(X, X[distinct.rows]), distinct.weights
         if len(X) < 2:
             raise TooFewSamplesError(
                 f"insufficient documents: a sweep got {len(X)} distinct rows, needs at least 2"

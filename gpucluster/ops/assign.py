@@ -12,7 +12,7 @@ from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.nearest import TILE_CENTERS, Search, most_similar, nearest_center
-from gpucluster.ops.shards import TILE_ROWS, part_rows
+from gpucluster.ops.shards import TILE_ROWS, ByRow, Shard, Shards, part_rows
 from gpucluster.types import Labels, Matrix, Vector, Vector64
 
 __all__ = [
@@ -162,10 +162,14 @@ def cluster_sums(X: Matrix, labels: Labels, n_clusters: int) -> Vector64:
         on_gpu: Vector64 = _sums_on_gpu(X, labels, n_clusters)
         return on_gpu
     sums = np.zeros((n_clusters, X.shape[1]), np.float64)
-    for rows in row_blocks(len(X), rows_per_block(X.shape[1] * 8)):
-        touched, part = sums_by_label(X[rows].astype(np.float64), labels[rows])
+    shards = Shards(X, "sums", rows=rows_per_block(X.shape[1] * 8))
+    for touched, part in shards.map(_shard_sums, ByRow(labels)):
         sums[touched] += part
     return sums
+
+
+def _shard_sums(shard: Shard, labels: Labels) -> tuple[Any, Any]:
+    return sums_by_label(shard.X.astype(np.float64), labels)
 
 
 def _sums_on_gpu(X: Any, labels: Any, n_clusters: int) -> Any:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, norms_with_slack
 from gpucluster.ops.normalize import without_offset
-from gpucluster.types import NOISE, Labels, Matrix, Weights
+from gpucluster.ops.shards import Shard, Shards
+from gpucluster.types import NOISE, Labels, Matrix, Vector, Weights
 
 
 def radius_components(
@@ -52,35 +53,36 @@ def radius_components(
     lie far from zero, a tile of 64 MiB with its rows, and a few megabytes a core. Pairs that
     float32 products cannot tell from the radius are decided by float64 differences.
     """
-    from gpucluster.ops.compiled import scan_count
-
     centred = without_offset(X)
     n_samples = len(X)
     norms = norms_with_slack(centred)
-    counts = np.zeros(n_samples, np.int64)
     weights = np.ones(n_samples, np.int64) if weights is None else weights
-
-    def count(rows: slice) -> None:
-        for cols in row_blocks(n_samples, TILE_COLS):
-            dots = centred[rows] @ centred[cols].T
-            scan_count(
-                dots,
-                X,
-                rows.start,
-                cols.start,
-                *norms,
-                radius**2,
-                min_samples,
-                weights,
-                counts[rows],
-            )
-
-    for _ in map_blocks(count, n_samples, TILE_ROWS, reporter):
-        pass
-
+    shards = Shards(centred, "rows within the radius", reporter, rows=TILE_ROWS, tells=True)
+    known = X, centred, *norms, weights, radius, min_samples
+    counts = np.concatenate(list(shards.map(_shard_counts, *known)))
     is_core = counts >= min_samples
     parent, nearest = _connect(X, centred, norms, np.arange(n_samples), is_core, radius, reporter)
     return label_components(parent, is_core, nearest), is_core
+
+
+def _shard_counts(
+    shard: Shard,
+    X: Matrix,
+    centred: Matrix,
+    sqnorms: Vector,
+    slack: Vector,
+    weights: Weights,
+    radius: float,
+    min_samples: int,
+) -> Weights:
+    """Count, up to `min_samples`, what lies around each row."""
+    from gpucluster.ops.compiled import scan_count
+
+    counts = np.zeros(len(shard.X), np.int64)
+    for cols in row_blocks(len(X), TILE_COLS):
+        dots, starts = shard.X @ centred[cols].T, (shard.start, cols.start)
+        scan_count(dots, X, *starts, sqnorms, slack, radius**2, min_samples, weights, counts)
+    return counts
 
 
 def nearest_cores(X: Matrix, rows: Any, is_core: Any, radius: float, reporter: Reporter) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucluster.device.memory import rows_per_block
 from gpucluster.ops.blocks import row_blocks
+from gpucluster.ops.shards import Shard, Shards
 from gpucluster.types import Matrix, Rows, Weights
 
 
@@ -55,8 +56,8 @@ def distinct_rows(X: Matrix) -> DistinctRows | None:
 
     Notes
     -----
-    Rows of equal hashes are compared. Extra memory is 16 bytes a row and one block; where there
-    are equal rows, 48 bytes a row.
+    Rows of equal hashes are compared. Extra memory is 16 bytes a row and a block for each core;
+    where there are equal rows, 48 bytes a row.
     """
     hashes = _hashes(X)
     order = np.argsort(hashes, kind="stable")
@@ -89,13 +90,19 @@ def equal_groups(X: Matrix) -> tuple[Rows, Rows]:
 
 def _hashes(X: Matrix) -> Any:
     """Return 64 bits for each row, the same for equal rows."""
-    words = np.uint32 if X.dtype == np.float32 else np.uint64
     factors = np.random.default_rng(0).integers(1, 2**63, X.shape[1], dtype=np.uint64) | 1
-    hashes = np.empty(len(X), np.uint64)
-    for rows in row_blocks(len(X), rows_per_block(16 * X.shape[1])):
-        bits = (X[rows] + X.dtype.type(0)).view(words)  # -0.0 + 0.0 is 0.0: equal, so equal bits
-        hashes[rows] = bits.astype(np.uint64) @ factors
+    hashes, end = np.empty(len(X), np.uint64), 0
+    shards = Shards(X, "equal rows", rows=rows_per_block(16 * X.shape[1]))
+    for found in shards.map(_shard_hashes, factors):
+        hashes[end : (end := end + len(found))] = found
     return hashes
+
+
+def _shard_hashes(shard: Shard, factors: Any) -> Any:
+    X = shard.X
+    words = np.uint32 if X.dtype == np.float32 else np.uint64
+    bits = (X + X.dtype.type(0)).view(words)  # -0.0 + 0.0 is 0.0: equal, so equal bits
+    return bits.astype(np.uint64) @ factors
 
 
 def _split_collisions(X: Matrix, order: Rows, begins: Any) -> None:

@@ -72,7 +72,7 @@ class Gaussians(ABC):
 
     @abstractmethod
     def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
-        """Yield what a block adds to the second moments, and where.
+        """Yield where a block adds to the second moments, and what; each place at most once.
 
         Parameters
         ----------
@@ -124,8 +124,8 @@ class Axes(Gaussians):
         each = means.shape[1] // variances.shape[1]
         log_determinant = each * self.xp.log(variances).sum(axis=1)
         self.constant = -0.5 * (means.shape[1] * LOG_2PI + log_determinant + squares)
-        self.precisions = (-0.5 / variances).T.astype(self.dtype)
-        self.slopes = (means / variances).T.astype(self.dtype)
+        self.precisions = (-0.5 / variances).T.astype(self.dtype, order="C")
+        self.slopes = (means / variances).T.astype(self.dtype, order="C")
 
     @classmethod
     def start(cls, means: Any, reg: float, *, spherical: bool) -> Self:
@@ -153,7 +153,7 @@ class Axes(Gaussians):
 
     def second(self, block: Any, shares: Any) -> Iterator[tuple[Any, Any]]:
         """Yield the weighted squares."""
-        yield slice(None), shares.T @ self._squares(block)
+        yield ..., shares.T @ self._squares(block)
 
     def _refit(self, counts: Any, means: Any, second: Any) -> Self:
         squares = means**2
@@ -186,7 +186,7 @@ class Tied(Gaussians):
         common = float(((factor.T @ scatter) * factor.T).sum())  # the mean of x' P x
         log_determinant = -2 * float(self.xp.log(self.xp.diag(factor)).sum())
         self.constant = -0.5 * (means.shape[1] * LOG_2PI + log_determinant + common + squares)
-        self.slopes = slopes.T.astype(self.dtype)
+        self.slopes = slopes.T.astype(self.dtype, order="C")
 
     @classmethod
     def start(cls, means: Any, reg: float, scatter: Any) -> Self:
@@ -315,8 +315,10 @@ class Full(Gaussians):
                 if rank == d:
                     yield k, members.T @ members
                 else:
-                    yield (k, slice(rank)), members[:, :rank].T @ members
-                    yield (k, rank), self.xp.einsum("ij,ij->j", members, members)
+                    added = self.xp.empty((rank + 1, d), members.dtype)
+                    self.xp.matmul(members[:, :rank].T, members, out=added[:rank])
+                    added[rank] = self.xp.einsum("ij,ij->j", members, members)
+                    yield k, added
 
     def _refit(self, counts: Any, means: Any, second: Any) -> Self:
         xp, (_, rank, d) = self.xp, self.factors.shape

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from gpucluster.device.storage import like
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import lloyd_step, nearest_center
-from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.duplicates import distinct_rows
+from gpucluster.ops.shards import Shard, Shards, Written, shown
 from gpucluster.types import Matrix, Rows, Vector
 
 LISTS_PER_ROOT = 2  # lists for each unit of the square root of the rows
@@ -23,7 +25,7 @@ TILE_ROWS = 1024  # of a product with the centres
 PARTS, MOST_ROWS = 32, 8192  # rows that look into lists together: more share more products
 TILE_COLS = 1024  # a block by so many is 32 MB at most
 
-Merge = Callable[[Rows, Any, Any], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,9 @@ class InvertedLists:
         Reach or None
             None when `MOST_PROBES` lists do not hold as many.
         """
-        near, excess = self._ranked(self.X[rows], min(MOST_PROBES, len(self.centers)))
+        near, excess = _nearest_lists(
+            self.X[rows], min(MOST_PROBES, len(self.centers)), *self._known()
+        )
         listed, inverse = np.unique(neighbors, return_inverse=True)
         home = nearest_center(self.X[listed], self.centers)[inverse].reshape(neighbors.shape)
         # rank of the list that holds each neighbour; those beyond all probes are out of reach
@@ -114,56 +118,42 @@ class InvertedLists:
                 best = Reach(n_probes, margin, n_candidates)
         return best
 
-    def _ranked(self, block: Matrix, count: int) -> tuple[Any, Any]:
-        """Return the `count` nearest centres, nearest first, and how much farther they are.
-
-        Those that are needed for `n_least` rows are as near as the first.
-        """
-        keys = self.center_sqnorms - 2 * (block @ self.centers.T)
-        if count < keys.shape[1]:
-            near = np.argpartition(keys, count - 1, axis=1)[:, :count]
-            keys = np.take_along_axis(keys, near, axis=1)
-            order = np.argsort(keys, axis=1)
-            near = np.take_along_axis(near, order, axis=1)
-        else:
-            near = order = np.argsort(keys, axis=1)
-        keys = np.take_along_axis(keys, order, axis=1)
-        excess = keys - keys[:, :1]
-        size = self.sizes[near]
-        excess[np.cumsum(size, axis=1) - size < self.n_least] = 0
-        return near, excess
+    def _known(self) -> tuple[Any, ...]:
+        """Return what tells which lists are near."""
+        return self.centers, self.center_sqnorms, self.sizes, self.n_least
 
     def probes(self, reach: Reach, reporter: Reporter | None) -> Any:
         """Return the lists that each row looks into, nearest first: (n_samples, n_probes) uint16.
 
         Those beyond the margin are the number of lists.
         """
-        asked = np.empty((len(self.X), reach.n_probes), np.uint16)
-
-        def work(rows: slice) -> None:
-            near, excess = self._ranked(self.X[rows], reach.n_probes)
-            asked[rows] = np.where(excess <= reach.margin, near, len(self.centers))
-
-        for _ in map_blocks(work, len(self.X), TILE_ROWS):
-            if reporter is not None:
-                reporter.cancel.raise_if_cancelled()
+        asked = like(self.X, (len(self.X), reach.n_probes), np.uint16, to_lend=True)
+        shards = Shards(self.X, "probes", reporter, rows=TILE_ROWS)
+        for _ in shards.map(_shard_probes, Written(asked), reach.margin, *self._known()):
+            pass
         return asked
 
     def search(
-        self, reach: Reach, n_kept: int, merge: Merge, reporter: Reporter | None = None
-    ) -> None:
-        """Give the nearest rows found for each row to `merge`.
+        self,
+        reach: Reach,
+        n_kept: int,
+        made: Callable[..., T],
+        *args: Any,
+        reporter: Reporter | None = None,
+    ) -> Iterator[tuple[Rows, T]]:
+        """Yield rows, and what is made of the nearest rows found for them; each row once.
 
         Parameters
         ----------
         reach : Reach
         n_kept : int
             Length of the lists.
-        merge : callable
-            Takes rows (count,) int64, keys (count, n_kept) float32, which are squared
-            distances less the squared norm of the row, and the rows found (count, n_kept)
-            int32; where there are too few, the key is infinite. Called from several threads,
-            with each row once.
+        made : callable
+            Of a module. Takes rows (count,) int64, keys (count, n_kept) float32, which are
+            squared distances less the squared norm of the row, the rows found (count, n_kept)
+            int32, and `args`; where there are too few rows, the key is infinite. Called where
+            the search is, from several threads or processes.
+        *args
         reporter : Reporter, optional
             Told after each block of rows.
 
@@ -173,36 +163,78 @@ class InvertedLists:
         each list that some of them look into. Extra memory: ``2 * n_probes + 16`` bytes a
         row; a core has up to `MOST_ROWS` rows and their products with `TILE_COLS` others.
         """
-        from gpucluster.ops.compiled import scan_nearest
-
         asked = self.probes(reach, reporter)
         order = np.argsort(asked[:, 0], kind="stable")
         members = self.members[np.argsort(asked[self.members, 0], kind="stable")]
         starts = np.searchsorted(asked[members, 0], np.arange(len(self.centers) + 1))
-
-        def work(block: slice) -> None:
-            rows = order[block]
-            vectors = self.X[rows]
-            keys = np.full((len(rows), n_kept), np.inf, np.float32)
-            found = np.full((len(rows), n_kept), -1, np.int32)
-            lists = asked[rows]
-            at, slot = np.nonzero(lists < len(self.centers))
-            # the nearest lists first: they leave little for the others to improve
-            wanted = lists[at, slot].astype(np.int64) + len(self.centers) * (slot > 0)
-            at = at[np.argsort(wanted, kind="stable")]
-            numbers, counts = np.unique(wanted, return_counts=True)
-            numbers %= len(self.centers)
-            for number, who in zip(numbers, np.split(at, np.cumsum(counts)[:-1]), strict=True):
-                looking = vectors[who]
-                for part in row_blocks(starts[number + 1] - starts[number], TILE_COLS):
-                    cols = members[starts[number] :][part]
-                    dots = looking @ self.X[cols].T
-                    scan_nearest(dots, self.sqnorms[cols], rows, who, cols, keys, found)
-            merge(rows, keys, found)
-
         block_rows = min(MOST_ROWS, -(-len(order) // PARTS))
-        for _ in map_blocks(work, len(order), block_rows, reporter):
-            pass
+        shards = Shards(
+            shown(self.X, order), "inverted lists", reporter, rows=block_rows, tells=True
+        )
+        yield from shards.map(
+            *(_shard_search, self.X, self.sqnorms, asked, members, starts, n_kept, made, *args)
+        )
+
+
+def _nearest_lists(
+    block: Matrix, count: int, centers: Matrix, center_sqnorms: Vector, sizes: Any, n_least: int
+) -> tuple[Any, Any]:
+    """Return the `count` nearest centres, nearest first, and how much farther they are.
+
+    Those that are needed for `n_least` rows are as near as the first.
+    """
+    keys = center_sqnorms - 2 * (block @ centers.T)
+    if count < keys.shape[1]:
+        near = np.argpartition(keys, count - 1, axis=1)[:, :count]
+        keys = np.take_along_axis(keys, near, axis=1)
+        order = np.argsort(keys, axis=1)
+        near = np.take_along_axis(near, order, axis=1)
+    else:
+        near = order = np.argsort(keys, axis=1)
+    keys = np.take_along_axis(keys, order, axis=1)
+    excess = keys - keys[:, :1]
+    size = sizes[near]
+    excess[np.cumsum(size, axis=1) - size < n_least] = 0
+    return near, excess
+
+
+def _shard_probes(shard: Shard, asked: Any, margin: float, *known: Any) -> None:
+    near, excess = _nearest_lists(shard.X, asked.shape[1], *known)
+    asked[:] = np.where(excess <= margin, near, len(known[0]))
+
+
+def _shard_search(
+    shard: Shard,
+    X: Matrix,
+    sqnorms: Vector,
+    asked: Any,
+    members: Rows,
+    starts: Any,
+    n_kept: int,
+    made: Callable[..., T],
+    *args: Any,
+) -> tuple[Rows, T]:
+    """Search for the rows whose numbers the shard has."""
+    from gpucluster.ops.compiled import scan_nearest
+
+    rows, n_lists = np.asarray(shard.X, np.int64), len(starts) - 1
+    vectors = X[rows]
+    keys = np.full((len(rows), n_kept), np.inf, np.float32)
+    found = np.full((len(rows), n_kept), -1, np.int32)
+    lists = asked[rows]
+    at, slot = np.nonzero(lists < n_lists)
+    # the nearest lists first: they leave little for the others to improve
+    wanted = lists[at, slot].astype(np.int64) + n_lists * (slot > 0)
+    at = at[np.argsort(wanted, kind="stable")]
+    numbers, counts = np.unique(wanted, return_counts=True)
+    numbers %= n_lists
+    for number, who in zip(numbers, np.split(at, np.cumsum(counts)[:-1]), strict=True):
+        looking = vectors[who]
+        for part in row_blocks(starts[number + 1] - starts[number], TILE_COLS):
+            cols = members[starts[number] :][part]
+            dots = looking @ X[cols].T
+            scan_nearest(dots, sqnorms[cols], rows, who, cols, keys, found)
+    return rows, made(rows, keys, found, *args)
 
 
 def inverted_lists(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.neighbors import Neighbors
+from gpucluster.ops.shards import ByRow, Shard, Shards, joined, shown
 from gpucluster.types import Labels, Matrix
 
 BLOCK_ROWS = 1024
@@ -17,8 +17,8 @@ BLOCK_ROWS = 1024
 class KDTree:
     """Rows, halved at the median of their widest side again and again.
 
-    Distances are those of float64 differences. Searches run on all cores and give the same for any
-    number of them.
+    Distances are those of float64 differences. Searches run on all cores, or by those who work on
+    the rows, and give the same for any number of them.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class KDTree:
 
         n_samples, n_features = X.shape
         self._points = X.astype(np.float64)
-        self._order = np.arange(n_samples)
+        self._order: Any = np.arange(n_samples)
         room = 4 * (n_samples // LEAF_SIZE) + 3
         start, stop, child = (np.empty(room, np.int64) for _ in range(3))
         low, high = (np.empty((room, n_features)) for _ in range(2))
@@ -53,6 +53,8 @@ class KDTree:
         fill_leaves(self._points, self._nodes, *self._leaves)
         self._place = np.empty(n_samples, np.int64)
         self._place[self._order] = np.arange(n_samples)
+        self._order = shown(X, self._order)
+        self._parts = self._points, self._order, *self._nodes, *self._leaves
 
     def neighbors(self, n_neighbors: int, reporter: Reporter | None = None) -> Neighbors:
         """Return the nearest rows of every row, as `nearest_neighbors` does.
@@ -68,35 +70,11 @@ class KDTree:
         -------
         Neighbors
         """
-        from gpucluster.ops.compiled_kdtree import nearest
-
         shape = len(self._order), n_neighbors
         rows, sqdist = np.empty(shape, np.int32), np.zeros(shape, np.float32)
-
-        def work(block: slice) -> None:
-            count = block.stop - block.start
-            near, found = (
-                np.empty((count, n_neighbors - 1)),
-                np.empty((count, n_neighbors - 1), "i4"),
-            )
-            points = self._points
-            nearest(
-                points[block],
-                block.start,
-                points,
-                self._order,
-                self._nodes,
-                self._leaves,
-                near,
-                found,
-            )
-            own = self._order[block]
-            rows[own, 0] = own
-            rows[own, 1:] = found
-            sqdist[own, 1:] = near
-
-        for _ in map_blocks(work, shape[0], BLOCK_ROWS, reporter):
-            pass
+        shards = Shards(self._order, "neighbours", reporter, rows=BLOCK_ROWS, tells=True)
+        for own, found, near in shards.map(_shard_near, n_neighbors - 1, *self._parts):
+            rows[own, 0], rows[own, 1:], sqdist[own, 1:] = own, found, near
         return Neighbors(rows, sqdist, "exact")
 
     def nearest_to(self, queries: Matrix) -> Labels:
@@ -110,28 +88,10 @@ class KDTree:
         -------
         ndarray of shape (n_queries,), int32
         """
-        from gpucluster.ops.compiled_kdtree import nearest
-
-        found = np.empty(len(queries), np.int32)
-
-        def work(block: slice) -> None:
-            points = queries[block].astype(np.float64)
-            near, rows = np.empty((len(points), 1)), np.empty((len(points), 1), np.int32)
-            nearest(
-                points,
-                -len(points),
-                self._points,
-                self._order,
-                self._nodes,
-                self._leaves,
-                near,
-                rows,
-            )
-            found[block] = rows[:, 0]
-
-        for _ in map_blocks(work, len(queries), BLOCK_ROWS):
-            pass
-        return found
+        if not len(queries):
+            return np.empty(0, np.int32)
+        shards = Shards(queries, "nearest rows", rows=BLOCK_ROWS)
+        return np.concatenate(list(shards.map(_shard_nearest, *self._parts)))
 
     def lightest_leaving(
         self, rows: Any, limit: Any, sqcore: Any, component: Any, scale: float
@@ -156,7 +116,7 @@ class KDTree:
         target : ndarray of shape (count,), int32
             The row at the other end; -1 where no edge is lighter.
         """
-        from gpucluster.ops.compiled_kdtree import leaving, summarise
+        from gpucluster.ops.compiled_kdtree import summarise
 
         cores, components = sqcore[self._order], component[self._order].astype(np.int64)
         least_core = np.empty(len(self._nodes[0]))
@@ -164,26 +124,53 @@ class KDTree:
         summarise(self._nodes, cores, components, least_core, common)
         # neighbours in the tree search the same nodes: what one has read, the next finds in cache
         order = np.argsort(self._place[rows])
-        places = self._place[rows[order]]
-        weight, target = limit[order], np.full(len(rows), -1, np.int32)
-
-        def work(part: slice) -> None:
-            leaving(
-                places[part],
-                self._points,
-                self._order,
-                self._nodes,
-                self._leaves,
-                least_core,
-                common,
-                cores,
-                components,
-                scale,
-                weight[part],
-                target[part],
-            )
-
-        for _ in map_blocks(work, len(rows), BLOCK_ROWS):
-            pass
+        places = shown(self._order, self._place[rows[order]])
+        shards = Shards(places, "lightest edges", rows=BLOCK_ROWS)
+        known = least_core, common, cores, components, scale
+        weight, target = joined(
+            shards.map(_shard_leaving, ByRow(limit[order]), *known, *self._parts)
+        )
         back = np.argsort(order)
         return weight[back], target[back]
+
+
+def _shard_near(shard: Shard, k: int, points: Any, order: Any, *parts: Any) -> tuple[Any, Any, Any]:
+    """Return rows of the tree, their nearest others, and how far these are."""
+    from gpucluster.ops.compiled_kdtree import nearest
+
+    shape, start = (len(shard.X), k), shard.start
+    near, found = np.empty(shape), np.empty(shape, np.int32)
+    own = points[start : start + len(near)]
+    nearest(own, start, points, order, parts[:5], parts[5:], near, found)
+    return shard.X, found, near.astype(np.float32)
+
+
+def _shard_nearest(shard: Shard, points: Any, order: Any, *parts: Any) -> Labels:
+    """Return the nearest row of the tree to each row of the shard."""
+    from gpucluster.ops.compiled_kdtree import nearest
+
+    near, found = np.empty((len(shard.X), 1)), np.empty((len(shard.X), 1), np.int32)
+    queries = shard.X.astype(np.float64)
+    nearest(queries, -len(queries), points, order, parts[:5], parts[5:], near, found)
+    return found[:, 0]
+
+
+def _shard_leaving(
+    shard: Shard,
+    limit: Any,
+    least_core: Any,
+    common: Any,
+    cores: Any,
+    components: Any,
+    scale: float,
+    points: Any,
+    order: Any,
+    *parts: Any,
+) -> tuple[Any, Any]:
+    """Return the lightest edges from rows whose places the shard has."""
+    from gpucluster.ops.compiled_kdtree import leaving
+
+    weight, target = limit.copy(), np.full(len(limit), -1, np.int32)
+    nodes, leaves, known = parts[:5], parts[5:], (least_core, common, cores, components)
+    leaving(shard.X, points, order, nodes, leaves, *known, scale, weight, target)
+    return weight, target

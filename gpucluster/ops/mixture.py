@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import reduce
+from itertools import chain
+from operator import iadd
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +16,12 @@ from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.cores import n_threads
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, one_blas_thread, row_blocks
+from gpucluster.ops.blocks import one_blas_thread, row_blocks
 from gpucluster.ops.gaussians import WIDE_BLOCK_BYTES, Gaussians
 from gpucluster.ops.normalize import spread
+from gpucluster.ops.shards import SHARDS, ByRow, Shard, Shards
 
-T = TypeVar("T")
-
+NAME = "gaussian_mixture"
 PARTS, PART_ROWS = 16, 1024  # that many parts or more, where that leaves that many rows
 LEAST_ROWS = 256  # of a part, however wide they are: its sums have to be worth adding
 GPU_BLOCK_BYTES = 512 << 20  # of a part on a GPU, which starts a kernel for each step
@@ -53,7 +56,7 @@ class Frame:
         """Return a frame whose first axes are those along which the rows of `X` differ most."""
         with one_blas_thread:  # with more of them, the last bits depend on how many
             vectors = namespace(X).linalg.eigh(scatter(X, self))[1]
-        return replace(self, basis=vectors[:, ::-1])
+        return replace(self, basis=namespace(X).ascontiguousarray(vectors[:, ::-1]))
 
     def view(self, rows: Any, dtype: type) -> Any:
         """Return rows (rows, n_features) in the frame."""
@@ -93,7 +96,7 @@ def expectation_maximization(
     X: Any,
     frame: Frame,
     start: Gaussians,
-    responsibilities: Callable[[slice], Any],
+    first: Any,
     *,
     tol: float,
     max_iter: int,
@@ -109,8 +112,8 @@ def expectation_maximization(
     frame : Frame
     start : Gaussians
         Moved by the first responsibilities before anything else is asked of it.
-    responsibilities : callable
-        Returns the first ones of a slice of rows, (rows, n_components).
+    first : array of shape (n_samples,), int32, or int
+        The component that has each row at first; or the seed of random responsibilities.
     tol : float
         Rest: the mean log likelihood changes by less.
     max_iter : int
@@ -125,13 +128,13 @@ def expectation_maximization(
 
     Notes
     -----
-    Blocks are cut by the shape alone and their sums added in order, in float64: the result
-    does not depend on the number of cores.
+    Blocks are cut by the shape alone and their sums added in an order of its own, in float64: the
+    result depends neither on the number of cores nor on who computes.
     """
     before, total = iterations_told or (0, max_iter)
     sweep = _Sweep(X, frame, reporter)
     with one_blas_thread:  # with more of them, the last bits depend on how many
-        gaussians = sweep.maximized(start, responsibilities)
+        gaussians = sweep.maximized(start, first)
         found, converged = -math.inf, False
         for iteration in range(1, max_iter + 1):
             gaussians, log_likelihood = sweep.step(gaussians)
@@ -158,16 +161,16 @@ def scatter(X: Any, frame: Frame) -> Any:
     array of shape (n_features, n_features), float64
     """
     n_samples, n_features = X.shape
-    total = namespace(X).zeros((n_features, n_features))
+    shards, block_rows = _shards(X, 3 * n_features, WIDE_BLOCK_BYTES)
+    held = _in_flight(n_features**2)
+    known = block_rows, frame.shift, frame.scale, frame.basis
+    return shards.reduce(_shard_scatter, iadd, *known, in_flight=held) / n_samples
 
-    def work(rows: slice) -> Any:
-        block = frame.view(X[rows], np.float64)
-        return block.T @ block
 
-    numbers = (3 * n_features, n_features**2)
-    for part in _parts(X, work, *numbers, block_bytes=WIDE_BLOCK_BYTES):
-        total += part
-    return total / n_samples
+def _shard_scatter(shard: Shard, block_rows: int, *frame: Any) -> Any:
+    seen = Frame(*frame)
+    blocks = (seen.view(shard.X[rows], np.float64) for rows in row_blocks(len(shard.X), block_rows))
+    return reduce(iadd, (block.T @ block for block in blocks))
 
 
 def working_bytes(
@@ -186,24 +189,20 @@ def working_bytes(
         Of the form of the covariance.
     """
     block = 8 * row_numbers * _part_rows(n_samples, row_numbers, block_bytes)
-    # the sum of the parts, the present components, the next ones, and what makes them
-    return block * n_threads() + 8 * second_numbers * (_in_flight(second_numbers) + 5)
+    # sums of the parts, the present components, the next ones, and what makes them
+    return block * n_threads() + 8 * second_numbers * (_in_flight(second_numbers) + 7)
 
 
-def _parts(
-    X: Any,
-    work: Callable[[slice], T],
-    row_numbers: int,
-    second_numbers: int,
-    *,
-    block_bytes: int,
-) -> Iterator[T]:
-    """Yield ``work(block)`` for each row block, in order."""
+def _shards(
+    X: Any, row_numbers: int, block_bytes: int, reporter: Reporter | None = None
+) -> tuple[Shards, int]:
+    """Return the rows in shards, and how many rows a block of a shard has."""
     if is_on_gpu(X):
         block_rows = rows_per_block(8 * row_numbers, GPU_BLOCK_BYTES)
-        return map(work, row_blocks(len(X), block_rows))
+        return Shards(X, NAME, reporter, rows=len(X)), block_rows
     block_rows = _part_rows(len(X), row_numbers, block_bytes)
-    return map_blocks(work, len(X), block_rows, in_flight=_in_flight(second_numbers))
+    n_blocks = -(-len(X) // block_rows)
+    return Shards(X, NAME, reporter, rows=block_rows * -(-n_blocks // SHARDS)), block_rows
 
 
 def _part_rows(n_samples: int, row_numbers: int, block_bytes: int) -> int:
@@ -214,6 +213,47 @@ def _part_rows(n_samples: int, row_numbers: int, block_bytes: int) -> int:
 def _in_flight(second_numbers: int) -> int:
     """Return how many parts exist at a time: two for each core, or what may be held."""
     return max(2, min(2 * n_threads(), PARTS_BYTES // (8 * second_numbers + 1)))
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What rows add up to, and what each of them is left with.
+
+    Attributes
+    ----------
+    counts : array of shape (n_components,), float64
+        Sums of the responsibilities.
+    sums : array of shape (n_components, n_features), float64
+        Rows, weighted with them.
+    second : dict
+        By their place, parts of the second moments.
+    log_likelihood : float
+    labels, shares : list of array
+        Those of the rows, in order.
+    """
+
+    counts: Any
+    sums: Any
+    second: dict[Any, Any]
+    log_likelihood: float
+    labels: list[Any]
+    shares: list[Any]
+
+    def add(self, other: _Sums) -> _Sums:
+        """Return both together; this one is written to, and the other never."""
+        self.counts += other.counts
+        self.sums += other.sums
+        for where, moments in other.second.items():
+            known = self.second.get(where)
+            if known is None:
+                self.second[where] = moments.astype(np.float64)
+            else:  # of one block, they may be float32
+                self.second[where] = known = known.astype(np.float64, copy=False)
+                known += moments
+        self.log_likelihood += other.log_likelihood
+        self.labels += other.labels
+        self.shares += other.shares
+        return self
 
 
 class _Sweep:
@@ -227,70 +267,125 @@ class _Sweep:
 
     def step(self, gaussians: Gaussians) -> tuple[Gaussians, float]:
         """Return the moved components, and the mean log likelihood of the present ones."""
-        *moments, log_likelihood = self._pass(gaussians, None)
-        return gaussians.moved(*moments), log_likelihood
+        found = self._pass(gaussians, _moments_expected, ByRow(self.labels))
+        self._keep(found.labels, found.shares)
+        return self._moved(gaussians, found), found.log_likelihood / len(self.X)
 
-    def maximized(
-        self, gaussians: Gaussians, responsibilities: Callable[[slice], Any]
-    ) -> Gaussians:
-        """Return the components moved by given responsibilities."""
-        *moments, _ = self._pass(gaussians, responsibilities)
-        return gaussians.moved(*moments)
+    def maximized(self, gaussians: Gaussians, first: Any) -> Gaussians:
+        """Return the components moved by the first responsibilities."""
+        if isinstance(first, int):
+            return self._moved(gaussians, self._pass(gaussians, _moments_drawn, first))
+        return self._moved(gaussians, self._pass(gaussians, _moments_given, ByRow(first)))
 
     def expected(self, gaussians: Gaussians) -> float:
         """Give each row to its component, and return the mean log likelihood."""
+        shards, known = self._shards(gaussians)
+        parts = shards.map(_shard_expected, ByRow(self.labels), *known)
+        labels, shares, log_likelihoods = zip(*parts, strict=True)
+        self._keep(chain(*labels), chain(*shares))
+        return math.fsum(log_likelihoods) / len(self.X)
 
-        def work(rows: slice) -> float:
-            block = self.frame.view(self.X[rows], gaussians.dtype)
-            return self._expect(gaussians, rows, block)[1]
-
-        return math.fsum(self._parts(work, gaussians)) / len(self.X)
-
-    def _expect(self, gaussians: Gaussians, rows: slice, block: Any) -> tuple[Any, float]:
-        """Return the responsibilities of a block, and the sum of its log likelihoods."""
-        xp = namespace(block)
-        joint = gaussians.log_joint(block, self.labels[rows])
-        self.labels[rows] = joint.argmax(axis=1)
-        top = joint.max(axis=1)
-        joint -= top[:, None]
-        xp.exp(joint, out=joint)
-        total = joint.sum(axis=1)
-        joint /= total[:, None]
-        self.shares[rows] = 1 / total
-        return joint, float((top + xp.log(total)).sum())
-
-    def _pass(
-        self, gaussians: Gaussians, responsibilities: Callable[[slice], Any] | None
-    ) -> tuple[Any, Any, Any, float]:
+    def _keep(self, labels: Iterable[Any], shares: Iterable[Any]) -> None:
         xp = namespace(self.X)
-        n_components, n_features = gaussians.means.shape
-        counts = xp.zeros(n_components)
-        sums = xp.zeros((n_components, n_features))
-        second = xp.zeros(gaussians.second_shape)
-        log_likelihood = 0.0
+        self.labels, self.shares = xp.concatenate(list(labels)), xp.concatenate(list(shares))
 
-        def work(rows: slice) -> tuple[Any, Any, list[tuple[Any, Any]], float]:
-            block = self.frame.view(self.X[rows], gaussians.dtype)
-            log_likelihood = 0.0
-            if responsibilities is None:
-                joint, log_likelihood = self._expect(gaussians, rows, block)
-            else:
-                joint = responsibilities(rows)
-            shares = joint.astype(gaussians.dtype, copy=False)
-            added = list(gaussians.second(block, shares))
-            return joint.sum(axis=0), shares.T @ block, added, log_likelihood
+    def _pass(self, gaussians: Gaussians, moments: Callable[..., _Sums], given: Any) -> _Sums:
+        shards, known = self._shards(gaussians)
+        held = math.prod(gaussians.second_shape)
+        found: _Sums = shards.reduce(
+            *(_shard_sums, _Sums.add, moments, given, *known), in_flight=_in_flight(held)
+        )
+        return found
 
-        for part_counts, part_sums, added, part in self._parts(work, gaussians):
-            counts += part_counts
-            sums += part_sums
-            for where, moments in added:
-                second[where] += moments
-            log_likelihood += part
-        return counts, sums, second, log_likelihood / len(self.X)
+    def _shards(self, gaussians: Gaussians) -> tuple[Shards, tuple[Any, ...]]:
+        numbers = gaussians.row_numbers, gaussians.block_bytes
+        shards, block_rows = _shards(self.X, *numbers, self.reporter)
+        return shards, (block_rows, *_taken_apart(self.frame, gaussians))
 
-    def _parts(self, work: Callable[[slice], T], gaussians: Gaussians) -> Iterator[T]:
-        second_numbers = math.prod(gaussians.second_shape)
-        numbers = (gaussians.row_numbers, second_numbers)
-        for part in _parts(self.X, work, *numbers, block_bytes=gaussians.block_bytes):
-            self.reporter.cancel.raise_if_cancelled()
-            yield part
+    def _moved(self, gaussians: Gaussians, found: _Sums) -> Gaussians:
+        second = namespace(self.X).zeros(gaussians.second_shape)
+        for where, moments in found.second.items():
+            second[where] = moments
+        return gaussians.moved(found.counts, found.sums, second)
+
+
+def _taken_apart(frame: Frame, gaussians: Gaussians) -> tuple[Any, ...]:
+    """Return what other processes make frame and components of, arrays one by one."""
+    state = {name: value for name, value in vars(gaussians).items() if name != "xp"}
+    return frame.shift, frame.scale, frame.basis, type(gaussians), tuple(state), *state.values()
+
+
+def _put_together(
+    shift: Any, scale: float, basis: Any, kind: type[Gaussians], names: tuple[str, ...], *state: Any
+) -> tuple[Frame, Gaussians]:
+    gaussians = kind.__new__(kind)
+    vars(gaussians).update(zip(names, state, strict=True), xp=namespace(shift))
+    return Frame(shift, scale, basis), gaussians
+
+
+def _shard_sums(
+    shard: Shard, moments: Callable[..., _Sums], given: Any, block_rows: int, *known: Any
+) -> _Sums:
+    """Return the moments of a shard, by what is given of each row, or as a seed."""
+    frame, gaussians = _put_together(*known)
+
+    def found(rows: slice) -> _Sums:
+        block = frame.view(shard.X[rows], gaussians.dtype)
+        if isinstance(given, int):
+            return moments(gaussians, block, (given, shard.start + rows.start))
+        return moments(gaussians, block, given[rows])
+
+    return reduce(_Sums.add, map(found, row_blocks(len(shard.X), block_rows)))
+
+
+def _shard_expected(
+    shard: Shard, labels: Any, block_rows: int, *known: Any
+) -> tuple[list[Any], list[Any], float]:
+    """Return the component of each row, its share, and the log likelihood of all."""
+    frame, gaussians = _put_together(*known)
+    labels_found, shares_found, total = [], [], 0.0
+    for rows in row_blocks(len(shard.X), block_rows):
+        block = frame.view(shard.X[rows], gaussians.dtype)
+        _, own, shares, log_likelihood = _expected(gaussians, block, labels[rows])
+        labels_found.append(own)
+        shares_found.append(shares)
+        total += log_likelihood
+    return labels_found, shares_found, total
+
+
+def _expected(gaussians: Gaussians, block: Any, labels: Any) -> tuple[Any, Any, Any, float]:
+    """Return responsibilities, likeliest components, their shares, and the log likelihood."""
+    xp = gaussians.xp
+    joint = gaussians.log_joint(block, labels)
+    own = joint.argmax(axis=1).astype(np.int32)
+    top = joint.max(axis=1)
+    joint -= top[:, None]
+    xp.exp(joint, out=joint)
+    total = joint.sum(axis=1)
+    joint /= total[:, None]
+    return joint, own, (1 / total).astype(np.float32), float((top + xp.log(total)).sum())
+
+
+def _moments_expected(gaussians: Gaussians, block: Any, labels: Any) -> _Sums:
+    joint, own, shares, log_likelihood = _expected(gaussians, block, labels)
+    found = _moments(gaussians, block, joint)
+    found.labels, found.shares, found.log_likelihood = [own], [shares], log_likelihood
+    return found
+
+
+def _moments_given(gaussians: Gaussians, block: Any, labels: Any) -> _Sums:
+    numbers = gaussians.xp.arange(len(gaussians.means))
+    return _moments(gaussians, block, (labels[:, None] == numbers).astype(np.float64))
+
+
+def _moments_drawn(gaussians: Gaussians, block: Any, seed: tuple[int, int]) -> _Sums:
+    shares = np.random.default_rng(seed).random((len(block), len(gaussians.means)))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return _moments(gaussians, block, gaussians.xp.asarray(shares))
+
+
+def _moments(gaussians: Gaussians, block: Any, joint: Any) -> _Sums:
+    shares = joint.astype(gaussians.dtype, copy=False)
+    sums = (shares.T @ block).astype(np.float64, copy=False)
+    second = dict(gaussians.second(block, shares))
+    return _Sums(joint.sum(axis=0), sums, second, 0.0, [], [])

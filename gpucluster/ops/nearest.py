@@ -9,13 +9,14 @@ import numpy as np
 
 from gpucluster.device.arrays import to_host
 from gpucluster.device.select import Device
+from gpucluster.device.storage import fleet_of
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.certified import CertifiedSearch
 from gpucluster.ops.duplicates import equal_groups
 from gpucluster.ops.half import coarse_middle, sample_of
 from gpucluster.ops.normalize import offset, row_norms, unit_rows
 from gpucluster.ops.pairs import pair_sqdist
-from gpucluster.ops.shards import TILE_ROWS
+from gpucluster.ops.shards import TILE_ROWS, Shard, Shards, joined
 from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector
 
@@ -48,6 +49,11 @@ class Search:
     def __init__(self, centers: Matrix, shift: Any, bias: Any) -> None:
         self.centers, self.shift, self.bias = np.ascontiguousarray(centers), shift, bias
         self.rooms = _Rooms()
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Its arrays, in order: what other processes make it of."""
+        return self.centers, self.shift, self.bias
 
     @classmethod
     def by_distance(cls, centers: Matrix) -> Self:
@@ -134,14 +140,26 @@ def nearest_center(X: Matrix, centers: Matrix, device: Device = "cpu") -> Labels
         return labels
     numbers, centers = _distinct(centers)
     search = Search.by_distance(centers)
+    if _is_shared(X):
+        shards = Shards(X, "nearest centres")
+        return np.concatenate(list(shards.map(_shard_nearest, numbers, *search.arrays)))
 
     def work(rows: slice) -> None:
-        tile = search.shifted(np.ascontiguousarray(X[rows]))
-        labels[rows] = numbers[search.best(tile)[0]]
+        labels[rows] = numbers[_nearest_of(search, X[rows])]
 
     for _ in map_blocks(work, len(X), _tile_rows(len(X))):
         pass
     return labels
+
+
+def _nearest_of(search: Search, tile: Matrix) -> Labels:
+    return search.best(search.shifted(np.ascontiguousarray(tile)))[0]
+
+
+def _shard_nearest(shard: Shard, numbers: Labels, *search: Any) -> Labels:
+    known = Search(*search)
+    tiles = row_blocks(len(shard.X), TILE_ROWS)
+    return np.concatenate([numbers[_nearest_of(known, shard.X[rows])] for rows in tiles])
 
 
 def _nearest_center_on_gpu(X: Matrix, centers: Matrix, labels: Labels) -> None:
@@ -185,23 +203,49 @@ def most_similar(X: Matrix, directions: Matrix, device: Device = "cpu") -> tuple
         return nearest, similarity
     numbers, directions = _distinct(directions)
     search = Search.by_cosine(directions)
+    if _is_shared(X):
+        shards = Shards(X, "most similar directions")
+        found: tuple[Labels, Vector] = joined(
+            shards.map(_shard_similar, numbers, directions, *search.arrays)
+        )
+        return found
 
     def work(rows: slice) -> None:
-        tile, lengths = _measured(np.ascontiguousarray(X[rows]))
-        found, _ = search.best(search.shifted(tile, lengths))
-        nearest[rows] = numbers[found]
-        cosine = similarity[rows]
-        for part in row_blocks(len(tile), GATHERED_ROWS):
-            beside = search.rooms.get("gathered", tile[part].shape, directions.dtype)
-            # all are inside: "clip" only because "raise" would write to another array first
-            directions.take(found[part], axis=0, out=beside, mode="clip")
-            np.vecdot(tile[part], beside, out=cosine[part])
-        cosine /= lengths
-        np.clip(cosine, -1, 1, out=cosine)
+        nearest[rows] = numbers[_similar_of(search, directions, X[rows], similarity[rows])]
 
     for _ in map_blocks(work, len(X), _tile_rows(len(X))):
         pass
     return nearest, similarity
+
+
+def _similar_of(search: Search, directions: Matrix, tile: Matrix, cosine: Vector) -> Labels:
+    """Return the most similar direction of each row of a tile, and fill `cosine`."""
+    tile, lengths = _measured(np.ascontiguousarray(tile))
+    found, _ = search.best(search.shifted(tile, lengths))
+    for part in row_blocks(len(tile), GATHERED_ROWS):
+        beside = search.rooms.get("gathered", tile[part].shape, directions.dtype)
+        # all are inside: "clip" only because "raise" would write to another array first
+        directions.take(found[part], axis=0, out=beside, mode="clip")
+        np.vecdot(tile[part], beside, out=cosine[part])
+    cosine /= lengths
+    np.clip(cosine, -1, 1, out=cosine)
+    return found
+
+
+def _shard_similar(
+    shard: Shard, numbers: Labels, directions: Matrix, *search: Any
+) -> tuple[Labels, Vector]:
+    known, similarity = Search(*search), np.empty(len(shard.X), np.float32)
+    nearest = [
+        numbers[_similar_of(known, directions, shard.X[rows], similarity[rows])]
+        for rows in row_blocks(len(shard.X), TILE_ROWS)
+    ]
+    return np.concatenate(nearest), similarity
+
+
+def _is_shared(X: Matrix) -> bool:
+    """Whether other processes search for rows; shards are of whole tiles, if these are."""
+    return fleet_of(X) is not None and _tile_rows(len(X)) == TILE_ROWS
 
 
 def _tile_rows(n_rows: int) -> int:

@@ -10,10 +10,11 @@ import numpy as np
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.half_neighbors import SPARE, half_neighbors, most_half_neighbors
 from gpucluster.ops.normalize import without_offset
-from gpucluster.types import Cost, Matrix, Rows, Vector
+from gpucluster.ops.shards import Shard, Shards, shown
+from gpucluster.types import Cost, Matrix, Rows, Vector, Vector64
 
 if TYPE_CHECKING:
     from gpucluster.ops.inverted import InvertedLists, Reach
@@ -157,44 +158,51 @@ def _exact(
     space: _Space, queries: Rows, n_neighbors: int, reporter: Reporter | None = None
 ) -> tuple[Any, Any]:
     """Return the nearest rows of `queries` among all rows, and their squared distances."""
-    from gpucluster.ops.compiled import scan_nearest
-
-    n_samples, k = len(space.X), n_neighbors - 1
+    k = n_neighbors - 1
     neighbors = np.empty((len(queries), n_neighbors), np.int32)
     sqdist = np.zeros((len(queries), n_neighbors), np.float32)
     neighbors[:, 0] = queries
     if k == 0:
         return neighbors, sqdist
-    kept = min(k + SPARE, n_samples - 1)
-    X, centred, low = space.X, space.centred, space.sqnorms - space.slack
-    numbers = np.arange(n_samples)
-
-    def work(block: slice) -> None:
-        rows = queries[block]
-        at, vectors = np.arange(len(rows)), centred[rows]
-        keys = np.full((len(rows), kept), np.inf, np.float32)
-        found = np.empty((len(rows), kept), np.int32)
-        for cols in row_blocks(n_samples, TILE_COLS):
-            dots = vectors @ centred[cols].T
-            scan_nearest(dots, low[cols], rows, at, numbers[cols], keys, found)
-        found_k, exact_k = _ranked(X, rows, found, keys, k)
-        if kept < n_samples - 1:
-            outside = keys[:, -1].astype(np.float64) + low[rows]  # no other row is nearer
-            unsure = np.flatnonzero(exact_k[:, -1] >= outside)
-            if len(unsure):
-                found_k[unsure], exact_k[unsure] = _in_float64(
-                    X, rows[unsure], exact_k[unsure, -1], k
-                )
-        neighbors[block, 1:] = found_k
-        sqdist[block, 1:] = exact_k
-
-    block_rows = min(TILE_ROWS, max(128, len(queries) // 4))
-    for _ in map_blocks(work, len(queries), block_rows, reporter):
-        pass
+    X, low = space.X, space.sqnorms - space.slack
+    shards = Shards(
+        shown(X, queries),
+        "neighbours",
+        reporter,
+        rows=min(TILE_ROWS, max(128, len(queries) // 4)),
+        tells=True,
+    )
+    end = 0
+    for found_k, exact_k in shards.map(_shard_exact, X, space.centred, low, k):
+        rows = slice(end, end := end + len(found_k))
+        neighbors[rows, 1:], sqdist[rows, 1:] = found_k, exact_k
     return neighbors, sqdist
 
 
-def _ranked(X: Matrix, rows: Rows, found: Any, keys: Any, k: int) -> tuple[Any, Any]:
+def _shard_exact(
+    shard: Shard, X: Matrix, centred: Matrix, low: Vector, k: int
+) -> tuple[Any, Vector]:
+    """Compare rows, whose numbers the shard has, with all others."""
+    from gpucluster.ops.compiled import scan_nearest
+
+    rows, n_samples = np.asarray(shard.X, np.int64), len(X)
+    kept = min(k + SPARE, n_samples - 1)
+    at, vectors = np.arange(len(rows)), centred[rows]
+    keys = np.full((len(rows), kept), np.inf, np.float32)
+    found = np.empty((len(rows), kept), np.int32)
+    for cols in row_blocks(n_samples, TILE_COLS):
+        dots = vectors @ centred[cols].T
+        scan_nearest(dots, low[cols], rows, at, np.arange(cols.start, cols.stop), keys, found)
+    found_k, exact_k = _ranked(rows, keys, found, X, k)
+    if kept < n_samples - 1:
+        outside = keys[:, -1].astype(np.float64) + low[rows]  # no other row is nearer
+        unsure = np.flatnonzero(exact_k[:, -1] >= outside)
+        if len(unsure):
+            found_k[unsure], exact_k[unsure] = _in_float64(X, rows[unsure], exact_k[unsure, -1], k)
+    return found_k, exact_k.astype(np.float32)
+
+
+def _ranked(rows: Rows, keys: Any, found: Any, X: Matrix, k: int) -> tuple[Any, Any]:
     """Return the `k` nearest of the rows found, by float64 differences; ties to the lower."""
     from gpucluster.ops.compiled import listed_sqdist
 
@@ -231,11 +239,8 @@ def _by_lists(
     neighbors = np.empty((n_samples, n_neighbors), np.int32)
     sqdist = np.zeros((n_samples, n_neighbors), np.float32)
     neighbors[:, 0] = np.arange(n_samples)
-
-    def merge(rows: Rows, keys: Any, found: Any) -> None:
-        neighbors[rows, 1:], sqdist[rows, 1:] = _ranked(X, rows, found, keys, k)
-
-    lists.search(reach, kept, merge, reporter)
+    for rows, found in lists.search(reach, kept, _ranked, X, k, reporter=reporter):
+        neighbors[rows, 1:], sqdist[rows, 1:] = found
     few = np.flatnonzero(sqdist[:, -1] == np.inf)
     if len(few):
         neighbors[few], sqdist[few] = _exact(space, few, n_neighbors, reporter)
@@ -285,11 +290,16 @@ def norms_with_slack(X: Matrix) -> tuple[Any, Any]:
     """
     from gpucluster.ops.compiled import relative_rounding
 
-    sqnorms = np.einsum("ij,ij->i", X, X, dtype=np.float64)
+    sqnorms = np.concatenate(list(Shards(X, "norms").map(_shard_sqnorms)))
     # squares below the least float32 vanish, each by less than that
     underflow = X.shape[1] * float(np.finfo(np.float32).tiny)
     slack = relative_rounding(X.shape[1]) * sqnorms + underflow
     return sqnorms.astype(np.float32), slack.astype(np.float32)
+
+
+def _shard_sqnorms(shard: Shard) -> Vector64:
+    sqnorms: Vector64 = np.einsum("ij,ij->i", shard.X, shard.X, dtype=np.float64)
+    return sqnorms
 
 
 def _in_float64(X: Matrix, rows: Any, limit: Any, k: int) -> tuple[Any, Any]:

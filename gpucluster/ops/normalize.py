@@ -132,6 +132,10 @@ def _shard_divided(shard: Shard, norms: Any, out: Any) -> None:
     np.divide(shard.X, norms[:, None], out=out, casting="same_kind")
 
 
+def _shard_centred(shard: Shard, out: Any, common: Any) -> None:
+    np.subtract(shard.X, common, out=out)
+
+
 def offset(X: Any) -> Any:
     """Return the mean row when it lies farther from zero than the rows from it, else None.
 
@@ -156,7 +160,11 @@ def without_offset(X: Any) -> Any:
     if common is None:
         return X
     xp = namespace(X)
-    centred = like(X, X.shape)
+    centred = like(X, X.shape, to_lend=True)
+    if fleet_of(X) is not None and fleet_of(centred) is not None:
+        for _ in Shards(X, "centred rows").map(_shard_centred, Written(centred), common):
+            pass
+        return centred
 
     def work(rows: slice) -> None:
         xp.subtract(X[rows], common, out=centred[rows])

@@ -90,13 +90,15 @@ class Shards:
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features), float32
-        Where it lies decides who works.
+        Where it lies decides who works. Of `rows` at a time, any array, such as numbers of rows.
     name : str
         What the work is called, where it fails.
     reporter : Reporter, optional
         Asked for cancellation.
     least_rows : int, default 1
         Of a shard.
+    rows : int, optional
+        Of a shard, where the work itself says how many. More shards than usual cost a fleet time.
     tells : bool, default False
         Whether the reporter is told of progress.
     """
@@ -108,11 +110,12 @@ class Shards:
         reporter: Reporter | None = None,
         *,
         least_rows: int = 1,
+        rows: int | None = None,
         tells: bool = False,
     ) -> None:
         self._X, self._name, self._reporter = X, name, reporter or Reporter()
         self._tells = tells
-        self._rows = max(least_rows, shard_rows(*X.shape))
+        self._rows = rows or max(least_rows, shard_rows(*X.shape))
         self._starts = range(0, len(X), self._rows)
         self._fleet = fleet_of(X)
         self._kept: list[dict[str, Any]] = [{} for _ in self._starts]
@@ -245,6 +248,20 @@ class Shards:
             if n_cols not in self._rooms:
                 self._rooms[n_cols] = like(self._X, (len(self._X), n_cols))
         return self._rooms[n_cols][rows]
+
+
+def joined(results: Iterator[tuple[Any, ...]]) -> Any:
+    """Return arrays of all rows, of those that shards returned."""
+    return tuple(np.concatenate(each) for each in zip(*results, strict=True))
+
+
+def shown(X: Any, array: Any) -> Any:
+    """Return an array, or a copy of it where those who work on the rows of `X` see it."""
+    if fleet_of(X) is None:
+        return array
+    copy = like(X, array.shape, array.dtype, to_lend=True)
+    copy[...] = array
+    return copy
 
 
 def _cut(args: tuple[Any, ...], rows: slice, lend: Callable[[Any], Any] | None = None) -> Any:

@@ -10,8 +10,8 @@ from gpucluster.device.arrays import namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import cluster_sums
-from gpucluster.ops.blocks import map_blocks
-from gpucluster.types import NOISE, Labels, Matrix, Vector
+from gpucluster.ops.shards import ByRow, Shard, Shards
+from gpucluster.types import NOISE, Labels, Matrix, Vector, Vector64
 
 
 def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = None) -> Vector:
@@ -43,7 +43,6 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
     ----------
     Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
     """
-    n_samples, n_features = X.shape
     n_clusters = int(labels.max(initial=NOISE)) + 1
     silhouette = np.where(labels >= 0, np.float32(0), np.float32(np.nan))
     if n_clusters < 2:
@@ -53,30 +52,46 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
     # products of rows far from zero lose their digits
     shift = means.mean(axis=0).astype(np.float32)
     centred = (means - shift).astype(np.float32)
-    within = np.zeros(n_samples)  # squared distance to the own mean
-
-    def spread(rows: slice) -> None:
-        kept = rows.start + np.flatnonzero(labels[rows] >= 0)
-        within[kept] = sqdist_beside(X[kept], means[labels[kept]])
-
-    def compare(rows: slice) -> None:
-        kept = rows.start + np.flatnonzero(labels[rows] >= 0)
-        own = labels[kept]
-        scores = level - 2 * ((X[kept] - shift) @ centred.T)
-        scores[np.arange(len(kept)), own] = np.inf
-        other = scores.argmin(axis=1)
-        apart = sqdist_beside(X[kept], means[other]) + variance[other]
-        silhouette[kept] = silhouettes(within[kept] + variance[own], apart, sizes[own])
-
-    block_rows = rows_per_block(24 * n_features + 8 * n_clusters)
-    for _ in map_blocks(spread, n_samples, block_rows):
-        pass
+    block_rows = rows_per_block(24 * X.shape[1] + 8 * n_clusters)
+    shards = Shards(X, "spread of clusters", reporter, rows=block_rows)
+    within = np.concatenate(list(shards.map(_shard_within, ByRow(labels), means)))
     clustered = labels >= 0
     variance = np.bincount(labels[clustered], within[clustered], minlength=n_clusters) / sizes
     level = (variance + np.einsum("ij,ij->i", means - shift, means - shift)).astype(np.float32)
-    for _ in map_blocks(compare, n_samples, block_rows, reporter):
-        pass
+    shards = Shards(X, "silhouettes", reporter, rows=block_rows, tells=True)
+    known = means, variance, sizes, shift, centred, level
+    compared = shards.map(_shard_silhouettes, ByRow(labels), ByRow(within), *known)
+    silhouette[clustered] = np.concatenate(list(compared))
     return silhouette
+
+
+def _shard_within(shard: Shard, labels: Labels, means: Vector64) -> Vector64:
+    """Return the squared distance of each row to its mean; 0 for noise."""
+    kept, within = labels >= 0, np.zeros(len(labels))
+    within[kept] = sqdist_beside(shard.X[kept], means[labels[kept]])
+    return within
+
+
+def _shard_silhouettes(
+    shard: Shard,
+    labels: Labels,
+    within: Vector64,
+    means: Vector64,
+    variance: Vector64,
+    sizes: Any,
+    shift: Vector,
+    centred: Matrix,
+    level: Vector,
+) -> Vector64:
+    """Return the silhouettes of rows that have a cluster."""
+    kept = labels >= 0
+    X, own = shard.X[kept], labels[kept]
+    scores = level - 2 * ((X - shift) @ centred.T)
+    scores[np.arange(len(X)), own] = np.inf
+    other = scores.argmin(axis=1)
+    apart = sqdist_beside(X, means[other]) + variance[other]
+    found: Vector64 = silhouettes(within[kept] + variance[own], apart, sizes[own])
+    return found
 
 
 def silhouettes(together: Any, apart: Any, size: Any) -> Any:

@@ -11,7 +11,8 @@ from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.neighbors import TILE_COLS, TILE_ROWS, Neighbors, norms_with_slack
 from gpucluster.ops.normalize import without_offset
-from gpucluster.types import Matrix
+from gpucluster.ops.shards import ByRow, Shard, Shards, joined, shown
+from gpucluster.types import Matrix, Vector
 
 if TYPE_CHECKING:
     from gpucluster.ops.kdtree import KDTree
@@ -85,7 +86,7 @@ def mutual_reachability_tree(
 
         best = np.full(n_samples, np.inf)
         np.minimum.at(best, component, weight)
-        for unsure in _unsure(bound, weight, best, component):
+        for unsure in filter(len, _unsure(bound, weight, best, component)):
             limit = np.minimum(weight[unsure], best[component[unsure]])
             bound[unsure], end = search(unsure, limit, sqcore, component, scale)
             found = unsure[end >= 0]
@@ -96,9 +97,8 @@ def mutual_reachability_tree(
         edges = _lightest(component, weight, target, best)
         keep = np.zeros(len(edges), np.bool_)
         merge_edges(edges, parent, keep)
-        joined = edges[keep]
-        joined_edges.append(joined)
-        missing -= len(joined)
+        joined_edges.append(edges[keep])
+        missing -= len(joined_edges[-1])
         component = _roots(parent)
         if reporter is not None:
             reporter.progress(n_samples - 1 - missing, n_samples - 1, "edges")
@@ -175,30 +175,38 @@ def _weighed(X: Matrix, tree: list[Any], sqcore: Any, alpha: float) -> Any:
 
 def _by_blas(X: Matrix, reporter: Reporter | None) -> Search:
     """Return a search over all rows by tiles of products."""
-    from gpucluster.ops.compiled import scan_leaving
-
     centred = without_offset(X)
     sqnorms, slack = norms_with_slack(centred)
     low = sqnorms - slack
 
     def search(rows: Any, limit: Any, sqcore: Any, component: Any, scale: float) -> tuple[Any, Any]:
-        weight, target = limit.copy(), np.full(len(rows), -1, np.int32)
-
-        def work(part: slice) -> None:
-            own = rows[part]
-            block, lightest, ends = centred[own], weight[part], target[part]
-            for cols in row_blocks(len(X), TILE_COLS):
-                dots = block @ centred[cols].T
-                scan_leaving(
-                    dots, X, own, cols.start, low, sqcore, component, scale, lightest, ends
-                )
-
-        for _ in map_blocks(work, len(rows), TILE_ROWS):
-            if reporter is not None:
-                reporter.cancel.raise_if_cancelled()
-        return weight, target
+        shards = Shards(shown(X, rows), "lightest edges", reporter, rows=TILE_ROWS)
+        known = ByRow(limit), X, centred, low, sqcore, component, scale
+        found: tuple[Any, Any] = joined(shards.map(_shard_leaving, *known))
+        return found
 
     return search
+
+
+def _shard_leaving(
+    shard: Shard,
+    limit: Any,
+    X: Matrix,
+    centred: Matrix,
+    low: Vector,
+    sqcore: Any,
+    component: Any,
+    scale: float,
+) -> tuple[Any, Any]:
+    """Compare rows, whose numbers the shard has, with those of other components."""
+    from gpucluster.ops.compiled import scan_leaving
+
+    rows, weight, target = shard.X, limit.copy(), np.full(len(limit), -1, np.int32)
+    block = centred[rows]
+    for cols in row_blocks(len(X), TILE_COLS):
+        dots = block @ centred[cols].T
+        scan_leaving(dots, X, rows, cols.start, low, sqcore, component, scale, weight, target)
+    return weight, target
 
 
 def _roots(parent: Any) -> Any:

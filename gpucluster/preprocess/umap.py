@@ -124,6 +124,7 @@ class UMAP(Step):
         from gpucluster.device.arrays import namespace, to_device, to_host
         from gpucluster.ops.neighbors import nearest_neighbors
         from gpucluster.ops.normalize import unit_rows
+        from gpucluster.ops.shards import shown
 
         rows = to_device(X, device)
         data = unit_rows(rows) if self.metric == "cosine" else rows
@@ -132,7 +133,7 @@ class UMAP(Step):
         )
         fit = self._fit_gpu if device == "gpu" else self._fit_cpu
         reporter.cancel.raise_if_cancelled()
-        layout = fit(data, graph, reporter)
+        layout = shown(X, fit(data, graph, reporter))
         landmarks = self._landmark_rows(len(X))
         return Fitted(
             arrays={

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,10 +37,6 @@ def overlapping(n_samples: int = 900, n_features: int = 6, seed: int = 0) -> Any
     return (X + centers[y] + 5).astype(np.float32), y
 
 
-def one_hot(y: Any) -> Callable[[slice], Any]:
-    return lambda rows: np.eye(y.max() + 1)[y[rows]]
-
-
 def start(form: str, X: Any, frame: Frame, k: int, reg: float = 1e-6) -> Gaussians:
     means, reg = np.zeros((k, X.shape[1])), reg * frame.scale**2
     if form == "full":
@@ -56,7 +51,7 @@ def fit(form: str, X: Any, y: Any, **options: Any) -> Fit:
     frame = Frame.of(X)
     options = {"tol": 1e-3, "max_iter": 100, **options}
     first = start(form, X, frame, y.max() + 1)
-    return expectation_maximization(X, frame, first, one_hot(y), reporter=Reporter(), **options)
+    return expectation_maximization(X, frame, first, y, reporter=Reporter(), **options)
 
 
 def sklearn_fit(form: str, X: Any, y: Any, **options: Any) -> SklearnGaussianMixture:
@@ -152,7 +147,7 @@ def low_rank(X: Any, y: Any, rank: int, **options: Any) -> Fit:
     means = np.zeros((y.max() + 1, X.shape[1]))
     first = Full.start(means, 1e-6 * frame.scale**2, rank)
     options = {"tol": 1e-3, "max_iter": 100, **options}
-    return expectation_maximization(X, frame, first, one_hot(y), reporter=Reporter(), **options)
+    return expectation_maximization(X, frame, first, y, reporter=Reporter(), **options)
 
 
 def planes(n_samples: int = 1500, n_features: int = 20, rank: int = 3) -> Any:
@@ -193,7 +188,7 @@ def test_low_rank_keeps_the_first_axes_and_every_variance() -> None:
     frame = Frame.of(X).turned(X)
     rank = 5
     start = Full.start(np.zeros((2, 20)), 0.0, rank)
-    model = mixture._Sweep(X, frame, Reporter()).maximized(start, one_hot(y))
+    model = mixture._Sweep(X, frame, Reporter()).maximized(start, y)
     for k in range(2):
         members = frame.view(X[y == k], np.float64)
         sample = np.cov(members, rowvar=False, bias=True)
@@ -414,3 +409,15 @@ def test_a_start_by_kmeans_does_not_speak_of_itself(recwarn: pytest.WarningsReco
     X, _ = overlapping(300)
     GaussianMixture(n_components=3).fit(X)
     assert not recwarn.list
+
+
+def test_what_is_added_to_sums_stays_as_it_is() -> None:
+    parts = [
+        mixture._Sums(np.ones(1), np.ones((1, 2)), second, 1.0, [number], [number])
+        for number, second in enumerate(({}, {0: np.ones((2, 2))}, {0: np.ones((2, 2))}))
+    ]
+    total = parts[0].add(parts[1]).add(parts[2])
+    assert (total.second[0] == 2).all()
+    assert (parts[1].second[0] == 1).all()
+    assert total.labels == [0, 1, 2]
+    assert parts[1].labels == [1]
