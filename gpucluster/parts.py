@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from gpucluster.artifacts import (
     Checkpoints,
     FileEntry,
-    LocalStore,
+    Store,
     members_table,
     rejected_table,
 )
@@ -25,6 +25,7 @@ from gpucluster.errors import StoreError
 from gpucluster.events import Reporter
 from gpucluster.ops.id_hash import hash_ids
 from gpucluster.ops.nesting import node_paths
+from gpucluster.places import for_arrow
 from gpucluster.sources import Stretch, not_unique
 from gpucluster.tally import Tally
 from gpucluster.types import NOISE, Labels
@@ -39,7 +40,7 @@ class Parts:
 
     Parameters
     ----------
-    store : LocalStore
+    store : Store
         The caller holds the lease of `run_id`.
     run_id : str
     parents : ndarray of shape (n_nodes,), int32
@@ -54,7 +55,7 @@ class Parts:
     """
 
     def __init__(
-        self, store: LocalStore, run_id: str, parents: Labels, provenance: Mapping[str, str]
+        self, store: Store, run_id: str, parents: Labels, provenance: Mapping[str, str]
     ) -> None:
         self.files: dict[str, FileEntry] = {}
         self._store = store
@@ -185,7 +186,8 @@ class Parts:
             yield done.arrays
 
     def _read_ids(self, name: str) -> pa.Array:
-        table = pq.read_table(self._store.root / self._run_id / name, columns=["document_id"])
+        file = for_arrow(self._store.root / self._run_id / name)
+        table = pq.read_table(file, columns=["document_id"])
         return table["document_id"].combine_chunks()
 
     def _members(self, ids: pa.Array) -> pa.Table:

@@ -14,12 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from gpucluster.artifacts import Checkpoints, LocalStore, Run
+from gpucluster.artifacts import Checkpoints, Run, open_store
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
@@ -30,6 +29,7 @@ from gpucluster.membership import Members, join_rest, over_all, place_samples
 from gpucluster.metrics.external import compare_levels, compare_with_truth
 from gpucluster.metrics.quality import Measured
 from gpucluster.ops.nesting import labels_at
+from gpucluster.places import Place
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.routes import Grouped, group_rows
@@ -53,7 +53,7 @@ def run_pipeline(
     source: Source,
     definition: ClusterDefinition,
     *,
-    out: Path,
+    out: Place,
     decision: Decision,
     room: Room,
     observer: Observer,
@@ -124,7 +124,7 @@ def run_pipeline(
     if finished is not None:
         _say_who_is_followed(finished, previous, reporter)
         return finished
-    store = LocalStore(out)
+    store = open_store(out)
     with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
         finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
@@ -187,7 +187,7 @@ def _say_who_is_followed(
 
 
 def _before(
-    out: Path, key: str, run_id: str, previous: Run | Literal["auto"] | None
+    out: Place, key: str, run_id: str, previous: Run | Literal["auto"] | None
 ) -> Iterator[Run]:
     """Yield the runs that this one may follow, the likeliest first."""
     if previous == "auto":
