@@ -148,7 +148,8 @@ class Bucket:
         token = secrets.token_hex(16)
         mode: Any = "create"
         if match is not None:
-            mode = {"e_tag": match.e_tag, "version": match.number}
+            said = {"e_tag": match.e_tag, "version": match.number}
+            mode = {name: value for name, value in said.items() if value is not None}
 
         def put() -> Version:
             attributes = {WRITER: token}
@@ -157,25 +158,28 @@ class Bucket:
 
         try:
             return self._ask(key, put)
-        except (FileExistsError, FileNotFoundError, Changed, Unsure):
-            found = self._written_with(token, key)
-            if found is None:
-                raise
-            return found
+        except (FileExistsError, FileNotFoundError, Changed, Unsure) as error:
+            is_own, version = self._look_who(key, token)
+            if is_own and version is not None:
+                return version
+            if isinstance(error, Unsure) and version not in (None, match):  # somebody else was here
+                what = "it is another one"
+                kind = FileExistsError if match is None else Changed
+                raise kind(errno.EEXIST, what, f"{self.address}/{key}") from None
+            raise
 
-    def _written_with(self, token: str, key: str) -> Version | None:
-        """Return the version of an object if it was written with `token`."""
+    def _look_who(self, key: str, token: str) -> tuple[bool, Version | None]:
+        """Return whether an object was written with `token`, and its version, if there is one."""
         import obstore
 
-        def get() -> Version | None:
+        def get() -> tuple[bool, Version]:
             found = obstore.get(self._store, key, options={"head": True})
-            is_own = found.attributes.get(WRITER) == token
-            return _entry(found.meta).version if is_own else None
+            return found.attributes.get(WRITER) == token, _entry(found.meta).version
 
         try:
             return self._ask(key, get)
         except FileNotFoundError:
-            return None
+            return False, None
 
     def delete(self, key: str) -> None:
         """Remove an object; a missing one is no error."""

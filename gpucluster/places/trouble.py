@@ -22,7 +22,8 @@ ENDPOINTS: Final = {
     "az": "AZURE_STORAGE_ENDPOINT",
 }
 NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-NOBODY = ("169.254.169.254", "169.254.170.2", "token request", "redential", "MissingAccount")
+# what is asked for credentials where no variable has them, and says that there are none
+NOBODY = ("169.254.", "/latest/api/token", "/latest/meta-data", "token request", "MissingAccount")
 
 
 class Changed(OSError):  # noqa: N818 - an answer, which its asker expects
@@ -72,8 +73,10 @@ def plainly(where: str) -> Iterator[None]:
         if isinstance(error, Changed | Unsure) or error.errno is not None:
             raise
         found = _other(where, str(error))
-    except (BaseError, ValueError, TypeError) as error:
+    except BaseError as error:
         found = _other(where, str(error))
+    except (ValueError, TypeError):
+        found = OSError(errno.EINVAL, f"no request can be made; look at {_settings(where)}", where)
     else:
         return
     raise found from None
@@ -81,6 +84,10 @@ def plainly(where: str) -> Iterator[None]:
 
 def _scheme(where: str) -> str:
     return where.partition("://")[0]
+
+
+def _settings(where: str) -> str:
+    return ENDPOINTS[_scheme(where)]
 
 
 def _code(text: str) -> str:
@@ -118,9 +125,8 @@ def _other(where: str, text: str) -> OSError:
     elif code:
         found = OSError(errno.EIO, f"the service refuses the request ({code})", where)
     elif "builder error" in text:
-        found = OSError(errno.EINVAL, f"no request can be made; look at {ENDPOINTS[scheme]}", where)
+        found = OSError(errno.EINVAL, f"no request can be made; look at {_settings(where)}", where)
     else:
-        found = Unsure(
-            errno.EHOSTUNREACH, f"the service does not answer; look at {ENDPOINTS[scheme]}", where
-        )
+        what = f"the service does not answer; look at {_settings(where)}"
+        found = Unsure(errno.EHOSTUNREACH, what, where)
     return found
