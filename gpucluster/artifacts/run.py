@@ -103,6 +103,9 @@ class Run:
     @classmethod
     def if_finished(cls, path: Place) -> Self | None:
         """Open the run at `path`, if there is a finished one."""
+        with _readable(path):  # one request says no
+            if isinstance(path, ObjectPath) and not (path / FILE_NAME).is_file():
+                return None
         try:
             return cls.open(path)
         except RunNotFoundError:

@@ -21,9 +21,10 @@ T = TypeVar("T")
 
 PATIENCE: Final[RetryConfig] = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 PAUSES_S: Final = (0.1, 1.0)  # before a request is sent again that obstore has given up
-PART_BYTES = 8 << 20  # sent or read at a time
+PART_BYTES = 8 << 20  # sent or read at a time, or more, since a service takes ...
+MAX_PARTS = 9_000
 SENDERS = 4
-WRITER = "gpucluster-writer"
+WRITER = "writer"  # a name that every service takes
 SETTINGS = ("AWS_", "AZURE_", "GOOGLE_")  # begin the variables that obstore reads
 
 
@@ -125,7 +126,8 @@ class Bucket:
             if n_bytes <= PART_BYTES:
                 obstore.put(self._store, key, file.read(), use_multipart=False)
             else:
-                sending: Any = {"chunk_size": PART_BYTES, "max_concurrency": SENDERS}
+                part = max(PART_BYTES, n_bytes // MAX_PARTS)
+                sending: Any = {"chunk_size": part, "max_concurrency": SENDERS}
                 obstore.put(self._store, key, file, **sending)
 
         self._ask(key, put)
