@@ -19,6 +19,7 @@ from gpucluster.places.trouble import Changed
 EXPIRY_S = 60.0  # after which a lease that is not renewed may be taken, by the service's clock
 RENEW_S = 10.0
 TRUST_S = 40.0  # for which its holder believes in it without asking
+END_S = 5.0  # for which whoever ends waits for a renewal that is on its way
 
 
 class ObjectLease:
@@ -97,9 +98,9 @@ class ObjectLease:
     def release(self) -> None:
         """Give the lease back; one that cannot be given back ends by itself."""
         self._released.set()
-        if not self._thread.is_alive():
+        self._thread.join(END_S)
+        if self._is_lost or self._thread.is_alive():
             return
-        self._thread.join()
         with contextlib.suppress(OSError):
             self.require()
             self.folder.bucket.delete(self._lock.key)

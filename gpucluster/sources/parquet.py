@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,12 +74,15 @@ def open_file(path: str) -> pq.ParquetFile:
     # A column chunk may be gigabytes, so it is streamed. But a stream allocates what a page header
     # claims, up to 2 GiB, before it reads; of a small file, a chunk is read as a whole instead.
     where = place(path)
-    small = where.stat().st_size <= WHOLE_BYTES
-    stream_bytes = STREAM_BYTES if isinstance(where, Path) else PART_BYTES
+    file: Any = for_arrow(where)
+    if isinstance(where, Path):
+        stored_bytes, stream_bytes = where.stat().st_size, STREAM_BYTES
+    else:
+        stored_bytes, stream_bytes = file.seek(0, os.SEEK_END), PART_BYTES
     return pq.ParquetFile(
-        for_arrow(where),
+        file,
         pre_buffer=False,
-        buffer_size=0 if small else stream_bytes,
+        buffer_size=0 if stored_bytes <= WHOLE_BYTES else stream_bytes,
         page_checksum_verification=True,
     )
 

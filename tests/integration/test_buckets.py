@@ -131,7 +131,7 @@ def test_what_can_be_done_with_a_run_can_be_done_in_a_bucket(bucket: str, tmp_pa
 def test_what_a_model_was_asked_lies_beside_the_names(bucket: str):
     run = cluster(upload(f"{bucket}/docs.parquet", parquet()), f"{bucket}/runs")
     with FakeServer() as server:
-        asked = {"provider": "openai", "model_name": "fake", "base_url": server.base_url}
+        asked = {"provider": "openai_compatible", "model_name": "fake", "base_url": server.base_url}
         named = gpucluster.label(str(run.path), asked)
         assert named.labeling.counts["num_llm"] == 3
         calls = server.calls
