@@ -31,9 +31,8 @@ class Copy:
     def __init__(self, path: ObjectPath) -> None:
         folder = tempfile.mkdtemp(prefix="gpucluster-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        # with its own names around it, so that messages tell which object it is
-        self.path = Path(folder, path.container, path.key)
-        self.path.parent.mkdir(parents=True)
+        self.path = Path(folder, path.container, path.name)  # messages tell which object it is
+        self.path.parent.mkdir()
         _fetch(path, self.path)
         for end in ("npy", "parquet", "txt") if path.suffix == ".npy" else ():
             ids = path.parent / f"{path.stem}.ids.{end}"
