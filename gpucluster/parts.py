@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -25,7 +26,6 @@ from gpucluster.errors import StoreError
 from gpucluster.events import Reporter
 from gpucluster.ops.id_hash import hash_ids
 from gpucluster.ops.nesting import node_paths
-from gpucluster.places import for_arrow
 from gpucluster.sources import Stretch, not_unique
 from gpucluster.tally import Tally
 from gpucluster.types import NOISE, Labels
@@ -186,8 +186,8 @@ class Parts:
             yield done.arrays
 
     def _read_ids(self, name: str) -> pa.Array:
-        file = for_arrow(self._store.root / self._run_id / name)
-        table = pq.read_table(file, columns=["document_id"])
+        with self._store.open(f"{self._run_id}/{name}") as file:
+            table = pq.read_table(file, columns=["document_id"])
         return table["document_id"].combine_chunks()
 
     def _members(self, ids: pa.Array) -> pa.Table:
@@ -213,8 +213,11 @@ class Parts:
         return FileEntry(**stored._asdict(), rows=table.num_rows)
 
     def _is_there(self, name: str, entry: FileEntry) -> bool:
-        path = self._store.root / self._run_id / name
-        return path.is_file() and path.stat().st_size == entry.bytes
+        try:
+            with self._store.open(f"{self._run_id}/{name}") as file:
+                return file.seek(0, os.SEEK_END) == entry.bytes
+        except FileNotFoundError:
+            return False
 
     def _kept(self, what: str, number: int) -> Any:
         return self._checkpoints.get(f"{what}-{number:05d}", self._run_id)

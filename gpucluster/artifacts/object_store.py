@@ -8,6 +8,7 @@ import io
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -15,6 +16,7 @@ from gpucluster.artifacts.object_lease import ObjectLease
 from gpucluster.artifacts.store import KEY, NAME, LocalStore, Store, Stored, no_place, write_hashed
 from gpucluster.errors import DiskFullError, GpuclusterError, PermissionRefusedError, StoreError
 from gpucluster.places import ObjectPath, Place
+from gpucluster.places.reading import open_object
 
 SPOOL_BYTES = 8 << 20  # kept in memory before they are sent; more lie in a temporary file
 AGAIN = "run again: finished stages are kept"
@@ -68,7 +70,7 @@ class ObjectStore:
             It was refused, or a lease was lost; or the service does not answer, and then it may
             be published or not. A reply that was lost is no error.
         """
-        path, bucket = self._path(key), self.root.bucket
+        path = self._path(key)
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
             file = cast("IO[bytes]", spool)
             with _spooling():
@@ -76,11 +78,11 @@ class ObjectStore:
             self._require_leases()
             with _refusals(path, passing=FileExistsError):
                 if absent:
-                    bucket.require_conditions(self.root.key)
+                    path.bucket.require_conditions(self.root.key)
                     file.seek(0)
-                    bucket.write_if(path.key, file.read())
+                    path.bucket.write_if(path.key, file.read())
                 else:
-                    bucket.write(path.key, file, stored.bytes)
+                    path.bucket.write(path.key, file, stored.bytes)
         self._require_leases()  # what was sent meanwhile is named by no manifest of ours
         return stored
 
@@ -88,7 +90,8 @@ class ObjectStore:
         """Open a published file for reading."""
         path = self._path(key)
         with _refusals(path, "read", passing=FileNotFoundError):
-            return path.open("rb")
+            entry = path.bucket.look(path.key)
+            return open_object(path.bucket, entry, partial(_refusals, path, "read"))
 
     def read_bytes(self, key: str) -> bytes:
         """Return a whole published file."""

@@ -183,11 +183,23 @@ def place(path: str | os.PathLike[str] | ObjectPath) -> Place:
     path : str or path
         ``s3://``, ``gs://`` and ``az://`` begin addresses; anything else is a path on a disk, in
         which ``~`` stands for the user's folder.
+
+    Raises
+    ------
+    ConfigError
+        It is an address of another kind.
     """
     if isinstance(path, ObjectPath):
         return path
-    if isinstance(path, str) and _ADDRESS.match(path):
-        return ObjectPath.parse(path)
+    if is_address(path):
+        return ObjectPath.parse(str(path))
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/(/?)", os.fspath(path))
+    if scheme and (scheme[2] or scheme[1] in SCHEMES):
+        raise ConfigError(
+            f"got {scheme[1]}:/..., expected a path, or text that begins with "
+            f"{', '.join(f'{known}://' for known in SCHEMES)}",
+            hint=None if scheme[2] else "pathlib takes a / out of an address",
+        )
     return Path(path).expanduser()
 
 

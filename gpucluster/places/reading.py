@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, TypeAlias
 
 from gpucluster.places.bucket import PART_BYTES, Bucket, Entry
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+Guard: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 AHEAD_BYTES = 1 << 20  # fetched at least
 
@@ -16,10 +20,11 @@ AHEAD_BYTES = 1 << 20  # fetched at least
 class _Ranges(io.RawIOBase):
     """The content of an object as it was when it was opened; an `OSError` once it is another."""
 
-    def __init__(self, bucket: Bucket, entry: Entry) -> None:
+    def __init__(self, bucket: Bucket, entry: Entry, guard: Guard) -> None:
         super().__init__()
         self._bucket = bucket
         self._entry = entry
+        self._guard = guard
         self._at = 0
 
     def readable(self) -> bool:
@@ -48,17 +53,29 @@ class _Ranges(io.RawIOBase):
         stop = min(self._at + len(view), self._at + PART_BYTES, self._entry.bytes)
         if stop <= self._at:
             return 0
-        found = self._bucket.read_part(self._entry, self._at, stop)
+        with self._guard():
+            found = self._bucket.read_part(self._entry, self._at, stop)
         view[: len(found)] = found
         self._at += len(found)
         return len(found)
 
 
-def open_object(bucket: Bucket, entry: Entry) -> io.BufferedReader:
+def open_object(bucket: Bucket, entry: Entry, guard: Guard = nullcontext) -> io.BufferedReader:
     """Open an object for reading.
+
+    Parameters
+    ----------
+    bucket : Bucket
+    entry : Entry
+    guard : callable
+        Gives what every request is made in, to translate its errors.
+
+    Returns
+    -------
+    io.BufferedReader
 
     Notes
     -----
     Extra memory: `AHEAD_BYTES`, and 8 MiB while a larger range is read.
     """
-    return io.BufferedReader(_Ranges(bucket, entry), AHEAD_BYTES)
+    return io.BufferedReader(_Ranges(bucket, entry, guard), AHEAD_BYTES)

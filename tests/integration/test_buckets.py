@@ -22,6 +22,7 @@ from gpucluster.artifacts import Checkpoints, object_lease, open_store
 from gpucluster.errors import (
     ArtifactError,
     BackendUnavailableError,
+    Cancelled,
     ConfigError,
     CorruptArtifactError,
     GpuclusterError,
@@ -30,6 +31,7 @@ from gpucluster.errors import (
     SourceNotFoundError,
     StoreError,
 )
+from gpucluster.events import StageFinished
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.places import ObjectPath, place
 from gpucluster.places import bucket as requests
@@ -270,6 +272,9 @@ def test_what_cannot_be_read_is_said_so(bucket: str, proxy: Proxy, monkeypatch: 
         (there, SourceError, "docs.npy"),
         ("s3://key:canary-secret@bucket/x.npy", ConfigError, "the name of a bucket alone"),
         ("s3:///x.npy", ConfigError, "the name of a bucket alone"),
+        ("s3://bucket/../x.npy", ConfigError, "no name in an address"),
+        ("gcs://bucket/x.npy", ConfigError, "expected a path, or text that begins with s3://"),
+        (Path("s3://bucket/x.npy"), ConfigError, "pathlib takes a / out of an address"),
     ):
         with pytest.raises(error, match=said) as caught:
             gpucluster.inspect(data)
@@ -298,6 +303,42 @@ def test_what_cannot_be_read_is_said_so(bucket: str, proxy: Proxy, monkeypatch: 
     monkeypatch.setattr(requests, "_open", {})
     with pytest.raises(BackendUnavailableError, match=r"pip install 'gpucluster\[s3\]'"):
         gpucluster.inspect(there)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_other_services_are_asked_for_as_well(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("GOOGLE_APPLICATION_CREDENTIALS", "AZURE_STORAGE_ACCOUNT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(StoreError, match="no credentials; set AZURE_STORAGE_ACCOUNT_NAME"):
+        open_store(place("az://container/runs")).exists("x")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "canary-secret")  # not in Base64
+    with pytest.raises((StoreError, ArtifactError)) as caught:
+        cluster(documents(), "az://container/runs")
+    assert "canary" not in str(caught.value)
+    key = {"type": "service_account", "private_key": "canary-secret", "client_email": "a@b.c"}
+    account = tmp_path / "account.json"
+    account.write_text(json.dumps(key | {"private_key_id": "1", "gcs_base_url": "http://[::1]:1"}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
+    with pytest.raises((StoreError, ArtifactError)) as caught:
+        cluster(documents(), "gs://bucket/runs")
+    assert "canary" not in str(caught.value)
+
+
+def test_who_stops_gives_the_lock_back(bucket: str):
+    cancel = gpucluster.CancelToken()
+
+    def stop(event: object) -> None:
+        if isinstance(event, StageFinished) and event.record.name.startswith("prepare"):
+            cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        cluster(documents(), f"{bucket}/runs", observer=stop, cancel=cancel)
+    assert {each.name for each in objects(bucket)} & {".lock", "manifest.json"} == set()
+    assert "done.json" in {each.name for each in objects(bucket)}
 
 
 def test_a_damaged_run_in_a_bucket_is_refused(bucket: str):
