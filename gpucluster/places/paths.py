@@ -153,10 +153,10 @@ class ObjectPath:
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
         """Yield the objects below that match, sorted; ``**`` stands for any folders."""
-        path = f"{self.key}/{pattern}".strip("/")
-        fixed = path[: match.start()] if (match := _WILD.search(path)) else path
-        wanted = re.compile(_regex(path))
-        for entry in self.bucket.below(fixed.rpartition("/")[0]):
+        fixed = pattern[: match.start()] if (match := _WILD.search(pattern)) else pattern
+        start = f"{self.key}/" if self.key else ""
+        wanted = re.compile(re.escape(start) + _regex(pattern))
+        for entry in self.bucket.below((start + fixed).rpartition("/")[0]):
             if wanted.fullmatch(entry.key):
                 yield ObjectPath(self.scheme, self.container, entry.key)
 

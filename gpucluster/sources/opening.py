@@ -167,15 +167,15 @@ def _expand_address(path: ObjectPath) -> list[str]:
     """Return the addresses of the objects that one, a folder or a glob stands for."""
     if path.is_file():
         return [str(path)]
-    below = list(path.rglob("*"))
-    if below:
+    if below := list(path.rglob("*")):
         start = len(path.key) + 1 if path.key else 0
         files = [each for each in below if _is_data(PurePosixPath(each.key[start:]))]
         if not files:
             raise SourceNotFoundError(f"{path}: no object there can be read", hint=HINT)
     else:
-        bucket = ObjectPath(path.scheme, path.container)
-        files = [each for each in bucket.glob(path.key) if _is_data(PurePosixPath(each.name))]
+        found = ObjectPath(path.scheme, path.container).glob(path.key)
+        named = [each for each in found if "/." not in each.key.removeprefix(path.parent.key)]
+        files = [each for each in named if _is_data(PurePosixPath(each.name))]
         if not files:
             raise SourceNotFoundError(f"{path}: there is no such object or folder")
     return [str(each) for each in files]

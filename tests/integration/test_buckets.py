@@ -6,6 +6,7 @@ import gc
 import gzip
 import io
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ from gpucluster.sources import file_state, open_source
 from tests.helpers.object_service import Proxy
 from tests.helpers.runs import LABELS, manifest, publish_whole, tables
 
+ROOT = Path(__file__).parents[2]
 N_ROWS, N_FEATURES = 300, 8
 SETTINGS = {
     "algorithm": "kmeans",
@@ -212,6 +214,19 @@ def test_rows_in_a_bucket_are_those_on_a_disk(
     del here, there, source, rows
     gc.collect()
     assert [*(tmp_path / "temp").iterdir()] == []  # copies are gone with their source
+
+
+def test_names_are_taken_as_they_are(bucket: str):
+    for name in ("a [1]*+é%2F/docs.parquet", "a [2]/docs.parquet", "b/.c/docs.parquet"):
+        upload(f"{bucket}/{name}", parquet())
+    odd = f"{bucket}/a [1]*+é%2F"
+    assert open_source(odd).info.paths == (f"{odd}/docs.parquet",)
+    assert open_source(f"{odd}/docs.parquet").info.n_rows == N_ROWS
+    run = cluster(f"{odd}/docs.parquet", odd)
+    assert cluster(documents(), odd, fresh=True).manifest.lineage["previous_run_id"] == run.run_id
+    assert open_source(f"{bucket}/a ?[2]?/*").info.paths == (f"{bucket}/a [2]/docs.parquet",)
+    with pytest.raises(SourceNotFoundError):
+        open_source(f"{bucket}/b/*/docs.parquet")
 
 
 def test_a_collection_in_a_bucket(bucket: str, tmp_path: Path):
@@ -413,6 +428,35 @@ def test_whatever_request_fails_a_run_is_whole_or_not_there(
         assert work(out) == reference
         assert {each.name for each in objects(out) if each.name.startswith(".")} <= {".lock"}
     assert n_failed > 3
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("name", "then"),
+    [("labels.npy", "reset before"), ("centroids.parquet", "lost reply")]
+    + [("manifest.json", then) for then in ("reset before", "lost reply")],
+)
+def test_who_is_killed_leaves_a_whole_run_or_none(bucket: str, proxy: Proxy, name: str, then: str):
+    """Killed while it writes an object, before or after this is there."""
+    reference = publish_a_run(f"{bucket}/reference")
+    code = f"from tests.integration.test_buckets import publish_a_run as go; go({bucket + '/a'!r})"
+
+    def decide(n: int, method: str, path: str) -> str | None:
+        if method == "PUT" and path.endswith(name):
+            worker.kill()
+            return then
+        return None
+
+    proxy.decide = decide
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    assert worker.wait(60) == -signal.SIGKILL
+    proxy.pass_on()
+    there = place(f"{bucket}/a/run_a")
+    assert (there / ".lock").exists()
+    found = gpucluster.Run.if_finished(there)
+    assert (found is not None) == ((name, then) == ("manifest.json", "lost reply"))
+    assert found is None or found.verify() is None
+    assert publish_a_run(f"{bucket}/a") == reference
 
 
 def failure_of(act: Callable[[], object]) -> GpuclusterError | None:
