@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.artifacts.run import Run
 from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError
-from gpucluster.places import Place, place
+from gpucluster.places import Place, place, readers
 
 
 def latest_run(run: Run | str | Place) -> Run:
@@ -99,7 +99,7 @@ def _latest(folder: Place) -> Run | None:
         if not (folder / FILE_NAME).exists():
             files += folder.glob(f"*/{FILE_NAME}")
         files.sort(key=str)
-        found = [(file.parent, Manifest.from_json(file.read_bytes(), str(file))) for file in files]
+        found = [(f.parent, Manifest.from_json(read(), str(f))) for f, read in readers(files)]
     except ArtifactError:
         raise
     except OSError as error:

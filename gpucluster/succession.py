@@ -27,7 +27,7 @@ from gpucluster.identity import (
     stable_ids,
 )
 from gpucluster.ops.nesting import labels_at, node_levels, node_paths
-from gpucluster.places import Place
+from gpucluster.places import Place, readers
 from gpucluster.types import NOISE, Labels, Matrix, Rows
 
 By = Literal["documents", "centroids"]
@@ -299,9 +299,9 @@ def runs_before(folder: Place, key: str, run_id: str) -> Iterator[Run]:
     What cannot be read is passed over: this run does not depend on it.
     """
     found: list[tuple[Any, str, Place]] = []
-    for file in _manifests(folder):
+    for file, read in readers(_manifests(folder)):
         try:
-            manifest = Manifest.from_json(file.read_bytes(), str(file))
+            manifest = Manifest.from_json(read(), str(file))
         except (ArtifactError, OSError) as error:
             _raise_passing(error, folder)
             continue

@@ -16,7 +16,7 @@ from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError
 from gpucluster.finished import Run
 from gpucluster.metrics.recluster import beyond_chance
 from gpucluster.notation import describe, nearest
-from gpucluster.places import Place, place
+from gpucluster.places import Place, place, readers
 from gpucluster.report.history_table import finite, history_table
 from gpucluster.report.reasons import in_words
 
@@ -323,10 +323,10 @@ def reasons_of(run: Run, metric: str) -> list[Mapping[str, Any]]:
 def _read(folder: Place) -> Iterator[Run | Unreadable]:
     """Yield what has a manifest below a folder; a folder without one is no run, or not yet."""
     paths: list[Place] = [*folder.iterdir()]
-    for path in sorted(paths, key=str):
+    for file, read in readers([path / FILE_NAME for path in sorted(paths, key=str)]):
+        path = file.parent
         try:
-            text = (path / FILE_NAME).read_bytes()
-            yield Run(path, Manifest.from_json(text, f"{path.name}/{FILE_NAME}"))
+            yield Run(path, Manifest.from_json(read(), f"{path.name}/{FILE_NAME}"))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except ArtifactError as error:

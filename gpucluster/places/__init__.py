@@ -8,6 +8,7 @@ that whoever translates the one translates the other.
 from __future__ import annotations
 
 from gpucluster.places.paths import ObjectPath, Place, for_arrow, is_address, place
+from gpucluster.places.reading import readers
 from gpucluster.places.state import disk_of, state_folder, working_folder
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "for_arrow",
     "is_address",
     "place",
+    "readers",
     "state_folder",
     "working_folder",
 ]
