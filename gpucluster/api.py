@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.errors import ConfigError, InputError, SourceError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
 from gpucluster.given import Definition, open_rows, read_definition
+from gpucluster.places import Place, disk_of, place
 
 if TYPE_CHECKING:
     from gpucluster.artifacts.run import Run as StoredRun
@@ -28,7 +28,7 @@ def cluster(
     data: Any,
     definition: ClusterDefinition | Definition | None = None,
     *,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     device: DeviceRequest = "auto",
     storage: StorageRequest = "auto",
     memory_limit: int | str | None = None,
@@ -42,7 +42,7 @@ def cluster(
     text_column: str | None = None,
     truth_column: str | None = None,
     fresh: bool = False,
-    previous: StoredRun | str | Path | None = "auto",
+    previous: StoredRun | str | Place | None = "auto",
     **fields: Any,
 ) -> Run:
     """Cluster embeddings and leave the result on disk.
@@ -59,7 +59,7 @@ def cluster(
     definition : ClusterDefinition, mapping or path, optional
         What to do. Omitted: UMAP and HDBSCAN, or k-means above 200,000 rows.
     out : path, optional
-        Folder that gets the run's own folder. Default: ``gpucluster-out``.
+        Folder that gets the run's own, or ``s3://bucket/runs``. Default: ``gpucluster-out``.
     device : {"auto", "cpu", "gpu"}, default "auto"
         ``gpu`` never falls back; ``auto`` may, and says so.
     storage : {"auto", "memory", "disk"}, default "auto"
@@ -131,8 +131,8 @@ def cluster(
     naming = LabelingRequest.of(parsed)
     decision = decide(device)
     workers = Executor.of(executor, scheduler, n_workers)
-    folder = Path(out or DEFAULT_OUT).expanduser()
-    room = Room.of(workers.storage(storage), memory_limit, folder)
+    folder = place(out or DEFAULT_OUT)
+    room = Room.of(workers.storage(storage), memory_limit, disk_of(folder))
     each = parsed.each_feature()
     before = _followed(previous, len(each))
     if len(each) > 1:  # what is wrong with any of them is said before the first one runs
@@ -183,7 +183,7 @@ def cluster(
 
 
 def _followed(
-    previous: StoredRun | str | Path | None, n_runs: int
+    previous: StoredRun | str | Place | None, n_runs: int
 ) -> StoredRun | Literal["auto"] | None:
     """Return the run that is named, once it is known to be there and to have found clusters."""
     from gpucluster.bases import full_run
@@ -203,7 +203,7 @@ def plan(
     data: Any,
     definition: ClusterDefinition | Definition | None = None,
     *,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     device: DeviceRequest = "auto",
     storage: StorageRequest = "auto",
     memory_limit: int | str | None = None,
@@ -238,7 +238,7 @@ def plan(
     parsed = read_definition(definition, fields)
     decision = decide(device)
     kept = Executor.of(executor, scheduler, n_workers).storage(storage)
-    room = Room.of(kept, memory_limit, Path(out or DEFAULT_OUT).expanduser())
+    room = Room.of(kept, memory_limit, disk_of(place(out or DEFAULT_OUT)))
     each = parsed.each_feature()
     if len(each) > 1:
         open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
@@ -319,13 +319,13 @@ def inspect(
     )
 
 
-def open_run(path: str | Path, *, verify: bool = False) -> Run:
+def open_run(path: str | Place, *, verify: bool = False) -> Run:
     """Open a finished run.
 
     Parameters
     ----------
-    path : str or Path
-        The run's folder.
+    path : str or path
+        The run's folder, or its address, such as ``s3://bucket/runs/run_x``.
     verify : bool, default False
         Compare every file with its sha256 in the manifest.
 
@@ -340,15 +340,15 @@ def open_run(path: str | Path, *, verify: bool = False) -> Run:
     """
     from gpucluster.finished import Run
 
-    return Run.open(Path(path), verify=verify)
+    return Run.open(path, verify=verify)
 
 
-def history(folder: str | Path) -> History:
+def history(folder: str | Place) -> History:
     """Say how the metrics of the runs in a folder went over time.
 
     Parameters
     ----------
-    folder : str or Path
+    folder : str or path
         Where runs lie; of a run's own folder, the one around it. Only manifests are read.
 
     Returns

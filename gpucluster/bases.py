@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.artifacts.run import Run
 from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError
+from gpucluster.places import Place, place, readers
 
 
-def latest_run(run: Run | str | Path) -> Run:
+def latest_run(run: Run | str | Place) -> Run:
     """Return the run that is meant: itself, at a path, or the latest in a folder of runs.
 
     Raises
@@ -21,12 +20,12 @@ def latest_run(run: Run | str | Path) -> Run:
     """
     if isinstance(run, Run):
         return run
-    if not isinstance(run, str | Path) or not str(run):
+    if not isinstance(run, str | Place) or not str(run):
         raise ConfigError(f"got {run!r}, expected a run or its folder", path="run")
-    return _latest(Path(run).expanduser()) or Run.open(run)
+    return _latest(place(run)) or Run.open(run)
 
 
-def run_to_label(run: Run | str | Path) -> Run:
+def run_to_label(run: Run | str | Place) -> Run:
     """Return the run whose clusters get names.
 
     Parameters
@@ -44,11 +43,11 @@ def run_to_label(run: Run | str | Path) -> Run:
     found = latest_run(run)
     if isinstance(run, Run):
         return found
-    path = Path(run).expanduser().absolute()
+    path = place(run).absolute()
     return found if path in {found.path, found.path / FILE_NAME} else full_run(found)
 
 
-def base_run(run: Run | str | Path) -> Run:
+def base_run(run: Run | str | Place) -> Run:
     """Return the run whose clusters are joined.
 
     Parameters
@@ -67,7 +66,7 @@ def base_run(run: Run | str | Path) -> Run:
     return _before(run) if run.manifest.mode == "assign" else run
 
 
-def full_run(run: Run | str | Path) -> Run:
+def full_run(run: Run | str | Place) -> Run:
     """Return the run that found the clusters of a run: itself, or the one that it goes back to.
 
     Raises
@@ -93,11 +92,14 @@ def _before(run: Run) -> Run:
     return found
 
 
-def _latest(folder: Path) -> Run | None:
+def _latest(folder: Place) -> Run | None:
     """Return the run in a folder of runs that found or moved clusters last; None: it is no such."""
+    files: list[Place] = []
     try:
-        files = [] if (folder / FILE_NAME).exists() else sorted(folder.glob(f"*/{FILE_NAME}"))
-        found = [(file.parent, Manifest.from_json(file.read_bytes(), str(file))) for file in files]
+        if not (folder / FILE_NAME).exists():
+            files += folder.glob(f"*/{FILE_NAME}")
+        files.sort(key=str)
+        found = [(f.parent, Manifest.from_json(read(), str(f))) for f, read in readers(files)]
     except ArtifactError:
         raise
     except OSError as error:

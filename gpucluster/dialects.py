@@ -7,11 +7,11 @@ refuses contradictions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from gpucluster.errors import ConfigError
 from gpucluster.notation import check_values, describe, read_object, shown
+from gpucluster.places import Place, place
 
 DEFINITION_SUFFIXES = (".json", ".yaml", ".yml", ".toml")
 
@@ -118,12 +118,12 @@ def _put(settings: dict[str, Any], name: str, value: Any, path: str) -> None:
     settings[name] = value
 
 
-def read_body(path: str | Path) -> dict[str, Any]:
+def read_body(path: str | Place) -> dict[str, Any]:
     """Read a definition file.
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path
         JSON, YAML or TOML by its suffix; in TOML also a ``[tool.gpucluster]`` table.
 
     Returns
@@ -136,7 +136,7 @@ def read_body(path: str | Path) -> dict[str, Any]:
     ConfigError
         The file is missing, too large, or not what its suffix says.
     """
-    path = Path(path)
+    path = place(path)
     name = shown(str(path), 120)
     if path.suffix not in DEFINITION_SUFFIXES:
         raise ConfigError(

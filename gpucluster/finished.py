@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.artifacts.run import Run as StoredRun
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
+from gpucluster.places import Place, place
 from gpucluster.types import USUAL_THRESHOLD
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Run(StoredRun):
         """Let new rows join the clusters: `gpucluster.assign` with this run."""
         return assign(data, run=self, threshold=threshold, **options)
 
-    def compare(self, other: StoredRun | str | Path, *, by: By | None = None) -> Comparison:
+    def compare(self, other: StoredRun | str | Place, *, by: By | None = None) -> Comparison:
         """Say what became of these clusters in another run: `gpucluster.compare`."""
         return compare(self, other, by=by)
 
@@ -45,12 +45,12 @@ class Run(StoredRun):
 def assign(
     data: Any,
     *,
-    run: StoredRun | str | Path,
+    run: StoredRun | str | Place,
     threshold: float | Literal["auto"] = USUAL_THRESHOLD,
     scope: Literal["new", "all"] | None = None,
     update: bool = False,
     filters: Filters | Mapping[str, Any] | None = None,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     device: DeviceRequest = "auto",
     observer: Observer | None = None,
     cancel: CancelToken | None = None,
@@ -126,7 +126,7 @@ def assign(
         source,
         base,
         request,
-        out=Path(out).expanduser() if out is not None else base.path.parent,
+        out=place(out) if out is not None else base.path.parent,
         decision=decide(device),
         observer=observer or ignore,
         cancel=cancel or CancelToken(),
@@ -137,7 +137,7 @@ def assign(
 
 
 def compare(
-    previous: StoredRun | str | Path, current: StoredRun | str | Path, *, by: By | None = None
+    previous: StoredRun | str | Place, current: StoredRun | str | Place, *, by: By | None = None
 ) -> Comparison:
     """Say which clusters of two runs are the same, and what became of the others.
 
@@ -176,7 +176,7 @@ def compare(
 
 
 def label(
-    run: StoredRun | str | Path,
+    run: StoredRun | str | Place,
     settings: LabelingSettings | Mapping[str, Any] | None = None,
     *,
     data: Any = None,
@@ -250,7 +250,7 @@ def label(
 
 
 def estimate_labels(
-    run: StoredRun | str | Path,
+    run: StoredRun | str | Place,
     settings: LabelingSettings | Mapping[str, Any] | None = None,
     *,
     data: Any = None,
@@ -281,7 +281,7 @@ def estimate_labels(
 
 
 def _labelling(
-    run: StoredRun | str | Path,
+    run: StoredRun | str | Place,
     settings: LabelingSettings | Mapping[str, Any] | None,
     fields: Mapping[str, Any],
     data: Any,

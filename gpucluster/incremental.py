@@ -12,13 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from gpucluster.artifacts import (
-    LocalStore,
-    Run,
-)
+from gpucluster.artifacts import Run, open_store
 from gpucluster.assignment import check_threshold
 from gpucluster.comparison import place_rows
 from gpucluster.definition import ClusterDefinition
@@ -36,6 +32,7 @@ from gpucluster.joined_run import Joining, publish_joined
 from gpucluster.ledger import Ledger
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.parts import Parts
+from gpucluster.places import Place, disk_of
 from gpucluster.planner import Plan
 from gpucluster.sources import CudfDecoder, Filters, KnownIds, Source, stream, stream_key
 from gpucluster.sources.base import BATCH_BYTES
@@ -80,7 +77,7 @@ def assign_source(
     base: Run,
     request: AssignmentRequest,
     *,
-    out: Path,
+    out: Place,
     decision: Decision,
     observer: Observer,
     cancel: CancelToken,
@@ -135,13 +132,15 @@ def assign_source(
     if finished is not None:
         return finished
     base.verify()  # what rows join must be what was found
-    store = LocalStore(out)
+    store = open_store(out)
     with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
         finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished
         shape = source.info.n_rows, model.n_features
-        plan = Plan(definition, decision, *shape, (), Room.of(folder=out), "memory", REFERENCE, "")
+        plan = Plan(
+            definition, decision, *shape, (), Room.of(folder=disk_of(out)), "memory", REFERENCE, ""
+        )
         ledger = Ledger(reporter, plan)
         ledger.worker = worker
         known = None

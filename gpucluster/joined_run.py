@@ -13,9 +13,9 @@ import pyarrow as pa
 from gpucluster import __version__
 from gpucluster.artifacts import (
     Counts,
-    LocalStore,
     Manifest,
     Run,
+    Store,
     members_table,
     publish,
     rejected_table,
@@ -100,7 +100,7 @@ class Joining:
 
 
 def publish_joined(
-    store: LocalStore,
+    store: Store,
     ledger: Ledger,
     joining: Joining,
     parts: Parts,
@@ -110,7 +110,7 @@ def publish_joined(
 
     Parameters
     ----------
-    store : LocalStore
+    store : Store
         The caller holds the lease of the run.
     ledger : Ledger
     joining : Joining

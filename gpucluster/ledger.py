@@ -13,7 +13,7 @@ from gpucluster.artifacts import Checkpoints
 from gpucluster.costing import PlannedStage
 from gpucluster.device.fleet import Fleet
 from gpucluster.device.memory import PeakMemory
-from gpucluster.device.storage import Place
+from gpucluster.device.storage import Site
 from gpucluster.device.worker import Worker
 from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted, Warned
 from gpucluster.logs import logger
@@ -170,11 +170,11 @@ class Ledger(Account):
             yield reporter
 
     @property
-    def place(self) -> Place | None:
+    def site(self) -> Site | None:
         """Where matrices of all rows lie; None: in memory."""
         if self.fleet is not None:
-            return self.fleet.place
-        return None if self.plan.folder is None else Place(self.plan.folder)
+            return self.fleet.site
+        return None if self.plan.folder is None else Site(self.plan.folder)
 
     def note(self, **facts: Any) -> None:
         """Correct the record of the running stage: ``device``, ``backend``, ``method`` ..."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError
+from gpucluster.places import Place
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -135,12 +135,12 @@ def _expected(found: Mapping[str, Any]) -> str:
     return shown(found["msg"].removeprefix("Input should be ").removeprefix("Value error, "), 110)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Place) -> dict[str, Any]:
     """Read a file of settings.
 
     Parameters
     ----------
-    path : Path
+    path : Path or ObjectPath
         JSON, YAML or TOML by its suffix.
 
     Returns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from gpucluster.artifacts import (
     Checkpoints,
     FileEntry,
-    LocalStore,
+    Store,
     members_table,
     rejected_table,
 )
@@ -39,7 +40,7 @@ class Parts:
 
     Parameters
     ----------
-    store : LocalStore
+    store : Store
         The caller holds the lease of `run_id`.
     run_id : str
     parents : ndarray of shape (n_nodes,), int32
@@ -54,7 +55,7 @@ class Parts:
     """
 
     def __init__(
-        self, store: LocalStore, run_id: str, parents: Labels, provenance: Mapping[str, str]
+        self, store: Store, run_id: str, parents: Labels, provenance: Mapping[str, str]
     ) -> None:
         self.files: dict[str, FileEntry] = {}
         self._store = store
@@ -185,7 +186,8 @@ class Parts:
             yield done.arrays
 
     def _read_ids(self, name: str) -> pa.Array:
-        table = pq.read_table(self._store.root / self._run_id / name, columns=["document_id"])
+        with self._store.open(f"{self._run_id}/{name}") as file:
+            table = pq.read_table(file, columns=["document_id"])
         return table["document_id"].combine_chunks()
 
     def _members(self, ids: pa.Array) -> pa.Table:
@@ -211,8 +213,11 @@ class Parts:
         return FileEntry(**stored._asdict(), rows=table.num_rows)
 
     def _is_there(self, name: str, entry: FileEntry) -> bool:
-        path = self._store.root / self._run_id / name
-        return path.is_file() and path.stat().st_size == entry.bytes
+        try:
+            with self._store.open(f"{self._run_id}/{name}") as file:
+                return file.seek(0, os.SEEK_END) == entry.bytes
+        except FileNotFoundError:
+            return False
 
     def _kept(self, what: str, number: int) -> Any:
         return self._checkpoints.get(f"{what}-{number:05d}", self._run_id)

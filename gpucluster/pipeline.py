@@ -14,12 +14,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from gpucluster.artifacts import Checkpoints, LocalStore, Run
+from gpucluster.artifacts import Checkpoints, Run, open_store
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.executor import Executor
 from gpucluster.device.select import Decision
@@ -31,6 +30,7 @@ from gpucluster.membership import Members, join_rest, over_all, place_samples
 from gpucluster.metrics.external import compare_levels, compare_with_truth
 from gpucluster.metrics.quality import Measured
 from gpucluster.ops.nesting import labels_at
+from gpucluster.places import Place
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.routes import Grouped, group_rows
@@ -54,7 +54,7 @@ def run_pipeline(
     source: Source,
     definition: ClusterDefinition,
     *,
-    out: Path,
+    out: Place,
     decision: Decision,
     room: Room,
     executor: Executor,
@@ -118,7 +118,7 @@ def _run(
     definition: ClusterDefinition,
     decision: Decision,
     room: Room,
-    out: Path,
+    out: Place,
     *,
     fresh: bool,
     text_column: str | None,
@@ -152,7 +152,7 @@ def _run(
     if finished is not None:
         _say_who_is_followed(finished, previous, reporter)
         return finished
-    store = LocalStore(out)
+    store = open_store(out)
     with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
         finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
@@ -215,7 +215,7 @@ def _say_who_is_followed(
 
 
 def _before(
-    out: Path, key: str, run_id: str, previous: Run | Literal["auto"] | None
+    out: Place, key: str, run_id: str, previous: Run | Literal["auto"] | None
 ) -> Iterator[Run]:
     """Yield the runs that this one may follow, the likeliest first."""
     if previous == "auto":
@@ -284,7 +284,7 @@ def _read(
             random_state=definition.random_state,
             filters=definition.filters,
             digest_all=definition.vector_config.sample_mode == "fit_then_assign",
-            place=ledger.place,
+            site=ledger.site,
             reporter=reporter,
         )
         ledger.note(**decoder.account())

@@ -15,9 +15,9 @@ import pyarrow as pa
 from gpucluster import __version__
 from gpucluster.artifacts import (
     Counts,
-    LocalStore,
     Manifest,
     Run,
+    Store,
     centroids_table,
     layers_table,
     members_table,
@@ -71,12 +71,12 @@ class Result:
     followed: tuple[Run, Succession] | None
 
 
-def publish_result(store: LocalStore, ledger: Ledger, result: Result) -> None:
+def publish_result(store: Store, ledger: Ledger, result: Result) -> None:
     """Write the files of a run, and then the manifest that makes it exist.
 
     Parameters
     ----------
-    store : LocalStore
+    store : Store
         The caller holds the lease of the run.
     ledger : Ledger
         The account of the run: stages, warnings, device.

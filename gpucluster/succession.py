@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,6 +12,7 @@ import pyarrow as pa
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.files import digest
 from gpucluster.artifacts.manifest import FILE_NAME, Manifest
+from gpucluster.artifacts.run import is_passing
 from gpucluster.artifacts.schema import LINEAGE
 from gpucluster.definition import ClusterDefinition
 from gpucluster.errors import ArtifactError, ConfigError, ShapeError
@@ -28,6 +27,7 @@ from gpucluster.identity import (
     stable_ids,
 )
 from gpucluster.ops.nesting import labels_at, node_levels, node_paths
+from gpucluster.places import Place, readers
 from gpucluster.types import NOISE, Labels, Matrix, Rows
 
 By = Literal["documents", "centroids"]
@@ -293,23 +293,41 @@ def definition_key(definition: ClusterDefinition) -> str:
     return digest(given)[:16]
 
 
-def runs_before(folder: Path, key: str, run_id: str) -> Iterator[Run]:
+def runs_before(folder: Place, key: str, run_id: str) -> Iterator[Run]:
     """Yield the latest full runs of a definition in a folder, other than `run_id`, newest first.
 
     What cannot be read is passed over: this run does not depend on it.
     """
-    found: list[tuple[Any, str, Path]] = []
-    for file in folder.expanduser().glob(f"*/{FILE_NAME}"):
+    found: list[tuple[Any, str, Place]] = []
+    for file, read in readers(_manifests(folder)):
         try:
-            manifest = Manifest.from_json(file.read_bytes(), str(file))
-        except (ArtifactError, OSError):
+            manifest = Manifest.from_json(read(), str(file))
+        except (ArtifactError, OSError) as error:
+            _raise_passing(error, folder)
             continue
         is_meant = manifest.mode == "full" and manifest.definition_key == key
         if is_meant and manifest.run_id != run_id:
             found.append((manifest.completed_at, manifest.run_id, file.parent))
     for *_, path in sorted(found, reverse=True)[:LOOKED_AT]:
-        with contextlib.suppress(ArtifactError):
-            yield Run.open(path)
+        try:
+            run = Run.open(path)
+        except ArtifactError as error:
+            _raise_passing(error, folder)
+            continue
+        yield run
+
+
+def _manifests(folder: Place) -> list[Place]:
+    try:
+        return [*folder.glob(f"*/{FILE_NAME}")]
+    except OSError as error:
+        raise ArtifactError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def _raise_passing(error: OSError, folder: Place) -> None:
+    """Raise where it is only now that a run cannot be read: another time it would be followed."""
+    if is_passing(error):
+        raise ArtifactError(f"cannot read all runs in {folder}", hint="run again") from error
 
 
 def follow(
@@ -331,6 +349,7 @@ def follow(
         try:
             previous = Clusters.of(run)
         except ArtifactError as error:
+            _raise_passing(error, run.path.parent)
             reporter.warn("previous_unreadable", f"{run.run_id} is not followed: {error.message}")
             continue
         shared = shared_rows(previous.ids, current.ids, reporter)

@@ -16,6 +16,7 @@ from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError
 from gpucluster.finished import Run
 from gpucluster.metrics.recluster import beyond_chance
 from gpucluster.notation import describe, nearest
+from gpucluster.places import Place, place, readers
 from gpucluster.report.history_table import finite, history_table
 from gpucluster.report.reasons import in_words
 
@@ -38,13 +39,13 @@ class Unreadable:
 
     Attributes
     ----------
-    path : Path
+    path : Path or ObjectPath
         Its folder.
     reason : str
         What is wrong with it, in one line.
     """
 
-    path: Path
+    path: Place
     reason: str
 
 
@@ -97,25 +98,25 @@ class History:
 
     Attributes
     ----------
-    folder : Path
+    folder : Path or ObjectPath
     series : tuple of Series
         The one that began first comes first.
     unreadable : tuple of Unreadable
         Runs that are damaged, or that a newer version of gpucluster wrote.
     """
 
-    folder: Path
+    folder: Place
     series: tuple[Series, ...]
     unreadable: tuple[Unreadable, ...] = ()
 
     @classmethod
-    def read(cls, folder: str | Path) -> History:
+    def read(cls, folder: str | Place) -> History:
         """Read the manifests of the finished runs directly below a folder.
 
         Parameters
         ----------
-        folder : str or Path
-            Where runs lie; of a run's own folder, the one around it.
+        folder : str or path
+            Where runs lie, on a disk or in a bucket; of a run's own folder, the one around it.
 
         Returns
         -------
@@ -128,30 +129,29 @@ class History:
         ArtifactError
             The folder cannot be read.
         """
-        place = Path(folder).expanduser().absolute()
+        where = place(folder).absolute()
         try:
-            if place.name == FILE_NAME:
-                place = place.parent
-            if (place / FILE_NAME).exists():
-                place = place.parent
-            found = list(_read(place))
+            if where.name == FILE_NAME:
+                where = where.parent
+            if (where / FILE_NAME).exists():
+                where = where.parent
+            found = list(_read(where))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunNotFoundError(f"no runs in {place}: there is no such folder") from error
+            raise RunNotFoundError(f"no runs in {where}: there is no such folder") from error
         except OSError as error:
-            raise ArtifactError(f"cannot read {place}: {error.strerror}") from error
+            raise ArtifactError(f"cannot read {where}: {error.strerror}") from error
         if not found:
-            raise RunNotFoundError(
-                f"no finished runs in {place}", hint="name the folder that holds runs"
-            )
+            hint = "name the folder that holds runs"
+            raise RunNotFoundError(f"no finished runs in {where}", hint=hint)
         runs = [each for each in found if isinstance(each, Run)]
         unreadable = tuple(each for each in found if isinstance(each, Unreadable))
-        return cls(place, _grouped(runs), unreadable)
+        return cls(where, _grouped(runs), unreadable)
 
     def select(
         self,
         *,
         cluster_name: str | None = None,
-        run: str | Path | None = None,
+        run: str | Place | None = None,
         last: int | None = None,
     ) -> History:
         """Return a part of the history.
@@ -160,7 +160,7 @@ class History:
         ----------
         cluster_name : str, optional
             Only the series of the definitions with this name.
-        run : str or Path, optional
+        run : str or path, optional
             Only the series of this run: its folder, its id, or the beginning of its id.
         last : int, optional
             Only so many runs of each series, the latest.
@@ -189,7 +189,7 @@ class History:
                     hint=nearest(cluster_name, names) if names else "no definition has a name",
                 )
         if run is not None:
-            chosen = self._with_run(chosen, Path(run).name)
+            chosen = self._with_run(chosen, place(run).name)
         if last is not None:
             if last < 1:
                 raise ConfigError(f"got {last}, expected 1 or more", path="last", got=last)
@@ -270,18 +270,18 @@ class History:
         from gpucluster.report.history_plot import draw
         from gpucluster.report.whole_file import write_whole
 
-        place = Path(path).expanduser().absolute()
-        kind = place.suffix.lower().removeprefix(".")
+        target = Path(path).expanduser().absolute()
+        kind = target.suffix.lower().removeprefix(".")
         if kind not in KINDS:
             raise ConfigError(
-                f"cannot draw {place.name}", hint="a plot is a file that ends in .png or .svg"
+                f"cannot draw {target.name}", hint="a plot is a file that ends in .png or .svg"
             )
         if not self.series:
             raise RunNotFoundError(f"no run in {self.folder} could be read: nothing to draw")
         names = Counter(series.title for series in self.series)
         tracks = [_track(series, named=names[series.title] == 1) for series in self.series]
-        write_whole(place, draw(tracks, kind, dpi))
-        return place
+        write_whole(target, draw(tracks, kind, dpi))
+        return target
 
     def __repr__(self) -> str:
         count = sum(len(series.runs) for series in self.series)
@@ -320,12 +320,13 @@ def reasons_of(run: Run, metric: str) -> list[Mapping[str, Any]]:
     return [reason for reason in run.manifest.recluster_reasons if reason.get("metric") == metric]
 
 
-def _read(folder: Path) -> Iterator[Run | Unreadable]:
+def _read(folder: Place) -> Iterator[Run | Unreadable]:
     """Yield what has a manifest below a folder; a folder without one is no run, or not yet."""
-    for path in sorted(folder.iterdir()):
+    paths: list[Place] = [*folder.iterdir()]
+    for file, read in readers([path / FILE_NAME for path in sorted(paths, key=str)]):
+        path = file.parent
         try:
-            text = (path / FILE_NAME).read_bytes()
-            yield Run(path, Manifest.from_json(text, f"{path.name}/{FILE_NAME}"))
+            yield Run(path, Manifest.from_json(read(), f"{path.name}/{FILE_NAME}"))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except ArtifactError as error:

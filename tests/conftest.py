@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from gpucluster.device import arrays, kernels, memory
 from gpucluster.device.select import probe_gpu
+
+if TYPE_CHECKING:
+    from tests.helpers.object_service import Proxy
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = ROOT / "tests" / "stand_ins"
@@ -41,6 +46,41 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPUCLUSTER_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session")
+def object_service() -> Iterator[int]:
+    """Return the port of an S3 that is another process."""
+    from tests.helpers.object_service import serving
+
+    with serving() as port:
+        yield port
+
+
+@pytest.fixture
+def proxy(object_service: int) -> Iterator[Proxy]:
+    """Return what stands in front of it, and passes everything on until it is told otherwise."""
+    from tests.helpers.object_service import Proxy
+
+    with Proxy(object_service) as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(object_service: int, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of an empty bucket behind `proxy`, for which the environment is set."""
+    from tests.helpers.object_service import make_bucket
+
+    name = f"bucket-{secrets.token_hex(6)}"
+    make_bucket(object_service, name)
+    for variable in [each for each in os.environ if each.startswith("AWS_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "CANARYID")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
+    return f"s3://{name}"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gpucluster.artifacts.checkpoints import Checkpoint, Checkpoints
 from gpucluster.artifacts.finishing import publish, write_files
 from gpucluster.artifacts.manifest import Counts, FileEntry, Manifest
+from gpucluster.artifacts.object_store import open_store
 from gpucluster.artifacts.run import Run
 from gpucluster.artifacts.store import LocalStore, Store
 
@@ -32,6 +33,7 @@ __all__ = [
     "flat_paths",
     "layers_table",
     "members_table",
+    "open_store",
     "publish",
     "rejected_table",
     "write_files",

@@ -12,6 +12,7 @@ from typing import Any
 from gpucluster.artifacts.files import Array, read_npy, seal, unseal, write_npy
 from gpucluster.artifacts.store import Store
 from gpucluster.errors import ArtifactError, StoreError
+from gpucluster.places import Place
 
 FOLDER = "checkpoints"
 DONE = "done.json"
@@ -59,12 +60,21 @@ class Checkpoints:
         Checkpoint or None
             None when the stage never finished, or when any of its files is missing or damaged.
         """
-        siblings = (name for name in self._store.list() if name != self._run_id)
-        for run_id in (self._run_id, *siblings):
+        found = self._read(_folder(self._run_id, stage, key), key)
+        siblings = iter(() if found else self._siblings(stage, key))
+        while found is None and (run_id := next(siblings, None)) is not None:
             found = self._read(_folder(run_id, stage, key), key)
-            if found is not None:
-                return found
-        return None
+        return found
+
+    def _siblings(self, stage: str, key: str) -> list[str]:
+        """Return the other runs that finished a stage; of a bucket, by listing it once."""
+        pattern = _folder("*", stage, key) + f"/{DONE}"
+        try:
+            files: list[Place] = [*self._store.root.glob(pattern)]
+        except OSError as error:
+            raise StoreError(f"cannot read {self._store.root}: {error.strerror}") from error
+        names = (file.parent.parent.parent.name for file in files)
+        return sorted(name for name in names if name != self._run_id)
 
     def put(
         self, stage: str, key: str, arrays: Mapping[str, Array], info: Mapping[str, Any]

@@ -22,9 +22,8 @@ from gpucluster.artifacts.manifest import FileEntry, FileName, RunId, Sha256
 from gpucluster.errors import CorruptArtifactError, SchemaTooNewError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gpucluster.artifacts.store import Store
+    from gpucluster.places import Place
 
 SCHEMA_VERSION = 1
 FOLDER = "labels"
@@ -131,7 +130,7 @@ def _write(table: pa.Table, file: Any) -> None:
     )
 
 
-def read_labeling(run: Path) -> Labeling | None:
+def read_labeling(run: Place) -> Labeling | None:
     """Return how the clusters of a run were named; None where they were not.
 
     Raises
@@ -164,7 +163,7 @@ def read_labeling(run: Path) -> Labeling | None:
         ) from error
 
 
-def read_labels(run: Path, labeling: Labeling) -> pa.Table:
+def read_labels(run: Place, labeling: Labeling) -> pa.Table:
     """Return the table of names, after a look at whether it is the one that was written.
 
     Raises
@@ -182,7 +181,7 @@ def read_labels(run: Path, labeling: Labeling) -> pa.Table:
     return pq.read_table(io.BytesIO(content))
 
 
-def read_named(run: Path) -> tuple[Labeling, pa.Table] | None:
+def read_named(run: Place) -> tuple[Labeling, pa.Table] | None:
     """Return how the clusters of a run were named, and the names; None where they were not.
 
     Raises
@@ -202,7 +201,7 @@ def read_named(run: Path) -> tuple[Labeling, pa.Table] | None:
         return now, read_labels(run, now)
 
 
-def sound_names(run: Path) -> tuple[Labeling, pa.Table] | None:
+def sound_names(run: Place) -> tuple[Labeling, pa.Table] | None:
     """Return `read_named`; None also where record or table are damaged.
 
     Then the run has to be named again.
@@ -218,7 +217,7 @@ def sound_names(run: Path) -> tuple[Labeling, pa.Table] | None:
         return None
 
 
-def finished_labeling(run: Path) -> Labeling | None:
+def finished_labeling(run: Place) -> Labeling | None:
     """Return how the clusters of a run were named, if their names can still be read."""
     found = sound_names(run)
     return None if found is None else found[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +18,11 @@ from gpucluster.errors import (
     ArtifactError,
     ConfigError,
     CorruptArtifactError,
+    GpuclusterError,
     RunNotFoundError,
 )
+from gpucluster.places import ObjectPath, Place, for_arrow, place
+from gpucluster.places.trouble import Unsure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,23 +43,23 @@ class Run:
 
     Attributes
     ----------
-    path : Path
-        The folder.
+    path : Path or ObjectPath
+        The folder, on a disk or in a bucket.
     manifest : Manifest
         How it came to be, and what its files contain.
     """
 
-    path: Path
+    path: Place
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | Path, *, verify: bool = False) -> Self:
+    def open(cls, path: str | Place, *, verify: bool = False) -> Self:
         """Open a run.
 
         Parameters
         ----------
-        path : str or Path
-            Its folder, or its manifest.
+        path : str or path
+            Its folder, or its manifest; on a disk, or as an address such as ``s3://bucket/run``.
         verify : bool
             Read every file and compare it with its digest. Otherwise only the sizes are
             compared; what is damaged inside a page of a table shows when it is read.
@@ -73,19 +77,17 @@ class Run:
         SchemaTooNewError
             A newer version of gpucluster wrote it.
         """
-        folder = Path(path).expanduser().absolute()
+        folder = place(path).absolute()
         if folder.name == FILE_NAME:
             folder = folder.parent
         file = folder / FILE_NAME
-        try:
-            text = file.read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise _not_found(folder) from error
-        except OSError as error:
-            raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
+        with _readable(file):
+            try:
+                text = file.read_bytes()
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise _not_found(folder, error) from error
         run = cls(folder, Manifest.from_json(text, str(file)))
-        for name in run.manifest.files:
-            run._check_size(name)
+        run._check_sizes()
         if verify:
             run.verify()
         return run
@@ -99,8 +101,11 @@ class Run:
         read_named(self.path)
 
     @classmethod
-    def if_finished(cls, path: Path) -> Self | None:
+    def if_finished(cls, path: Place) -> Self | None:
         """Open the run at `path`, if there is a finished one."""
+        with _readable(path):  # one request says no
+            if isinstance(path, ObjectPath) and not (path / FILE_NAME).is_file():
+                return None
         try:
             return cls.open(path)
         except RunNotFoundError:
@@ -275,11 +280,11 @@ class Run:
             if match := re.fullmatch(rf"{MODEL}/{re.escape(name)}/(.+)\.(json|npy)", file_name):
                 found = found or {"settings": {}, "arrays": {}}
                 path = self.path / file_name
-                if match[2] == "json":
-                    self._check_content(file_name)
-                    found["settings"] = json.loads(path.read_bytes())
-                else:
-                    with path.open("rb") as file:
+                with _readable(path), path.open("rb") as file:
+                    if match[2] == "json":
+                        self._check_content(file_name)
+                        found["settings"] = json.loads(file.read())
+                    else:
                         found["arrays"][match[1]] = read_npy(file, file_entry.sha256, str(path))
         return found or None
 
@@ -317,7 +322,7 @@ class Run:
         path = self.path / name
         cause = None
         try:
-            with ParquetFile(path, page_checksum_verification=True) as file:
+            with ParquetFile(for_arrow(path), page_checksum_verification=True) as file:
                 schema, rows = file.schema_arrow, file.metadata.num_rows
                 table = file.read(columns)
             if schema.equals(expected_schema(schema)) and rows == self.manifest.files[name].rows:
@@ -328,24 +333,26 @@ class Run:
         self._check_content(name)  # the usual cause; what comes after it is rare
         raise ArtifactError(f"cannot read {path}: {problem}") from cause
 
-    def _check_size(self, name: str) -> None:
-        path, expected = self.path / name, self.manifest.files[name].bytes
-        try:
-            found = path.stat().st_size
-        except FileNotFoundError as error:
-            raise CorruptArtifactError(f"{path} is missing", hint=RERUN) from error
-        if found != expected:
-            raise CorruptArtifactError(
-                f"{path} has {found} bytes, its manifest says {expected}", hint=RERUN
-            )
+    def _check_sizes(self) -> None:
+        """Compare the sizes of all files; those in a bucket come with one list."""
+        with _readable(self.path):
+            known = self.path.sizes() if isinstance(self.path, ObjectPath) else None
+        for name, entry in self.manifest.files.items():
+            path = self.path / name
+            with _readable(path):
+                try:
+                    found = path.stat().st_size if known is None else known[name]
+                except (FileNotFoundError, KeyError) as error:
+                    raise CorruptArtifactError(f"{path} is missing", hint=RERUN) from error
+            if found != entry.bytes:
+                raise CorruptArtifactError(
+                    f"{path} has {found} bytes, its manifest says {entry.bytes}", hint=RERUN
+                )
 
     def _check_content(self, name: str) -> None:
         path, entry = self.path / name, self.manifest.files[name]
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+        with _readable(path), path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != entry.sha256:
             raise CorruptArtifactError(
                 f"{path} is damaged: its sha256 is {found[:12]}..., its manifest says "
@@ -354,10 +361,27 @@ class Run:
             )
 
 
-def _not_found(folder: Path) -> RunNotFoundError:
+@contextmanager
+def _readable(path: Place) -> Iterator[None]:
+    """Translate what the system, or the service of a bucket, refuses."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, GpuclusterError):
+            raise
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether a service did not answer, so that nothing is known of what is there."""
+    return error is not None and (isinstance(error, Unsure) or is_passing(error.__cause__))
+
+
+def _not_found(folder: Place, why: OSError) -> RunNotFoundError:
     """Say what is at a place that is no finished run."""
     if not folder.is_dir():
-        return RunNotFoundError(f"no run at {folder}: there is no such folder")
+        what = "there is no such folder" if isinstance(folder, Path) else why.strerror
+        return RunNotFoundError(f"no run at {folder}: {what}")
     if any((folder / name).exists() for name in ("checkpoints", "centroids.parquet", ".lock")):
         return RunNotFoundError(
             f"the run at {folder} is unfinished: it has no {FILE_NAME}",

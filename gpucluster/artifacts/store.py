@@ -29,6 +29,7 @@ from gpucluster.errors import (
     RunLockedError,
     StoreError,
 )
+from gpucluster.places import Place
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -51,6 +52,10 @@ class Store(Protocol):
     A key that is missing, or must be and is not, raises Python's own `FileNotFoundError` and
     `FileExistsError`; a refusal of the system is a `StoreError`.
     """
+
+    @property
+    def root(self) -> Place:
+        """The folder that keys begin in."""
 
     def put(self, key: str, write: Callable[[BinaryIO], object], *, absent: bool = False) -> Stored:
         """Publish what `write` writes; with `absent`, only where nothing is: one writer wins."""
@@ -240,10 +245,7 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         path = self.root / key
         if not re.fullmatch(KEY, key) or not path.resolve().is_relative_to(self.root):
-            raise StoreError(
-                f"{key!r} is no place in {self.root}",
-                hint="names have letters, digits, '.', '_', '-', and begin with a letter or digit",
-            )
+            raise no_place(key, self.root)
         return path
 
     def _make_folder(self, folder: Path) -> None:
@@ -259,12 +261,10 @@ class LocalStore:
             self._durable.fsync_dir(folder.parent)
 
     def _write(self, temp: Path, write: Callable[[BinaryIO], object]) -> Stored:
-        with self._durable.open_temp(temp) as file, _Hashing(file) as hashing:
-            buffered = io.BufferedWriter(hashing, BUFFER_BYTES)
-            write(buffered)
-            buffered.flush()
+        with self._durable.open_temp(temp) as file:
+            stored = write_hashed(file, write)
             self._durable.fsync_file(file)
-            return Stored(hashing.bytes, hashing.sha256.hexdigest())
+            return stored
 
     def _link(self, temp: Path, path: Path) -> None:
         try:
@@ -281,6 +281,30 @@ class LocalStore:
             raise
 
 
+def no_place(key: str, root: Place) -> StoreError:
+    """Return the error about a key that is none."""
+    return StoreError(
+        f"{key!r} is no place in {root}",
+        hint="names have letters, digits, '.', '_', '-', and begin with a letter or digit",
+    )
+
+
+class Writable(Protocol):
+    """What `write_hashed` needs of a file."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write, and return how many bytes of it."""
+
+
+def write_hashed(file: Writable, write: Callable[[BinaryIO], object]) -> Stored:
+    """Let `write` write to a file, and return what it wrote."""
+    with _Hashing(file) as hashing:
+        buffered = io.BufferedWriter(hashing, BUFFER_BYTES)
+        write(buffered)
+        buffered.flush()
+        return Stored(hashing.bytes, hashing.sha256.hexdigest())
+
+
 class _Hashing(io.RawIOBase):
     """Hash what reaches a file.
 
@@ -288,7 +312,7 @@ class _Hashing(io.RawIOBase):
     full disk without an error number.
     """
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: Writable) -> None:
         super().__init__()
         self._file = file
         self.sha256 = hashlib.sha256()

@@ -34,16 +34,15 @@ def doctor(voice: Voice, *, calibrate: bool, out: str) -> None:
     gpucluster doctor --calibrate
     gpucluster doctor --json
     """
-    from pathlib import Path
-
     from gpucluster.cli.checks import examine
     from gpucluster.cli.exits import CANNOT
     from gpucluster.cli.render import table
+    from gpucluster.places import disk_of, place
 
     if calibrate:
         from gpucluster.device.rates import calibrate as measure
 
-        measure(Path(out).expanduser())
+        measure(disk_of(place(out)))
     checks = examine()
     record = {"checks": [vars(check) for check in checks], "ok": all(c.ok for c in checks)}
     rows = []

@@ -15,6 +15,7 @@ from gpucluster.cli.changes import NO_STEPS, Changes, usage_error
 from gpucluster.device.select import DeviceRequest
 from gpucluster.dialects import DEFINITION_SUFFIXES, read_body
 from gpucluster.notation import parse_body
+from gpucluster.places import place
 from gpucluster.types import ExecutorName, StorageRequest
 
 if TYPE_CHECKING:
@@ -115,7 +116,11 @@ _options: tuple[_Option, ...] = (
     ),
     *_column_options,
     click.option(
-        "--out", metavar="DIR", default=DEFAULT_OUT, show_default=True, help="Folder of the runs."
+        "--out",
+        metavar="DIR",
+        default=DEFAULT_OUT,
+        show_default=True,
+        help="Folder of the runs; also as s3://bucket/folder, gs:// or az://.",
     ),
     click.option("--fresh", is_flag=True, help="Compute everything anew, as another run."),
     click.option(
@@ -262,5 +267,5 @@ def _read_config(config: str | None) -> Any:
 
 def _beside(config: str | None, names: Iterable[str]) -> tuple[str, ...]:
     """Return the inputs that a definition names, relative to its folder; URLs as they are."""
-    folder = Path() if config in {None, STDIN} else Path(str(config)).parent
+    folder = Path() if config in {None, STDIN} else place(str(config)).parent
     return tuple(name if "://" in name else str(folder / name) for name in names)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.dask_client import LOOK_S, Future, Scheduler, Watch, wait_for_workers
-from gpucluster.device.storage import Lent, Place, lent, on_disk
+from gpucluster.device.storage import Lent, Site, lent, on_disk
 from gpucluster.events import Reporter
 
 AHEAD = 2  # tasks that a worker has for each of its threads
@@ -42,7 +42,7 @@ class Fleet:
 
     def __init__(self, client: Any, folder: Path) -> None:
         self._scheduler = Scheduler(client)
-        self.place = Place(folder, self)
+        self.site = Site(folder, self)
         self._numbers = itertools.count()
         self._shared: dict[int, tuple[weakref.ref[Any], Any]] = {}  # by id: an array, its copy
         self._forgotten: deque[str] = deque()
@@ -164,7 +164,7 @@ class Fleet:
         entry = self._shared.get(key)
         if entry is not None and entry[0]() is value:
             return lent(entry[1])
-        copy = on_disk(value.shape, self.place, value.dtype)
+        copy = on_disk(value.shape, self.site, value.dtype)
         np.copyto(copy, value)
         self._shared[key] = weakref.ref(value, lambda _: self._shared.pop(key, None)), copy
         return lent(copy)

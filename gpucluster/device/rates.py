@@ -19,6 +19,7 @@ from statistics import median
 
 from gpucluster.device.cores import n_threads
 from gpucluster.errors import PermissionRefusedError, StoreError
+from gpucluster.places import state_folder
 
 ROWS, WIDTH, CENTERS = 8192, 768, 1024
 COPY_BYTES = 128 << 20  # larger than any cache
@@ -63,11 +64,7 @@ REFERENCE = Rates(
 
 def rates_file() -> Path:
     """Return where rates are kept: below ``GPUCLUSTER_STATE_DIR``, or the user's state."""
-    own = os.environ.get("GPUCLUSTER_STATE_DIR")
-    if own:
-        return Path(own) / "rates.json"
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "gpucluster" / "rates.json"
+    return state_folder() / "rates.json"
 
 
 def machine_kind() -> str:

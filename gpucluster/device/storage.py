@@ -116,7 +116,7 @@ def _bytes(size: int | str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Site:
     """A folder where matrices lie on disk.
 
     Attributes
@@ -132,13 +132,13 @@ class Place:
 
 
 class _File(mmap.mmap):
-    """The pages of a matrix on disk; the place, and the path where it has a name."""
+    """The pages of a matrix on disk; where it lies, and the path where it has a name."""
 
-    place: Place
+    site: Site
     path: Path | None
 
 
-def on_disk(shape: Sequence[int], place: str | Path | Place, dtype: Any = np.float32) -> Any:
+def on_disk(shape: Sequence[int], site: str | Path | Site, dtype: Any = np.float32) -> Any:
     """Return an array of zeros in a file of its own, which is gone with it.
 
     However this process ends, unless others have to see the file.
@@ -146,7 +146,7 @@ def on_disk(shape: Sequence[int], place: str | Path | Place, dtype: Any = np.flo
     Parameters
     ----------
     shape : sequence of int
-    place : path or Place
+    site : path or Site
     dtype : dtype, default float32
 
     Raises
@@ -157,32 +157,32 @@ def on_disk(shape: Sequence[int], place: str | Path | Place, dtype: Any = np.flo
     StoreError
         No file can be made there.
     """
-    place = place if isinstance(place, Place) else Place(Path(place))
+    site = site if isinstance(site, Site) else Site(Path(site))
     n_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-    pages, path = _pages(n_bytes, place)
-    pages.place, pages.path = place, path
+    pages, path = _pages(n_bytes, site)
+    pages.site, pages.path = site, path
     if path is not None:
         weakref.finalize(pages, path.unlink, missing_ok=True)
     return np.ndarray(tuple(shape), dtype, buffer=pages)
 
 
-def _pages(n_bytes: int, place: Place) -> tuple[_File, Path | None]:
+def _pages(n_bytes: int, site: Site) -> tuple[_File, Path | None]:
     """Map a new file, whose name stays where there are workers."""
     kind: Any = tempfile.TemporaryFile
-    if place.fleet is not None:
+    if site.fleet is not None:
         kind = partial(tempfile.NamedTemporaryFile, delete=False)
     try:
-        with kind(prefix=PREFIX, dir=place.folder) as file:
+        with kind(prefix=PREFIX, dir=site.folder) as file:
             try:
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
                 pages = _File(file.fileno(), n_bytes)
             except OSError:
-                if place.fleet is not None:
+                if site.fleet is not None:
                     Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise _refused(error, n_bytes, place.folder) from error
-    return pages, None if place.fleet is None else Path(file.name)
+        raise _refused(error, n_bytes, site.folder) from error
+    return pages, None if site.fleet is None else Path(file.name)
 
 
 def is_on_disk(array: Any) -> bool:
@@ -206,7 +206,7 @@ def like(X: Any, shape: Sequence[int], dtype: Any = np.float32, *, to_lend: bool
     file = _file_of(X)
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if file is not None and (n_bytes > SMALL_BYTES or (to_lend and file.path is not None)):
-        return on_disk(shape, file.place, dtype)
+        return on_disk(shape, file.site, dtype)
     return namespace(X).empty(tuple(shape), dtype)
 
 
@@ -235,7 +235,7 @@ def take(X: Any, rows: Any) -> Any:
 def fleet_of(X: Any) -> Fleet | None:
     """Return who works on the rows of a matrix beside this process, or None."""
     file = _file_of(X)
-    return None if file is None or lent(X) is None else file.place.fleet
+    return None if file is None or lent(X) is None else file.site.fleet
 
 
 @dataclass(frozen=True, slots=True)

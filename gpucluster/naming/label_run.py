@@ -6,18 +6,21 @@ gather -> [reuse] -> name level by level (ask, ask again where names clash) -> [
 
 from __future__ import annotations
 
+import shutil
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster import __version__
-from gpucluster.artifacts import LocalStore, Run
+from gpucluster.artifacts import Run, Store, open_store
 from gpucluster.artifacts.labels import FOLDER, sound_names, write_labels
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, Waiting
 from gpucluster.labeling.asking.asker import Asker
 from gpucluster.labeling.asking.audit import Audit
-from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
+from gpucluster.labeling.asking.cache import ReplyCache
 from gpucluster.labeling.asking.spending import Budget, Usage, known_prices
 from gpucluster.labeling.model.client import open_model
 from gpucluster.labeling.question.presigner import Presigner
@@ -34,8 +37,9 @@ from gpucluster.naming.names import (
     remember,
     reuse,
 )
-from gpucluster.naming.request import LabelingRequest
+from gpucluster.naming.request import LabelingRequest, reply_file
 from gpucluster.naming.table import counts, errors, table
+from gpucluster.places import working_folder
 
 if TYPE_CHECKING:
     from gpucluster.artifacts.labels import Labeling
@@ -72,7 +76,7 @@ def label_run(
         return before
     # as the files are before they are read: one that changes meanwhile is named anew
     source_key, started = request.source_key(run), datetime.now(UTC)
-    store = LocalStore(run.path.parent)
+    store = open_store(run.path.parent)
     account = Account(Reporter("", observer, cancel))
     with store.lease(run.run_id), ExitStack() as opened:
         with account.stage("label.gather", backend="numpy") as reporter:
@@ -96,6 +100,7 @@ def label_run(
             opened.callback(cache.close)
             costs = _ask(naming, request, cache, account, opened)
         with account.stage("label.write", backend="numpy"):
+            _publish_audit(store, run, costs.get("audit"))
             labeling = write_labels(
                 store,
                 {
@@ -149,7 +154,7 @@ def estimate_labels(
         if request.is_offline:
             return Usage()
         begun = request.begun(run)
-        if begun is None or not (run.path.parent / FILE_NAME).exists():
+        if begun is None or not reply_file(run).exists():
             return expected_usage(
                 naming, lambda _: False, is_embedding_paid=request.embedded_by == "model"
             )
@@ -232,7 +237,7 @@ def _ask(
         model=model,
         cache=cache,
         budget=budget,
-        audit=opened.enter_context(Audit(run.path / FOLDER / audit_name)),
+        audit=opened.enter_context(Audit(_audit_file(run, audit_name))),
         presigner=Presigner(settings.presign_prefixes),
         concurrency=request.concurrency,
         cancel=reporter.cancel,
@@ -254,10 +259,23 @@ def _naming(run: Run, request: LabelingRequest, evidence: ClusterEvidence) -> Na
     return naming
 
 
+def _audit_file(run: Run, name: str) -> Path:
+    """Return where lines are added: beside the names, or on this disk for a run in a bucket."""
+    return working_folder(run.path) / FOLDER / name
+
+
+def _publish_audit(store: Store, run: Run, name: str | None) -> None:
+    """Bring the audit file beside the names, where it is not there already."""
+    if name is None or isinstance(run.path, Path):
+        return
+    with _audit_file(run, name).open("rb") as file:
+        store.put(f"{run.run_id}/{FOLDER}/{name}", partial(shutil.copyfileobj, file))
+
+
 def _cache(run: Run, request: LabelingRequest, labeling_id: str) -> ReplyCache:
     """Open the replies that are kept beside the runs."""
     return ReplyCache(
-        run.path.parent / FILE_NAME,
+        reply_file(run),
         labeling_id,
         request.settings.cache_ttl_seconds,
         is_fresh=request.fresh,

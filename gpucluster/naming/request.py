@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.artifacts import Run
@@ -20,6 +21,7 @@ from gpucluster.labeling.question.prompts import check_media, media_kinds
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.naming.documents import text_paths
 from gpucluster.naming.evidence import NAME_TEXTS
+from gpucluster.places import working_folder
 from gpucluster.sources import file_state
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ BESIDE = {
     "prices",
     "timeout_s",
 }
+
+
+def reply_file(run: Run) -> Path:
+    """Return where replies are kept: beside the runs, or on this disk for those in a bucket."""
+    return working_folder(run.path.parent) / FILE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +117,12 @@ class LabelingRequest:
         if not self.fresh or self.is_offline:
             return own
         new = "lab_" + digest([own, time.time_ns()])[:16]
-        return ReplyCache.unfinished(run.path.parent / FILE_NAME, own, new)
+        return ReplyCache.unfinished(reply_file(run), own, new)
 
     def begun(self, run: Run) -> str | None:
         """Return the attempt that this one goes on with; None: a fresh one begins."""
         own = self.labeling_id(run)
-        return ReplyCache.begun(run.path.parent / FILE_NAME, own) if self.fresh else own
+        return ReplyCache.begun(reply_file(run), own) if self.fresh else own
 
     @classmethod
     def of(cls, definition: ClusterDefinition) -> LabelingRequest | None:

@@ -23,6 +23,7 @@ from gpucluster.errors import (
     SourceError,
     SourceNotFoundError,
 )
+from gpucluster.places import is_address
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -194,7 +195,8 @@ def reading(path: str) -> Iterator[None]:
     except GpuclusterError:
         raise
     except FileNotFoundError as error:
-        raise SourceNotFoundError(f"{path}: there is no such file") from error
+        what = error.strerror if is_address(path) else "there is no such file"
+        raise SourceNotFoundError(f"{path}: {what}") from error
     except MemoryError as error:
         raise OutOfMemoryError(
             f"{path}: reading it asks for more memory than there is ({_line(error)})",

@@ -28,6 +28,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from gpucluster.device.child import Child
 from gpucluster.errors import ConfigError, SchemaMismatchError, ShapeError
 from gpucluster.notation import check_values, nearest, read_object, setting_error, shown
+from gpucluster.places import ObjectPath, Place, is_address, place
 from gpucluster.sources.base import Columns, Source
 from gpucluster.sources.detect import check_names
 from gpucluster.sources.joined import JoinedSource, Member
@@ -90,12 +91,12 @@ def is_manifest(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith(MANIFEST_SUFFIXES)
 
 
-def read_manifest(path: str | Path) -> Collection:
+def read_manifest(path: str | Place) -> Collection:
     """Read the manifest of a collection.
 
     Parameters
     ----------
-    path : str or Path
+    path : str or path
         JSON or YAML by its suffix.
 
     Returns
@@ -107,7 +108,7 @@ def read_manifest(path: str | Path) -> Collection:
     ConfigError
         The file is missing or damaged, or a setting is wrong.
     """
-    path = Path(path)
+    path = place(path)
     where = shown(str(path), 120)
     body = read_object(path)
     try:
@@ -182,7 +183,7 @@ def open_feature(
 
     members = []
     for group in _groups(data):
-        if isinstance(group, Path):
+        if isinstance(group, Path | ObjectPath):
             members.append(_open_manifest(group, uri, asked, vector_dtype, open_))
         else:
             members.append(_open_plain(group, uri, asked, vector_dtype, open_))
@@ -203,7 +204,7 @@ def _groups(data: Any) -> list[Any]:
     last: str | None = None
     for item in map(os.fspath, items):
         if is_manifest(item):
-            groups.append(Path(item).expanduser())
+            groups.append(place(item))
             last = None
             continue
         format_ = common_format(expand(item))
@@ -234,7 +235,7 @@ def _open_plain(
 
 
 def _open_manifest(
-    path: Path, uri: str | None, asked: Columns, dtype: str | None, open_: _Open
+    path: Place, uri: str | None, asked: Columns, dtype: str | None, open_: _Open
 ) -> Member:
     """Open the files of a collection."""
     collection = read_manifest(path)
@@ -246,8 +247,7 @@ def _open_manifest(
         text=asked.text,
         truth=asked.truth or collection.truth_column,
     )
-    folder = glob.escape(str(path.parent))
-    files = [str(Path(folder, file)) for file in collection.files]
+    files = [_beside(path, file) for file in collection.files]
     source = open_(files, columns, dtype or feature.dtype)
     info = source.info
     if info.fields:
@@ -281,6 +281,15 @@ def _open_manifest(
         text=collection.text_column,
         described=feature.model_dump(mode="json", exclude_none=True),
     )
+
+
+def _beside(path: Place, file: str) -> str:
+    """Return what a manifest names, relative to its folder."""
+    if is_address(file):
+        return file
+    if isinstance(path, ObjectPath):
+        return str(path.parent / file)
+    return str(Path(glob.escape(str(path.parent)), file))
 
 
 def _feature(collection: Collection, uri: str | None) -> tuple[str, Feature]:

@@ -26,6 +26,7 @@ from gpucluster.device.select import Decision
 from gpucluster.errors import DeviceError, StageCrashedError
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import read_ahead
+from gpucluster.places import is_address
 from gpucluster.sources.base import Source, SourceInfo, reading
 from gpucluster.sources.columnar import ColumnarSource, Reader
 from gpucluster.sources.columns import is_list, storage
@@ -103,6 +104,7 @@ class CudfDecoder:
             return source.map(self.of)
         info = source.info
         is_dense = info.format == "parquet" and info.kind == "dense"
+        is_dense &= not any(map(is_address, info.paths))  # the child reads files
         if isinstance(source, ColumnarSource) and is_dense and info.vector_bytes >= MIN_BYTES:
             return source.with_reader(partial(self._read, info))
         return source

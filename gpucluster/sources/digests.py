@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from gpucluster.ops.id_hash import text_buffers
+from gpucluster.places import place
+from gpucluster.places.paths import State
 from gpucluster.sources.base import Batch, Source, reading
 from gpucluster.sources.filters import Filters
 from gpucluster.sources.matching import matching
@@ -82,10 +83,12 @@ def _add(digest: hashlib._Hash, column: pa.Array) -> None:
 
 def file_state(path: str) -> str:
     """Return name, size and times of a file, which change when its content does."""
+    where = place(path)
     with reading(path):
-        state = Path(path).stat()
-    times = f"{state.st_mtime_ns} {state.st_ctime_ns}"  # the second one cannot be set
-    return f"{Path(path).absolute()} {state.st_size} {times}"
+        state = where.stat()
+    # what nobody can set
+    last = state.e_tag if isinstance(state, State) else state.st_ctime_ns
+    return f"{where.absolute()} {state.st_size} {state.st_mtime_ns} {last}"
 
 
 def stream_key(source: Source, filters: Filters | None = None) -> str:

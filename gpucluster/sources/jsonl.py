@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from json import JSONDecodeError
-from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from gpucluster.errors import CorruptInputError, DtypeError, SchemaMismatchError
+from gpucluster.places import for_arrow, place
 from gpucluster.sources.base import BATCH_BYTES, Columns, Source, SourceInfo, check_claims, reading
 from gpucluster.sources.columnar import ColumnarSource
 
@@ -116,8 +116,10 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank, with their numbers from 1 on."""
     number = read_bytes = 0
     rest = b""
-    with reading(path), pa.input_stream(path, compression="detect") as stream:
-        stored_bytes = Path(path).stat().st_size
+    where = place(path)
+    packed = {".gz": "gzip", ".zst": "zstd"}.get(where.suffix.lower())
+    with reading(path), pa.input_stream(for_arrow(where), compression=packed) as stream:
+        stored_bytes = where.stat().st_size
         while block := stream.read(BLOCK_BYTES):
             read_bytes += len(block)
             check_claims(path, claimed_bytes=read_bytes, stored_bytes=stored_bytes)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gpucluster.device.storage import Place, on_disk
+from gpucluster.device.storage import Site, on_disk
 from gpucluster.errors import (
     BadRowsError,
     CorruptInputError,
@@ -47,7 +47,7 @@ def load(
     random_state: int = 42,
     filters: Filters | None = None,
     digest_all: bool = False,
-    place: Place | None = None,
+    site: Site | None = None,
     batch_bytes: int = BATCH_BYTES,
 ) -> Samples:
     """Read all rows of a source, or a sample of them, into one matrix.
@@ -74,7 +74,7 @@ def load(
         their ids, and a sample is drawn from those that match.
     digest_all : bool
         Whether `Samples.everything` is a digest of all rows that match, drawn or not.
-    place : Place, optional
+    site : Site, optional
         Where the matrix lies on disk. Omitted: it lies in memory.
     batch_bytes : int
         Vectors read at a time; unit: bytes. The result does not depend on it.
@@ -112,7 +112,7 @@ def load(
     sampled = draw(among, sample_size, random_state)
     drawn = _within(matches, sampled)
     n_drawn = n_rows if drawn is None else int(np.count_nonzero(drawn))
-    X = _allocate(n_drawn, info.n_features, info.where, place)
+    X = _allocate(n_drawn, info.n_features, info.where, site)
 
     good: list[NDArray[np.int64]] = []
     bad: list[NDArray[np.int64]] = []
@@ -266,10 +266,10 @@ def _shared(ids: pa.Array, repeated: pa.Scalar, info: SourceInfo) -> str:
     return f" ({repeated.as_py()!r} is in {' and in '.join(names)})" if len(names) > 1 else ""
 
 
-def _allocate(n_rows: int, n_features: int, where: str, place: Place | None) -> Matrix:
-    if place is not None:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        matrix: Matrix = on_disk((n_rows, n_features), place)
+def _allocate(n_rows: int, n_features: int, where: str, site: Site | None) -> Matrix:
+    if site is not None:
+        site.folder.mkdir(parents=True, exist_ok=True)
+        matrix: Matrix = on_disk((n_rows, n_features), site)
         return matrix
     try:
         return np.empty((n_rows, n_features), np.float32)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, cast
 
 from gpucluster.device.child import Child
 from gpucluster.errors import DtypeError, SchemaMismatchError, SourceNotFoundError
+from gpucluster.places import ObjectPath, is_address, place
 from gpucluster.sources.arrow import open_arrow
-from gpucluster.sources.base import Columns, Source
+from gpucluster.sources.base import Columns, Source, reading
+from gpucluster.sources.copies import STREAMED, copies_of
 from gpucluster.sources.jsonl import open_jsonl
 from gpucluster.sources.memory import open_memory
 from gpucluster.sources.npz import open_npz
@@ -66,7 +69,8 @@ def open_source(
     Parameters
     ----------
     data : path, glob, folder, list of these, or data in memory
-        Files of one format, read in the given order, those of a folder or glob by name.
+        Files of one format, read in the given order, those of a folder or glob by name; on a
+        disk, or as addresses such as ``s3://bucket/folder/*.parquet``.
         In memory: see `gpucluster.sources.memory.open_memory`.
     id_column, vector_column : str, optional
         By default they are found by type and usual names.
@@ -94,14 +98,35 @@ def open_source(
 
     Notes
     -----
-    Arrow IPC files are converted at once, in another process, and JSON lines are counted.
+    Arrow IPC files are converted at once, in another process, and JSON lines are counted. Of
+    objects in a bucket, all but Parquet and JSON lines are copied first.
     """
     asked = Columns(id_column, vector_column, text_column, truth_column)
     items = data if isinstance(data, list | tuple) else [data]
     if not items or not all(isinstance(item, str | os.PathLike) for item in items):
         return open_memory(data, asked, vector_dtype=vector_dtype)
     paths = [path for item in items for path in expand(os.fspath(item))]
-    match common_format(paths):
+    format_ = common_format(paths)
+    if format_ in STREAMED or not any(map(is_address, paths)):
+        return _open_files(format_, paths, asked, vector_dtype, child)
+    copies = copies_of(paths)
+    here = [
+        path if copy is None else str(copy.path) for path, copy in zip(paths, copies, strict=True)
+    ]
+    source: Any = _open_files(format_, here, asked, vector_dtype, child)
+    source.info = replace(source.info, paths=tuple(paths))
+    source.copies = copies  # they are there as long as the source is
+    return cast("Source", source)
+
+
+def _open_files(
+    format_: str,
+    paths: Sequence[str],
+    asked: Columns,
+    vector_dtype: str | None,
+    child: Child | None,
+) -> Source:
+    match format_:
         case "parquet":
             return open_parquet(paths, asked, vector_dtype=vector_dtype)
         case "arrow":
@@ -116,12 +141,15 @@ def open_source(
 
 def expand(item: str) -> list[str]:
     """Return the files that a path, a folder or a glob stands for."""
-    path = Path(item).expanduser()
+    path = place(item)
+    if isinstance(path, ObjectPath):
+        with reading(item):
+            return _expand_address(path)
     if path.is_file():
         return [str(path)]
     if path.is_dir():
         inside = sorted(path.rglob("*"))
-        files = [file for file in inside if _is_data(file, file.relative_to(path))]
+        files = [f for f in inside if f.is_file() and _is_data(f.relative_to(path))]
         if not files:
             raise SourceNotFoundError(
                 f"{item}: the folder holds no file that can be read",
@@ -129,18 +157,36 @@ def expand(item: str) -> list[str]:
             )
     else:
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
-        files = [file for file in matches if _is_data(file, Path(file.name))]
+        files = [f for f in matches if f.is_file() and _is_data(Path(f.name))]
         if not files:
             raise SourceNotFoundError(f"{item}: there is no such file or folder")
     return [str(file) for file in files]
 
 
-def _is_data(file: Path, inside: Path) -> bool:
+def _expand_address(path: ObjectPath) -> list[str]:
+    """Return the addresses of the objects that one, a folder or a glob stands for."""
+    if path.is_file():
+        return [str(path)]
+    if below := list(path.rglob("*")):
+        start = len(path.key) + 1 if path.key else 0
+        files = [each for each in below if _is_data(PurePosixPath(each.key[start:]))]
+        if not files:
+            raise SourceNotFoundError(f"{path}: no object there can be read", hint=HINT)
+    else:
+        found = ObjectPath(path.scheme, path.container).glob(path.key)
+        named = [each for each in found if "/." not in each.key.removeprefix(path.parent.key)]
+        files = [each for each in named if _is_data(PurePosixPath(each.name))]
+        if not files:
+            raise SourceNotFoundError(f"{path}: there is no such object or folder")
+    return [str(each) for each in files]
+
+
+def _is_data(inside: PurePath) -> bool:
     """Whether a file that was not named itself is meant: no marker, hidden file, ids, or run."""
     hidden = any(part.startswith((".", "_", "run_")) for part in inside.parts[:-1])
     hidden |= inside.name.startswith((".", "_"))
-    ids = Path(file.stem).suffix == ".ids"
-    return file.is_file() and not hidden and not ids and file.name.lower().endswith(tuple(FORMATS))
+    ids = Path(inside.stem).suffix == ".ids"
+    return not hidden and not ids and inside.name.lower().endswith(tuple(FORMATS))
 
 
 def common_format(paths: Sequence[str]) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpucluster.errors import CorruptInputError, SchemaMismatchError
+from gpucluster.places import for_arrow, place
+from gpucluster.places.bucket import PART_BYTES
 from gpucluster.sources.base import MAX_COLUMNS, Columns, Source, SourceInfo, check_claims, reading
 from gpucluster.sources.columnar import ColumnarSource
 from gpucluster.sources.columns import concatenate, to_keys
@@ -49,7 +53,7 @@ def open_parquet(
         with reading(path), open_file(path) as file:
             schemas[path] = file.schema_arrow
             n_rows += _count_rows(path, file.metadata)
-            stored_bytes += Path(path).stat().st_size
+            stored_bytes += place(path).stat().st_size
 
     def read(names: Sequence[str], batch_rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
         for path in paths:
@@ -69,11 +73,16 @@ def open_file(path: str) -> pq.ParquetFile:
     """Open a file to be read page by page, its checksums verified."""
     # A column chunk may be gigabytes, so it is streamed. But a stream allocates what a page header
     # claims, up to 2 GiB, before it reads; of a small file, a chunk is read as a whole instead.
-    small = Path(path).stat().st_size <= WHOLE_BYTES
+    where = place(path)
+    file: Any = for_arrow(where)
+    if isinstance(where, Path):
+        stored_bytes, stream_bytes = where.stat().st_size, STREAM_BYTES
+    else:
+        stored_bytes, stream_bytes = file.seek(0, os.SEEK_END), PART_BYTES
     return pq.ParquetFile(
-        path,
+        file,
         pre_buffer=False,
-        buffer_size=0 if small else STREAM_BYTES,
+        buffer_size=0 if stored_bytes <= WHOLE_BYTES else stream_bytes,
         page_checksum_verification=True,
     )
 

@@ -26,6 +26,7 @@ OPTIONAL = {
     "dask",
     "faiss",
     "fastapi",
+    "obstore",
     "openai",
     "pylibcudf",
     "rmm",

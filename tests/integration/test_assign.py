@@ -227,7 +227,7 @@ def assign_small(base: gpucluster.Run, data: Path, out: Path, durable: object = 
         patch.setattr(parts, "PART_ROWS", 120)
         patch.setattr(incremental, "BATCH_BYTES", 64 * D * 4)
         if durable is not None:
-            patch.setattr(incremental, "LocalStore", lambda root: LocalStore(root, durable))
+            patch.setattr(incremental, "open_store", lambda root: LocalStore(root, durable))
         return base.assign(data, out=out, device="cpu")
 
 

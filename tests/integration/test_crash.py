@@ -67,7 +67,7 @@ def die() -> None:
 def cluster(out: Path, durable: Durable | None = None, **kwargs: object) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         if durable is not None:
-            patch.setattr(pipeline, "LocalStore", lambda root: LocalStore(root, durable))
+            patch.setattr(pipeline, "open_store", lambda root: LocalStore(root, durable))
         return gpucluster.cluster(X, DEFINITION, out=out, device="cpu", **kwargs)
 
 

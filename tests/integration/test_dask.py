@@ -156,7 +156,7 @@ def test_twenty_workers_are_killed_and_nothing_else_changes(X: Any, tmp_path: Pa
         killer = threading.Thread(target=kill, args=[fleet._scheduler._client])
         killer.start()
         try:
-            far = on_disk(X.shape, fleet.place)
+            far = on_disk(X.shape, fleet.site)
             far[:] = X
             sums = Shards(X, "test").reduce(slowly, plus, None)
             labels = 0
@@ -183,7 +183,7 @@ def die(shard: Shard) -> int:
 def test_a_shard_that_kills_its_workers_is_named_after_three_retries(tmp_path: Path) -> None:
     with Executor.of("dask", n_workers=2).fleet(tmp_path, decide("cpu")) as fleet:
         assert fleet is not None
-        X = on_disk((20_000, 8), fleet.place)
+        X = on_disk((20_000, 8), fleet.site)
         with pytest.raises(ExecutorError, match=r"poison.*rows 0 to 8,?191.*4 workers died"):
             list(Shards(X, "poison").map(die))
         assert len(list(Shards(X, "alive").map(_start))) == 20  # the fleet goes on
@@ -200,7 +200,7 @@ def fail(shard: Shard) -> int:
 def test_an_error_of_the_work_is_that_of_the_call(scheduler: str, tmp_path: Path) -> None:
     with Executor.of("dask", scheduler).fleet(tmp_path, decide("cpu")) as fleet:
         assert fleet is not None
-        X = on_disk((20_000, 8), fleet.place)
+        X = on_disk((20_000, 8), fleet.site)
         with pytest.raises(MemoryError, match="no room for the rows from"):
             list(Shards(X, "test").map(fail))
 
@@ -209,7 +209,7 @@ def test_a_stop_is_heard_while_workers_work(scheduler: str, tmp_path: Path) -> N
     cancel = CancelToken()
     with Executor.of("dask", scheduler).fleet(tmp_path, decide("cpu")) as fleet:
         assert fleet is not None
-        X = on_disk((100_000, 8), fleet.place)
+        X = on_disk((100_000, 8), fleet.site)
         threading.Timer(0.5, cancel.cancel).start()
         begun = time.monotonic()
         shards = Shards(X, "test", Reporter(cancel=cancel))

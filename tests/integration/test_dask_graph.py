@@ -43,7 +43,7 @@ def blobs(n_samples: int, n_features: int, n_clusters: int = 12, away: float = 0
 
 def shared(X: np.ndarray, fleet: Fleet) -> Any:
     """Return a copy whose rows the workers see."""
-    copy = on_disk(X.shape, fleet.place)
+    copy = on_disk(X.shape, fleet.site)
     copy[...] = X
     assert fleet_of(copy) is fleet
     return copy

@@ -36,7 +36,7 @@ def rows(n_samples: int = 3000, n_features: int = 6, seed: int = 0) -> Any:
 
 def there(X: Any, fleet: FickleFleet) -> Any:
     """Return the same rows, where a fleet sees them."""
-    found = on_disk(X.shape, fleet.place)
+    found = on_disk(X.shape, fleet.site)
     found[:] = X
     return found
 
