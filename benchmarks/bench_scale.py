@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def timed(
         Of one thread each; 0: none.
     """
     started = time.perf_counter()
-    with _fleet(n_workers) as address:
+    with _fleet(n_workers) as (address, pid):
         start_s = time.perf_counter() - started if address else None
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_threads])
         import gpucluster  # not before: libraries ask how many cores there are
@@ -87,7 +87,7 @@ def timed(
         )
         taken = {STAGES[each.name]: each.seconds for each in run.manifest.stages[: len(STAGES)]}
         fit_s, sent = time.perf_counter() - begun, _over_loopback() - sent
-        told = {"sent_mb": sent / 1e6, "worker_mb": _largest_worker(address)} if address else {}
+        told = {"sent_mb": sent / 1e6, "worker_mb": _largest_child(pid)} if address else {}
         return {
             "fit_s": fit_s,
             **taken,
@@ -100,10 +100,13 @@ def timed(
 
 
 @contextmanager
-def _fleet(n_workers: int) -> Iterator[str | None]:
-    """Start the cluster that a run would start, but with one thread a worker."""
+def _fleet(n_workers: int) -> Iterator[tuple[str | None, int]]:
+    """Start the cluster that a run would start, but with one thread a worker.
+
+    Yields its address, and the process that has started the workers.
+    """
     if not n_workers:
-        yield None
+        yield None, 0
         return
     with tempfile.TemporaryDirectory() as folder:
         settings = {"n_workers": n_workers, "n_threads": 1, "folder": folder, "gpu": False}
@@ -116,8 +119,8 @@ def _fleet(n_workers: int) -> Iterator[str | None]:
         with process:
             process.stdin.write(json.dumps(settings) + "\n")
             process.stdin.flush()
-            yield json.loads(process.stdout.readline())["address"]
-            process.stdin.close()  # which ends it
+            yield json.loads(process.stdout.readline())["address"], process.pid
+            # its input is closed on the way out, which ends it
 
 
 def _over_loopback() -> int:
@@ -127,20 +130,22 @@ def _over_loopback() -> int:
     return int(found[8])
 
 
-def _largest_worker(address: str) -> float:
-    """Return the peak of the largest worker, pages of files included."""
-    import distributed
+def _largest_child(pid: int) -> float:
+    """Return the peak of the largest process that one has started, pages of files included."""
+    largest = 0.0
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):  # it has just ended
+            lines = path.read_text(encoding="utf-8").splitlines()
+            facts = dict(line.split(":", 1) for line in lines)
+            if int(facts["PPid"]) == pid:
+                largest = max(largest, 1024 * int(facts["VmHWM"].split()[0]))
+    return largest / 1e6
 
-    def peak() -> int:  # in here: it travels as it is written
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
-    with distributed.Client(address, set_as_default=False) as client:
-        return max(client.run(peak).values()) / 1e6
-
-
-def modelled(_: Path, *, n_rows: int, n_clusters: int, n_threads: int) -> dict[str, float]:
-    """Return what the model says of a run by threads, and of what as many workers send."""
+def modelled(
+    _: Path, *, n_rows: int, n_clusters: int, n_threads: int, n_workers: int
+) -> dict[str, float | None]:
+    """Return what the model says of a run by threads, and of what workers send."""
     from dataclasses import replace
 
     from scale_machines import TWO_CORES
@@ -151,7 +156,7 @@ def modelled(_: Path, *, n_rows: int, n_clusters: int, n_threads: int) -> dict[s
     machine = replace(TWO_CORES, n_cores=n_threads, product_flop=share * TWO_CORES.product_flop)
     return {
         "modelled_s": sum(each.seconds for each in run(job, machine).values()),
-        "modelled_mb": sent_bytes(job, n_threads) / 1e6,
+        "modelled_mb": sent_bytes(job, n_workers) / 1e6 if n_workers else None,
     }
 
 
@@ -201,9 +206,12 @@ def main() -> None:
                 found[name] = row
                 if row and not row["error"]:
                     shape = {"n_rows": where.n_samples, "n_clusters": asked["n_clusters"]}
-                    n_threads = 2 if name in {PLAIN, TWO} else 1
+                    n_workers = way.get("n_workers", 0)
                     row["values"] |= session.aside(
-                        modelled, session.scratch, **shape, n_threads=n_threads
+                        *(modelled, session.scratch),
+                        **shape,
+                        n_threads=n_workers or way.get("n_threads", 1),
+                        n_workers=n_workers,
                     )
             complete(found)
             session.save()

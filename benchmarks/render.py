@@ -37,7 +37,7 @@ COLUMNS = {
     "start_s": ("cluster up s", ".1f"),
     "worker_mb": ("peak of a worker MB", ".0f"),
     "sent_mb": ("between processes MB", ",.0f"),
-    "modelled_mb": ("at most, by the model MB", ",.0f"),
+    "modelled_mb": ("by the model MB", ",.0f"),
     "of_one_thread": ("rate of one thread, times", ".2f"),
     "of_one_worker": ("rate of one worker, times", ".2f"),
     "of_half": ("half the rows on one, of this", ".2f"),

