@@ -26,6 +26,14 @@ TAILS = {
     "tail_200k": 200_000,
     "tail_1m": 1_000_000,
 }
+GROWN = {
+    "rows_10k": 10_000,
+    "rows_20k": 20_000,
+    "rows_50k": 50_000,
+    "rows_100k": 100_000,
+    "rows_500k": 500_000,
+    "rows_1m": 1_000_000,
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ CASES = {
         Case("heavy_tail_100k", 100_000, 768, 300, seed=1),
         Case("text_500k", 500_000, 768, 300, seed=2, text_bytes=400_000_000),
         Case("plain_500k", 500_000, 768, 300, seed=2),
+        *(Case(name, n_samples, 768, 100, seed=8) for name, n_samples in GROWN.items()),
         Case("rows_5m", 5_000_000, 768, 1000, seed=8),
         Case("text_20k", 20_000, 768, 50, seed=2, text_bytes=16_000_000),
         Case("plain_20k", 20_000, 768, 50, seed=2),
