@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 KILLS = ("killed before", "killed after", "torn, killed")
 REFUSALS = ("ENOSPC", "EIO", "torn, ENOSPC")
-NAMING = {"make_folder", "link", "replace", "unlink"}
+ALL_KILLS = bool(os.environ.get("GPUCLUSTER_ALL_KILLS"))
 
 
 class Faulty(Durable):
@@ -91,13 +91,21 @@ class Faulty(Durable):
         self.act("fsync_dir", lambda: Durable.fsync_dir(self, path))
 
 
-def due(operations: list[str], fault: str) -> list[int]:
+def due(operations: list[str], fault: str, *, every: bool = ALL_KILLS) -> list[int]:
     """Return the numbers of the operations that `fault` makes a difference to.
 
-    Only writes can be torn; and after a write or a flush is before the next operation.
+    Only writes can be torn. A flush changes nothing that the next process sees, so before it is
+    before the operation that comes next, and so is after any other: of those, names are tried.
+    With `every`, all are.
     """
-    meant = {"torn": {"write"}, "killed after": NAMING}.get(fault.partition(",")[0])
-    return [n for n, name in enumerate(operations, 1) if meant is None or name in meant]
+    meant = {name for name in operations if not name.startswith("fsync")}
+    if fault == "killed after":
+        meant = {"link", "replace"}
+    if every:
+        meant = set(operations)
+    if fault.startswith("torn"):
+        meant = {"write"}
+    return [n for n, name in enumerate(operations, 1) if name in meant]
 
 
 def fork(work: Callable[[], object]) -> int:

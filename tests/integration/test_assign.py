@@ -34,7 +34,7 @@ from gpucluster.errors import (
     TooFewSamplesError,
 )
 from gpucluster.events import CancelToken, Event, Progress
-from tests.helpers.faults import KILLS, Faulty, due, is_killed, temporary_files
+from tests.helpers.faults import ALL_KILLS, KILLS, Faulty, due, is_killed, temporary_files
 
 K, D = 6, 16
 KMEANS = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": K, "n_init": 1}}
@@ -240,7 +240,8 @@ def test_killed_at_every_durable_operation_each_document_has_one_row(
     reference = assign_small(base, new, tmp_path / "reference", counter)
     numbers = due(counter.operations, fault)
     assert len(counter.operations) > 100
-    for n in numbers[:: 3 if fault == "killed before" else 1]:
+    numbers = numbers[:: 1 if ALL_KILLS else 2]
+    for n in numbers:
         out = tmp_path / str(n)
         dying = functools.partial(assign_small, base, new, out, Faulty(n, fault))
         assert is_killed(dying)

@@ -1,7 +1,8 @@
 """A run that dies anywhere leaves nothing torn, and doing it again ends as if it had not died.
 
 A table is printed: what readers saw after each death, and what was done again (``pytest -s``).
-With ``GPUCLUSTER_ALL_KILLS=1`` there are more kinds of runs, all algorithms among them.
+With ``GPUCLUSTER_ALL_KILLS=1`` there are more kinds of runs, all algorithms among them, and every
+operation is met in every way.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ from gpucluster.artifacts import LocalStore, Run
 from gpucluster.artifacts.store import Durable
 from gpucluster.errors import DiskFullError, RunNotFoundError
 from gpucluster.events import Event, StageFinished
-from tests.helpers.faults import KILLS, Faulty, due, is_killed, temporary_files
+from tests.helpers.faults import ALL_KILLS, KILLS, Faulty, due, is_killed, temporary_files
 
 RANDOM_KILLS = int(os.environ.get("GPUCLUSTER_RANDOM_KILLS", "50"))
-ALL_KILLS = bool(os.environ.get("GPUCLUSTER_ALL_KILLS"))
 SEED = 20_250
 
 
