@@ -11,7 +11,7 @@ from typing import Any
 
 from gpucluster.artifacts import Checkpoints
 from gpucluster.costing import PlannedStage
-from gpucluster.device.memory import PeakMemory
+from gpucluster.device.memory import PeakMemory, give_back
 from gpucluster.device.worker import Worker
 from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted, Warned
 from gpucluster.logs import logger
@@ -50,6 +50,7 @@ class Account:
         self.reporter.cancel.raise_if_cancelled()
         self.reporter.observer(StageStarted(name))
         storage = "disk" if planned and planned.disk_bytes else "memory"
+        give_back()
         self._peak.reset(with_files=storage == "memory")
         begun = time.monotonic()
         self.facts = {

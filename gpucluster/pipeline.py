@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from gpucluster.artifacts import Checkpoints, LocalStore, Run
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.cores import at_most
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
 from gpucluster.device.worker import Worker
@@ -30,6 +31,7 @@ from gpucluster.membership import Members, join_rest, over_all, place_samples
 from gpucluster.metrics.external import compare_levels, compare_with_truth
 from gpucluster.metrics.quality import Measured
 from gpucluster.ops.nesting import labels_at
+from gpucluster.ops.normalize import lies_far
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
 from gpucluster.routes import Grouped, group_rows
@@ -106,6 +108,7 @@ def run_pipeline(
         *(definition, matching, info.n_features, decision, info.blocks),
         n_samples=len(samples.X),
         room=room,
+        is_far=lies_far(samples.X, is_unit=definition.vector_config.normalize_features),
     )
     ledger.plan.require_room()
     for warned in ledger.plan.warnings:
@@ -125,7 +128,8 @@ def run_pipeline(
         _say_who_is_followed(finished, previous, reporter)
         return finished
     store = LocalStore(out)
-    with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
+    cores = at_most(ledger.plan.n_threads)
+    with store.lease(run_id), hearing_compilations(observer), Worker() as worker, cores:
         finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished
