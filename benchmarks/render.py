@@ -28,6 +28,8 @@ COLUMNS = {
     "base_mb": ("before the call MB", ".0f"),
     "predicted_mb": ("predicted MB", ".0f"),
     "predicted_seconds": ("predicted s", ".1f"),
+    "least_ratio": ("least of the plan", ".2f"),
+    "most_ratio": ("most of the plan", ".2f"),
     "others": ("others", ".2f"),
     "clusters": ("clusters", ".0f"),
     "noise": ("noise", ".1%"),
