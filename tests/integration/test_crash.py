@@ -62,7 +62,9 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 MORE_KINDS: dict[str, dict[str, Any]] = {
-    "the default": {"preprocessing_steps": [{"method": "conditioning"}, {"method": "umap"}]},
+    "the default, steps named": {
+        "preprocessing_steps": [{"method": "conditioning"}, {"method": "umap", "n_components": 4}]
+    },
     "attribute": {"cluster_type": "attribute", "attribute_config": {"attributes": ["group"]}},
     **{
         name: {"algorithm": name, "algorithm_params": params}
@@ -160,7 +162,7 @@ def test_killed_at_every_durable_operation(
         f"{seen['old']} times the old state, {seen['new']} the new one; "
         f"{seen['kept']} finished stages kept, {seen['lost']} lost"
     )
-    assert len(numbers) > len(reference.operations) // 8 > 10
+    assert len(numbers) > len(reference.operations) // 8 > 2
     assert seen["old"] + seen["new"] == len(numbers)
     assert seen["lost"] == 0, "a finished stage was computed again"
 
