@@ -41,6 +41,8 @@ COLUMNS = {
     "of_one_thread": ("rate of one thread, times", ".2f"),
     "of_one_worker": ("rate of one worker, times", ".2f"),
     "of_half": ("half the rows on one, of this", ".2f"),
+    "least_ratio": ("least of the plan", ".2f"),
+    "most_ratio": ("most of the plan", ".2f"),
     "others": ("others", ".2f"),
     "clusters": ("clusters", ".0f"),
     "noise": ("noise", ".1%"),

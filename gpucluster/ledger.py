@@ -12,7 +12,7 @@ from typing import Any
 from gpucluster.artifacts import Checkpoints
 from gpucluster.costing import PlannedStage
 from gpucluster.device.fleet import Fleet
-from gpucluster.device.memory import PeakMemory
+from gpucluster.device.memory import PeakMemory, give_back
 from gpucluster.device.storage import Site
 from gpucluster.device.worker import Worker
 from gpucluster.events import Reporter, StageFinished, StageRecord, StageStarted, Warned
@@ -56,6 +56,7 @@ class Account:
         self.reporter.cancel.raise_if_cancelled()
         self.reporter.observer(StageStarted(name))
         storage = "disk" if planned and planned.disk_bytes else "memory"
+        give_back()
         self._peak.reset(with_files=storage == "memory")
         begun, n_calls = time.monotonic(), self.fleet.n_calls if self.fleet else 0
         self.facts = {

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from gpucluster.artifacts import Checkpoints, Run, open_store
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.cores import at_most
 from gpucluster.device.executor import Executor
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
@@ -30,6 +31,7 @@ from gpucluster.membership import Members, join_rest, over_all, place_samples
 from gpucluster.metrics.external import compare_levels, compare_with_truth
 from gpucluster.metrics.quality import Measured
 from gpucluster.ops.nesting import labels_at
+from gpucluster.ops.normalize import lies_far
 from gpucluster.places import Place
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
@@ -134,6 +136,7 @@ def _run(
         *(definition, matching, info.n_features, decision, info.blocks),
         n_samples=len(samples.X),
         room=room,
+        is_far=lies_far(samples.X, is_unit=definition.vector_config.normalize_features),
     )
     ledger.plan.require_room()
     for warned in ledger.plan.warnings:
@@ -153,7 +156,8 @@ def _run(
         _say_who_is_followed(finished, previous, reporter)
         return finished
     store = open_store(out)
-    with store.lease(run_id), hearing_compilations(observer), Worker() as worker:
+    cores = at_most(ledger.plan.n_threads)
+    with store.lease(run_id), hearing_compilations(observer), Worker() as worker, cores:
         finished = Run.if_finished(out / run_id)  # by whoever had the lease before
         if finished is not None:
             return finished

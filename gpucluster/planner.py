@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gpucluster.costing import PlannedStage, Shape, planned_stages
 from gpucluster.definition import ClusterDefinition
+from gpucluster.device.cores import at_most, n_threads
 from gpucluster.device.rates import Rates, known_rates
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
@@ -23,7 +24,7 @@ from gpucluster.errors import (
 from gpucluster.events import Muted, Warned
 from gpucluster.ops.lines import LANES
 from gpucluster.preprocess import UMAP, Conditioning, check_chain
-from gpucluster.types import Storage
+from gpucluster.types import Storage, StorageRequest
 
 DENSITY_ROWS = 1_000_000  # the most that was measured: some four minutes on two cores
 LAYOUT_ROWS = 200  # below it, a layout has nothing to learn from
@@ -51,6 +52,8 @@ class Plan:
         What the predicted seconds are those of.
     reason : str
         Why this algorithm.
+    n_threads : int
+        Cores that work: fewer than there are where the blocks of all would be too much memory.
     warnings : tuple of Warned
         What is adjusted or unwise.
     """
@@ -64,12 +67,13 @@ class Plan:
     storage: Storage
     rates: Rates
     reason: str
+    n_threads: int = 1
     warnings: tuple[Warned, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
-        """The largest memory that any stage will need."""
-        return max(stage.bytes for stage in self.stages)
+        """The largest memory that any stage will need, with its helpers."""
+        return max(_needed(stage, self.room) for stage in self.stages)
 
     @property
     def folder(self) -> Path | None:
@@ -95,12 +99,13 @@ class Plan:
         """Raise `WillNotFitError` when the plan needs more than there is."""
         memory, disk = self.room.memory_bytes, self.room.disk_bytes
         if self.peak_bytes > memory:
-            worst = max(self.stages, key=lambda stage: stage.bytes)
+            worst = max(self.stages, key=lambda stage: _needed(stage, self.room))
+            needed = _needed(worst, self.room)
             more = "" if self.room.requested != "memory" else ", or --storage auto"
             raise WillNotFitError(
-                f"the {worst.name} stage needs about {_gigabytes(worst.bytes)} of memory, "
+                f"the {worst.name} stage needs about {_gigabytes(needed)} of memory, "
                 f"{_gigabytes(memory)} {'are free' if self.room.is_all else 'are allowed'}",
-                needed_bytes=worst.bytes,
+                needed_bytes=needed,
                 available_bytes=memory,
                 hint=f"try --sample-size, or --algorithm kmeans{more}",
             )
@@ -127,6 +132,7 @@ class Plan:
             "disk_bytes": self.disk_bytes,
             "seconds": self.seconds,
             "rates": asdict(self.rates),
+            "n_threads": self.n_threads,
             "reason": self.reason,
             "warnings": [asdict(warned) for warned in self.warnings],
         }
@@ -140,6 +146,8 @@ def make_plan(
     blocks: Sequence[tuple[str, int]] = (),
     n_samples: int | None = None,
     room: Room | None = None,
+    *,
+    is_far: bool = True,
 ) -> Plan:
     """Complete a definition for data of this shape, and predict its cost.
 
@@ -157,6 +165,8 @@ def make_plan(
         Rows that are clustered, once that is known; else what `sample_size` says.
     room : Room, optional
         What it may take. Omitted: the memory that is free.
+    is_far : bool
+        Whether the rows lie far from zero, once somebody has looked.
 
     Returns
     -------
@@ -187,13 +197,14 @@ def make_plan(
         definition, reason = _complete(definition, n_samples, min(widths))
         definition, warned = _checked(definition.with_seeds(), n_samples, n_features, widths)
         warned += _checked_device(definition, n_samples, decision)
-    shape = Shape(n_rows, n_samples, n_features, tuple(widths), len(blocks))
+    shape = Shape(n_rows, n_samples, n_features, tuple(widths), len(blocks), is_far)
     room = room or Room.of("memory")
-    storage: Storage = "disk" if room.requested == "disk" else "memory"
-    stages = tuple(planned_stages(definition, shape, decision, storage))
-    rates = known_rates()
-    if room.requested == "auto" and max(stage.bytes for stage in stages) > room.memory_bytes:
-        storage, stages = "disk", tuple(planned_stages(definition, shape, decision, "disk"))
+    rates, free = known_rates(), room.memory_bytes
+    for storage, cores in _ways(room.requested):
+        with at_most(cores):
+            stages = tuple(planned_stages(definition, shape, decision, storage, free))
+        if max(_needed(stage, room) for stage in stages) <= free:
+            break
     stages = tuple(_at(stage, rates) for stage in stages)
     return Plan(
         definition=definition,
@@ -205,15 +216,34 @@ def make_plan(
         storage=storage,
         rates=rates,
         reason=reason,
+        n_threads=cores,
         warnings=warned,
     )
+
+
+def _needed(stage: PlannedStage, room: Room) -> int:
+    return stage.bytes + stage.helper_bytes + (stage.disk_bytes if room.counts_files else 0)
+
+
+def _ways(requested: StorageRequest) -> Iterator[tuple[Storage, int]]:
+    """Yield where matrices may lie and how many cores work, the fastest first."""
+    cores = n_threads()
+    if requested != "disk":
+        yield "memory", cores
+    last: Storage = "memory" if requested == "memory" else "disk"
+    if requested != "memory":
+        yield last, cores
+    while cores > 1:
+        cores //= 2
+        yield last, cores
 
 
 def _at(stage: PlannedStage, rates: Rates) -> PlannedStage:
     """Return a stage with the seconds that it takes on a machine of these rates."""
     if stage.seconds is None:
         return stage
-    return replace(stage, seconds=stage.seconds * rates.slower(stage.name))
+    seconds = stage.seconds * rates.slower(stage.name)
+    return replace(stage, seconds=seconds + stage.read_bytes / rates.disk_read_bytes)
 
 
 def _checked(

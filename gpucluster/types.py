@@ -90,6 +90,15 @@ class Cost:
     rows_bytes : int
         What of `bytes` lies where the rows lie: matrices with as many, which are on disk beside
         rows on disk.
+    unit_bytes, far_bytes : int
+        What of `rows_bytes` only some rows need: a copy of unit length, where they have another;
+        a centred copy, where they lie far from zero.
+    kept_bytes : int
+        What is learned from the rows and stays, to place later ones; in memory.
+    helper_bytes : int
+        What helper processes take besides.
+    passes : float
+        How often the rows, and what lies beside them, are gone through.
     """
 
     bytes: int
@@ -97,6 +106,11 @@ class Cost:
     method: str = "exact"
     device_bytes: int = 0
     rows_bytes: int = 0
+    unit_bytes: int = 0
+    far_bytes: int = 0
+    kept_bytes: int = 0
+    helper_bytes: int = 0
+    passes: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
+from gpucluster.device.memory import COMPILER_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import InputError, NotConvergedWarning
 from gpucluster.events import Reporter
@@ -39,7 +40,7 @@ class Agglomerative(Algorithm):
 
     name: ClassVar[str] = "agglomerative"
     aliases: ClassVar[Mapping[str, str]] = {"num_clusters": "n_clusters", "metric": "affinity"}
-    library_bytes: ClassVar[int] = 150 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES
 
     n_clusters: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=2, description="Number of clusters; none when distance_threshold is given."
@@ -143,17 +144,26 @@ class Agglomerative(Algorithm):
 
         method = self._method(n_samples, n_features)
         merged = n_samples
-        extra, seconds = 0, 0.0
-        if self.affinity == "cosine":
-            extra += 4 * n_samples * n_features
+        seconds = 0.0
+        unit = 4 * n_samples * n_features if self.affinity == "cosine" else 0
         if method == "landmarks":
             merged = self.n_landmarks()
             first = landmark_cost(n_samples, n_features, merged)
-            extra += first.bytes + 4 * merged * n_features
             seconds += first.seconds or 0.0
         merging = self._merging_cost(merged, n_features)
+        needed, far = merging.bytes, merging.far_bytes
+        if method == "landmarks":  # are chosen before they are merged
+            far = first.far_bytes
+            needed = max(first.bytes - far, 4 * merged * n_features + merging.bytes) + far
         seconds += merging.seconds or 0.0
-        return Cost(extra + merging.bytes, seconds if device == "cpu" else None, method)
+        return Cost(
+            unit + needed,
+            seconds if device == "cpu" else None,
+            method,
+            rows_bytes=unit + far,
+            unit_bytes=unit,
+            far_bytes=far,
+        )
 
     def _merging_cost(self, n_samples: int, n_features: int) -> Cost:
         from gpucluster.ops.linkage import chain_cost
@@ -162,15 +172,17 @@ class Agglomerative(Algorithm):
 
         if self.connectivity is not None:
             found = neighbor_cost(n_samples, n_features, self.connectivity + 1)
-            extra = n_samples * (24 * n_features + 400 * self.connectivity + 2000) + (128 << 20)
+            extra = n_samples * (24 * n_features + 400 * self.connectivity + 2000)
             merging = n_samples * (1e-4 + 2e-6 * n_features)
-            return Cost(found.bytes + extra, 2 * (found.seconds or 0.0) + merging)
+            seconds = 2 * (found.seconds or 0.0) + merging
+            return Cost(found.bytes + extra, seconds, far_bytes=found.far_bytes)
         if self.linkage == "ward":
             return ward_cost(n_samples, n_features)
         if self._has_tree():
             found = neighbor_cost(n_samples, n_features, LISTED)
-            extra = n_samples * (28 * LISTED + 700) + (128 << 20)
-            return Cost(found.bytes + extra, 2.5 * (found.seconds or 0.0))
+            extra = n_samples * (28 * LISTED + 700)
+            seconds = 2.5 * (found.seconds or 0.0)
+            return Cost(found.bytes + extra, seconds, far_bytes=found.far_bytes)
         return chain_cost(n_samples, n_features, self._metric())
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw
-from gpucluster.device.memory import BLOCK_BYTES
+from gpucluster.device.memory import COMPILER_BYTES
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.types import NOISE, Cost, Matrix, Weights
@@ -37,7 +37,7 @@ class DBSCAN(Algorithm):
 
     name: ClassVar[str] = "dbscan"
     collapses_duplicates: ClassVar[bool] = True
-    library_bytes: ClassVar[int] = 150 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES
 
     eps: Annotated[float, Field(gt=0, lt=1e18)] = Field(
         default=0.5, description="Radius, in the unit of the metric; inclusive."
@@ -103,16 +103,25 @@ class DBSCAN(Algorithm):
         from gpucluster.ops.neighbors import TILE_COLS
 
         # unit rows, and the distinct ones among equal rows
-        copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
+        matrix = 4 * n_samples * n_features
+        unit = matrix if self.metric == "cosine" else 0
+        copies = matrix + unit + 48 * n_samples
         if device == "gpu":
             return Cost(copies, None, device_bytes=n_samples * (4 * n_features + 64))
         if self._searches_tree(n_features):
             seconds = 4e-6 * n_samples * math.log2(n_samples + 2)
-            return Cost(copies + n_samples * (100 * 8 + 16 * n_features), seconds)
+            extra = copies + n_samples * (100 * 8 + 16 * n_features)
+            return Cost(extra, seconds, rows_bytes=unit, unit_bytes=unit)
         # and a centred copy when the rows lie far from zero
-        extra = copies + n_samples * (4 * n_features + 48)
-        tiles = 4 * TILE_COLS * (TILE_COLS + 2 * n_features) + 4 * BLOCK_BYTES
-        return Cost(extra + tiles, 3.0 * n_samples**2 * n_features / 140e9)
+        extra = copies + matrix + 48 * n_samples
+        tiles = 4 * TILE_COLS * (TILE_COLS + 2 * n_features)
+        return Cost(
+            extra + tiles,
+            3.0 * n_samples**2 * n_features / 140e9,
+            rows_bytes=unit + matrix,
+            unit_bytes=unit,
+            far_bytes=matrix,
+        )
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         from gpucluster.ops.connectivity import radius_components

@@ -12,6 +12,7 @@ from pydantic import Field
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
 from gpucluster.algorithms.kmeans import KMeans
 from gpucluster.device.arrays import is_on_gpu, namespace, to_device, to_host
+from gpucluster.device.memory import COMPILER_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import NotConvergedWarning, QualityWarning
 from gpucluster.events import Muted, Reporter
@@ -44,6 +45,7 @@ class GaussianMixture(Algorithm):
     """
 
     name: ClassVar[str] = "gaussian_mixture"
+    library_bytes: ClassVar[int] = COMPILER_BYTES
     aliases: ClassVar[Mapping[str, str]] = {
         "n_components_gmm": "n_components",
         "n_clusters": "n_components",
@@ -117,12 +119,13 @@ class GaussianMixture(Algorithm):
             else Gaussians.block_bytes,
         )
         kmeans = self._kmeans(self.random_state).cost(n, d, device)
-        rows = 0
+        rows = far = 0
         if self.init_params != "random" and k > 1:  # k-means may centre a copy
-            rows = kmeans.rows_bytes + 4 * n * d
-            extra = max(extra, kmeans.bytes + 4 * n * d) + 16 * n
+            far = 4 * n * d
+            rows = kmeans.rows_bytes + far
+            extra = max(extra, kmeans.bytes) + far + 16 * n
         if device == "gpu":
-            return Cost(extra, None, method, device_bytes=4 * n * d, rows_bytes=rows)
+            return Cost(extra, None, method, device_bytes=4 * n * d, rows_bytes=rows, far_bytes=far)
         flop = {
             # turned rows, members, and the rows that a component is not given up for
             "full": n * d * (2.0 * d + 2.0 * rank + 0.12 * k * rank) + 4.0 * k * rank**2 * d,
@@ -135,7 +138,14 @@ class GaussianMixture(Algorithm):
         overhead = 1e-3 + 1e-4 * k * min(16, 1 + n // 1000)
         seconds = iterations * (flop / 60e9 + 4e-9 * n * d + 2e-8 * n * k + overhead)
         started = (kmeans.seconds or 0.0) if self.init_params == "kmeans" and k > 1 else 0.0
-        return Cost(extra, self.n_init * (seconds + started), method, rows_bytes=rows)
+        return Cost(
+            extra,
+            self.n_init * (seconds + started),
+            method,
+            rows_bytes=rows,
+            far_bytes=far,
+            passes=iterations,
+        )
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
         return self._fit(X, X, reporter)

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw, check_matrix
+from gpucluster.device.memory import COMPILER_BYTES, blocks_bytes
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError, DeviceUnavailableError, TooFewSamplesError
 from gpucluster.events import Reporter
@@ -51,7 +52,7 @@ class HDBSCAN(Algorithm):
 
     name: ClassVar[str] = "hdbscan"
     collapses_duplicates: ClassVar[bool] = True
-    library_bytes: ClassVar[int] = 150 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES
 
     min_cluster_size: Annotated[int, Field(ge=2)] | Literal["auto"] = Field(
         default=5,
@@ -250,17 +251,26 @@ class HDBSCAN(Algorithm):
         """Return bytes beside `X`, and seconds at the rates in docs/algorithms/hdbscan.md."""
         neighbors = self.density_neighbors(n_samples)
         # the distinct rows among equal ones are a copy, and so are unit rows
-        copies = n_samples * (4 * n_features * (2 if self.metric == "cosine" else 1) + 48)
+        matrix = 4 * n_samples * n_features
+        unit = matrix if self.metric == "cosine" else 0
+        copies = matrix + unit + 48 * n_samples
         if device == "gpu":  # NVIDIA/cuml#7553
             on_device = n_samples * (72 + 140 * neighbors + 4 * n_features)
             return Cost(copies, None, device_bytes=on_device)
         if searches_tree(n_samples, n_features):
             extra = copies + n_samples * (16 * n_features + 12 * neighbors + 700)
-            seconds = 2e-6 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50)
-            return Cost(extra, seconds * (2 if self.min_cluster_size == "auto" else 1))
+            seconds = 5e-7 * n_samples * math.log2(n_samples + 2) * (1 + n_features / 50)
+            seconds *= 2 if self.min_cluster_size == "auto" else 1
+            return Cost(extra, seconds, rows_bytes=unit, unit_bytes=unit)
         flop = 2.0 * n_samples**2 * n_features
         extra = copies + n_samples * (28 * max(neighbors, LISTED) + 700)
-        return Cost(extra, 2.5 * flop / 150e9)
+        return Cost(
+            extra + matrix + blocks_bytes(matrix),
+            2.5 * flop / 150e9,
+            rows_bytes=unit + matrix,
+            unit_bytes=unit,
+            far_bytes=matrix,
+        )
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter, weights: Weights | None = None) -> Raw:
         n_rows = len(X) if weights is None else int(weights.sum())

@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
-from gpucluster.device.cores import n_threads
-from gpucluster.device.memory import BLOCK_BYTES
+from gpucluster.device.memory import COMPILER_BYTES, blocks_bytes
 from gpucluster.device.select import Device
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Reporter
@@ -20,6 +19,8 @@ from gpucluster.ops.seeding import Seeding, first_centers, seeding_rows, seeding
 from gpucluster.types import Cost, Matrix
 
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
+EARLY = 10  # iterations in which centres move far
+ITERATIONS = 100  # until centres rest: 20 to 160 were seen
 FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
 
 
@@ -40,6 +41,7 @@ class KMeans(Algorithm):
 
     name: ClassVar[str] = "kmeans"
     by_nearest_mean: ClassVar[bool] = True
+    library_bytes: ClassVar[int] = COMPILER_BYTES
     aliases: ClassVar[Mapping[str, str]] = {"num_clusters": "n_clusters"}
 
     n_clusters: Annotated[int, Field(ge=2, le=1_000_000)] = Field(
@@ -80,17 +82,18 @@ class KMeans(Algorithm):
         from gpucluster.ops.lloyd import n_groups
         from gpucluster.ops.streaming import STREAM_BYTES
 
-        k = self.n_clusters
-        extra, rows = 9 * 4 * k * n_features + 16 * n_samples, 0
-        if self.metric == "cosine":
-            rows += 4 * n_samples * n_features  # unit rows
+        k, matrix = self.n_clusters, 4 * n_samples * n_features
+        extra = 9 * 4 * k * n_features + 16 * n_samples
+        unit = rows = matrix if self.metric == "cosine" else 0
         if device == "gpu":
-            on_device = min(4 * n_samples * n_features, 2 * STREAM_BYTES)
-            return Cost(extra + rows, None, device_bytes=on_device, rows_bytes=rows)
+            on_device = min(matrix, 2 * STREAM_BYTES)
+            return Cost(
+                extra + rows, None, device_bytes=on_device, rows_bytes=rows, unit_bytes=unit
+            )
         sampled = seeding_rows(n_samples, k)
         bounds = n_groups(k, n_features)
         rows += 4 * bounds * n_samples
-        extra += 6 * BLOCK_BYTES * n_threads()
+        extra += blocks_bytes(matrix)
         if sampled < n_samples:
             extra += 4 * (bounds + n_features) * sampled
         one_start = self._descent_seconds(sampled, n_features)
@@ -99,14 +102,18 @@ class KMeans(Algorithm):
         seconds = self.restarts(n_samples) * one_start
         if sampled < n_samples:
             seconds += self._descent_seconds(n_samples, n_features)
-        return Cost(extra + rows, seconds, rows_bytes=rows)
+        passes = min(self.max_iter, ITERATIONS)
+        return Cost(extra + rows, seconds, rows_bytes=rows, unit_bytes=unit, passes=passes)
 
     def _descent_seconds(self, n_samples: int, n_features: int) -> float:
-        """Return the wall time of one start: two full searches, then what bounds leave."""
+        """Return the wall time of one start: full searches, then what bounds leave.
+
+        As long as the centres still move far, bounds spare nothing.
+        """
         from gpucluster.ops.lloyd import n_groups
 
-        flop = 4.0 * n_samples * n_features * self.n_clusters
-        iterations = min(self.max_iter, 100)  # 20 to 160 were seen
+        iterations = min(self.max_iter, ITERATIONS)
+        flop = 2.0 * n_samples * n_features * self.n_clusters * (1 + min(iterations, EARLY))
         groups = n_groups(self.n_clusters, n_features)
         distances = 1 + self.n_clusters / groups  # of a row in an iteration, on average
         read = 4.0 * n_samples * (groups + n_features * (1 + distances))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -76,8 +77,9 @@ class MeanShift(Algorithm):
             parts = [climb_cost(n_samples, n_samples, n_features)]
         else:
             n_landmarks = min(N_LANDMARKS, n_samples)
+            chosen = landmark_cost(n_samples, n_features, n_landmarks)
             parts = [
-                landmark_cost(n_samples, n_features, n_landmarks),
+                replace(chosen, bytes=chosen.bytes - chosen.far_bytes),  # counted below
                 climb_cost(n_landmarks, n_landmarks, n_features),
                 climb_cost(n_landmarks, n_samples, n_features, TYPICAL_STEPS / 8),
             ]
@@ -87,7 +89,8 @@ class MeanShift(Algorithm):
         extra = centred + distinct + sample + 12 * n_samples + max(part.bytes for part in parts)
         if device == "gpu":
             return Cost(extra, None, method, device_bytes=4 * n_samples * n_features)
-        return Cost(extra, sum(part.seconds or 0 for part in parts), method)
+        seconds = sum(part.seconds or 0 for part in parts)
+        return Cost(extra, seconds, method, rows_bytes=centred, far_bytes=centred)
 
     def _fit_cpu(self, X: Matrix, reporter: Reporter) -> Raw:
         return self._fit(X, "numpy", reporter)

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw
-from gpucluster.device.memory import BLOCK_BYTES
+from gpucluster.device.memory import COMPILER_BYTES, blocks_bytes
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
@@ -37,7 +37,7 @@ class OPTICS(Algorithm):
 
     name: ClassVar[str] = "optics"
     collapses_duplicates: ClassVar[bool] = True
-    library_bytes: ClassVar[int] = 150 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES
 
     min_samples: Annotated[int, Field(ge=2)] = Field(
         default=5, description="Rows that make a neighbourhood dense, the row itself counted."
@@ -146,12 +146,20 @@ class OPTICS(Algorithm):
             seconds = 20e-9 * n_samples**2 * (n_features + 1)
             return Cost(8 * n_samples * (n_samples + n_features + 8), seconds)
         # the distinct ones among equal rows, unit rows, a centred copy when they lie far from zero
-        copies = 4 * n_samples * n_features * (3 if self.metric == "cosine" else 2)
-        extra = n_samples * (8 * self._listed(n_samples) + 240) + copies + 4 * BLOCK_BYTES
+        matrix = 4 * n_samples * n_features
+        unit = matrix if self.metric == "cosine" else 0
+        extra = n_samples * (8 * self._listed(n_samples) + 240) + 2 * matrix + unit
+        extra += blocks_bytes(matrix)
         if device == "gpu":  # the rows, and blocks of distances
-            on_device = 4 * n_samples * n_features + min(12 * n_samples**2, 4 << 30)
+            on_device = matrix + min(12 * n_samples**2, 4 << 30)
             return Cost(extra, None, device_bytes=on_device)
-        return Cost(extra, n_samples**2 * (2e-9 + 2.7 * n_features / 150e9))
+        return Cost(
+            extra,
+            n_samples**2 * (2e-9 + 2.7 * n_features / 150e9),
+            rows_bytes=unit + matrix,
+            unit_bytes=unit,
+            far_bytes=matrix,
+        )
 
     def _needs_power(self) -> bool:
         return self.metric == "minkowski" and self.p != 2

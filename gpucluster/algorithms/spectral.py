@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from gpucluster.algorithms.base import Algorithm, Raw, require_at_most
 from gpucluster.algorithms.kmeans import FEWER_CLUSTERS, KMeans
 from gpucluster.device.arrays import to_device, to_host
-from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
+from gpucluster.device.memory import COMPILER_BYTES, blocks_bytes, rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError, InputError, NotConvergedWarning
 from gpucluster.events import Muted, Reporter
@@ -48,7 +48,7 @@ class Spectral(Algorithm):
         "num_clusters": "n_clusters",
         "n_clusters_spectral": "n_clusters",
     }
-    library_bytes: ClassVar[int] = 150 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES
 
     n_clusters: Annotated[int, Field(ge=2, le=10_000)] = Field(
         default=8, description="Number of clusters."
@@ -128,38 +128,41 @@ class Spectral(Algorithm):
         from gpucluster.ops.landmarks import landmark_cost
         from gpucluster.ops.neighbors import neighbor_cost
 
-        dimension, copy = self.dimension(), 4 * n_samples * n_features
+        dimension, far = self.dimension(), 4 * n_samples * n_features
         nodes, method, seconds = n_samples, "exact", 0.0
         products = 60 + 3 * dimension
         if self.affinity == "nearest_neighbors":
             lists = neighbor_cost(n_samples, n_features, self.n_neighbors)
             entries = 2 * n_samples * self.n_neighbors
-            graph = max(lists.bytes, 8 * n_samples * self.n_neighbors + 60 * entries)
-            graph = max(graph, copy + 24 * entries)  # islands look for their nearest row
+            searched = lists.bytes - far
+            graph = 8 * n_samples * self.n_neighbors + 60 * entries
+            graph = max(graph, far + 24 * entries)  # islands look for their nearest row
             method = lists.method if device == "cpu" else "exact"
             products = 150 + 12 * dimension
             seconds = (lists.seconds or 0) + products * entries * 3e-9
         elif self._is_exact(n_samples):
-            graph = 4 * n_samples**2 + copy
+            searched, graph = 0, 4 * n_samples**2
             flop = 2.0 * n_samples**2 * n_features if self.affinity == "rbf" else 0
             seconds = flop / 100e9 + n_samples**2 * (5e-9 + products * 4 / 15e9)
         else:
             nodes = self.n_landmarks(n_samples)
             chosen = landmark_cost(n_samples, n_features, nodes)
-            method, graph = "nystrom", chosen.bytes + 4 * nodes**2
+            searched, method, graph = chosen.bytes - far, "nystrom", 4 * nodes**2
             flop = 2.0 * n_samples * nodes * (n_features + dimension)
             seconds = (chosen.seconds or 0) + flop / 100e9 + n_samples * nodes * 4e-9
             seconds += products * nodes**2 * 4 / 15e9
         vectors = 16 * nodes * (3 * dimension + 10)
         seconds += products * vectors / 15e9  # each product is made orthogonal to those before
         grouped = self._kmeans(self.n_clusters).cost(n_samples, dimension, "cpu")
-        extra = graph + vectors + 40 * n_samples * (dimension + 2) + grouped.bytes
-        extra += 8 * BLOCK_BYTES
+        # one after the other: the search, the graph and its vectors, the clusters of placed rows
+        placed = 20 * n_samples * dimension
+        extra = max(searched, graph + vectors, placed + grouped.bytes) + blocks_bytes(far)
+        copies: dict[str, Any] = {"rows_bytes": far, "far_bytes": far}
         if device == "gpu":
-            return Cost(extra, None, method, device_bytes=copy)
+            return Cost(extra + far, None, method, device_bytes=far, **copies)
         # 30 iterations of each start; few dimensions leave BLAS little to gain
         seconds += self.n_init * 30 * n_samples * (1e-7 + 1e-9 * self.n_clusters)
-        return Cost(extra, seconds, method)
+        return Cost(extra + far, seconds, method, **copies)
 
     def _is_exact(self, n_samples: int) -> bool:
         return self.affinity != "rbf" or n_samples <= EXACT_ROWS

@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucluster.device.cores import n_threads
 from gpucluster.errors import InputError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.02  # seconds between looks at the memory of this process
 BLOCK_BYTES = 32 << 20  # working set of one block; larger gains nothing on a GEMM of this kind
+COMPILER_BYTES = 64 << 20  # resident memory of numba and LLVM, once a kernel is loaded
+RESERVED_BYTES = 900 << 20  # of addresses: arenas of malloc for threads, libraries that come later
 
 # What a pool leaves of the GPU: kernels are loaded, and cuBLAS and cuSOLVER keep their handles and
 # workspaces, outside of it. That grows with the libraries, not with the card.
@@ -40,11 +44,17 @@ def rows_per_block(row_bytes: int, budget_bytes: int = BLOCK_BYTES) -> int:
     return max(1, budget_bytes // max(1, row_bytes))
 
 
+def blocks_bytes(matrix_bytes: int, count: int | None = None) -> int:
+    """Return what blocks of a matrix take that are in work at a time: `count`, or one a core."""
+    return (count or n_threads()) * min(BLOCK_BYTES, matrix_bytes)
+
+
 def available_bytes(device: Device = "cpu") -> int:
     """Return the bytes that may still be used on `device`.
 
-    On the host this is the smaller of what the kernel calls available and what the
-    control group of the process has left, file cache that the kernel would give up included.
+    On the host this is the smallest of what the kernel calls available, what the control group of
+    the process has left, file cache that the kernel would give up included, and what a limit of
+    its address space (``ulimit -v``) leaves.
     On a GPU it is what the driver calls free and what the pool holds and does not use, within
     the limit of the pool.
     """
@@ -54,12 +64,24 @@ def available_bytes(device: Device = "cpu") -> int:
         pool = _OPEN[0] if _OPEN else _pool_of_cupy()
         free: int = cupy.cuda.runtime.memGetInfo()[0]
         return max(0, min(free + pool.idle(), pool.left()))
-    candidates = [value for value in (_meminfo_available(), _cgroup_left()) if value is not None]
+    found = _meminfo_available(), _cgroup_left(), address_space_left()
+    candidates = [value for value in found if value is not None]
     if not candidates:  # neither Linux file exists (macOS): all memory is the best that is known
         import os
 
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(candidates)
+
+
+def address_space_left() -> int | None:
+    """Return what of a limited address space can be filled; None without a limit.
+
+    Files that are mapped count there too, and so does what allocators reserve and never use.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - _status("VmSize") - RESERVED_BYTES)
 
 
 def _meminfo_available() -> int | None:
@@ -110,6 +132,32 @@ def _left_in(group: Path, limit: str, usage: str, reclaimable: str) -> int | Non
         return None
     counts = dict(line.split(maxsplit=1) for line in lines)
     return max(0, int(text) - max(0, used - int(counts.get(reclaimable, 0))))
+
+
+def give_back() -> None:
+    """Let the allocators of this process return to the system what was freed.
+
+    They keep blocks for later, which would count as memory of whatever comes next. Linux with
+    glibc knows a way; elsewhere only Arrow's pool is emptied.
+    """
+    if "pyarrow" in sys.modules:
+        import pyarrow as pa
+
+        pa.default_memory_pool().release_unused()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Return the function of the C library, or None where it has none."""
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 class PeakMemory:

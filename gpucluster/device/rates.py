@@ -38,7 +38,7 @@ class Rates:
     copied_bytes : float
         Of rows that are read and written in memory, on one core.
     disk_read_bytes, disk_written_bytes : float
-        Of a file, past the memory of the system. Shown, and in no prediction yet.
+        Of a file, past the memory of the system. Predictions know what is read.
     measured_at : str or None
         When; None: of the machine that the costs were measured on.
     """

@@ -26,7 +26,7 @@ import numpy as np
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from gpucluster.device.arrays import namespace
-from gpucluster.device.memory import available_bytes
+from gpucluster.device.memory import address_space_left, available_bytes
 from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError, StoreError
 from gpucluster.notation import describe
 from gpucluster.types import StorageRequest
@@ -53,6 +53,8 @@ class Room:
         Where matrices lie that are on disk.
     is_all : bool
         Whether that is all the memory that is free, and not what somebody has allowed.
+    counts_files : bool
+        Whether matrices on disk count as memory: where it is address space that is short.
     """
 
     requested: StorageRequest
@@ -60,6 +62,7 @@ class Room:
     disk_bytes: int
     folder: Path
     is_all: bool
+    counts_files: bool = False
 
     @classmethod
     def of(
@@ -98,6 +101,7 @@ class Room:
             disk_bytes=shutil.disk_usage(exists).free,
             folder=place,
             is_all=limit >= free,
+            counts_files=address_space_left() is not None,
         )
 
 

@@ -25,7 +25,7 @@ START_S = 12.0  # until a process has imported and compiled what it needs
 PARALLEL_S = 2 * START_S  # work of a level that is worth processes
 MAX_WORKERS = 8
 PROCESS_BYTES = 600 << 20  # of one such process, with its libraries
-LIBRARY_BYTES = UMAP.library_bytes + HDBSCAN.library_bytes
+LIBRARY_BYTES = max(UMAP.library_bytes, HDBSCAN.library_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +137,17 @@ def n_workers() -> int:
 def division_cost(n_samples: int, n_features: int, n_clusters: int, division: Division) -> Cost:
     """Return the cost of a `Divider` on all levels, on the CPU.
 
-    Bytes hold for nodes of any size: those in work at a time have no more rows than there
-    are. Seconds are those of roots of equal size.
+    Bytes are those of nodes in work that have half of the rows, of unit length. Where processes
+    do the work, this one only hands them their rows. Seconds are those of roots of equal size.
     """
-    layout = division.layout(n_samples, n_features, 0)
+    half = max(4, n_samples // 2)
+    layout = division.layout(half, n_features, 0)
     width = n_features if layout is None else layout.n_components
-    costs = [division.algorithm(n_samples).cost(n_samples, width, "cpu")]
+    costs = [division.algorithm(half).cost(half, width, "cpu")]
     if layout is not None:
-        costs.append(layout.cost(n_samples, n_features))
-    n_bytes = 8 * n_samples * n_features + sum(cost.bytes for cost in costs)
+        costs.append(layout.cost(half, n_features))
+    # one after the other
+    n_bytes, copy = max(cost.bytes - cost.unit_bytes for cost in costs), 4 * half * n_features
     workers = 0
     if node_seconds(n_samples, n_features, division) > PARALLEL_S:
         workers = n_workers()
@@ -154,7 +156,10 @@ def division_cost(n_samples: int, n_features: int, n_clusters: int, division: Di
     if rows >= division.min_split_size:
         each = node_seconds(rows, n_features, division)
         seconds = START_S + (division.levels - 1) * n_clusters * each / max(1, workers)
-    return Cost(n_bytes + workers * PROCESS_BYTES, seconds, costs[-1].method)
+    if not workers:
+        return Cost(copy + n_bytes, seconds, costs[-1].method)
+    helpers = workers * PROCESS_BYTES + copy + n_bytes
+    return Cost(copy, seconds, costs[-1].method, helper_bytes=helpers)
 
 
 def node_seconds(n_rows: int, n_features: int, division: Division) -> float:

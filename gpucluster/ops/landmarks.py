@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.memory import blocks_bytes, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import lloyd_step
 from gpucluster.ops.blocks import row_blocks
@@ -46,10 +46,11 @@ def landmark_cost(n_samples: int, n_features: int, n_landmarks: int) -> Cost:
     flop = (ITERATIONS + 1.5) * 2.0 * n_samples * n_features * n_landmarks
     centred = 4 * n_samples * n_features  # when the rows lie far from zero
     return Cost(
-        centred + 40 * n_samples + 32 * n_landmarks * n_features + (256 << 20),
+        centred + 40 * n_samples + 32 * n_landmarks * n_features + blocks_bytes(centred),
         flop / 120e9,
         "landmarks",
         rows_bytes=centred,
+        far_bytes=centred,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse
 
 from gpucluster.device.arrays import is_on_gpu, namespace, to_host
+from gpucluster.device.memory import blocks_bytes
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.types import Cost, Labels, Matrix
@@ -25,7 +26,8 @@ def chain_cost(n_samples: int, n_features: int, metric: str) -> Cost:
     """Return the cost of `distance_matrix` and `chain_tree` on the host."""
     pairs = float(n_samples) ** 2
     measuring = pairs * n_features * (1e-9 if metric == "manhattan" else 1 / 60e9)
-    extra = 4 * n_samples**2 + 12 * n_samples * n_features + 200 * n_samples + (256 << 20)
+    extra = 4 * n_samples**2 + 12 * n_samples * n_features + 200 * n_samples
+    extra += blocks_bytes(4 * n_samples * n_features)
     return Cost(extra, measuring + 1.2e-8 * pairs)
 
 

@@ -53,7 +53,8 @@ def spectral_cost(n_samples: int, n_features: int) -> Cost:
     """Return the cost of `moments`, its eigenvectors, and a product of the rows with them."""
     flop = 4.0 * n_samples * n_features**2
     parts = min(_in_flight(n_features), 2 * n_threads()) * _part_bytes(n_features)
-    return Cost(32 * n_features**2 + parts, flop / 100e9 + 1e-8 * n_features**3)
+    seconds = flop / 250e9 + 1e-9 * n_features**3
+    return Cost(32 * n_features**2 + parts, seconds)
 
 
 def _part_bytes(n_features: int) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.memory import blocks_bytes, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.half_neighbors import SPARE, half_neighbors, most_half_neighbors
@@ -68,14 +68,16 @@ def _flop(n_samples: int, n_candidates: float, n_features: int) -> float:
 def neighbor_cost(n_samples: int, n_features: int, n_neighbors: int) -> Cost:
     """Return the cost of `nearest_neighbors` on the host."""
     method = neighbor_method(n_samples, n_features)
-    extra = 8 * n_samples * n_neighbors
-    extra += 4 * n_samples * n_features  # a centred copy, when the rows lie far from zero
+    far = 4 * n_samples * n_features
+    extra = 8 * n_samples * n_neighbors + far + blocks_bytes(far)
     if method == "exact":
-        return Cost(extra, _flop(n_samples, n_samples, n_features) / 150e9, method)
+        seconds = _flop(n_samples, n_samples, n_features) / 150e9
+        return Cost(extra, seconds, method, rows_bytes=far, far_bytes=far)
     # centres, candidates and samples; data with less structure take more, up to MOST_FLOP
     compared = 12 * n_samples**0.5 + 2 * DRAWN
-    extra += 600 * n_samples + (256 << 20)  # lists to look into, copies of rows, blocks
-    return Cost(extra, _flop(n_samples, compared, n_features) / 100e9, method)
+    extra += 600 * n_samples + blocks_bytes(far)  # lists to look into, copies of rows
+    seconds = _flop(n_samples, compared, n_features) / 100e9
+    return Cost(extra, seconds, method, rows_bytes=far, far_bytes=far)
 
 
 def nearest_neighbors(

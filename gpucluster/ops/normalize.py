@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 UNIT_TOLERANCE = 1e-6  # a few roundings of a float32 norm
 CACHED_BYTES = 8 << 20  # of a block in float64 on the host; a larger one leaves the caches
+LOOKED_AT = 2000  # rows that tell whether all have an offset
 GPU_BYTES = 256 << 20  # on a GPU, where few large kernels are faster
 
 
@@ -152,6 +153,23 @@ def offset(X: Any) -> Any:
     """
     mean, variance = spread(X)
     return mean.astype("float32") if float(mean @ mean) > variance else None
+
+
+def lies_far(X: Any, *, is_unit: bool) -> bool:
+    """Return whether rows have an `offset`, as far as a sample tells.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32
+    is_unit : bool
+        Whether their directions are meant.
+
+    Returns
+    -------
+    bool
+    """
+    sample = np.ascontiguousarray(X[:: max(1, len(X) // LOOKED_AT)])
+    return offset(unit_rows(sample) if is_unit else sample) is not None
 
 
 def without_offset(X: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.cores import n_threads
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.types import Cost, Matrix
@@ -17,7 +17,7 @@ def placement_cost(n_samples: int, n_features: int, n_landmarks: int) -> Cost:
     """Return the cost of `place`."""
     flop = 2.0 * n_samples * n_landmarks * n_features
     selecting = 6e-9 * n_samples * n_landmarks
-    return Cost(3 * n_threads() * (64 << 20), flop / 150e9 + selecting, "landmarks")
+    return Cost(2 * n_threads() * BLOCK_BYTES, flop / 150e9 + selecting, "landmarks")
 
 
 def place(

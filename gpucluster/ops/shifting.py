@@ -146,7 +146,7 @@ def climb_cost(
 ) -> Cost:
     """Return the cost of `climb` on the host, if all seeds take so many steps."""
     tiles = n_threads() * 8 * (4 * TILE_SEEDS * TILE_ROWS + 2 * TILE_ROWS * n_features)
-    seeds = 64 * n_seeds * (n_features + 1)
+    seeds = 40 * n_seeds * (n_features + 1)  # they, their means, the step, and while they merge
     flop = n_steps * step_flop(n_seeds, n_points, n_features)
     return Cost(32 * n_points + seeds + tiles + (32 << 20), flop / 150e9)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace, to_host
-from gpucluster.device.memory import rows_per_block
+from gpucluster.device.memory import blocks_bytes, rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, one_blas_thread, row_blocks
 from gpucluster.ops.neighbors import TILE_COLS, norms_with_slack
@@ -22,7 +22,10 @@ def ward_cost(n_samples: int, n_features: int) -> Cost:
     """Return the cost of `ward_tree` on the host."""
     # two products of all pairs, less what is merged by then; the scan of a tile costs as 64 columns
     flop = 4.0 * n_samples**2 * (n_features + 64)
-    return Cost(8 * n_samples * n_features + 120 * n_samples + (256 << 20), flop / 150e9)
+    return Cost(
+        8 * n_samples * n_features + 120 * n_samples + blocks_bytes(4 * n_samples * n_features),
+        flop / 150e9,
+    )
 
 
 def ward_tree(X: Any, weights: Any = None, reporter: Reporter | None = None) -> Any:

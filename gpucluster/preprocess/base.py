@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
+from gpucluster.device.memory import BLOCK_BYTES, blocks_bytes, rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.types import Cost, Matrix
@@ -71,7 +71,8 @@ class Step(BaseModel, ABC):
 
         On a GPU rows may stream, so it takes none of its memory for certain.
         """
-        return Cost(4 * BLOCK_BYTES, n_samples * n_features * 4 / 2e9)
+        matrix = 4 * n_samples * n_features
+        return Cost(blocks_bytes(matrix), matrix / 2e9)
 
     @abstractmethod
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from gpucluster.device.memory import COMPILER_BYTES
 from gpucluster.device.select import Device
 from gpucluster.events import Muted, Reporter
 from gpucluster.ops.lines import LANES
@@ -52,7 +53,7 @@ class Conditioning(Step):
 
     applied: ClassVar[tuple[str, ...]] = ("mean", "matrix")
     has_gpu_path: ClassVar[bool] = False
-    library_bytes: ClassVar[int] = 150 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES
 
     method: Literal["conditioning"] = "conditioning"
     sample_size: Annotated[int, Field(ge=FEW_ROWS, le=1_000_000)] = Field(
@@ -65,16 +66,16 @@ class Conditioning(Step):
         return n_features
 
     def cost(self, n_samples: int, n_features: int, device: Device = "cpu") -> Cost:
-        """Return the time of two trials, and the memory of a second look and of whitening all."""
+        """Return the time of two looks, and the memory of the first, or of whitening all rows."""
         n_drawn = min(n_samples, self.sample_size)
         if n_drawn < FEW_ROWS:
             return Cost(0, 0.0)
         trial = TRIAL.cost(n_drawn, n_features)
-        second = TRIAL.cost(min(n_samples, DOUBTFUL * self.sample_size), n_features)
         spectrum = Whitening().cost(n_drawn, n_features)
         whole = Whitening().cost(n_samples, n_features)
         seconds = 2 * (2 * (trial.seconds or 0) + (spectrum.seconds or 0) + 0.05)
-        return Cost(whole.bytes + 3 * second.bytes, seconds, f"on {n_drawn:,} rows")
+        # trials of three ways come before the one that is best
+        return Cost(max(whole.bytes, 3 * trial.bytes), seconds, f"on {n_drawn:,} rows")
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:
         """Try the ways on a sample; learn the best one from all rows."""

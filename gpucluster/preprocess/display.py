@@ -102,4 +102,10 @@ class DisplayReduction(BaseModel):
         chosen = 4 * count * n_features
         seconds = None if layout.seconds is None else layout.seconds + (placing.seconds or 0)
         unit = 4 * n_samples * n_features  # where rows are not of unit length yet
-        return Cost(max(layout.bytes, placing.bytes + unit) + chosen, seconds, placing.method)
+        return Cost(
+            max(layout.bytes - layout.unit_bytes, placing.bytes) + chosen + unit,
+            seconds,
+            placing.method,
+            rows_bytes=unit,
+            unit_bytes=unit,
+        )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from gpucluster.device.memory import COMPILER_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import BackendUnavailableError, ConfigError
 from gpucluster.events import Reporter
@@ -36,7 +37,7 @@ class TSNE(Step):
 
     trained: ClassVar[str | None] = "layout"
     has_gpu_path: ClassVar[bool] = False
-    library_bytes: ClassVar[int] = 120 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES + (120 << 20)
 
     method: Literal["tsne"] = "tsne"
     n_components: Literal[2, 3] = Field(default=2, description="Dimensions of the layout.")
@@ -83,10 +84,14 @@ class TSNE(Step):
 
         graph = neighbor_cost(n_samples, n_features, self.n_neighbors())
         rate = 9e-4 if self.n_components == 2 else 6e-3  # seconds a row
+        matrix = 4 * n_samples * n_features
         return Cost(
-            2 * 4 * n_samples * n_features + 60 * n_samples * self.n_neighbors() + (256 << 20),
+            2 * matrix + 60 * n_samples * self.n_neighbors() + (64 << 20),
             10 + (graph.seconds or 0) + rate * n_samples,
             graph.method,
+            rows_bytes=2 * matrix,
+            unit_bytes=matrix,
+            far_bytes=matrix,
         )
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from gpucluster.device.memory import COMPILER_BYTES
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
@@ -35,7 +36,7 @@ class UMAP(Step):
 
     applied: ClassVar[tuple[str, ...]] = ("landmarks", "landmark_layout")
     trained: ClassVar[str | None] = "layout"
-    library_bytes: ClassVar[int] = 150 << 20
+    library_bytes: ClassVar[int] = COMPILER_BYTES + (32 << 20)  # more kernels than others
 
     method: Literal["umap"] = "umap"
     n_components: Annotated[int, Field(ge=1, le=256)] = Field(
@@ -110,11 +111,18 @@ class UMAP(Step):
         edges = n_samples * self.n_neighbors
         width = padded(self.n_components)
         layout = edges * self.epochs(n_samples) * (8 + 0.75 * width) * 1e-9
+        matrix = 4 * n_samples * n_features
+        unit = matrix if self.metric == "cosine" else 0
+        # the search; then the graph while it is united, and two padded layouts
+        united = 80 * edges + 10 * width * n_samples + matrix
         return Cost(
-            # unit rows and a centred copy, the graph while it is united, two padded layouts
-            2 * 4 * n_samples * n_features + 80 * edges + 10 * width * n_samples,
+            unit + max(graph.bytes, united),
             (graph.seconds or 0) + 4e-8 * n_samples * n_features + layout,
             graph.method,
+            rows_bytes=unit + matrix,
+            unit_bytes=unit,
+            far_bytes=matrix,
+            kept_bytes=4 * min(n_samples, LANDMARKS) * n_features,
         )
 
     def fit(self, X: Matrix, device: Device, reporter: Reporter) -> Fitted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -33,7 +34,7 @@ from gpucluster.errors import (
     TooFewSamplesError,
 )
 from gpucluster.events import CancelToken, Event, Progress
-from tests.integration.test_crash import Faulty, die, in_a_process_that_dies
+from tests.helpers.faults import ALL_KILLS, KILLS, Faulty, due, is_killed, temporary_files
 
 K, D = 6, 16
 KMEANS = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": K, "n_init": 1}}
@@ -231,22 +232,28 @@ def assign_small(base: gpucluster.Run, data: Path, out: Path, durable: object = 
         return base.assign(data, out=out, device="cpu")
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("fault", KILLS)
 def test_killed_at_every_durable_operation_each_document_has_one_row(
-    base: gpucluster.Run, new: Path, tmp_path: Path, after: bool
+    base: gpucluster.Run, new: Path, tmp_path: Path, fault: str
 ) -> None:
-    counter = Faulty(None, die)
+    counter = Faulty()
     reference = assign_small(base, new, tmp_path / "reference", counter)
-    assert counter.count > 100
-    for n in range(1, counter.count + 1, 1 if after else 3):
+    numbers = due(counter.operations, fault)
+    assert len(counter.operations) > 100
+    numbers = numbers[:: 1 if ALL_KILLS else 2]
+    for n in numbers:
         out = tmp_path / str(n)
-        faulty = Faulty(n, die, after=after)
-        assert in_a_process_that_dies(functools.partial(assign_small, base, new, out, faulty))
+        dying = functools.partial(assign_small, base, new, out, Faulty(n, fault))
+        assert is_killed(dying)
+        with contextlib.suppress(RunNotFoundError):
+            gpucluster.open_run(out / reference.run_id, verify=True)
         run = assign_small(base, new, out)
         assert run.manifest.content_sha256 == reference.manifest.content_sha256
         ids = run.members["document_id"].to_pylist()
         assert sorted(ids) == sorted(f"d{row}" for row in range(600, 1100))
         gpucluster.open_run(run.path, verify=True)
+        assert len(temporary_files(out)) <= 1
+    print(f"\n{fault}: {len(numbers)} of {len(counter.operations)} operations")  # noqa: T201
 
 
 def test_a_resumed_run_compares_no_row_twice(

@@ -1,18 +1,23 @@
-"""A run that dies anywhere leaves nothing torn, and doing it again ends as if it had not died."""
+"""A run that dies anywhere leaves nothing torn, and doing it again ends as if it had not died.
+
+A table is printed: what readers saw after each death, and what was done again (``pytest -s``).
+With ``GPUCLUSTER_ALL_KILLS=1`` there are more kinds of runs, all algorithms among them, and every
+operation is met in every way.
+"""
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import random
-import signal
+import shutil
 import time
-import warnings
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import gpucluster
@@ -21,144 +26,177 @@ from gpucluster.artifacts import LocalStore, Run
 from gpucluster.artifacts.store import Durable
 from gpucluster.errors import DiskFullError, RunNotFoundError
 from gpucluster.events import Event, StageFinished
+from tests.helpers.faults import ALL_KILLS, KILLS, Faulty, due, is_killed, temporary_files
 
 RANDOM_KILLS = int(os.environ.get("GPUCLUSTER_RANDOM_KILLS", "50"))
 SEED = 20_250
 
-X = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
-DEFINITION = {
+
+def rows(n_rows: int, seed: int) -> np.ndarray:
+    """Return rows of two groups, each of three clusters."""
+    rng = np.random.default_rng(seed)
+    centers = np.random.default_rng(0).normal(size=(2, 1, 12)) * 4
+    centers = (centers + np.random.default_rng(1).normal(size=(2, 3, 12))).reshape(6, 12)
+    X = centers[rng.integers(0, 6, n_rows)] + 0.2 * rng.normal(size=(n_rows, 12))
+    return X.astype(np.float32)
+
+
+X = rows(360, 2)
+KMEANS: dict[str, Any] = {
     "algorithm": "kmeans",
-    "algorithm_params": {"n_clusters": 5, "n_init": 1},
-    "preprocessing_steps": [{"method": "whitening"}, {"method": "l2_normalize"}],
+    "algorithm_params": {"n_clusters": 2, "n_init": 1},
 }
+KINDS: dict[str, dict[str, Any]] = {
+    "kmeans, whitening, coordinates, the rest assigned": KMEANS
+    | {
+        "preprocessing_steps": [{"method": "whitening"}],
+        "dimension_reduction": {"method": "pca"},
+        "sample_size": 250,
+        "sample_mode": "fit_then_assign",
+    },
+    "hdbscan, divided": {
+        "algorithm": "hdbscan",
+        "algorithm_params": {"min_cluster_size": 30, "min_samples": 5},
+        "hierarchical": True,
+        "max_hierarchy_depth": 2,
+    },
+}
+MORE_KINDS: dict[str, dict[str, Any]] = {
+    "the default, steps named": {
+        "preprocessing_steps": [{"method": "conditioning"}, {"method": "umap", "n_components": 4}]
+    },
+    "attribute": {"cluster_type": "attribute", "attribute_config": {"attributes": ["group"]}},
+    **{
+        name: {"algorithm": name, "algorithm_params": params}
+        for name, params in {
+            "dbscan": {"eps": 1.0},
+            "agglomerative": {"n_clusters": 6},
+            "spectral": {"n_clusters": 6},
+            "gaussian_mixture": {"n_components": 6},
+            "mean_shift": {},
+            "optics": {"min_samples": 5},
+        }.items()
+    },
+}
+if ALL_KILLS:
+    KINDS |= MORE_KINDS
 
-OPERATIONS = ("make_folder", "open_temp", "fsync_file", "link", "replace", "unlink", "fsync_dir")
 
-
-class Faulty(Durable):
-    """Counts durable operations, and acts before or after the n-th."""
-
-    def __init__(self, n: int | None, act: Callable[[], None], *, after: bool = False) -> None:
-        self.count, self._n, self._act, self._after = 0, n, act, after
-
-    def __getattribute__(self, name: str) -> object:
-        method = super().__getattribute__(name)
-        if name not in OPERATIONS:
-            return method
-
-        @functools.wraps(method)
-        def operation(*args: object) -> object:
-            self.count += 1
-            due = self.count == self._n
-            if due and not self._after:
-                self._act()
-            result = method(*args)
-            if due and self._after:
-                self._act()
-            return result
-
-        return operation
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def cluster(out: Path, durable: Durable | None = None, **kwargs: object) -> Run:
+def cluster(
+    out: Path, definition: dict[str, Any], durable: Durable | None = None, **kwargs: Any
+) -> Run:
+    """Cluster `X`, or other rows, after a run of other rows in the same folder."""
+    data = pa.table(
+        {
+            "document_id": [f"d{row}" for row in range(len(X))],
+            "group": [f"g{row % 5}" for row in range(len(X))],
+            "embedding": list(kwargs.pop("X", X)),
+        }
+    )
     with pytest.MonkeyPatch.context() as patch:
         if durable is not None:
             patch.setattr(pipeline, "open_store", lambda root: LocalStore(root, durable))
-        return gpucluster.cluster(X, DEFINITION, out=out, device="cpu", **kwargs)
+        return gpucluster.cluster(data, definition, out=out, device="cpu", **kwargs)
 
 
-def in_a_process_that_dies(work: Callable[[], object], after_s: float | None = None) -> bool:
-    """Run `work` in a fork; return whether it was killed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, 3.12
-        child = os.fork()
-    if child == 0:
+class Reference:
+    """A run that nothing disturbed, in a folder that an earlier run of other rows lies in."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.definition = folder, KINDS[kind]
+        self.earlier = cluster(folder / "earlier", self.definition, X=rows(len(X), 3))
+        counter = Faulty()
+        self.run = cluster(self.begun(folder / "whole"), self.definition, counter)
+        self.operations = counter.operations
+
+    def begun(self, out: Path) -> Path:
+        """Return a folder of runs that has the earlier one."""
+        shutil.copytree(self.folder / "earlier", out)
+        return out
+
+    def resumed(self, out: Path) -> Counter[str]:
+        """Nothing torn is visible, and the rerun equals the reference; return what was counted."""
+        seen: Counter[str] = Counter(old=0, new=0, kept=0, lost=0)
+        before = Run.open(out / self.earlier.run_id, verify=True)
+        assert before.manifest.content_sha256 == self.earlier.manifest.content_sha256
+        place = out / self.run.run_id
         try:
-            work()
-        finally:
-            os._exit(0)
-    if after_s is not None:
-        time.sleep(after_s)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, int]:
-    """The run that nothing disturbed, and how many durable operations it took."""
-    counter = Faulty(None, die)
-    return cluster(tmp_path_factory.mktemp("reference"), counter), counter.count
-
-
-def check_and_resume(out: Path, reference: Run) -> dict[str, bool]:
-    """Nothing torn is visible; the rerun equals the reference. Return what it reused."""
-    published = False
-    for folder in out.glob("run_*"):
-        try:
-            Run.open(folder, verify=True)
-            published = True
+            visible = Run.open(place, verify=True)  # the digest of each file in the manifest
         except RunNotFoundError:
-            continue
-    seen: list[Event] = []
-    run = cluster(out, observer=seen.append)
-    assert run.manifest.content_sha256 == reference.manifest.content_sha256
-    Run.open(run.path, verify=True)
-    # the twin name of a manifest whose writer died right after publishing may stay
-    assert len(list(out.rglob(".*.tmp"))) <= published
-    return {e.record.name: e.record.reused for e in seen if isinstance(e, StageFinished)}
+            visible = None
+        seen["old" if visible is None else "new"] += 1
+        finished = {path.parent.name.rsplit("-", 1)[0] for path in place.rglob("done.json")}
+        events: list[Event] = []
+        run = cluster(out, self.definition, observer=events.append)
+        assert run.manifest.content_sha256 == self.run.manifest.content_sha256
+        assert Run.open(run.path, verify=True).members.equals(self.run.members)
+        # the twin name of a manifest whose writer died right after publishing may stay
+        assert len(temporary_files(out)) <= (visible is not None)
+        stages = {e.record.name: e.record.reused for e in events if isinstance(e, StageFinished)}
+        kept = sum(stages.get(stage, True) for stage in finished)
+        seen.update(kept=kept, lost=len(finished) - kept)
+        return seen
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.replace(", ", "-"))
+def reference(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Reference:
+    return Reference(tmp_path_factory.mktemp("reference"), request.param)
+
+
+@pytest.mark.parametrize("fault", KILLS)
 def test_killed_at_every_durable_operation(
-    after: bool, reference: tuple[Run, int], tmp_path: Path
+    fault: str, reference: Reference, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    run, n_operations = reference
-    assert n_operations > 30
-    lost = 0
-    for n in range(1, n_operations + 1):
-        out = tmp_path / str(n)
-        killed = in_a_process_that_dies(
-            functools.partial(cluster, out, Faulty(n, die, after=after))
-        )
-        assert killed, f"operation {n} was not reached"
-        finished = {path.parent.name.rsplit("-", 1)[0] for path in out.rglob("done.json")}
-        reused = check_and_resume(out, run)
-        lost += sum(not reused.get(stage, True) for stage in finished)
-    assert lost == 0, "a finished stage was computed again"
+    numbers = due(reference.operations, fault)
+    seen: Counter[str] = Counter()
+    for n in numbers:
+        out = reference.begun(tmp_path / str(n))
+        dying = functools.partial(cluster, out, reference.definition, Faulty(n, fault))
+        assert is_killed(dying), f"operation {n} was not reached"
+        seen += reference.resumed(out)
+        shutil.rmtree(out)
+    print(  # noqa: T201 - shown by -s
+        f"\n{request.node.callspec.id}: {len(numbers)} of {len(reference.operations)} operations: "
+        f"{seen['old']} times the old state, {seen['new']} the new one; "
+        f"{seen['kept']} finished stages kept, {seen['lost']} lost"
+    )
+    assert len(numbers) > len(reference.operations) // 8 > 2
+    assert seen["old"] + seen["new"] == len(numbers)
+    assert seen["lost"] == 0, "a finished stage was computed again"
 
 
-def test_killed_at_random_moments(reference: tuple[Run, int], tmp_path: Path) -> None:
+def test_disk_full_at_every_durable_operation(reference: Reference, tmp_path: Path) -> None:
+    refused = []
+    numbers = range(1, len(reference.operations) + 1, 1 if ALL_KILLS else 3)
+    for n in numbers:
+        out = reference.begun(tmp_path / str(n))
+        torn = reference.operations[n - 1] == "write"
+        try:
+            fault = "torn, ENOSPC" if torn else "ENOSPC"
+            cluster(out, reference.definition, Faulty(n, fault))
+        except DiskFullError as error:
+            refused.append(str(error))
+        assert reference.resumed(out)["lost"] == 0
+        shutil.rmtree(out)
+    assert len(refused) > len(numbers) * 0.8
+    assert not any("\n" in message for message in refused)
+
+
+def test_killed_at_random_moments(reference: Reference, tmp_path: Path) -> None:
     begun = time.monotonic()
-    cluster(tmp_path / "timing")
+    cluster(tmp_path / "timing", reference.definition)
     whole_s = time.monotonic() - begun
     stream = random.Random(SEED)
     killed = 0
-    for n in range(RANDOM_KILLS):
+    for n in range(RANDOM_KILLS // len(KINDS)):
         out = tmp_path / str(n // 3)  # hit three times before it may finish
-        work = functools.partial(cluster, out)
-        killed += in_a_process_that_dies(work, after_s=stream.uniform(0, whole_s))
+        if n % 3 == 0:
+            reference.begun(out)
+        work = functools.partial(cluster, out, reference.definition)
+        killed += is_killed(work, after_s=stream.uniform(0, whole_s))
         if n % 3 == 2:
-            check_and_resume(out, reference[0])
-    assert killed > RANDOM_KILLS // 3, f"seed {SEED}: too few of the kills hit a live process"
-
-
-def test_disk_full_at_every_durable_operation(reference: tuple[Run, int], tmp_path: Path) -> None:
-    def full() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    run, n_operations = reference
-    refused = []
-    for n in range(1, n_operations + 1):
-        out = tmp_path / str(n)
-        try:
-            cluster(out, Faulty(n, full))
-        except DiskFullError as error:
-            refused.append(str(error))
-        check_and_resume(out, run)
-    assert len(refused) > n_operations * 0.8
-    assert not any("\n" in message for message in refused)
+            reference.resumed(out)
+    print(f"\nseed {SEED}: {killed} killed of {RANDOM_KILLS // len(KINDS)}")  # noqa: T201
+    assert killed > RANDOM_KILLS // len(KINDS) // 3, f"seed {SEED}: too few hit a live process"

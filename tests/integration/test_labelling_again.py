@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import gpucluster
+from gpucluster.artifacts import LocalStore, Run
 from gpucluster.errors import ConfigError, DiskFullError, GpuclusterWarning
 from gpucluster.events import Event, StageStarted
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.fake_server.answers import embedding
 from gpucluster.labeling.model.failures import CallError
 from gpucluster.labeling.model.over_http import HttpModel
+from gpucluster.naming import label_run
+from tests.helpers.faults import KILLS, Faulty, due, is_killed, temporary_files
 from tests.helpers.topics import by, documents, planted, topic_run
 from tests.integration.test_labelling_faults import InterruptError, interrupting
 
@@ -326,3 +332,41 @@ def test_what_is_of_a_wrong_kind_is_said_by_its_name(tmp_path: Path, path: str) 
         gpucluster.label(run, **WRONG[path])
     assert "abc12345" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", KILLS)
+def test_killed_at_every_durable_operation_a_run_has_its_old_names_or_the_new_ones(
+    tmp_path: Path, fault: str
+) -> None:
+    """Offline, so that nothing but the store is met."""
+    before = gpucluster.label(topic_run(tmp_path))
+    mapped = {"input_key": "text", "source_type": "payload", "path": "metadata.source"}
+    titles = {"input_mappings": [mapped]}
+
+    def name(out: Path, durable: Faulty | None = None) -> Run:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(label_run, "open_store", lambda root: LocalStore(root, durable))
+            return gpucluster.label(out / before.run_id, labeling_inputs=titles)
+
+    def names(run: Run) -> list[list[str]]:
+        return run.centroids["keywords"].to_pylist()
+
+    def copied(out: Path) -> Path:
+        return Path(shutil.copytree(before.path.parent, out))
+
+    counter = Faulty()
+    after = name(copied(tmp_path / "whole"), counter)
+    assert names(after) != names(before)
+    numbers, seen = due(counter.operations, fault), Counter[str]()
+    for n in numbers:
+        out = copied(tmp_path / str(n))
+        assert is_killed(functools.partial(name, out, Faulty(n, fault)))
+        found = Run.open(out / before.run_id, verify=True)
+        assert found.manifest.content_sha256 == before.manifest.content_sha256
+        assert names(found) in (names(before), names(after))
+        seen["old" if names(found) == names(before) else "new"] += 1
+        assert names(name(out)) == names(after)
+        assert len(list((out / before.run_id / "labels").glob("labels-*.parquet"))) <= 2
+        assert len(temporary_files(out)) <= 1
+    print(f"\n{fault}: {len(numbers)} of {len(counter.operations)} operations, {dict(seen)}")  # noqa: T201
+    assert seen["old"]

@@ -7,17 +7,12 @@ attempt ends without having met its fault.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import io
 import itertools
-import os
 import signal
 import subprocess
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,64 +24,10 @@ from gpucluster.artifacts.manifest import Manifest
 from gpucluster.artifacts.run import Run
 from gpucluster.artifacts.store import Durable, LocalStore
 from gpucluster.errors import DiskFullError, RunLockedError, RunNotFoundError, StoreError
+from tests.helpers.faults import KILLS, REFUSALS, Faulty, end_of, fork, temporary_files
 from tests.helpers.runs import LABELS, manifest, publish_small, publish_whole, tables
 
-T = TypeVar("T")
 KEY = "c" * 64
-
-
-class Faulty(Durable):
-    """Do all as asked, but the n-th operation, a write to a file among them."""
-
-    def __init__(self, at: int, fault: str) -> None:
-        self.at = at
-        self.fault = fault
-        self.n_operations = 0
-
-    def act(self, operation: Callable[[], T], half: Callable[[], object] = lambda: None) -> T:
-        """Do one operation; `half` is what a torn one does."""
-        self.n_operations += 1
-        if self.n_operations != self.at:
-            return operation()
-        if self.fault == "killed after":
-            operation()
-        if self.fault.startswith("torn"):
-            half()
-        if self.fault in ("killed before", "killed after", "torn, killed"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        number = errno.EIO if self.fault == "EIO" else errno.ENOSPC
-        raise OSError(number, os.strerror(number))
-
-    def open_temp(self, path: Path) -> io.FileIO:
-        def open_torn() -> io.FileIO:
-            file = io.FileIO(path, "x")
-            write = file.write
-            file.write = (
-                lambda data: self.act(  # type: ignore[method-assign]
-                    lambda: write(data), lambda: write(bytes(data)[: len(data) // 2])
-                )
-            )
-            return file
-
-        return self.act(open_torn)
-
-    def make_folder(self, path: Path) -> None:
-        self.act(lambda: Durable.make_folder(self, path))
-
-    def fsync_file(self, file: io.FileIO) -> None:
-        self.act(lambda: Durable.fsync_file(self, file))
-
-    def link(self, source: Path, target: Path) -> None:
-        self.act(lambda: Durable.link(self, source, target))
-
-    def replace(self, source: Path, target: Path) -> None:
-        self.act(lambda: Durable.replace(self, source, target))
-
-    def unlink(self, path: Path) -> None:
-        self.act(lambda: Durable.unlink(self, path))
-
-    def fsync_dir(self, path: Path) -> None:
-        self.act(lambda: Durable.fsync_dir(self, path))
 
 
 def attempt(root: Path, durable: Durable | None = None) -> Manifest:
@@ -103,29 +44,6 @@ def failure_of(work: Callable[[], object]) -> StoreError | None:
     except StoreError as error:
         return error
     return None
-
-
-def fork(work: Callable[[], object]) -> int:
-    """Do `work` in a copy of this process; return its process id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other threads: idle ones of Arrow
-        pid = os.fork()
-    if pid == 0:
-        code = 99
-        with contextlib.suppress(BaseException):
-            work()
-            code = 0
-        os._exit(code)
-    return pid
-
-
-def end_of(pid: int) -> int:
-    """Wait for a process; return its exit code, or the number of its signal below zero."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def temporary_files(root: Path) -> list[Path]:
-    return list(root.rglob(".*.tmp"))
 
 
 def assert_nothing_is_torn(root: Path, reference: Run) -> bool:
@@ -152,9 +70,7 @@ def reference(tmp_path_factory) -> Run:
     return Run.open(root / "run_a", verify=True)
 
 
-@pytest.mark.parametrize(
-    "fault", ["killed before", "killed after", "torn, killed", "ENOSPC", "EIO", "torn, ENOSPC"]
-)
+@pytest.mark.parametrize("fault", KILLS + REFUSALS)
 def test_a_fault_at_every_operation(tmp_path, reference, fault):
     seen = []
     for n in itertools.count(1):

@@ -20,7 +20,7 @@ from gpucluster.ops.blocks import map_blocks
 from gpucluster.ops.connectivity import radius_components
 from gpucluster.ops.moments import moments
 from gpucluster.ops.neighbors import nearest_neighbors
-from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.normalize import lies_far, unit_rows
 from gpucluster.ops.spanning import mutual_reachability_tree
 
 
@@ -176,3 +176,14 @@ def test_labels_do_not_depend_on_the_number_of_cores() -> None:
         for pin in ("0", "1")
     }
     assert len(results) == 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "is_unit", "far"),
+    [(0, False, False), (3, False, True), (3, True, True), (0, True, False)],
+)
+def test_a_sample_tells_whether_rows_lie_far_from_zero(
+    offset: float, is_unit: bool, far: bool
+) -> None:
+    X = (offset + np.random.default_rng(0).normal(size=(9000, 8))).astype(np.float32)
+    assert lies_far(X, is_unit=is_unit) is far

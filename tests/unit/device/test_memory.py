@@ -219,3 +219,34 @@ def test_numbers_of_a_broken_device_are_left_out(monkeypatch: pytest.MonkeyPatch
         raise MemoryError(OF_RMM)
     assert caught.value.needed_bytes == 1_500_000_000
     assert caught.value.free_bytes is None
+
+
+def test_a_limit_of_addresses_leaves_what_nobody_reserves(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = memory._status("VmSize")
+    limits = {"none": memory.resource.RLIM_INFINITY, "much": used + (4 << 30), "little": used}
+    left = {}
+    for name, limit in limits.items():
+        monkeypatch.setattr(memory.resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        left[name] = memory.address_space_left()
+    assert left["none"] is None
+    assert 2 << 30 < left["much"] < 4 << 30
+    assert left["little"] == 0
+    assert available_bytes() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    pieces = [bytearray(100_000) for _ in range(2000)]  # each below what malloc maps by itself
+    kept = pieces[::50]
+    del pieces
+    before = memory._status("RssAnon")
+    memory.give_back()
+    assert memory._status("RssAnon") < before - 100_000_000
+    assert len(kept) == 40
+
+
+def test_blocks_of_a_small_matrix_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "n_threads", lambda: 8)
+    assert memory.blocks_bytes(1000) == 8000
+    assert memory.blocks_bytes(1 << 40) == 8 * memory.BLOCK_BYTES
+    assert memory.blocks_bytes(1 << 40, 3) == 3 * memory.BLOCK_BYTES
