@@ -79,6 +79,8 @@ class LabelSums:
 
     def add(self, other: LabelSums) -> LabelSums:
         """Return both together; this one is written to."""
+        if not len(other.touched):
+            return self
         if not np.array_equal(self.touched, other.touched):
             touched = np.union1d(self.touched, other.touched)
             sums = np.zeros((len(touched), self.sums.shape[1]))

@@ -119,3 +119,25 @@ def sqdist_to_own(X, centers, labels, sqdist):
     """Write the squared distance of each row to its centre, from differences in float64."""
     for i in range(X.shape[0]):
         sqdist[i] = sqdist_of(X[i], centers[labels[i]])
+
+
+@kernel
+def carry_over(X, was, labels, place, sums):
+    """Add rows whose label is another one to the sums of that, and take them from the old one's.
+
+    ``place`` (n_clusters,) says where in ``sums`` (n_touched, n_features + 1) float64 those of a
+    label are; the last column counts. ``was`` is -1 for rows that come new.
+    """
+    n_features = X.shape[1]
+    for i in range(X.shape[0]):
+        if labels[i] == was[i]:
+            continue
+        own = place[labels[i]]
+        for j in range(n_features):
+            sums[own, j] += X[i, j]
+        sums[own, n_features] += 1
+        if was[i] >= 0:
+            left = place[was[i]]
+            for j in range(n_features):
+                sums[left, j] -= X[i, j]
+            sums[left, n_features] -= 1

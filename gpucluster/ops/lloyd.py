@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ from gpucluster.ops.compiled import relative_rounding
 from gpucluster.ops.compiled_bounds import (
     ROUNDING,
     assign_again,
+    carry_over,
     count_doubts,
     fold_tile,
     open_bounds,
@@ -106,11 +106,10 @@ class _Bounds:
             open_bounds(self._X[rows], centers, sqnorms, slack, labels, self._upper[rows], lower)
         self._search()
 
-    def move(self, centers: Matrix) -> None:
-        """Find the nearest of centres that have moved."""
-        moves = np.sqrt(np.square(centers.astype(np.float64) - self.centers).sum(axis=1))
+    def move(self, centers: Matrix, moves: Vector64, farthest: Vector64) -> None:
+        """Find the nearest of centres that have moved by so much, and the groups at most."""
         self._gone += moves
-        self._group_gone += self._groups.farthest(moves)
+        self._group_gone += farthest
         self.centers = centers
         if self.doubts() > DOUBTS_LIMIT:
             self.open(centers)
@@ -194,7 +193,7 @@ class Lloyd:
         self._version = 0
         self.sums: Vector64 = np.zeros(centers.shape, np.float64)
         self.counts = np.zeros(len(centers), np.int64)
-        self._step(None, centers)
+        self._step(None, centers, np.zeros(len(centers)))
 
     @property
     def labels(self) -> Labels:
@@ -203,9 +202,9 @@ class Lloyd:
 
     def move(self, centers: Matrix) -> float:
         """Move the centres and assign the rows again; return the sum of squared moves."""
-        before = self.centers
-        self._step(before, centers)
-        return float(np.square(centers.astype(np.float64) - before).sum())
+        sqmoves = np.square(centers.astype(np.float64) - self.centers).sum(axis=1)
+        self._step(self.centers, centers, np.sqrt(sqmoves))
+        return float(sqmoves.sum())
 
     def means(self) -> Matrix:
         """Return the mean of each cluster; an empty one gets the row farthest from its centre."""
@@ -223,9 +222,10 @@ class Lloyd:
     def _now(self) -> tuple[Any, ...]:
         return self._version, self.centers, *self._groups.arrays
 
-    def _step(self, before: Matrix | None, centers: Matrix) -> None:
+    def _step(self, before: Matrix | None, centers: Matrix, moves: Vector64) -> None:
+        moved = centers, moves, self._groups.farthest(moves)
         known = self._version, before, *self._groups.arrays
-        change = self._shards.reduce(_move, LabelSums.add, centers, *known)
+        change = self._shards.reduce(_move, LabelSums.add, *moved, *known)
         self.sums[change.touched] += change.sums[:, :-1]
         self.counts[change.touched] += change.sums[:, -1].astype(np.int64)
         self.centers = centers
@@ -245,7 +245,13 @@ def _bounds(shard: Shard, version: int, centers: Matrix | None, *groups: Any) ->
 
 
 def _move(
-    shard: Shard, centers: Matrix, version: int, before: Matrix | None, *groups: Any
+    shard: Shard,
+    centers: Matrix,
+    moves: Vector64,
+    farthest: Vector64,
+    version: int,
+    before: Matrix | None,
+    *groups: Any,
 ) -> LabelSums:
     bounds = _bounds(shard, version, before, *groups)
     was = bounds.labels.copy()
@@ -253,20 +259,22 @@ def _move(
     if before is None:
         bounds.open(centers)
     else:
-        bounds.move(centers)
+        bounds.move(centers, moves, farthest)
     bounds.version = version + 1
-    changes = (_changed(shard.X[rows], was[rows], bounds.labels[rows]) for rows in shard.parts())
-    return reduce(LabelSums.add, changes)
+    return _changes(shard.X, was, bounds.labels, len(centers))
 
 
-def _changed(X: Matrix, was: Labels, labels: Labels) -> LabelSums:
+def _changes(X: Matrix, was: Labels, labels: Labels, n_clusters: int) -> LabelSums:
     """Return by how much rows that changed their label change sums, and in the end counts."""
-    came = np.flatnonzero(labels != was)
-    left = came[was[came] >= 0]
-    signed = np.empty((len(came) + len(left), X.shape[1] + 1), np.float64)
-    signed[: len(came), :-1], signed[: len(came), -1] = X[came], 1
-    signed[len(came) :, :-1], signed[len(came) :, -1] = -X[left], -1
-    return LabelSums.of(signed, np.concatenate([labels[came], was[left]]))
+    changed = np.flatnonzero(labels != was)
+    is_touched = np.zeros(n_clusters + 1, np.bool_)  # the last for those that come new
+    is_touched[labels[changed]] = is_touched[was[changed]] = True
+    touched = np.flatnonzero(is_touched[:-1]).astype(np.int32)
+    place = np.empty(n_clusters, np.int32)
+    place[touched] = np.arange(len(touched))
+    sums = np.zeros((len(touched), X.shape[1] + 1), np.float64)
+    carry_over(X, was, labels, place, sums)
+    return LabelSums(touched, sums)
 
 
 def _labels(shard: Shard, version: int, centers: Matrix, *groups: Any) -> Labels:
