@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from gpucluster.algorithms import Algorithm, catalogue
 from gpucluster.device.memory import require_bytes, translated
 from gpucluster.device.select import Decision, Device
+from gpucluster.device.storage import fleet_of
 from gpucluster.device.worker import Worker, hand_back, hand_back_all, shared, with_memory
 from gpucluster.errors import DeviceError, DeviceUnavailableError, StageCrashedError
 from gpucluster.events import Reporter
@@ -61,6 +62,9 @@ def fit_algorithm(
     def run(device: Device) -> Clustering:
         if device == "cpu" and not algorithm.may_abort:
             return algorithm.fit(X, device=device, reporter=reporter)
+        fleet = fleet_of(X)
+        if algorithm.by_gpus_of_a_fleet and fleet is not None and fleet.device == device:
+            return replace(algorithm.fit(X, device="cpu", reporter=reporter), backend="cupy")
         with either(worker) as process:
             facts = process.call(
                 "gpucluster.execution:fit_algorithm_files",

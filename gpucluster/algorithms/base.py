@@ -55,6 +55,7 @@ class Algorithm(BaseModel, ABC):
 
     name: ClassVar[str]
     aliases: ClassVar[Mapping[str, str]] = {}
+    by_gpus_of_a_fleet: ClassVar[bool] = False  # whether they do what the CPU path asks shards for
     may_abort: ClassVar[bool] = False  # whether the CPU path needs a process of its own
     collapses_duplicates: ClassVar[bool] = False  # whether the paths take weights of equal rows
     by_nearest_mean: ClassVar[bool] = False  # whether each row is in the cluster of that mean

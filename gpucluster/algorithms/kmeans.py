@@ -41,6 +41,7 @@ class KMeans(Algorithm):
 
     name: ClassVar[str] = "kmeans"
     by_nearest_mean: ClassVar[bool] = True
+    by_gpus_of_a_fleet: ClassVar[bool] = True
     library_bytes: ClassVar[int] = COMPILER_BYTES
     aliases: ClassVar[Mapping[str, str]] = {"num_clusters": "n_clusters"}
 

@@ -18,7 +18,7 @@ from typing import Any, Self, get_args
 from gpucluster.device.cores import n_threads
 from gpucluster.device.fleet import Fleet
 from gpucluster.device.scratch import scratch_folder
-from gpucluster.device.select import Decision
+from gpucluster.device.select import Decision, Device, probe_gpu
 from gpucluster.errors import BackendUnavailableError, ConfigError, ExecutorError
 from gpucluster.notation import describe
 from gpucluster.types import ExecutorName, StorageRequest
@@ -152,7 +152,7 @@ class Executor:
                 ) from error
             stack.callback(client.close)
             _check_workers(client, address, shared)
-            fleet = Fleet(client, shared)
+            fleet = Fleet(client, shared, _device_of(client, decision))
             try:
                 yield fleet
             finally:
@@ -269,6 +269,26 @@ def _check_workers(client: Any, address: str, folder: Path) -> None:
                 hint="results of one run must come from one version",
             )
     probe.unlink()
+
+
+def _device_of(client: Any, decision: Decision) -> Device:
+    """Return what all workers have.
+
+    Raises
+    ------
+    ExecutorError
+        One lacks the GPU that was asked for.
+    """
+    if decision.device == "cpu":
+        return "cpu"
+    obstacles = client.run(probe_gpu)
+    for worker, obstacle in obstacles.items():
+        if obstacle is not None and decision.requested == "gpu":
+            raise ExecutorError(
+                f"the worker {worker} has no GPU: {obstacle}",
+                hint="use --device auto, where the cores of workers do what their GPUs cannot",
+            )
+    return "cpu" if any(obstacles.values()) else "gpu"
 
 
 def _told(probe: str) -> dict[str, str]:

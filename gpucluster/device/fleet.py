@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gpucluster.device.dask_client import LOOK_S, Future, Scheduler, Watch, wait_for_workers
+from gpucluster.device.select import Device
 from gpucluster.device.storage import Lent, Site, lent, on_disk
 from gpucluster.events import Reporter
 
@@ -38,11 +39,13 @@ class Fleet:
     client : distributed.Client
     folder : Path
         All workers see it under this path.
+    device : {"cpu", "gpu"}, default "cpu"
+        What each worker has.
     """
 
-    def __init__(self, client: Any, folder: Path) -> None:
+    def __init__(self, client: Any, folder: Path, device: Device = "cpu") -> None:
         self._scheduler = Scheduler(client)
-        self.site = Site(folder, self)
+        self.site, self.device = Site(folder, self), device
         self._numbers = itertools.count()
         self._shared: dict[int, tuple[weakref.ref[Any], Any]] = {}  # by id: an array, its copy
         self._forgotten: deque[str] = deque()

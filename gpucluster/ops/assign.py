@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from gpucluster.device.arrays import is_on_gpu, namespace
+from gpucluster.device.arrays import is_on_gpu, namespace, to_host
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks, row_blocks
@@ -21,6 +22,7 @@ __all__ = [
     "LabelSums",
     "Step",
     "cluster_sums",
+    "filled_means",
     "lloyd_step",
     "most_similar",
     "nearest_center",
@@ -241,3 +243,43 @@ def sums_by_label(block: Any, labels: Labels) -> tuple[Any, Any]:
         shape=(len(touched), len(codes)),
     )
     return touched, membership @ block
+
+
+def filled_means(
+    X: Any, rows: Callable[[], tuple[Any, Any]], centers: Any, sums: Any, counts: Any
+) -> Any:
+    """Return the mean of each cluster; an empty one gets the row farthest from its centre.
+
+    Parameters
+    ----------
+    X : array of shape (n_samples, n_features), float32
+        On the device of the other arrays, or on the host, as `counts` is.
+    rows : callable
+        Returns the label of each row, and its squared distance to its centre.
+    centers : array of shape (n_clusters, n_features), float32
+        What a cluster keeps that stays empty.
+    sums : array of shape (n_clusters, n_features), float64
+        Of the rows of each cluster.
+    counts : ndarray of shape (n_clusters,), int64
+
+    Returns
+    -------
+    array of shape (n_clusters, n_features), float32
+    """
+    xp = namespace(sums)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        sums, counts = sums.copy(), counts.copy()
+        labels, sqdist = rows()
+        farthest = np.argsort(-to_host(sqdist), kind="stable")[: len(empty) * 4]
+        own = to_host(labels[xp.asarray(farthest)])
+        donors = [pair for pair in zip(farthest, own, strict=True) if counts[pair[1]] > 1]
+        for cluster, (row, donor) in zip(empty, donors, strict=False):
+            vector = xp.asarray(X[row])
+            sums[donor] -= vector
+            counts[donor] -= 1
+            sums[cluster], counts[cluster] = vector, 1
+    filled = np.flatnonzero(counts)
+    means = centers.copy()
+    means[filled] = sums[filled] / xp.asarray(counts[filled])[:, None]
+    return means

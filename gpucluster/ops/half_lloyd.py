@@ -8,12 +8,11 @@ import numpy as np
 
 from gpucluster.device.arrays import namespace, to_host
 from gpucluster.events import Reporter
-from gpucluster.ops.assign import cluster_sums
+from gpucluster.ops.assign import cluster_sums, filled_means
 from gpucluster.ops.certified import CertifiedSearch
 from gpucluster.ops.half import coarse_middle, half_rows, sample_of
-from gpucluster.ops.lloyd import filled_means
 from gpucluster.ops.pairs import pair_sqdist
-from gpucluster.ops.streaming import SPARE_BYTES, each_block
+from gpucluster.ops.streaming import SPARE_BYTES, each_block, placed
 
 
 def resident_bytes(n_samples: int, n_features: int) -> int:
@@ -101,3 +100,50 @@ class HalfLloyd:
 
         each_block(work, self._X, self._xp, self._reporter)
         return sqdist
+
+
+class HalfLabels:
+    """The nearest centres of rows of the host, found on a GPU: what a worker with one does.
+
+    Labels are those of a search in float64, as those that `ops.lloyd` finds behind bounds are, so
+    a shard that is worked on here says the same as one that is worked on without a GPU.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32, C-contiguous
+        On the host; kept on the GPU as well, where that has room.
+
+    Attributes
+    ----------
+    labels : ndarray of shape (n_samples,), int32
+        On the host; -1 before the first search.
+    version : int
+        Of the search, for whoever counts them.
+    """
+
+    def __init__(self, X: Any) -> None:
+        import cupy
+
+        self._xp = cupy
+        self._rows = placed(X, resident_bytes(*X.shape))
+        self._shift = coarse_middle(cupy.asarray(sample_of(X)))
+        here = namespace(self._rows) is cupy
+        self._half = half_rows(self._rows, self._shift) if here else None
+        self.labels = np.full(len(X), -1, np.int32)
+        self.version = 0
+
+    def open(self, centers: Any) -> None:
+        """Find the nearest of some centres of the host."""
+        search = CertifiedSearch.of(self._xp.asarray(centers), self._shift)
+        if self._half is not None:
+            self.labels = to_host(search.nearest(self._rows, self._half).labels)
+            return
+
+        def work(rows: slice, block: Any) -> None:
+            self.labels[rows] = to_host(search.nearest(block).labels)
+
+        each_block(work, self._rows, self._xp)
+
+    def move(self, centers: Any, *_: Any) -> None:
+        """Find the nearest of centres that have moved: by another full search."""
+        self.open(centers)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
-from gpucluster.device.arrays import namespace, to_host
 from gpucluster.events import Reporter
-from gpucluster.ops.assign import TILE_CENTERS, TILE_ROWS, LabelSums, lloyd_step
+from gpucluster.ops.assign import TILE_CENTERS, TILE_ROWS, LabelSums, filled_means, lloyd_step
 from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.compiled import relative_rounding
 from gpucluster.ops.compiled_bounds import (
@@ -22,6 +20,7 @@ from gpucluster.ops.compiled_bounds import (
     open_bounds,
     sqdist_to_own,
 )
+from gpucluster.ops.half_lloyd import HalfLabels
 from gpucluster.ops.shards import Shard, Shards
 from gpucluster.types import Labels, Matrix, Vector64
 
@@ -232,12 +231,17 @@ class Lloyd:
         self._version += 1
 
 
-def _bounds(shard: Shard, version: int, centers: Matrix | None, *groups: Any) -> _Bounds:
-    """Return the bounds of a shard as they are after so many steps, computed anew where lost."""
-    bounds: _Bounds | None = shard.kept.get("bounds")
+def _bounds(
+    shard: Shard, version: int, centers: Matrix | None, *groups: Any
+) -> _Bounds | HalfLabels:
+    """Return what is known of a shard after so many steps, computed anew where that was lost."""
+    bounds: _Bounds | HalfLabels | None = shard.kept.get("bounds")
     if bounds is None or bounds.version != version:
-        lower = shard.room(len(groups[-1]) - 1)
-        bounds = shard.kept["bounds"] = _Bounds(shard.X, lower, _Groups(*groups))
+        if shard.device == "gpu":
+            bounds = HalfLabels(shard.X)
+        else:
+            bounds = _Bounds(shard.X, shard.room(len(groups[-1]) - 1), _Groups(*groups))
+        shard.kept["bounds"] = bounds
         bounds.version = version
         if centers is not None:
             bounds.open(centers)
@@ -285,46 +289,6 @@ def _sqdist(shard: Shard, version: int, centers: Matrix, *groups: Any) -> Vector
     sqdist = np.empty(len(shard.X), np.float64)
     sqdist_to_own(shard.X, centers, _labels(shard, version, centers, *groups), sqdist)
     return sqdist
-
-
-def filled_means(
-    X: Any, rows: Callable[[], tuple[Any, Any]], centers: Any, sums: Any, counts: Any
-) -> Any:
-    """Return the mean of each cluster; an empty one gets the row farthest from its centre.
-
-    Parameters
-    ----------
-    X : array of shape (n_samples, n_features), float32
-        On the device of the other arrays, or on the host, as `counts` is.
-    rows : callable
-        Returns the label of each row, and its squared distance to its centre.
-    centers : array of shape (n_clusters, n_features), float32
-        What a cluster keeps that stays empty.
-    sums : array of shape (n_clusters, n_features), float64
-        Of the rows of each cluster.
-    counts : ndarray of shape (n_clusters,), int64
-
-    Returns
-    -------
-    array of shape (n_clusters, n_features), float32
-    """
-    xp = namespace(sums)
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        sums, counts = sums.copy(), counts.copy()
-        labels, sqdist = rows()
-        farthest = np.argsort(-to_host(sqdist), kind="stable")[: len(empty) * 4]
-        own = to_host(labels[xp.asarray(farthest)])
-        donors = [pair for pair in zip(farthest, own, strict=True) if counts[pair[1]] > 1]
-        for cluster, (row, donor) in zip(empty, donors, strict=False):
-            vector = xp.asarray(X[row])
-            sums[donor] -= vector
-            counts[donor] -= 1
-            sums[cluster], counts[cluster] = vector, 1
-    filled = np.flatnonzero(counts)
-    means = centers.copy()
-    means[filled] = sums[filled] / xp.asarray(counts[filled])[:, None]
-    return means
 
 
 def _grouped(centers: Matrix, n_wanted: int) -> Labels:

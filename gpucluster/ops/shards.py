@@ -21,6 +21,7 @@ import numpy as np
 from gpucluster.device.dask_client import Losses, Lost
 from gpucluster.device.fleet import Fleet, kept, opened
 from gpucluster.device.memory import available_bytes, rows_per_block
+from gpucluster.device.select import Device
 from gpucluster.device.storage import fleet_of, lent, like, on_disk
 from gpucluster.errors import InternalError
 from gpucluster.events import Reporter
@@ -72,12 +73,15 @@ class Shard:
         What earlier work left here. It may be empty at any time: the process that had it died.
     room : callable
         Of a number of columns; returns an array of as many rows, float32, to be kept.
+    device : {"cpu", "gpu"}
+        What the process has that works on it.
     """
 
     X: Matrix
     start: int
     kept: dict[str, Any]
     room: Callable[[int], Matrix]
+    device: Device = "cpu"
 
     def parts(self) -> Iterator[slice]:
         """Yield the rows of the shard, so many as are summed at a time."""
@@ -225,7 +229,7 @@ class Shards:
                 X = lent(self._X[rows])
                 shards.append((X, start, self._token, number, *_cut(common, rows, lent)))
             name = f"{self._name}, rows {shards[0][1]:,} to {rows.stop - 1:,}"
-            calls[batch] = name, (work, add, shards)
+            calls[batch] = name, (work, add, self._fleet.device, shards)
         finished = self._fleet.call(
             _there, calls, self._homes, self._reporter, one_by_one=losses.count > 0
         )
@@ -312,13 +316,16 @@ class _Tree:
 
 
 def _there(
-    work: Callable[..., T], add: Callable[[T, T], T] | None, shards: list[tuple[Any, ...]]
+    work: Callable[..., T],
+    add: Callable[[T, T], T] | None,
+    device: Device,
+    shards: list[tuple[Any, ...]],
 ) -> Any:
     """Work on some shards; return what they add up to, or their results."""
 
     def each(X: Any, start: int, token: str, number: int, *args: Any) -> T:
         rows = opened(X)
-        shard = Shard(rows, start, kept(token, number), partial(_room, len(rows)))
+        shard = Shard(rows, start, kept(token, number), partial(_room, len(rows)), device)
         return work(shard, *map(opened, args))
 
     with alone():

@@ -174,3 +174,13 @@ def test_labeling_page_python(folder: Path, capsys: pytest.CaptureFixture[str]) 
     (code,) = blocks(ROOT / "docs/labeling.md", "python")
     exec(compile(code, "labeling.md", "exec"), {"gpucluster": gpucluster, "model": Model()})
     assert "label_confidence" in capsys.readouterr().out
+
+
+def test_dask_page(folder: Path) -> None:
+    page = ROOT / "docs" / "dask.md"
+    (command,) = blocks(page, "console")
+    name, *arguments = command.split()
+    assert name == "gpucluster"
+    subprocess.run([sys.executable, "-m", "gpucluster", *arguments], check=True)
+    (code,) = blocks(page, "python")
+    exec(compile(code, "dask.md", "exec"), {})

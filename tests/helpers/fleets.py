@@ -12,6 +12,7 @@ import numpy as np
 from gpucluster.device import fleet as fleet_module
 from gpucluster.device.dask_client import Lost
 from gpucluster.device.fleet import Fleet
+from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 
 
@@ -27,10 +28,18 @@ class FickleFleet(Fleet):
         Share of the calls before which a worker dies, and all that it kept with it.
     threads : int
         As many as the workers say that they have.
+    device : {"cpu", "gpu"}
     """
 
-    def __init__(self, folder: Path, seed: int = 0, loss: float = 0.2, threads: int = 2) -> None:
-        super().__init__(None, folder)
+    def __init__(
+        self,
+        folder: Path,
+        seed: int = 0,
+        loss: float = 0.2,
+        threads: int = 2,
+        device: Device = "cpu",
+    ) -> None:
+        super().__init__(None, folder, device)
         self._stream, self._loss, self._threads = np.random.default_rng(seed), loss, threads
         self.sent: list[int] = []  # bytes that went out with each call
 

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpucluster.algorithms import KMeans
 from gpucluster.device import fleet as fleet_module
+from gpucluster.device.select import Decision, Device
 from gpucluster.device.storage import lent, like, on_disk
 from gpucluster.errors import Cancelled, InternalError
 from gpucluster.events import CancelToken, Progress, Reporter
+from gpucluster.execution import fit_algorithm
 from gpucluster.ops import shards as module
 from gpucluster.ops.lloyd import Lloyd
 from gpucluster.ops.moments import centred_product, moments
@@ -222,3 +225,25 @@ def test_progress_is_told_and_a_stop_is_heard(tmp_path: Path) -> None:
 def test_nothing_to_add_up_is_said() -> None:
     with pytest.raises(ValueError, match="nothing"):
         Shards(np.empty((0, 3), np.float32), "test").reduce(total, plus, ByRow(np.empty(0)))
+
+
+def test_workers_with_a_gpu_find_what_those_without_find(tmp_path: Path, device: Device) -> None:
+    X = rows(400, 6)
+    fleet = FickleFleet(tmp_path, loss=0.2, device=device)
+    far = there(X, fleet)
+    kmeans = KMeans(n_clusters=9, n_init=1, random_state=3)
+    here = kmeans.fit(X)
+    decision = Decision("gpu", device, "")
+    found, used = fit_algorithm(kmeans, far, decision, Reporter("cluster"))
+    np.testing.assert_array_equal(found.labels_, here.labels_)
+    assert found.info == here.info
+    assert used == device
+    assert found.backend == ("cupy" if device == "gpu" else "numba")
+    assert fleet.n_calls > 3
+
+
+def test_rows_without_room_on_the_gpu_come_in_blocks(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpucluster.ops.half_lloyd.resident_bytes", lambda *_: 1 << 60)
+    test_workers_with_a_gpu_find_what_those_without_find(tmp_path, device)
