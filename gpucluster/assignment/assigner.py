@@ -13,8 +13,9 @@ from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.notation import describe
 from gpucluster.ops.assign import most_similar, nearest_center
-from gpucluster.ops.blocks import map_blocks
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.normalize import unit_rows
+from gpucluster.ops.shards import ByRow, Shard, Shards
 from gpucluster.types import NOISE, Labels, Matrix, Vector
 
 Metric = Literal["cosine", "euclidean"]
@@ -164,13 +165,16 @@ def cosine_beside(X: Matrix, directions: Matrix, labels: Labels) -> Vector:
     ndarray of shape (n_samples,), float32
         In [-1, 1]; NaN for rows without a direction.
     """
-    cosine = np.full(len(X), np.nan, np.float32)
+    if not len(X):
+        return np.empty(0, np.float32)
+    found = Shards(X, "similarities").map(_shard_beside, ByRow(labels), directions)
+    return np.concatenate(list(found))
 
-    def work(rows: slice) -> None:
-        unit = unit_rows(X[rows])
+
+def _shard_beside(shard: Shard, labels: Labels, directions: Matrix) -> Vector:
+    cosine = np.full(len(labels), np.nan, np.float32)
+    for rows in row_blocks(len(labels), rows_per_block(12 * shard.X.shape[1])):
+        unit = unit_rows(shard.X[rows])
         found = np.einsum("ij,ij->i", unit, directions[labels[rows]])
         cosine[rows] = np.where(labels[rows] == NOISE, np.nan, np.clip(found, -1, 1))
-
-    for _ in map_blocks(work, len(X), rows_per_block(12 * X.shape[1])):
-        pass
     return cosine

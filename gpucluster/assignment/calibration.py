@@ -11,10 +11,11 @@ from gpucluster.assignment.assigner import Assigned, Assigner, cosine_beside
 from gpucluster.assignment.thresholds import calibrated
 from gpucluster.device.memory import BLOCK_BYTES, rows_per_block
 from gpucluster.device.storage import take
-from gpucluster.ops.blocks import map_blocks, row_blocks
+from gpucluster.ops.blocks import row_blocks
 from gpucluster.ops.nesting import labels_at, node_levels
 from gpucluster.ops.normalize import unit_rows
-from gpucluster.types import NOISE, USUAL_THRESHOLD, Hierarchy, Labels, Matrix, Vector
+from gpucluster.ops.shards import Shard, Shards
+from gpucluster.types import NOISE, USUAL_THRESHOLD, Hierarchy, Labels, Matrix, Vector, Vector64
 
 PAIRS = 20_000
 SLACK = 1e-6  # of a threshold: two ways to compute one cosine differ by less
@@ -139,10 +140,11 @@ def _random_pairs(X: Matrix, random_state: int) -> dict[str, Any]:
 
 
 def _mean_direction(X: Matrix) -> Any:
-    total = np.zeros(X.shape[1], np.float64)
-    for part in map_blocks(
-        lambda rows: unit_rows(X[rows]).sum(axis=0, dtype=np.float64),
-        *(len(X), rows_per_block(16 * X.shape[1])),
-    ):
-        total += part
-    return total / len(X)
+    return Shards(X, "mean direction").reduce(_shard_direction, np.add) / len(X)
+
+
+def _shard_direction(shard: Shard) -> Vector64:
+    total = np.zeros(shard.X.shape[1], np.float64)
+    for rows in row_blocks(len(shard.X), rows_per_block(16 * shard.X.shape[1])):
+        total += unit_rows(shard.X[rows]).sum(axis=0, dtype=np.float64)
+    return total

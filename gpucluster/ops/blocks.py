@@ -85,13 +85,18 @@ _here = threading.local()
 @contextmanager
 def alone() -> Iterator[None]:
     """Do blocks one after the other in this thread, which shares the cores with others like it."""
-    before = getattr(_here, "is_worker", False)
+    before = is_in_block()
     _here.is_worker = True
     try:
         with one_blas_thread:
             yield
     finally:
         _here.is_worker = before
+
+
+def is_in_block() -> bool:
+    """Whether this thread is at a block of somebody's rows: others are at other blocks."""
+    return bool(getattr(_here, "is_worker", False))
 
 
 def row_blocks(n_rows: int, block_rows: int) -> Iterator[slice]:
@@ -118,7 +123,7 @@ def map_blocks(
     blocks = deque(row_blocks(n_rows, block_rows))
     in_flight = in_flight or 2 * n_threads()
     with one_blas_thread:
-        if len(blocks) == 1 or getattr(_here, "is_worker", False):
+        if len(blocks) == 1 or is_in_block():
             for block in blocks:
                 yield work(block)
                 if reporter is not None:

@@ -9,14 +9,13 @@ import numpy as np
 
 from gpucluster.device.arrays import to_host
 from gpucluster.device.select import Device
-from gpucluster.device.storage import fleet_of
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.certified import CertifiedSearch
 from gpucluster.ops.duplicates import equal_groups
 from gpucluster.ops.half import coarse_middle, sample_of
 from gpucluster.ops.normalize import offset, row_norms, unit_rows
 from gpucluster.ops.pairs import pair_sqdist
-from gpucluster.ops.shards import TILE_ROWS, Shard, Shards, joined
+from gpucluster.ops.shards import TILE_ROWS, Shard, Shards, joined, sharing
 from gpucluster.ops.streaming import each_block, workplace
 from gpucluster.types import Labels, Matrix, Vector
 
@@ -245,7 +244,7 @@ def _shard_similar(
 
 def _is_shared(X: Matrix) -> bool:
     """Whether other processes search for rows; shards are of whole tiles, if these are."""
-    return fleet_of(X) is not None and _tile_rows(len(X)) == TILE_ROWS
+    return sharing(X) is not None and _tile_rows(len(X)) == TILE_ROWS
 
 
 def _tile_rows(n_rows: int) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 
 from gpucluster.device.arrays import is_on_gpu, namespace
 from gpucluster.device.memory import rows_per_block
-from gpucluster.device.storage import fleet_of, like
+from gpucluster.device.storage import like
 from gpucluster.ops.blocks import map_blocks, row_blocks
 from gpucluster.ops.pairs import pair_sqdist
-from gpucluster.ops.shards import ByRow, Shard, Shards, Written
+from gpucluster.ops.shards import ByRow, Shard, Shards, Written, sharing
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def row_norms(X: Any) -> Any:
     if is_on_gpu(X) and X.dtype == np.float32 and X.flags.c_contiguous:
         nowhere, numbers = xp.zeros((1, X.shape[1]), np.float64), xp.arange(len(X), dtype=np.int32)
         return xp.sqrt(pair_sqdist(X, nowhere, numbers, xp.zeros_like(numbers)))
-    if fleet_of(X) is not None:
+    if sharing(X) is not None:
         return np.concatenate(list(Shards(X, "norms").map(_shard_norms)))
     norms = xp.empty(len(X), "float64")
 
@@ -73,7 +73,7 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
         return X
     out = like(X, X.shape, to_lend=True) if out is None else out
     norms[norms == 0] = 1
-    if fleet_of(X) is not None and fleet_of(out) is not None:
+    if sharing(X) is not None and sharing(out) is not None:
         for _ in Shards(X, "unit rows").map(_shard_divided, ByRow(norms), Written(out)):
             pass
         return out
@@ -179,7 +179,7 @@ def without_offset(X: Any) -> Any:
         return X
     xp = namespace(X)
     centred = like(X, X.shape, to_lend=True)
-    if fleet_of(X) is not None and fleet_of(centred) is not None:
+    if sharing(X) is not None and sharing(centred) is not None:
         for _ in Shards(X, "centred rows").map(_shard_centred, Written(centred), common):
             pass
         return centred

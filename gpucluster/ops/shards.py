@@ -25,7 +25,7 @@ from gpucluster.device.select import Device
 from gpucluster.device.storage import fleet_of, lent, like, on_disk
 from gpucluster.errors import InternalError
 from gpucluster.events import Reporter
-from gpucluster.ops.blocks import alone, map_blocks, row_blocks
+from gpucluster.ops.blocks import alone, is_in_block, map_blocks, row_blocks
 from gpucluster.types import Matrix
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class Shards:
         self._tells = tells
         self._rows = rows or max(least_rows, shard_rows(*X.shape))
         self._starts = range(0, len(X), self._rows)
-        self._fleet = fleet_of(X)
+        self._fleet = sharing(X)
         self._kept: list[dict[str, Any]] = [{} for _ in self._starts]
         self._rooms: dict[int, Matrix] = {}
         self._lock = threading.Lock()
@@ -254,6 +254,11 @@ class Shards:
         return self._rooms[n_cols][rows]
 
 
+def sharing(X: Any) -> Fleet | None:
+    """Return who shares the work on the rows of a matrix; None within a block, which is shared."""
+    return None if is_in_block() else fleet_of(X)
+
+
 def joined(results: Iterator[tuple[Any, ...]]) -> Any:
     """Return arrays of all rows, of those that shards returned."""
     return tuple(np.concatenate(each) for each in zip(*results, strict=True))
@@ -261,7 +266,7 @@ def joined(results: Iterator[tuple[Any, ...]]) -> Any:
 
 def shown(X: Any, array: Any) -> Any:
     """Return an array, or a copy of it where those who work on the rows of `X` see it."""
-    if fleet_of(X) is None:
+    if sharing(X) is None:
         return array
     copy = like(X, array.shape, array.dtype, to_lend=True)
     copy[...] = array

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +13,9 @@ from gpucluster.device.memory import BLOCK_BYTES, blocks_bytes, rows_per_block
 from gpucluster.device.select import Device
 from gpucluster.events import Reporter
 from gpucluster.types import Cost, Matrix
+
+if TYPE_CHECKING:
+    from gpucluster.ops.shards import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,22 @@ class Step(BaseModel, ABC):
         import numpy as np
 
         from gpucluster.device.storage import like
-        from gpucluster.ops.blocks import map_blocks
+        from gpucluster.ops.shards import Shards, Written
 
         if self.trained is not None:
             return np.ascontiguousarray(arrays[self.trained], np.float32)
-        out: Matrix = like(X, (len(X), self.n_out(X.shape[1])))
-
-        def work(rows: slice) -> None:
-            out[rows] = self.apply(X[rows], arrays)
-
-        for _ in map_blocks(work, len(X), rows_per_block(8 * X.shape[1], BLOCK_BYTES // 2)):
+        out: Matrix = like(X, (len(X), self.n_out(X.shape[1])), to_lend=True)
+        known = self, tuple(arrays), *arrays.values()
+        for _ in Shards(X, self.method).map(_shard_applied, Written(out), *known):
             pass
         return out
+
+
+def _shard_applied(
+    shard: Shard, out: Matrix, step: Step, names: tuple[str, ...], *arrays: Any
+) -> None:
+    from gpucluster.ops.blocks import row_blocks
+
+    known = dict(zip(names, arrays, strict=True))
+    for rows in row_blocks(len(out), rows_per_block(8 * shard.X.shape[1], BLOCK_BYTES // 2)):
+        out[rows] = step.apply(shard.X[rows], known)
