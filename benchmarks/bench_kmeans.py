@@ -17,7 +17,11 @@ COLUMNS = (
     *("inertia", "inertia_ratio", "ami", "n_iter", "first_s", "again_s", "first_cpu_s"),
     *("cpu_ratio", "base_mb", "peak_mb"),
 )
-PROBLEMS = ((10, 1), (10, 10), (100, 1), (1000, 1))  # clusters, starts
+# clusters, starts, rows of a batch
+PROBLEMS = (
+    *((10, 1, None), (10, 10, None), (100, 1, None), (1000, 1, None)),
+    *((100, 1, 4096), (1000, 1, 4096)),
+)
 
 
 def prepare(out: Path, data: str) -> dict[str, Any]:
@@ -45,12 +49,13 @@ def main() -> None:
             inputs = session.scratch / case.name
             inputs.mkdir()
             session.aside(prepare, inputs, data=str(session.data(case)))
-            for n_clusters, n_init in PROBLEMS:
+            for n_clusters, n_init, batch_size in PROBLEMS:
+                batches = "" if batch_size is None else f", batches of {batch_size}"
                 rows = [
                     session.measure(
                         case,
                         call(
-                            f"k={n_clusters}, {n_init} starts: {library}",
+                            f"k={n_clusters}, {n_init} starts{batches}: {library}",
                             timed,
                             library=f"kmeans_rest_{library}",
                             folder=f"{{scratch}}/{case.name}",
@@ -59,6 +64,7 @@ def main() -> None:
                             n_clusters=n_clusters,
                             n_init=n_init,
                             random_state="{seed}",
+                            batch_size=batch_size,
                         ),
                     )
                     for library in ("ours", "sklearn")

@@ -58,11 +58,18 @@ def kmeans_faiss(first: Any, n_iter: int) -> Call:
     return fit
 
 
-def kmeans_rest_ours(n_clusters: int, n_init: int, random_state: str) -> Call:
-    """Ours, from its own first centres until they rest."""
+def kmeans_rest_ours(
+    n_clusters: int, n_init: int, random_state: str, batch_size: int | None = None
+) -> Call:
+    """Ours, from its own first centres until they rest, or have settled by batches."""
     from gpucluster.algorithms import KMeans
 
-    model = KMeans(n_clusters=n_clusters, n_init=n_init, random_state=int(random_state))
+    model = KMeans(
+        n_clusters=n_clusters,
+        n_init=n_init,
+        random_state=int(random_state),
+        batch_size=batch_size,
+    )
 
     def fit(X: Any) -> dict[str, Any]:
         found = model.fit(X)
@@ -75,11 +82,17 @@ def kmeans_rest_ours(n_clusters: int, n_init: int, random_state: str) -> Call:
     return fit
 
 
-def kmeans_rest_sklearn(n_clusters: int, n_init: int, random_state: str) -> Call:
-    """scikit-learn's lloyd, from its own first centres until they rest."""
-    from sklearn.cluster import KMeans
+def kmeans_rest_sklearn(
+    n_clusters: int, n_init: int, random_state: str, batch_size: int | None = None
+) -> Call:
+    """scikit-learn's lloyd from its own first centres until they rest, or its mini-batches."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    model = KMeans(n_clusters, n_init=n_init, random_state=int(random_state), algorithm="lloyd")
+    common = {"n_init": n_init, "random_state": int(random_state)}
+    if batch_size is None:
+        model = KMeans(n_clusters, algorithm="lloyd", **common)
+    else:
+        model = MiniBatchKMeans(n_clusters, batch_size=batch_size, **common)
 
     def fit(X: Any) -> dict[str, Any]:
         model.fit(X)

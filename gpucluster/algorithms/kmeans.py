@@ -21,6 +21,7 @@ from gpucluster.types import Cost, Matrix
 RESTARTS_LIMIT = 1_000_000  # rows above which one start is enough
 EARLY = 10  # iterations in which centres move far
 ITERATIONS = 100  # until centres rest: 20 to 160 were seen
+BATCH_PASSES = 4  # over the rows: the centres settle within one or two, two more follow
 FEWER_CLUSTERS = "kmeans_fewer_clusters"  # the code of a warning
 
 
@@ -69,6 +70,12 @@ class KMeans(Algorithm):
         default="auto", description="Accepted for compatibility: all give the result of lloyd."
     )
 
+    batch_size: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Rows after which the centres move, for many rows: an approximation in few "
+        "passes. Omitted: all rows.",
+    )
+
     def restarts(self, n_samples: int) -> int:
         """Return how many starts are made on `n_samples` rows."""
         return self.n_init or (10 if n_samples < RESTARTS_LIMIT else 1)
@@ -101,6 +108,16 @@ class KMeans(Algorithm):
         if self.init == "k-means++":
             one_start += seeding_seconds(n_samples, n_features, k)
         seconds = self.restarts(n_samples) * one_start
+        if sampled < n_samples and self.batch_size is not None:
+            extra += 16 * n_samples + 12 * self.batch_size * n_features
+            rows -= 4 * bounds * n_samples
+            seconds += BATCH_PASSES * 2.0 * n_samples * n_features * k / 150e9
+            return Cost(
+                *(extra + rows, seconds, "minibatch"),
+                rows_bytes=rows,
+                unit_bytes=unit,
+                passes=BATCH_PASSES,
+            )
         if sampled < n_samples:
             seconds += self._descent_seconds(n_samples, n_features)
         passes = min(self.max_iter, ITERATIONS)
@@ -153,13 +170,15 @@ class KMeans(Algorithm):
                 best = min(found, key=lambda each: each.inertia)
                 del contest
                 known = {"centers": best.centers}
-            if len(sample) < len(X):
+            if len(sample) < len(X) and self.batch_size is not None:
+                best = self._by_batches(X, best, stream, device, reporter)
+            elif len(sample) < len(X):
                 best = self._go_on(X, known, tolerance, device, reporter)
         labels = to_host(best.labels)
         self._judge(labels, reporter, converged=best.converged)
         info = {"inertia": best.inertia, "n_iter": best.n_iter, "n_init": restarts}
         if device == "cpu":
-            return Raw(labels, backend="numba", info=info)
+            return Raw(labels, backend="numba", method=best.method, info=info)
         share = best.n_rechecked / len(X)
         return Raw(
             labels, backend="cupy", method=best.method, info=info | {"rechecked_share": share}
@@ -228,6 +247,39 @@ class KMeans(Algorithm):
             converged=converged,
             method="streamed" if on_gpu and not is_on_gpu(X) else "exact",
             n_rechecked=lloyd.n_rechecked if isinstance(lloyd, HalfLloyd) else 0,
+        )
+
+    def _by_batches(
+        self,
+        X: Matrix,
+        best: _Found,
+        stream: np.random.Generator,
+        device: Device,
+        reporter: Reporter,
+    ) -> _Found:
+        """Let the centres settle batch by batch, then move them once with all rows."""
+        from gpucluster.device.arrays import to_host
+        from gpucluster.ops.minibatch import one_iteration, settle
+
+        assert self.batch_size is not None  # noqa: S101 - its caller has asked
+        centers, counts = to_host(best.centers), np.bincount(to_host(best.labels))
+        counts = np.pad(counts, (0, len(centers) - len(counts)))
+        found = settle(
+            *(X, centers, counts, self.batch_size, self.max_iter, stream, reporter),
+            stands_for=self._on_sphere,
+            device=device,
+        )
+        centers, labels, inertia = one_iteration(
+            X, found.centers, stands_for=self._on_sphere, device=device
+        )
+        return _Found(
+            centers=centers,
+            labels=labels,
+            inertia=inertia,
+            n_iter=found.n_steps,
+            converged=found.converged,
+            method="minibatch",
+            n_rechecked=0,
         )
 
     def _metric_space(self, X: Matrix) -> Matrix:

@@ -89,11 +89,12 @@ def leftovers(out: Path) -> list[str]:
     [
         {},
         {"algorithm_params": {"n_clusters": 5, "metric": "cosine"}, "normalize_features": True},
+        {"algorithm_params": {"n_clusters": 9, "n_init": 1, "batch_size": 2000}},
         {"algorithm": "gaussian_mixture", "algorithm_params": {"n_components": 4}},
         {"hierarchical": True, "max_hierarchy_depth": 2, "min_split_size": 50},
         {"sample_size": 20_000, "sample_mode": "fit_then_assign"},
     ],
-    ids=["kmeans", "cosine", "mixture", "hierarchy", "sample"],
+    ids=["kmeans", "cosine", "batches", "mixture", "hierarchy", "sample"],
 )
 def test_a_run_is_the_same_on_a_fleet(
     X: Any, scheduler: str, tmp_path: Path, changes: dict[str, Any]

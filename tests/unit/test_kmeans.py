@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.metrics import adjusted_rand_score
 
 from gpucluster.algorithms import KMeans
+from gpucluster.device.storage import on_disk
 from gpucluster.errors import NotConvergedWarning
 from gpucluster.events import Cancelled, CancelToken, Event, Progress, Reporter
 from gpucluster.ops.assign import nearest_center
@@ -152,3 +155,47 @@ def test_cosine_centres_stay_where_rows_cancel_out() -> None:
     X = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]] * 5, np.float32)
     found = KMeans(n_clusters=2, metric="cosine", n_init=1).fit(X)
     assert np.isfinite(found.info["inertia"])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("order", ["mixed", "sorted"])
+def test_batches_come_near_all_rows(metric: str, order: str, tmp_path: Path) -> None:
+    stream = np.random.default_rng(0)
+    group = stream.integers(30, size=24_000)
+    group = np.sort(group) if order == "sorted" else group
+    X = (stream.normal(size=(30, 12))[group] * 2 + stream.normal(size=(24_000, 12))).astype("f4")
+    settings = {"n_clusters": 20, "n_init": 2, "metric": metric}
+    exact = KMeans(**settings).fit(X)
+    model = KMeans(**settings, batch_size=1000)
+    found = model.fit(X)
+    assert found.method == model.cost(*X.shape, "cpu").method == "minibatch"
+    assert exact.method == "exact"
+    assert found.info["inertia"] < 1.02 * exact.info["inertia"]
+    far = on_disk(X.shape, tmp_path)
+    far[:] = X
+    again = model.fit(far)
+    np.testing.assert_array_equal(again.labels_, found.labels_)
+    assert again.info == found.info
+
+
+def test_batches_end_and_can_be_cancelled() -> None:
+    X = np.random.default_rng(0).normal(size=(12_000, 8)).astype(np.float32)
+    with pytest.warns(NotConvergedWarning, match="stopped at max_iter 1 "):
+        found = KMeans(n_clusters=5, max_iter=1, n_init=1, batch_size=2000).fit(X)
+    assert found.info["n_iter"] == 7  # batches of runs of 64 rows
+    cancel = CancelToken()
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.unit == "batches":
+            cancel.cancel()
+
+    model = KMeans(n_clusters=5, batch_size=500)
+    with pytest.raises(Cancelled):
+        model.fit(X, reporter=Reporter("cluster", stop, cancel))
+
+
+def test_few_rows_need_no_batches() -> None:
+    X = np.random.default_rng(0).normal(size=(900, 8)).astype(np.float32)
+    found, exact = KMeans(n_clusters=5, batch_size=100).fit(X), KMeans(n_clusters=5).fit(X)
+    np.testing.assert_array_equal(found.labels_, exact.labels_)
+    assert found.method == "exact"
