@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -35,15 +37,17 @@ from gpucluster.ops.normalize import lies_far
 from gpucluster.places import Place
 from gpucluster.planner import make_plan
 from gpucluster.publication import Result, publish_result
-from gpucluster.routes import Grouped, group_rows
+from gpucluster.routes import Grouped, group_rows, one_space
 from gpucluster.sources import (
     CudfDecoder,
     Source,
     SourceInfo,
+    Staging,
     content_key,
     input_key,
     load,
     read_attributes,
+    stream_key,
     table_key,
 )
 from gpucluster.stages import digest, display
@@ -104,9 +108,12 @@ def run_pipeline(
         plan.require_room()
     ledger = Ledger(Reporter("", observer, cancel), plan)
     _say_what_differs(definition, info, ledger.reporter)
-    with executor.fleet(room.folder, decision) as ledger.fleet:
+    with (
+        executor.fleet(room.folder, decision) as ledger.fleet,
+        _staging(ledger, source, definition, out) or nullcontext() as staging,
+    ):
         return _run(
-            *(ledger, source, definition, decision, room, out),
+            *(ledger, source, definition, decision, room, out, staging),
             fresh=fresh,
             text_column=text_column,
             related=related,
@@ -121,6 +128,7 @@ def _run(
     decision: Decision,
     room: Room,
     out: Place,
+    staging: Staging | None,
     *,
     fresh: bool,
     text_column: str | None,
@@ -130,7 +138,9 @@ def _run(
     """Go through the stages; what is given is that of `run_pipeline`."""
     info, reporter = source.info, ledger.reporter
     observer = reporter.observer
-    samples, attributes, data_key, facts = _read(ledger, source, definition)
+    samples, attributes, data_key, facts, is_staged = _read(
+        ledger, source, definition, staging, fresh=fresh
+    )
     matching = info.n_rows - samples.num_filtered
     ledger.plan = make_plan(
         *(definition, matching, info.n_features, decision, info.blocks),
@@ -163,7 +173,12 @@ def _run(
             return finished
         ledger.checkpoints = None if fresh else Checkpoints(store, run_id)
         ledger.worker = worker
-        grouped = group_rows(ledger, complete, source, samples, data_key, attributes)
+        key, weights = one_space(
+            *(ledger, complete, samples.X, info.blocks, data_key), is_done=is_staged
+        )
+        if staging is not None and not is_staged:
+            staging.keep(samples, {"data_key": data_key, "input": facts["input"]})
+        grouped = group_rows(ledger, complete, source, samples, key, weights, attributes)
         coordinates = display(ledger, complete, samples.X, grouped.key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:
             members, measured = place_samples(ledger, complete, samples, grouped, stage_reporter)
@@ -271,37 +286,75 @@ def _external(members: Members, grouped: Grouped) -> dict[str, Any] | None:
     return compare_with_truth(roots, members.truth) | levels
 
 
+def _staging(
+    ledger: Ledger, source: Source, definition: ClusterDefinition, out: Place
+) -> Staging | None:
+    """Return where samples are staged: those of files, where matrices lie on disk beside runs."""
+    config = definition.vector_config
+    weights_are_learned = (
+        config.multi_feature_strategy == "weighted" and config.feature_weights is None
+    )
+    if ledger.site is None or not isinstance(out, Path) or not source.info.paths:
+        return None
+    if definition.cluster_type == "attribute" or weights_are_learned:
+        return None
+    key = digest(
+        stream_key(source),
+        loaded={name: str(value) for name, value in _asked(definition).items()},
+        normalized=config.normalize_features,
+        strategy=config.multi_feature_strategy,
+        weights=config.feature_weights,
+    )
+    return Staging(out, key)
+
+
+def _asked(definition: ClusterDefinition) -> dict[str, Any]:
+    """Return what decides which samples are loaded."""
+    return {
+        "on_bad_rows": definition.on_bad_rows,
+        "max_bad_fraction": definition.max_bad_fraction,
+        "sample_size": definition.vector_config.sample_size,
+        "random_state": definition.random_state,
+        "filters": definition.filters,
+        "digest_all": definition.vector_config.sample_mode == "fit_then_assign",
+    }
+
+
 def _read(
-    ledger: Ledger, source: Source, definition: ClusterDefinition
-) -> tuple[Samples, pa.Table | None, str, dict[str, Any]]:
+    ledger: Ledger,
+    source: Source,
+    definition: ClusterDefinition,
+    staging: Staging | None,
+    *,
+    fresh: bool,
+) -> tuple[Samples, pa.Table | None, str, dict[str, Any], bool]:
     """Load the samples, and the attributes they are grouped by.
 
-    Returns besides a digest of ids and vectors, and what else of the input tells runs apart.
+    Returns besides a digest of ids and vectors, what else of the input tells runs apart, and
+    whether the samples were staged, weighted and scaled.
     """
     with ledger.stage("load", backend="pyarrow") as reporter:
+        site = ledger.site
+        if staging is not None and site is not None:
+            staged = None if fresh else staging.get(site)
+            if staged is not None:
+                ledger.note(reused=True)
+                facts = {"input": staged.facts["input"]}
+                return staged.samples, None, staged.facts["data_key"], facts, True
+            site = staging.begin(site)
         decoder = CudfDecoder(ledger.plan.decision, reporter)
-        samples = load(
-            decoder.of(source),
-            on_bad_rows=definition.on_bad_rows,
-            max_bad_fraction=definition.max_bad_fraction,
-            sample_size=definition.vector_config.sample_size,
-            random_state=definition.random_state,
-            filters=definition.filters,
-            digest_all=definition.vector_config.sample_mode == "fit_then_assign",
-            site=ledger.site,
-            reporter=reporter,
-        )
+        samples = load(decoder.of(source), **_asked(definition), site=site, reporter=reporter)
         ledger.note(**decoder.account())
         if not samples.is_sample:  # no more rows match than a sample would have
             ledger.note(method="exact")
         data_key = content_key(samples)
-        facts: dict[str, Any] = {"input": input_key(samples, data_key)}
+        facts = {"input": input_key(samples, data_key)}
         if definition.attribute_config is None:
-            return samples, None, data_key, facts
+            return samples, None, data_key, facts, False
         table = read_attributes(source, definition.attribute_config.attributes)
         attributes = table.take(pa.array(samples.rows))
         facts["attributes"] = table_key(attributes)
-        return samples, attributes, data_key, facts
+        return samples, attributes, data_key, facts, False
 
 
 def _say_what_differs(definition: ClusterDefinition, info: SourceInfo, reporter: Reporter) -> None:

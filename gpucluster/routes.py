@@ -65,7 +65,8 @@ def group_rows(
     definition: ClusterDefinition,
     source: Source,
     samples: Samples,
-    data_key: str,
+    key: str,
+    weights: dict[str, Any] | None,
     attributes: pa.Table | None = None,
 ) -> Grouped:
     """Find the clusters of the samples, in the way that the definition asks for.
@@ -78,9 +79,10 @@ def group_rows(
     source : Source
         Where the samples come from.
     samples : Samples
-        The matrix is weighted and scaled in place, and is not to be written afterwards.
-    data_key : str
-        Digest of the samples as they were loaded.
+        In `one_space`.
+    key : str
+    weights : dict or None
+        As `one_space` returned them.
     attributes : pyarrow.Table of n_samples rows, optional
         The columns that attribute clustering groups by.
 
@@ -89,8 +91,6 @@ def group_rows(
     Grouped
     """
     config, blocks = definition.vector_config, source.info.blocks
-    key, weights = one_space(ledger, definition, samples.X, blocks, data_key)
-    samples.X.setflags(write=False)
     if attributes is not None:
         return _by_attributes(ledger, definition, attributes, key)
     if blocks and config.multi_feature_strategy == "independent":
@@ -109,9 +109,15 @@ def group_rows(
 
 
 def one_space(
-    ledger: Ledger, definition: ClusterDefinition, X: Matrix, blocks: Blocks, data_key: str
+    ledger: Ledger,
+    definition: ClusterDefinition,
+    X: Matrix,
+    blocks: Blocks,
+    data_key: str,
+    *,
+    is_done: bool = False,
 ) -> tuple[str, dict[str, Any] | None]:
-    """Weigh and scale the loaded matrix, in place.
+    """Weigh and scale the loaded matrix, in place; it is not to be written afterwards.
 
     Parameters
     ----------
@@ -124,6 +130,8 @@ def one_space(
         Features that lie side by side; none for one feature.
     data_key : str
         Digest of the matrix as it was loaded.
+    is_done : bool, default False
+        Whether it was weighted and scaled before.
 
     Returns
     -------
@@ -134,10 +142,11 @@ def one_space(
     """
     normalized = definition.vector_config.normalize_features
     weights = _weights(ledger, definition, X, blocks, data_key)
-    if weights is not None:
+    if weights is not None and not is_done:
         weigh(X, blocks, weights["weights"])
-    if normalized:
+    if normalized and not is_done:
         unit_rows(X, out=X)
+    X.setflags(write=False)
     used = None if weights is None else weights["weights"]
     return digest(data_key, normalized=normalized, weights=used), weights
 

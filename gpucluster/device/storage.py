@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -129,10 +129,18 @@ class Site:
         Exists; better on no network file system, unless others have to see it.
     fleet : Fleet or None
         Other processes that see the folder, and work on the rows of matrices in it.
+    is_named : bool
+        Whether the first file there has a name, by which it may be kept.
     """
 
     folder: Path
     fleet: Fleet | None = None
+    is_named: bool = False
+
+    @property
+    def has_names(self) -> bool:
+        """Whether files there have names as long as their arrays live."""
+        return self.is_named or self.fleet is not None
 
 
 class _File(mmap.mmap):
@@ -145,7 +153,7 @@ class _File(mmap.mmap):
 def on_disk(shape: Sequence[int], site: str | Path | Site, dtype: Any = np.float32) -> Any:
     """Return an array of zeros in a file of its own, which is gone with it.
 
-    However this process ends, unless others have to see the file.
+    However this process ends, unless the site gives it a name.
 
     Parameters
     ----------
@@ -164,16 +172,16 @@ def on_disk(shape: Sequence[int], site: str | Path | Site, dtype: Any = np.float
     site = site if isinstance(site, Site) else Site(Path(site))
     n_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
     pages, path = _pages(n_bytes, site)
-    pages.site, pages.path = site, path
+    pages.site, pages.path = replace(site, is_named=False), path
     if path is not None:
         weakref.finalize(pages, path.unlink, missing_ok=True)
     return np.ndarray(tuple(shape), dtype, buffer=pages)
 
 
 def _pages(n_bytes: int, site: Site) -> tuple[_File, Path | None]:
-    """Map a new file, whose name stays where there are workers."""
+    """Map a new file."""
     kind: Any = tempfile.TemporaryFile
-    if site.fleet is not None:
+    if site.has_names:
         kind = partial(tempfile.NamedTemporaryFile, delete=False)
     try:
         with kind(prefix=PREFIX, dir=site.folder) as file:
@@ -181,12 +189,42 @@ def _pages(n_bytes: int, site: Site) -> tuple[_File, Path | None]:
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
                 pages = _File(file.fileno(), n_bytes)
             except OSError:
-                if site.fleet is not None:
+                if site.has_names:
                     Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
         raise _refused(error, n_bytes, site.folder) from error
-    return pages, None if site.fleet is None else Path(file.name)
+    return pages, Path(file.name) if site.has_names else None
+
+
+def mapped(path: Path, shape: Sequence[int], site: Site) -> Any:
+    """Return the float32 matrix in a file of somebody else's, not to be written.
+
+    Parameters
+    ----------
+    path : Path
+    shape : sequence of int
+        Its first rows.
+    site : Site
+        Where what is made of it lies.
+
+    Raises
+    ------
+    OSError, ValueError
+        There is no such file, or it has fewer rows.
+    """
+    with path.open("rb") as file:
+        pages = _File(file.fileno(), 0, access=mmap.ACCESS_READ)
+    pages.site, pages.path = site, path
+    if len(pages) < 4 * math.prod(shape):
+        raise ValueError(f"{path} has fewer rows")
+    return np.ndarray(tuple(shape), np.float32, buffer=pages)
+
+
+def name_of(array: Any) -> Path | None:
+    """Return the file of a matrix on disk, where it has a name."""
+    file = _file_of(array)
+    return None if file is None else file.path
 
 
 def is_on_disk(array: Any) -> bool:
@@ -209,7 +247,7 @@ def like(X: Any, shape: Sequence[int], dtype: Any = np.float32, *, to_lend: bool
     """
     file = _file_of(X)
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    if file is not None and (n_bytes > SMALL_BYTES or (to_lend and file.path is not None)):
+    if file is not None and (n_bytes > SMALL_BYTES or (to_lend and file.site.fleet is not None)):
         return on_disk(shape, file.site, dtype)
     return namespace(X).empty(tuple(shape), dtype)
 

@@ -21,6 +21,7 @@ from gpucluster.sources.matching import compile_filter
 from gpucluster.sources.opening import open_source
 from gpucluster.sources.remainder import Remainder, remaining
 from gpucluster.sources.reopening import reopen
+from gpucluster.sources.staging import Staging
 from gpucluster.sources.streaming import KnownIds, Stretch, stream
 from gpucluster.sources.texts import read_texts
 
@@ -37,6 +38,7 @@ __all__ = [
     "Remainder",
     "Source",
     "SourceInfo",
+    "Staging",
     "Stretch",
     "check_names",
     "collection_names",

@@ -81,7 +81,8 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def leftovers(out: Path) -> list[str]:
-    return [path.name for path in out.iterdir() if not path.name.startswith("run_")]
+    kept = ("run_", ".staged")
+    return [path.name for path in out.iterdir() if not path.name.startswith(kept)]
 
 
 @pytest.mark.parametrize(
