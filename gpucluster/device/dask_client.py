@@ -54,10 +54,27 @@ class Scheduler:
         with self._asking():
             self._client.run(function, *args, on_error="ignore")
 
-    def result(self, future: Future) -> Any:
-        """Return the result of a call that is done."""
-        with self._asking():
-            return future.result()
+    def result(self, future: Future, timeout_s: float) -> Any:
+        """Return the result of a call.
+
+        Raises
+        ------
+        Late
+            It did not come so soon.
+        Lost
+            It was lost after the call, and so was who should have repeated it.
+        """
+        from distributed import KilledWorker
+
+        try:
+            with self._asking():
+                return future.result(timeout=timeout_s)
+        except KilledWorker as error:
+            raise Lost([], int(error.allowed_failures) + 1) from error
+        except ExecutorError as error:
+            if isinstance(error.__cause__, TimeoutError) and self.is_there:
+                raise Late from error
+            raise
 
     def gone(self) -> ExecutorError:
         """Return the error that it is gone."""
@@ -85,8 +102,12 @@ class Scheduler:
             raise self.gone() from error
 
 
+class Late(Exception):  # noqa: N818 - no error yet
+    """A result has not come in time."""
+
+
 class Lost(Exception):  # noqa: N818 - no error yet: the work may be begun again
-    """All workers have died.
+    """All workers have died, or those who had a result.
 
     Parameters
     ----------
@@ -119,10 +140,11 @@ class Losses:
         self.count += 1
         self._deaths.update(dict.fromkeys(lost.names, lost.n_workers))
         for name, deaths in self._deaths.most_common(1):
-            if deaths > RETRIES:
-                raise _died(name, deaths)
+            require_few(name, deaths)
         if self.count > MOST_LOSSES:
-            raise ExecutorError(f"all workers died, {self.count} times in one pass over the rows")
+            raise ExecutorError(
+                f"workers died with their results, {self.count} times in one pass over the rows"
+            )
 
 
 class Watch:
@@ -145,17 +167,17 @@ class Watch:
             raise Lost(names, len(self._seen))
         self._seen = living
 
-    def check(self, future: Future, name: str) -> None:
-        """Raise what a call has raised, and say so where it never came to an end."""
+    def check(self, future: Future) -> int:
+        """Return how many workers have died on a call, or 0; raise what it has raised."""
         from distributed import KilledWorker
 
         if future.status == "finished":
-            return
+            return 0
         if future.status != "error":  # cancelled or lost: its scheduler is
             raise self._scheduler.gone()
         error = future.exception()
         if isinstance(error, KilledWorker):
-            raise _died(name, error.allowed_failures + 1) from error
+            return int(error.allowed_failures) + 1
         raise error
 
 
@@ -169,8 +191,10 @@ def wait_for_workers(scheduler: Scheduler) -> dict[str, int]:
     return threads
 
 
-def _died(name: str, n_workers: int) -> ExecutorError:
-    return ExecutorError(
-        f"{name}: {n_workers} workers died on it",
-        hint="do they have memory enough? The logs of the workers say why they died",
-    )
+def require_few(name: str, n_workers: int) -> None:
+    """Raise where more workers died on a call than it is begun again for."""
+    if n_workers > RETRIES:
+        raise ExecutorError(
+            f"{name}: {n_workers} workers died on it",
+            hint="do they have memory enough? The logs of the workers say why they died",
+        )

@@ -19,6 +19,7 @@ from typing import Any
 LOOPBACK = "127.0.0.1"
 LOOK_S = 0.2  # between looks at the workers
 CONFIG = {
+    "distributed.scheduler.allowed-failures": 0,  # we count ourselves how many died on a call
     "distributed.scheduler.work-stealing": False,  # shards stay where they were
     "distributed.scheduler.active-memory-manager.start": False,
 }

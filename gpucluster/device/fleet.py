@@ -13,7 +13,6 @@ import gc
 import itertools
 import queue
 import secrets
-import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +21,20 @@ from typing import Any
 
 import numpy as np
 
-from gpucluster.device.dask_client import LOOK_S, Future, Scheduler, Watch, wait_for_workers
+from gpucluster.device.dask_client import (
+    LOOK_S,
+    Future,
+    Late,
+    Scheduler,
+    Watch,
+    require_few,
+    wait_for_workers,
+)
 from gpucluster.device.select import Device
 from gpucluster.device.storage import Lent, Site, lent, on_disk
 from gpucluster.events import Reporter
 
+MOST_PATIENCE_S = 60.0  # for a result, before somebody looks whether it still can come
 AHEAD = 2  # tasks that a worker has for each of its threads
 INLINE_BYTES = 1 << 13  # of an array that goes along with a task
 
@@ -95,6 +103,7 @@ class Fleet:
         done: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()
         waiting: dict[str, deque[int]] = {}
         running: dict[int, Future] = {}
+        deaths: Counter[int] = Counter()
 
         def submit(address: str) -> None:
             number = waiting[address].popleft()
@@ -125,11 +134,16 @@ class Fleet:
                     watch.look([calls[number][0] for number in running])
                     continue
                 del running[number]
-                watch.check(future, calls[number][0])
                 address = "" if one_by_one else homes[number]
+                died = watch.check(future)
+                if died:
+                    deaths[number] += died
+                    require_few(calls[number][0], deaths[number])
+                    waiting[address].append(number)  # after those that may be innocent
                 if waiting[address]:
                     submit(address)
-                yield number, future
+                if not died:
+                    yield number, future
         finally:
             for future in running.values():
                 future.cancel()
@@ -143,15 +157,16 @@ class Fleet:
             key=f"{name}-{next(self._numbers)}-{secrets.token_hex(4)}",
         )
 
-    def result(self, future: Future, name: str, reporter: Reporter) -> Any:
+    def result(self, future: Future, reporter: Reporter) -> Any:
         """Wait for a result, and return it; raises what `call` does."""
-        watch, event = Watch(self._scheduler, self._scheduler.threads()), threading.Event()
-        future.add_done_callback(lambda _: event.set())
-        while not event.wait(LOOK_S):
+        watch, patience = Watch(self._scheduler, self._scheduler.threads()), LOOK_S
+        while True:
             reporter.cancel.raise_if_cancelled()
-            watch.look([])
-        watch.check(future, name)
-        return self._scheduler.result(future)
+            try:
+                return self._scheduler.result(future, patience)
+            except Late:
+                watch.look([])
+                patience = min(2 * patience, MOST_PATIENCE_S)  # it may be on its way, and large
 
     def lend(self, value: Any) -> Any:
         """Return what goes to a task instead of an array: where it lies, or itself if it is small.

@@ -162,7 +162,7 @@ class Shards:
             left = [n for n in range(following, len(self._homes)) if n not in ready]
             try:
                 for number, future in self._futures(work, None, args, left, losses):
-                    ready[number] = self._fleet.result(future, self._name, self._reporter)
+                    ready[number] = self._fleet.result(future, self._reporter)
                     while following in ready:
                         yield from ready.pop(following)
                         following += 1
@@ -206,7 +206,7 @@ class Shards:
         while len(level) > 1:
             groups = [level[rows] for rows in row_blocks(len(level), FAN_IN)]
             level = [fleet.join(self._name, add, group) for group in groups]
-        return fleet.result(level[0], self._name, self._reporter)
+        return fleet.result(level[0], self._reporter)
 
     def _futures(
         self,

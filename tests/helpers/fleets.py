@@ -74,7 +74,7 @@ class FickleFleet(Fleet):
         found = [pickle.loads(each) for each in futures]
         return pickle.dumps(fleet_module._added(add, found))
 
-    def result(self, future: Any, name: str, reporter: Reporter) -> Any:
+    def result(self, future: Any, reporter: Reporter) -> Any:
         return pickle.loads(future)
 
     def forget(self, token: str) -> None:

