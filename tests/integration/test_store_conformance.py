@@ -235,6 +235,23 @@ def test_whoever_lost_a_lease_writes_nothing_more(
     assert not (place(bucket) / "run_a/.lock").exists()
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_renewal_without_an_answer_loses_no_lease(
+    bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    """It was carried out, and then nothing was heard for a while, not even who wrote."""
+    monkeypatch.setattr(object_lease, "TRUST_S", -1.0)
+    store = open_store(place(bucket))
+    with store.lease("run_a"):
+        proxy.decide = lambda n, method, path: "lost reply" if method == "PUT" else "503"
+        with pytest.raises(StoreError, match="the service "):
+            put(store, "run_a/x", b"")
+        proxy.pass_on()
+        put(store, "run_a/x", b"mine")
+    assert store.read_bytes("run_a/x") == b"mine"
+    assert not (place(bucket) / "run_a/.lock").exists()
+
+
 KILLED = """
 import sys, time
 from gpucluster.artifacts import open_store
