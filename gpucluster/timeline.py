@@ -137,7 +137,8 @@ class History:
                 where = where.parent
             found = list(_read(where))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunNotFoundError(f"no runs in {where}: there is no such folder") from error
+            what = "there is no such folder" if isinstance(where, Path) else error.strerror
+            raise RunNotFoundError(f"no runs in {where}: {what}") from error
         except OSError as error:
             raise ArtifactError(f"cannot read {where}: {error.strerror}") from error
         if not found:
