@@ -306,6 +306,11 @@ def test_refusals_say_what_to_look_at(bucket: str, proxy: Proxy, monkeypatch: py
     proxy.decide = lambda n, method, path: "503"
     for error in refusals(store):
         assert "the service fails (503" in str(error)
+    proxy.decide = lambda n, method, path: "delay 0.5"
+    monkeypatch.setenv("AWS_TIMEOUT", "100ms")
+    for error in itertools.islice(refusals(open_store(place(bucket))), 2):
+        assert "does not answer in time; a slow line needs AWS_TIMEOUT=300s" in str(error)
+    monkeypatch.delenv("AWS_TIMEOUT")
     proxy.pass_on()
     for error in itertools.islice(refusals(open_store(place("s3://no-such-bucket"))), 3):
         assert "there is no such bucket" in str(error)
