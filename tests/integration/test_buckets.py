@@ -287,6 +287,7 @@ def test_what_cannot_be_read_is_said_so(bucket: str, proxy: Proxy, monkeypatch: 
         ("s3:///x.npy", ConfigError, "the name of a bucket alone"),
         ("s3://bucket/../x.npy", ConfigError, "no name in an address"),
         ("gcs://bucket/x.npy", ConfigError, "expected a path, or text that begins with s3://"),
+        ("S3://bucket/x.npy", ConfigError, "expected a path, or text that begins with s3://"),
         (Path("s3://bucket/x.npy"), ConfigError, "pathlib takes a / out of an address"),
     ):
         with pytest.raises(error, match=said) as caught:
@@ -301,6 +302,8 @@ def test_what_cannot_be_read_is_said_so(bucket: str, proxy: Proxy, monkeypatch: 
             gpucluster.open_run(run)
     with pytest.raises(RunNotFoundError, match="no runs in"):
         gpucluster.history(f"{bucket}/none")
+    with pytest.raises(RunNotFoundError, match="there is no such bucket"):
+        gpucluster.history("s3://no-such-bucket")
     for status, said in (("403", "access is denied"), ("503", "the service fails")):
         proxy.decide = lambda n, method, path, status=status: status
         with pytest.raises(SourceError, match=said):
