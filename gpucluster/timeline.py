@@ -131,13 +131,13 @@ class History:
         """
         where = place(folder).absolute()
         try:
-            if where.name == FILE_NAME:
-                where = where.parent
+            where = where.parent if where.name == FILE_NAME else where
             if (where / FILE_NAME).exists():
                 where = where.parent
             found = list(_read(where))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunNotFoundError(f"no runs in {where}: there is no such folder") from error
+            what = "bucket" if "bucket" in str(error.strerror) else "folder"
+            raise RunNotFoundError(f"no runs in {where}: there is no such {what}") from error
         except OSError as error:
             raise ArtifactError(f"cannot read {where}: {error.strerror}") from error
         if not found:

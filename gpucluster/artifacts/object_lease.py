@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -115,11 +116,22 @@ class ObjectLease:
     def _renew(self) -> None:
         begun = time.monotonic()
         try:
-            self._version = self._write(self._version)
+            try:
+                self._version = self._write(self._version)
+            except Changed:  # perhaps by a renewal of our own that no answer came to
+                self._version = self._write(self._own())
         except (Changed, FileExistsError, FileNotFoundError):
             self._is_lost = True
         else:
             self._known_at = begun
+
+    def _own(self) -> Version:
+        """Return the version of the object, if this lease wrote it; raise `Changed` otherwise."""
+        body, entry = self.folder.bucket.read(self._lock.key)
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(body)["token"] == self._token:
+                return entry.version
+        raise Changed(errno.EEXIST, "it is another writer's", str(self._lock))
 
     def _write(self, match: Version | None) -> Version:
         self._renewals += 1

@@ -193,7 +193,7 @@ def place(path: str | os.PathLike[str] | ObjectPath) -> Place:
         return path
     if is_address(path):
         return ObjectPath.parse(str(path))
-    scheme = re.match(r"([a-z][a-z0-9+.-]+):/(/?)", os.fspath(path))
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(/?)", os.fspath(path))
     if scheme and (scheme[2] or scheme[1] in SCHEMES):
         raise ConfigError(
             f"got {scheme[1]}:/..., expected a path, or text that begins with "

@@ -112,6 +112,11 @@ def _denied(where: str, text: str) -> PermissionError:
     )
 
 
+def _is_late(scheme: str, text: str) -> bool:
+    """Whether a request was ended by the limit on its time, which a variable sets on S3."""
+    return scheme == "s3" and "kind: Timeout" in text
+
+
 def _other(where: str, text: str) -> OSError:
     scheme, code = _scheme(where), _code(text)
     if any(word in text for word in NO_BUCKET):
@@ -127,6 +132,7 @@ def _other(where: str, text: str) -> OSError:
     elif "builder error" in text:
         found = OSError(errno.EINVAL, f"no request can be made; look at {_settings(where)}", where)
     else:
-        what = f"the service does not answer; look at {_settings(where)}"
+        late = " in time; a slow line needs AWS_TIMEOUT=300s" if _is_late(scheme, text) else ""
+        what = f"the service does not answer{late}; look at {_settings(where)}"
         found = Unsure(errno.EHOSTUNREACH, what, where)
     return found

@@ -21,7 +21,14 @@ from pathlib import Path
 Fault = str
 Decide = Callable[[int, str, str], Fault | None]
 
-SERVE = "from moto.server import main; main(['-H', '127.0.0.1', '-p', '0'])"
+# moto looks through its folders at each request: once is enough
+SERVE = """
+from moto import backends
+known = [*backends.list_of_moto_modules()]
+backends.list_of_moto_modules = lambda: known
+from moto.server import main
+main(["-H", "127.0.0.1", "-p", "0"])
+"""
 CONDITIONS = {"if-match", "if-none-match"}
 
 
@@ -108,6 +115,7 @@ class Proxy:
     def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 - `self` is the handler below
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, *_: object) -> None:
                 pass

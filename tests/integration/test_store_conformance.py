@@ -235,6 +235,23 @@ def test_whoever_lost_a_lease_writes_nothing_more(
     assert not (place(bucket) / "run_a/.lock").exists()
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_renewal_without_an_answer_loses_no_lease(
+    bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    """It was carried out, and then nothing was heard for a while, not even who wrote."""
+    monkeypatch.setattr(object_lease, "TRUST_S", -1.0)
+    store = open_store(place(bucket))
+    with store.lease("run_a"):
+        proxy.decide = lambda n, method, path: "lost reply" if method == "PUT" else "503"
+        with pytest.raises(StoreError, match="the service "):
+            put(store, "run_a/x", b"")
+        proxy.pass_on()
+        put(store, "run_a/x", b"mine")
+    assert store.read_bytes("run_a/x") == b"mine"
+    assert not (place(bucket) / "run_a/.lock").exists()
+
+
 KILLED = """
 import sys, time
 from gpucluster.artifacts import open_store
@@ -289,6 +306,11 @@ def test_refusals_say_what_to_look_at(bucket: str, proxy: Proxy, monkeypatch: py
     proxy.decide = lambda n, method, path: "503"
     for error in refusals(store):
         assert "the service fails (503" in str(error)
+    proxy.decide = lambda n, method, path: "delay 0.5"
+    monkeypatch.setenv("AWS_TIMEOUT", "100ms")
+    for error in itertools.islice(refusals(open_store(place(bucket))), 2):
+        assert "does not answer in time; a slow line needs AWS_TIMEOUT=300s" in str(error)
+    monkeypatch.delenv("AWS_TIMEOUT")
     proxy.pass_on()
     for error in itertools.islice(refusals(open_store(place("s3://no-such-bucket"))), 3):
         assert "there is no such bucket" in str(error)
