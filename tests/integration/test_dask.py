@@ -24,7 +24,10 @@ from click.testing import CliRunner
 import gpucluster
 from gpucluster.cli import main
 from gpucluster.device import executor as module
+from gpucluster.device import fleet as fleet_module
+from gpucluster.device import storage as storage_module
 from gpucluster.device.executor import Executor
+from gpucluster.device.fleet import Fleet
 from gpucluster.device.select import decide
 from gpucluster.device.storage import on_disk
 from gpucluster.errors import (
@@ -216,6 +219,42 @@ def test_a_stop_is_heard_while_workers_work(scheduler: str, tmp_path: Path) -> N
         with pytest.raises(Cancelled):
             list(itertools.chain.from_iterable(shards.map(slowly, None) for _ in range(1000)))
         assert time.monotonic() - begun < 10
+
+
+def held() -> tuple[int, int]:
+    """Return what this worker keeps of shards, and how many files it has open."""
+    return len(fleet_module._KEPT), len(storage_module._MAPPED)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["an error", "a kill"])
+def test_workers_keep_nothing_of_a_run_that_failed(
+    scheduler: str, tmp_path: Path, is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client
+
+    if not is_known:
+        monkeypatch.setattr(Fleet, "close", lambda fleet: None)
+
+    def run() -> None:
+        with Executor.of("dask", scheduler).fleet(tmp_path, decide("cpu")) as fleet:
+            assert fleet is not None
+            shards = Shards(on_disk((20_000, 8), fleet.site), "test")
+            list(shards.map(slowly, None))
+            list(shards.map(fail))
+
+    with pytest.raises(MemoryError) as error:  # whose frames refer to the shards
+        run()
+    monkeypatch.undo()
+    with Executor.of("dask", scheduler).fleet(tmp_path, decide("cpu")) as fleet:
+        assert fleet is not None
+        shards = Shards(on_disk((20_000, 8), fleet.site), "test")
+        list(shards.map(slowly, None))
+        kept, mapped = zip(*fleet._scheduler._client.run(held).values(), strict=True)
+        assert sum(kept) == len(shards._starts)
+        assert max(mapped) == 1
+        assert error.tb is not None
+    with Client(scheduler, set_as_default=False) as client:
+        assert set(client.run(held).values()) == {(0, 0)}
 
 
 @pytest.mark.filterwarnings("ignore:kmeans stopped at max_iter")
