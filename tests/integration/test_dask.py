@@ -35,6 +35,7 @@ from gpucluster.errors import (
     Cancelled,
     ConfigError,
     ExecutorError,
+    StoreError,
 )
 from gpucluster.events import CancelToken, Progress, Reporter
 from gpucluster.ops.shards import SHARDS, TILE_ROWS, Shard, Shards, shard_rows
@@ -338,6 +339,15 @@ def test_a_scheduler_that_is_not_there_is_said_at_once(
     assert f"no Dask scheduler answers at {address}" in found.output
     assert "Traceback" not in found.output
     assert leftovers(tmp_path / "out") == []
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StoreError, match="no folder for the workers can be made there"),
+        Executor.of("dask").fleet(tmp_path / "file" / "out", decide("cpu")),
+    ):
+        raise AssertionError
 
 
 def test_another_machine_without_tls_is_refused(X: Any, tmp_path: Path) -> None:
