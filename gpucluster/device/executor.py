@@ -19,12 +19,17 @@ from gpucluster.device.cores import n_threads
 from gpucluster.device.fleet import Fleet
 from gpucluster.device.scratch import scratch_folder
 from gpucluster.device.select import Decision, Device, probe_gpu
-from gpucluster.errors import BackendUnavailableError, ConfigError, ExecutorError
+from gpucluster.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    ExecutorError,
+    PermissionRefusedError,
+    StoreError,
+)
 from gpucluster.notation import describe
 from gpucluster.types import ExecutorName, StorageRequest
 
 CONNECT_S = 10.0
-START_S = 120.0
 THREADS = 8  # of a worker here, where nobody says how many workers there are to be
 PREFIX = ".gpucluster-"  # of the folder that workers share, in that of the runs
 ADDRESS = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
@@ -123,6 +128,8 @@ class Executor:
             Dask is not installed.
         ExecutorError
             The scheduler cannot be reached, or its workers are not usable.
+        StoreError
+            No folder for the workers can be made in `folder`.
         """
         if self.name == "local":
             yield None
@@ -135,8 +142,15 @@ class Executor:
                 hint="pip install 'gpucluster[dask]'",
             ) from error
         with ExitStack() as stack:
-            folder.mkdir(parents=True, exist_ok=True)
-            shared = stack.enter_context(scratch_folder(folder.resolve(), PREFIX))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                shared = stack.enter_context(scratch_folder(folder.resolve(), PREFIX))
+            except OSError as error:
+                kind = PermissionRefusedError if isinstance(error, PermissionError) else StoreError
+                raise kind(
+                    f"{folder}: no folder for the workers can be made there: {error.strerror}",
+                    hint="name another folder",
+                ) from error
             address = self.scheduler
             if address is None:
                 address = stack.enter_context(_started(self.n_workers, shared, decision))

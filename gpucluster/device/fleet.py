@@ -9,7 +9,6 @@ was before, as long as that worker lives.
 from __future__ import annotations
 
 import copy
-import gc
 import itertools
 import queue
 import secrets
@@ -31,7 +30,7 @@ from gpucluster.device.dask_client import (
     wait_for_workers,
 )
 from gpucluster.device.select import Device
-from gpucluster.device.storage import Lent, Site, lent, on_disk
+from gpucluster.device.storage import Lent, Site, lent, on_disk, release
 from gpucluster.events import Reporter
 
 MOST_PATIENCE_S = 60.0  # for a result, before somebody looks whether it still can come
@@ -187,6 +186,10 @@ class Fleet:
         self._shared[key] = weakref.ref(value, lambda _: self._shared.pop(key, None)), copy
         return lent(copy)
 
+    def token(self) -> str:
+        """Return a name for what shards keep, by which workers see whether the run is over."""
+        return str(self.site.folder / secrets.token_hex(8))
+
     def forget(self, token: str) -> None:
         """Let the workers forget what shards of a token keep, with the next call.
 
@@ -195,9 +198,8 @@ class Fleet:
         self._forgotten.append(token)
 
     def close(self) -> None:
-        """Let the workers forget everything."""
-        gc.collect()  # shards that only refer to each other
-        self._flush()
+        """Let the workers forget everything, also of shards that an error still refers to."""
+        self._scheduler.tell(_leave, str(self.site.folder))
 
     def _flush(self) -> None:
         tokens = [self._forgotten.popleft() for _ in range(len(self._forgotten))]
@@ -236,7 +238,18 @@ _KEPT: dict[tuple[str, int], dict[str, Any]] = {}  # by token and number of a sh
 
 def kept(token: str, number: int) -> dict[str, Any]:
     """Return what a shard keeps here; nothing, if it was not here before."""
+    if (token, number) not in _KEPT:
+        folders = {str(Path(other).parent) for other, _ in tuple(_KEPT)}
+        for folder in folders:  # of runs that were killed, and had no time to say so
+            if not Path(folder).exists():
+                _leave(folder)
     return _KEPT.setdefault((token, number), {})
+
+
+def _leave(folder: str) -> None:
+    """Forget what was kept for the run of a folder, and let its files go."""
+    _forget([token for token, _ in tuple(_KEPT) if str(Path(token).parent) == folder])
+    release(folder)
 
 
 def _forget(tokens: list[str]) -> None:

@@ -316,6 +316,12 @@ def _mapped(path: str) -> mmap.mmap:
     return pages
 
 
+def release(folder: str) -> None:
+    """Let go of the files of a folder: as long as one is mapped, its room on the disk is taken."""
+    for known in [known for known in tuple(_MAPPED) if str(Path(known).parent) == folder]:
+        _MAPPED.pop(known, None)
+
+
 def _file_of(array: Any) -> _File | None:
     while isinstance(array, np.ndarray):
         array = array.base

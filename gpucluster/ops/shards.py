@@ -7,7 +7,6 @@ neither on the number of cores nor on how many processes there are.
 
 from __future__ import annotations
 
-import secrets
 import tempfile
 import threading
 import weakref
@@ -126,7 +125,7 @@ class Shards:
         self._rooms: dict[int, Matrix] = {}
         self._lock = threading.Lock()
         if self._fleet is not None:
-            self._token = secrets.token_hex(8)
+            self._token = self._fleet.token()
             # few tasks cost less, but all workers are to have some
             many = len(self._starts) >= FAN_IN * self._fleet.n_threads
             self._batch = FAN_IN if many else 1

@@ -25,7 +25,10 @@ import gpucluster
 from gpucluster.algorithms import KMeans
 from gpucluster.cli import main
 from gpucluster.device import executor as module
+from gpucluster.device import fleet as fleet_module
+from gpucluster.device import storage as storage_module
 from gpucluster.device.executor import Executor
+from gpucluster.device.fleet import Fleet
 from gpucluster.device.select import decide
 from gpucluster.device.storage import on_disk
 from gpucluster.errors import (
@@ -33,6 +36,7 @@ from gpucluster.errors import (
     Cancelled,
     ConfigError,
     ExecutorError,
+    StoreError,
 )
 from gpucluster.events import CancelToken, Progress, Reporter
 from gpucluster.ops.shards import SHARDS, TILE_ROWS, Shard, Shards, shard_rows
@@ -221,6 +225,42 @@ def test_a_stop_is_heard_while_workers_work(scheduler: str, tmp_path: Path) -> N
         assert time.monotonic() - begun < 10
 
 
+def held() -> tuple[int, int]:
+    """Return what this worker keeps of shards, and how many files it has open."""
+    return len(fleet_module._KEPT), len(storage_module._MAPPED)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["an error", "a kill"])
+def test_workers_keep_nothing_of_a_run_that_failed(
+    scheduler: str, tmp_path: Path, is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client
+
+    if not is_known:
+        monkeypatch.setattr(Fleet, "close", lambda fleet: None)
+
+    def run() -> None:
+        with Executor.of("dask", scheduler).fleet(tmp_path, decide("cpu")) as fleet:
+            assert fleet is not None
+            shards = Shards(on_disk((20_000, 8), fleet.site), "test")
+            list(shards.map(slowly, None))
+            list(shards.map(fail))
+
+    with pytest.raises(MemoryError) as error:  # whose frames refer to the shards
+        run()
+    monkeypatch.undo()
+    with Executor.of("dask", scheduler).fleet(tmp_path, decide("cpu")) as fleet:
+        assert fleet is not None
+        shards = Shards(on_disk((20_000, 8), fleet.site), "test")
+        list(shards.map(slowly, None))
+        kept, mapped = zip(*fleet._scheduler._client.run(held).values(), strict=True)
+        assert sum(kept) == len(shards._starts)
+        assert max(mapped) == 1
+        assert error.tb is not None
+    with Client(scheduler, set_as_default=False) as client:
+        assert set(client.run(held).values()) == {(0, 0)}
+
+
 @pytest.mark.filterwarnings("ignore:kmeans stopped at max_iter")
 def test_a_scheduler_that_is_lost_ends_the_run_which_goes_on_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,6 +342,15 @@ def test_a_scheduler_that_is_not_there_is_said_at_once(
     assert f"no Dask scheduler answers at {address}" in found.output
     assert "Traceback" not in found.output
     assert leftovers(tmp_path / "out") == []
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StoreError, match="no folder for the workers can be made there"),
+        Executor.of("dask").fleet(tmp_path / "file" / "out", decide("cpu")),
+    ):
+        raise AssertionError
 
 
 def test_another_machine_without_tls_is_refused(X: Any, tmp_path: Path) -> None:
