@@ -65,9 +65,10 @@ class Scheduler:
             It was lost after the call, and so was who should have repeated it.
         """
         from distributed import KilledWorker
+        from distributed.comm.core import CommClosedError
 
         try:
-            with self._asking():
+            with self._asking(CommClosedError):  # another OSError is what the work has raised
                 return future.result(timeout=timeout_s)
         except KilledWorker as error:
             raise Lost([], int(error.allowed_failures) + 1) from error
@@ -91,14 +92,13 @@ class Scheduler:
         )
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        from distributed.comm.core import CommClosedError
-
+    def _asking(self, kind: type[OSError] = OSError) -> Iterator[None]:
+        """Say that it is gone where it does not answer; an error of the `kind` says that too."""
         if not self.is_there:
             raise self.gone()
         try:
             yield
-        except (CommClosedError, CancelledError, TimeoutError) as error:
+        except (kind, CancelledError, TimeoutError) as error:
             raise self.gone() from error
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
+import queue
 import re
 import secrets
+import select
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -30,6 +36,7 @@ from gpucluster.notation import describe
 from gpucluster.types import ExecutorName, StorageRequest
 
 CONNECT_S = 10.0
+START_S = 120.0
 THREADS = 8  # of a worker here, where nobody says how many workers there are to be
 PREFIX = ".gpucluster-"  # of the folder that workers share, in that of the runs
 ADDRESS = re.compile(r"(tcp|tls)://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
@@ -135,7 +142,7 @@ class Executor:
             yield None
             return
         try:
-            import distributed
+            import distributed  # noqa: F401 - whether it is there
         except ImportError as error:
             raise BackendUnavailableError(
                 "the executor dask needs Dask, which is missing",
@@ -156,17 +163,14 @@ class Executor:
                 address = stack.enter_context(_started(self.n_workers, shared, decision))
             else:
                 _require_safe(address)
-            try:
-                connect: Any = distributed.Client
-                client = connect(address, timeout=CONNECT_S, set_as_default=False)
-            except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-                raise ExecutorError(
-                    f"no Dask scheduler answers at {address} ({_first_line(error)})",
-                    hint="is it running, and is that its address?",
-                ) from error
+            client = _connected(address)
             stack.callback(client.close)
-            _check_workers(client, address, shared)
-            fleet = Fleet(client, shared, _device_of(client, decision))
+            _require_workers(client, address)
+            probe = shared / "probe"
+            probe.write_text(secrets.token_hex(16))
+            admit = partial(_admit, client, probe)
+            fleet = Fleet(client, shared, _device_of(client, decision), admit)
+            admit(sorted(client.nthreads()))
             try:
                 yield fleet
             finally:
@@ -237,7 +241,8 @@ def _started(n_workers: int | None, folder: Path, decision: Decision) -> Iterato
         try:
             process.stdin.write(json.dumps(settings).encode() + b"\n")
             process.stdin.flush()
-            line = process.stdout.readline()
+            heard, _, _ = select.select([process.stdout], [], [], START_S)
+            line = process.stdout.readline() if heard else b""
             if not line:
                 said = log.read_text(errors="replace").strip().splitlines()
                 raise ExecutorError(
@@ -249,40 +254,72 @@ def _started(n_workers: int | None, folder: Path, decision: Decision) -> Iterato
             try:
                 process.wait(timeout=CONNECT_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # its workers are of its group
 
 
-def _check_workers(client: Any, address: str, folder: Path) -> None:
-    """Raise unless there are workers of this version that see the folder."""
+def _connected(address: str) -> Any:
+    """Return a client of a scheduler.
+
+    Made in a thread, because Dask waits without end for an answer to its first word.
+    """
+    import distributed
+
+    made: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        client: Any = distributed.Client
+        try:
+            made.put(client(address, timeout=CONNECT_S, set_as_default=False))
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            made.put(error)
+
+    threading.Thread(target=connect, name="gpucluster-connect", daemon=True).start()
+    try:
+        found = made.get(timeout=2 * CONNECT_S)
+    except queue.Empty:
+        found = TimeoutError("who listens there says nothing")
+    if isinstance(found, Exception):
+        raise ExecutorError(
+            f"no Dask scheduler answers at {address} ({_first_line(found)})",
+            hint="is it running, and is that its address?",
+        ) from found
+    return found
+
+
+def _require_workers(client: Any, address: str) -> None:
     try:
         client.wait_for_workers(1, timeout=CONNECT_S)
     except TimeoutError as error:
         raise ExecutorError(
             f"the scheduler {address} has no workers", hint="start some: dask worker " + address
         ) from error
-    word = secrets.token_hex(16)
-    probe = folder / "probe"
-    probe.write_text(word)
+
+
+def _admit(client: Any, probe: Path, workers: list[str]) -> None:
+    """Raise unless workers are of this version, and see the folder that `probe` is in."""
     mine = _told(str(probe))
-    for worker, told in client.run(_told, str(probe), on_error="return").items():
+    found = client.run(_told, str(probe), workers=workers, on_error="return")
+    for worker, told in found.items():
+        if isinstance(told, OSError):
+            continue  # it has died meanwhile
         if isinstance(told, Exception):
             raise ExecutorError(
                 f"the worker {worker} cannot work for us: {_first_line(told)}",
                 hint="install the gpucluster of this process where the workers run",
             )
-        for what, found in told.items():
-            if found == mine[what]:
+        for what, got in told.items():
+            if got == mine[what]:
                 continue
             if what == "folder":
                 raise ExecutorError(
-                    f"the worker {worker} does not see {folder.parent}",
-                    hint="name a folder with --out that all workers share under this path",
+                    f"the worker {worker} does not see {probe.parent.parent}",
+                    hint="name a folder that all workers share under this path: with --out, or "
+                    "with TMPDIR where that is a bucket",
                 )
             raise ExecutorError(
-                f"the worker {worker} has {what} {found}, here it is {mine[what]}",
+                f"the worker {worker} has {what} {got}, here it is {mine[what]}",
                 hint="results of one run must come from one version",
             )
-    probe.unlink()
 
 
 def _device_of(client: Any, decision: Decision) -> Device:

@@ -48,10 +48,20 @@ class Fleet:
         All workers see it under this path.
     device : {"cpu", "gpu"}, default "cpu"
         What each worker has.
+    admit : callable, optional
+        Gets the addresses of workers that are new, and raises `ExecutorError` where one of them
+        is of no use.
     """
 
-    def __init__(self, client: Any, folder: Path, device: Device = "cpu") -> None:
-        self._scheduler = Scheduler(client)
+    def __init__(
+        self,
+        client: Any,
+        folder: Path,
+        device: Device = "cpu",
+        admit: Callable[[list[str]], None] = lambda _: None,
+    ) -> None:
+        self._scheduler, self._admit = Scheduler(client), admit
+        self._admitted: set[str] = set()
         self.site, self.device = Site(folder, self), device
         self._numbers = itertools.count()
         self._shared: dict[int, tuple[weakref.ref[Any], Any]] = {}  # by id: an array, its copy
@@ -103,9 +113,9 @@ class Fleet:
         waiting: dict[str, deque[int]] = {}
         running: dict[int, Future] = {}
         deaths: Counter[int] = Counter()
+        suspects: deque[int] = deque()  # on which workers died again: each is done alone, last
 
-        def submit(address: str) -> None:
-            number = waiting[address].popleft()
+        def submit(number: int, address: str) -> None:
             future = running[number] = self._scheduler.submit(
                 function,
                 *calls[number][1],
@@ -124,7 +134,7 @@ class Fleet:
             for address, numbers in waiting.items():
                 room = 1 if one_by_one else AHEAD * threads[address]
                 for _ in range(min(room, len(numbers))):
-                    submit(address)
+                    submit(numbers.popleft(), address)
             while running:
                 reporter.cancel.raise_if_cancelled()
                 try:
@@ -138,9 +148,13 @@ class Fleet:
                 if died:
                     deaths[number] += died
                     require_few(calls[number][0], deaths[number])
-                    waiting[address].append(number)  # after those that may be innocent
+                    again = waiting[address] if deaths[number] == died else suspects
+                    again.append(number)
                 if waiting[address]:
-                    submit(address)
+                    submit(waiting[address].popleft(), address)
+                elif suspects and not running:
+                    number_alone = suspects.popleft()
+                    submit(number_alone, homes[number_alone])
                 if not died:
                     yield number, future
         finally:
@@ -170,7 +184,8 @@ class Fleet:
     def lend(self, value: Any) -> Any:
         """Return what goes to a task instead of an array: where it lies, or itself if it is small.
 
-        A copy is made once, in the shared folder, and lives as long as the array.
+        A copy is made once, in the shared folder, and lives as long as the array: that is not to
+        be written any more.
         """
         if not isinstance(value, np.ndarray) or value.nbytes <= INLINE_BYTES:
             return value
@@ -181,10 +196,10 @@ class Fleet:
         entry = self._shared.get(key)
         if entry is not None and entry[0]() is value:
             return lent(entry[1])
-        copy = on_disk(value.shape, self.site, value.dtype)
-        np.copyto(copy, value)
-        self._shared[key] = weakref.ref(value, lambda _: self._shared.pop(key, None)), copy
-        return lent(copy)
+        beside = on_disk(value.shape, self.site, value.dtype)
+        np.copyto(beside, value)
+        self._shared[key] = weakref.ref(value, lambda _: self._shared.pop(key, None)), beside
+        return lent(beside)
 
     def token(self) -> str:
         """Return a name for what shards keep, by which workers see whether the run is over."""
@@ -209,6 +224,9 @@ class Fleet:
     def _settle(self, homes: list[str]) -> dict[str, int]:
         """Give shards without a living home to those that have fewest; return threads by worker."""
         threads = wait_for_workers(self._scheduler)
+        if new := sorted(set(threads) - self._admitted):
+            self._admit(new)
+            self._admitted.update(new)
         counts = Counter(dict.fromkeys(threads, 0))
         counts.update(home for home in homes if home in threads)
         most = -(-len(homes) // len(threads))

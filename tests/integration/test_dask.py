@@ -353,6 +353,23 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         raise AssertionError
 
 
+def test_who_listens_and_says_nothing_is_no_scheduler(
+    X: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_S", 0.5)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(ExecutorError, match=f"no Dask scheduler answers at {address}"):
+            gpucluster.cluster(
+                X, out=tmp_path / "out", executor="dask", scheduler=address, **KMEANS
+            )
+        assert time.monotonic() - begun < 10
+    assert leftovers(tmp_path / "out") == []
+
+
 def test_another_machine_without_tls_is_refused(X: Any, tmp_path: Path) -> None:
     import dask
 
