@@ -73,7 +73,9 @@ def unit_rows(X: Any, *, out: Any = None) -> Any:
         return X
     out = like(X, X.shape, to_lend=True) if out is None else out
     norms[norms == 0] = 1
-    if sharing(X) is not None and sharing(out) is not None:
+    is_shared = sharing(X) is not None and sharing(out) is not None
+    # in place, what a worker had begun could not be begun again
+    if is_shared and not np.may_share_memory(X, out):
         for _ in Shards(X, "unit rows").map(_shard_divided, ByRow(norms), Written(out)):
             pass
         return out

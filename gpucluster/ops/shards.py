@@ -55,7 +55,10 @@ class ByRow:
 
 
 class Written(ByRow):
-    """An argument that the work writes to; of ``like(X, shape, to_lend=True)``."""
+    """An argument that the work writes to, of ``like(X, shape, to_lend=True)``.
+
+    It must not be read by the work, nor be the rows: a shard may be worked on again.
+    """
 
 
 @dataclass(frozen=True, slots=True)

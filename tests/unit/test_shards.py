@@ -187,7 +187,7 @@ def test_rows_that_rest_send_less_than_the_centres(tmp_path: Path) -> None:
     assert max(fleet.sent) < 4000  # where the centres lie, and the groups of centres
 
 
-@pytest.mark.parametrize("n_samples", [5, 3000])
+@pytest.mark.parametrize("n_samples", [5, 3000, 9000])
 def test_preparation_is_the_same_on_a_fleet(tmp_path: Path, n_samples: int) -> None:
     X = rows(n_samples) + np.float32(50)
     fleet = FickleFleet(tmp_path)
@@ -206,6 +206,8 @@ def test_preparation_is_the_same_on_a_fleet(tmp_path: Path, n_samples: int) -> N
         np.testing.assert_array_equal(work(X), work(far))
     assert spread(X)[1] == spread(far)[1]
     assert fleet.n_calls >= 6
+    unit = unit_rows(X)
+    np.testing.assert_array_equal(unit_rows(far, out=far), unit)  # once, whoever died at it
 
 
 def test_progress_is_told_and_a_stop_is_heard(tmp_path: Path) -> None:
