@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -166,14 +167,15 @@ def cluster_sums(X: Matrix, labels: Labels, n_clusters: int) -> Vector64:
         on_gpu: Vector64 = _sums_on_gpu(X, labels, n_clusters)
         return on_gpu
     sums = np.zeros((n_clusters, X.shape[1]), np.float64)
-    shards = Shards(X, "sums", rows=rows_per_block(X.shape[1] * 8))
-    for touched, part in shards.map(_shard_sums, ByRow(labels)):
-        sums[touched] += part
+    if len(X):
+        found = Shards(X, "sums").reduce(_shard_sums, LabelSums.add, ByRow(labels))
+        sums[found.touched] = found.sums
     return sums
 
 
-def _shard_sums(shard: Shard, labels: Labels) -> tuple[Any, Any]:
-    return sums_by_label(shard.X.astype(np.float64), labels)
+def _shard_sums(shard: Shard, labels: Labels) -> LabelSums:
+    parts = (LabelSums.of(shard.X[rows].astype(np.float64), labels[rows]) for rows in shard.parts())
+    return reduce(LabelSums.add, parts)
 
 
 def _sums_on_gpu(X: Any, labels: Any, n_clusters: int) -> Any:

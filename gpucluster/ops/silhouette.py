@@ -10,7 +10,8 @@ from gpucluster.device.arrays import namespace
 from gpucluster.device.memory import rows_per_block
 from gpucluster.events import Reporter
 from gpucluster.ops.assign import cluster_sums
-from gpucluster.ops.shards import ByRow, Shard, Shards
+from gpucluster.ops.blocks import row_blocks
+from gpucluster.ops.shards import SHARDS, ByRow, Shard, Shards
 from gpucluster.types import NOISE, Labels, Matrix, Vector, Vector64
 
 
@@ -53,22 +54,26 @@ def squared_silhouette(X: Matrix, labels: Labels, reporter: Reporter | None = No
     shift = means.mean(axis=0).astype(np.float32)
     centred = (means - shift).astype(np.float32)
     block_rows = rows_per_block(24 * X.shape[1] + 8 * n_clusters)
-    shards = Shards(X, "spread of clusters", reporter, rows=block_rows)
-    within = np.concatenate(list(shards.map(_shard_within, ByRow(labels), means)))
+    n_rows = block_rows * -(-len(X) // (block_rows * SHARDS))
+    shards = Shards(X, "spread of clusters", reporter, rows=n_rows)
+    within = np.concatenate(list(shards.map(_shard_within, ByRow(labels), means, block_rows)))
     clustered = labels >= 0
     variance = np.bincount(labels[clustered], within[clustered], minlength=n_clusters) / sizes
     level = (variance + np.einsum("ij,ij->i", means - shift, means - shift)).astype(np.float32)
-    shards = Shards(X, "silhouettes", reporter, rows=block_rows, tells=True)
-    known = means, variance, sizes, shift, centred, level
+    shards = Shards(X, "silhouettes", reporter, rows=n_rows, tells=True)
+    known = block_rows, means, variance, sizes, shift, centred, level
     compared = shards.map(_shard_silhouettes, ByRow(labels), ByRow(within), *known)
     silhouette[clustered] = np.concatenate(list(compared))
     return silhouette
 
 
-def _shard_within(shard: Shard, labels: Labels, means: Vector64) -> Vector64:
+def _shard_within(shard: Shard, labels: Labels, means: Vector64, block_rows: int) -> Vector64:
     """Return the squared distance of each row to its mean; 0 for noise."""
-    kept, within = labels >= 0, np.zeros(len(labels))
-    within[kept] = sqdist_beside(shard.X[kept], means[labels[kept]])
+    within = np.zeros(len(labels))
+    for rows in row_blocks(len(labels), block_rows):
+        own = labels[rows]
+        kept = own >= 0
+        within[rows][kept] = sqdist_beside(shard.X[rows][kept], means[own[kept]])
     return within
 
 
@@ -76,6 +81,7 @@ def _shard_silhouettes(
     shard: Shard,
     labels: Labels,
     within: Vector64,
+    block_rows: int,
     means: Vector64,
     variance: Vector64,
     sizes: Any,
@@ -84,14 +90,18 @@ def _shard_silhouettes(
     level: Vector,
 ) -> Vector64:
     """Return the silhouettes of rows that have a cluster."""
-    kept = labels >= 0
-    X, own = shard.X[kept], labels[kept]
-    scores = level - 2 * ((X - shift) @ centred.T)
-    scores[np.arange(len(X)), own] = np.inf
-    other = scores.argmin(axis=1)
-    apart = sqdist_beside(X, means[other]) + variance[other]
-    found: Vector64 = silhouettes(within[kept] + variance[own], apart, sizes[own])
-    return found
+
+    def of_block(rows: slice) -> Vector64:
+        kept = labels[rows] >= 0
+        X, own = shard.X[rows][kept], labels[rows][kept]
+        scores = level - 2 * ((X - shift) @ centred.T)
+        scores[np.arange(len(X)), own] = np.inf
+        other = scores.argmin(axis=1)
+        apart = sqdist_beside(X, means[other]) + variance[other]
+        found: Vector64 = silhouettes(within[rows][kept] + variance[own], apart, sizes[own])
+        return found
+
+    return np.concatenate([of_block(rows) for rows in row_blocks(len(labels), block_rows)])
 
 
 def silhouettes(together: Any, apart: Any, size: Any) -> Any:
