@@ -218,10 +218,12 @@ def plan(
 
     Parameters
     ----------
-    data, definition, out, device, storage, memory_limit, id_column, vector_column, **fields
+    data, definition, out, device, storage, memory_limit
         As for `cluster`.
     executor, scheduler, n_workers
         As for `cluster`; nobody is connected to.
+    id_column, vector_column, **fields
+        As for `cluster`.
 
     Returns
     -------
