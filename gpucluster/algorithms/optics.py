@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from gpucluster.algorithms.base import Algorithm, Raw
-from gpucluster.device.memory import COMPILER_BYTES, blocks_bytes
+from gpucluster.device.memory import BLOCK_BYTES, COMPILER_BYTES, blocks_bytes
 from gpucluster.device.select import Device
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
@@ -149,7 +149,7 @@ class OPTICS(Algorithm):
         matrix = 4 * n_samples * n_features
         unit = matrix if self.metric == "cosine" else 0
         extra = n_samples * (8 * self._listed(n_samples) + 240) + 2 * matrix + unit
-        extra += blocks_bytes(matrix)
+        extra += blocks_bytes(matrix) + 2 * BLOCK_BYTES  # tiles of products, however few the rows
         if device == "gpu":  # the rows, and blocks of distances
             on_device = matrix + min(12 * n_samples**2, 4 << 30)
             return Cost(extra, None, device_bytes=on_device)

@@ -333,6 +333,7 @@ def test_every_error_has_the_exit_code_of_its_family() -> None:
     families = {
         errors.ConfigError: 2,
         errors.DeviceError: 3,
+        errors.ExecutorError: 3,
         errors.StageCrashedError: 3,
         errors.InputError: 5,
         errors.SourceError: 5,

@@ -148,7 +148,7 @@ def test_a_limit_of_addresses_is_a_limit_without_a_flag(
     )
     assert run.returncode == (0 if limit_mb == 3500 else 3), run.stderr
     if run.returncode == 3:
-        assert re.search(r"needs about [\d.]+ GB of memory, [\d.]+ GB are free", run.stderr)
+        assert re.search(r"needs about [\d.]+ GB of memory, [\d.]+ [GM]B are free", run.stderr)
         assert not out.exists()
 
 

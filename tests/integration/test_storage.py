@@ -122,7 +122,7 @@ def test_what_fits_nowhere_is_refused_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X = points()
-    with pytest.raises(WillNotFitError, match=r"needs about .*, 0.0 GB are allowed.*sample-size"):
+    with pytest.raises(WillNotFitError, match=r"needs about .*, 1.0 MB are allowed.*sample-size"):
         gpucluster.cluster(X, out=tmp_path / "a", memory_limit="1MB", device="cpu")
     with pytest.raises(WillNotFitError, match=r"or --storage auto"):
         gpucluster.cluster(

@@ -62,7 +62,8 @@ def test_it_agrees_with_the_plan(scale, n_rows, n_clusters, factor):
     assert [scale.tables.STAGES[each.name] for each in plan.stages] == list(
         scale.model.run(job, scale.machines.TWO_CORES)
     )
-    assert plan.peak_bytes / 1.25 < scale.model.host_bytes(job) < plan.peak_bytes * 1.25
+    near = 1.25 if n_rows > 10_000 else 1.4  # of few rows, most is the process itself
+    assert plan.peak_bytes / near < scale.model.host_bytes(job) < plan.peak_bytes * near
     seconds = whole(scale.model.run(job, scale.machines.TWO_CORES))
     assert plan.seconds / factor < seconds < plan.seconds * factor
 
