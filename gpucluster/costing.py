@@ -23,6 +23,7 @@ LIBRARY_PAGES = 115 << 20  # of that: pages of files, which do not count beside 
 ID_BYTES, UNIQUE_BYTES, MEASURE_BYTES, CALIBRATE_BYTES = 30, 220, 110, 98
 MEASURE_BLOCKS = 3  # those of the rows that metrics look at, or tables in the order of clusters
 READ_BLOCKS = 5  # what is decoded, and the batch that is judged meanwhile
+READ_BYTES_S = 200e6  # of float32, decoded, judged and copied
 ON_HOST = "always on the host"
 WRITE_BYTES = 200
 
@@ -147,7 +148,7 @@ def planned_stages(
         taken = _Taken(storage, memory_bytes, live - pages, matrix)
     most = "" if definition.filters is None else "at most "  # as many as match
     sampled = f"sample of {most}{n_samples:,} rows" if n_samples < n_rows else "exact"
-    reading = n_rows * n_features * 4 / 200e6
+    reading = n_rows * n_features * 4 / READ_BYTES_S
     yield PlannedStage(
         name="load",
         device="cpu",
@@ -343,7 +344,7 @@ def _afterwards(
     if config.sample_mode == "fit_then_assign" and n_samples < shape.n_rows:
         n_written = shape.n_rows
         rest = n_written - n_samples
-        seconds = rest * n_features * 4 / 200e6 + 2.0 * rest * n_features * n_clusters / 50e9
+        seconds = rest * n_features * 4 / READ_BYTES_S + 2.0 * rest * n_features * n_clusters / 50e9
         yield PlannedStage(
             name="assign",
             device=decision.device,

@@ -177,7 +177,7 @@ def _run(
             *(ledger, complete, samples.X, info.blocks, data_key), is_done=is_staged
         )
         if staging is not None and not is_staged:
-            staging.keep(samples, {"data_key": data_key, "input": facts["input"]})
+            staging.keep(samples, {"data_key": data_key, "input": facts["input"]}, reporter)
         grouped = group_rows(ledger, complete, source, samples, key, weights, attributes)
         coordinates = display(ledger, complete, samples.X, grouped.key)
         with ledger.stage("measure", backend="numpy") as stage_reporter:

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_most: int | None = None
+_limits: list[int] = []  # of all who set one: several runs may be under way
 
 
 def n_threads() -> int:
     """Return the number of cores that this process may use, within `at_most`."""
     has_affinity = hasattr(os, "sched_getaffinity")
     found = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return min(found, _most or found)
+    return min(found, *_limits) if _limits else found
 
 
 @contextmanager
@@ -22,9 +22,8 @@ def at_most(count: int) -> Iterator[None]:
 
     Each core has blocks of rows in work, so fewer take less memory. No result depends on it.
     """
-    global _most  # noqa: PLW0603 - as the machine, it is the same for all
-    before, _most = _most, count
+    _limits.append(count)
     try:
         yield
     finally:
-        _most = before
+        _limits.remove(count)

@@ -47,7 +47,7 @@ def main() -> None:
             supervisor.join()
 
 
-def _cluster(n_workers: int, folder: str, *, gpu: bool, **_: Any) -> Any:
+def _cluster(n_workers: int | None, folder: str, *, gpu: bool, **_: Any) -> Any:
     """Start a scheduler, and with it a worker for each GPU where those are to compute."""
     common = {
         "host": LOOPBACK,
@@ -56,7 +56,9 @@ def _cluster(n_workers: int, folder: str, *, gpu: bool, **_: Any) -> Any:
         "silence_logs": logging.CRITICAL,
     }
     if gpu:
-        return import_module("dask_cuda").LocalCUDACluster(n_workers=n_workers, **common)
+        return import_module("dask_cuda").LocalCUDACluster(
+            n_workers=n_workers, memory_limit=None, **common
+        )
     return import_module("distributed").LocalCluster(n_workers=0, **common)
 
 

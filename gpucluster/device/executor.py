@@ -29,8 +29,6 @@ from gpucluster.errors import (
     BackendUnavailableError,
     ConfigError,
     ExecutorError,
-    PermissionRefusedError,
-    StoreError,
 )
 from gpucluster.notation import describe
 from gpucluster.types import ExecutorName, StorageRequest
@@ -149,15 +147,7 @@ class Executor:
                 hint="pip install 'gpucluster[dask]'",
             ) from error
         with ExitStack() as stack:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                shared = stack.enter_context(scratch_folder(folder.resolve(), PREFIX))
-            except OSError as error:
-                kind = PermissionRefusedError if isinstance(error, PermissionError) else StoreError
-                raise kind(
-                    f"{folder}: no folder for the workers can be made there: {error.strerror}",
-                    hint="name another folder",
-                ) from error
+            shared = stack.enter_context(scratch_folder(folder.absolute(), PREFIX))
             address = self.scheduler
             if address is None:
                 address = stack.enter_context(_started(self.n_workers, shared, decision))
@@ -218,12 +208,13 @@ def _is_loopback(host: str) -> bool:
 @contextmanager
 def _started(n_workers: int | None, folder: Path, decision: Decision) -> Iterator[str]:
     """Start a cluster on this machine for as long as this takes; yield its address."""
-    n_workers = n_workers or max(1, n_threads() // THREADS)
+    gpu = decision.device == "gpu"  # then Dask-CUDA counts them, where nobody says how many
+    n_workers = n_workers or (None if gpu else max(1, n_threads() // THREADS))
     settings = {
         "n_workers": n_workers,
-        "n_threads": max(1, n_threads() // n_workers),
+        "n_threads": max(1, n_threads() // (n_workers or 1)),
         "folder": str(folder),
-        "gpu": decision.device == "gpu",
+        "gpu": gpu,
     }
     log = folder / "dask.log"
     with (

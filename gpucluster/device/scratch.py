@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpucluster.errors import PermissionRefusedError, StoreError
+
 ABANDONED_S = 60.0  # younger folders may not be locked yet
 
 
@@ -19,10 +21,24 @@ def scratch_folder(where: Path | None, prefix: str) -> Iterator[Path]:
     """Make a folder that is removed at the end, or by the next one if this process is killed.
 
     The system's own folder of temporary files, which `where` of None means, is left to the system.
+
+    Raises
+    ------
+    PermissionRefusedError, StoreError
+        None can be made there.
     """
-    if where is not None:
-        _remove_abandoned(where, prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=where) as name:
+    try:
+        if where is not None:
+            where.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(where, prefix)
+        made = tempfile.TemporaryDirectory(prefix=prefix, dir=where)
+    except OSError as error:
+        kind = PermissionRefusedError if isinstance(error, PermissionError) else StoreError
+        raise kind(
+            f"{where or tempfile.gettempdir()}: no folder can be made there: {error.strerror}",
+            hint="name another folder",
+        ) from error
+    with made as name:
         descriptor = os.open(name, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)  # until this process ends, however it does

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from gpucluster import __version__
 from gpucluster.device.scratch import scratch_folder
 from gpucluster.device.storage import Site, mapped, name_of
+from gpucluster.events import Reporter
 from gpucluster.ops.blocks import map_blocks
 from gpucluster.types import Samples
 
@@ -102,11 +102,10 @@ class Staging:
 
     def begin(self, site: Site) -> Site:
         """Return where the matrix is to be loaded, so that it can be kept."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         folder = self._open.enter_context(scratch_folder(self._folder, PREFIX))
         return Site(folder, site.fleet, is_named=True)
 
-    def keep(self, samples: Samples, facts: Mapping[str, Any]) -> None:
+    def keep(self, samples: Samples, facts: Mapping[str, Any], reporter: Reporter) -> None:
         """Keep samples whose matrix was loaded where `begin` said; those of before are removed.
 
         Parameters
@@ -115,10 +114,18 @@ class Staging:
             Their matrix is not to be written any more.
         facts : dict
             JSON values.
+        reporter : Reporter
+            Told where that is refused.
         """
         path = name_of(samples.X)
-        if path is None:  # small, or of somebody else's
+        if path is None:  # somebody else's
             return
+        try:
+            self._keep(path, samples, facts)
+        except OSError as error:  # the run goes on: it has what it needs
+            reporter.warn("not_staged", f"rows are not staged in {self._folder}: {error.strerror}")
+
+    def _keep(self, path: Path, samples: Samples, facts: Mapping[str, Any]) -> None:
         folder = path.parent / "staged"
         folder.mkdir()
         os.link(path, folder / VECTORS)  # its other name stays as long as somebody needs it
@@ -129,7 +136,6 @@ class Staging:
             REJECTED: _write(folder / REJECTED, samples.rejected),
         }
         what = {
-            "version": __version__,
             "paths": list(samples.source["paths"]),
             "shape": list(samples.X.shape),
             "blocks": _block_digests(samples.X),

@@ -347,7 +347,7 @@ def test_a_scheduler_that_is_not_there_is_said_at_once(
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(StoreError, match="no folder for the workers can be made there"),
+        pytest.raises(StoreError, match="no folder can be made there"),
         Executor.of("dask").fleet(tmp_path / "file" / "out", decide("cpu")),
     ):
         raise AssertionError

@@ -23,8 +23,6 @@ from gpucluster.ops.neighbors import nearest_neighbors
 from gpucluster.ops.normalize import unit_rows, without_offset
 from gpucluster.ops.silhouette import squared_silhouette
 
-pytest.importorskip("distributed")
-
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:

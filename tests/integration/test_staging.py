@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 import gpucluster
 from gpucluster.artifacts import Run
 from gpucluster.device import scratch
-from gpucluster.errors import DiskFullError
+from gpucluster.errors import DiskFullError, GpuclusterWarning, StoreError
 from gpucluster.events import StageStarted
+from gpucluster.sources import staging
 
 STAGED = ".staged"
 
@@ -118,6 +120,29 @@ def test_what_is_not_of_files_is_not_staged(data: Path) -> None:
     settings = {"device": "cpu", "storage": "disk", "algorithm": "kmeans"}
     gpucluster.cluster(X, out=data.parent / "out", **settings)
     assert not (data.parent / "out" / STAGED).exists()
+
+
+def test_a_run_goes_on_where_nothing_can_be_staged(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(staging, "_write", full)
+    with pytest.warns(GpuclusterWarning, match="not staged.*space"):
+        run = cluster(data, "out", storage="disk")
+    monkeypatch.undo()
+    assert [warned.code for warned in run.manifest.warnings] == ["not_staged"]
+    assert kept(data) == []
+    again = cluster(data, "out", 5, storage="disk")
+    assert loaded(again)
+    assert again.labels_.tolist() == cluster(data, "here", 5).labels_.tolist()
+
+
+def test_a_folder_that_cannot_be_written_is_a_refusal(data: Path) -> None:
+    (data.parent / "out").write_text("a file")
+    with pytest.raises(StoreError, match="no folder can be made there"):
+        cluster(data, "out", storage="disk")
 
 
 def test_a_run_that_was_stopped_leaves_nothing_half(

@@ -18,6 +18,7 @@ from gpucluster.device.storage import lent, like, on_disk
 from gpucluster.errors import Cancelled, InternalError
 from gpucluster.events import CancelToken, Progress, Reporter
 from gpucluster.execution import fit_algorithm
+from gpucluster.ops import half_lloyd
 from gpucluster.ops import shards as module
 from gpucluster.ops.lloyd import Lloyd
 from gpucluster.ops.moments import centred_product, moments
@@ -229,7 +230,8 @@ def test_nothing_to_add_up_is_said() -> None:
         Shards(np.empty((0, 3), np.float32), "test").reduce(total, plus, ByRow(np.empty(0)))
 
 
-def test_workers_with_a_gpu_find_what_those_without_find(tmp_path: Path, device: Device) -> None:
+def assert_workers_agree(tmp_path: Path, device: Device) -> None:
+    """Fit k-means by a fleet of a device, and here."""
     X = rows(400, 6)
     fleet = FickleFleet(tmp_path, loss=0.2, device=device)
     far = there(X, fleet)
@@ -244,8 +246,16 @@ def test_workers_with_a_gpu_find_what_those_without_find(tmp_path: Path, device:
     assert fleet.n_calls > 3
 
 
+def test_workers_with_a_gpu_find_what_those_without_find(tmp_path: Path, device: Device) -> None:
+    assert_workers_agree(tmp_path, device)
+
+
 def test_rows_without_room_on_the_gpu_come_in_blocks(
     tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpucluster.ops.half_lloyd.resident_bytes", lambda *_: 1 << 60)
-    test_workers_with_a_gpu_find_what_those_without_find(tmp_path, device)
+    came = []
+    each_block = half_lloyd.each_block
+    monkeypatch.setattr(half_lloyd, "resident_bytes", lambda *_: 1 << 60)
+    monkeypatch.setattr(half_lloyd, "each_block", lambda *args: came.append(each_block(*args)))
+    assert_workers_agree(tmp_path, device)
+    assert bool(came) == (device == "gpu")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpucluster.device import memory
+from gpucluster.device import cores, memory
 from gpucluster.device.memory import (
     _cgroup_left,
     available_bytes,
@@ -250,3 +250,15 @@ def test_blocks_of_a_small_matrix_are_small(monkeypatch: pytest.MonkeyPatch) -> 
     assert memory.blocks_bytes(1000) == 8000
     assert memory.blocks_bytes(1 << 40) == 8 * memory.BLOCK_BYTES
     assert memory.blocks_bytes(1 << 40, 3) == 3 * memory.BLOCK_BYTES
+
+
+def test_limits_of_several_runs_hold_as_long_as_each_of_them() -> None:
+    before = cores.n_threads()
+    first, second = cores.at_most(2), cores.at_most(1)
+    first.__enter__()
+    second.__enter__()
+    assert cores.n_threads() == 1
+    first.__exit__(None, None, None)  # not the last that came
+    assert cores.n_threads() == 1
+    second.__exit__(None, None, None)
+    assert cores.n_threads() == before
