@@ -26,8 +26,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
 DOCKERFILE = (ROOT / "Dockerfile.cuda").read_text()
 
-EXTRAS = {"all", "bench", "dask", "dev", "faiss-gpu", "gpu-cu12", "gpu-cu13", "llm"}
-EXTRAS |= {"multi-gpu-cu12", "multi-gpu-cu13", "plot", "s3", "serve", "test", "tsne"}
+EXTRAS = {"all", "bench", "client", "dask", "dev", "faiss-gpu", "gpu-cu12", "gpu-cu13", "llm"}
+EXTRAS |= {"multi-gpu-cu12", "multi-gpu-cu13", "plot", "postgres", "qdrant", "s3", "serve", "test"}
+EXTRAS |= {"tsne"}
 
 GPU_NAME = re.compile(r"-cu1\d|cupy|cuda|cudf|cuml|cuvs|faiss-gpu|nvidia|raft|rmm|torch")
 
