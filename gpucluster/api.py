@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.errors import ConfigError, InputError, SourceError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
-from gpucluster.given import Definition, open_rows, read_definition
+from gpucluster.given import Definition, open_rows, read_definition, read_run_id
 from gpucluster.places import Place, disk_of, place
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def cluster(
     truth_column: str | None = None,
     fresh: bool = False,
     previous: StoredRun | str | Place | None = "auto",
+    run_id: str | None = None,
     **fields: Any,
 ) -> Run:
     """Cluster embeddings and leave the result on disk.
@@ -90,6 +91,10 @@ def cluster(
         ``run.lineage`` says what became of each cluster. ``auto``: the latest run of the same
         definition in `out` that has documents of this one; where the definition has a
         ``cluster_name``, whatever documents it has. It decides no label.
+    run_id : str, optional
+        Name of the run, and of its folder. Omitted: a digest of data and definition, so that the
+        same is never computed twice. With ``output_strategy: per_feature`` the first one's; the
+        others follow it with ``-2``, ``-3``.
     **fields
         Settings of the definition, such as ``algorithm="kmeans"``,
         ``algorithm_params={"n_clusters": 50}`` or ``preprocessing_steps=[...]``.
@@ -127,7 +132,7 @@ def cluster(
     from gpucluster.pipeline import run_pipeline
     from gpucluster.sources import check_names
 
-    parsed = read_definition(definition, fields)
+    parsed, named = read_definition(definition, fields), read_run_id(run_id)
     naming = LabelingRequest.of(parsed)
     decision = decide(device)
     workers = Executor.of(executor, scheduler, n_workers)
@@ -138,7 +143,7 @@ def cluster(
     if len(each) > 1:  # what is wrong with any of them is said before the first one runs
         open_rows(data, parsed, id_column=id_column, vector_column=vector_column)
     runs: list[StoredRun] = []
-    for one in reversed(each):  # the first one knows all others
+    for number, one in reversed(list(enumerate(each, 1))):  # the first one knows all others
         source = open_rows(
             data,
             one,
@@ -163,6 +168,7 @@ def cluster(
             fresh=fresh,
             related=runs,
             previous=before,
+            run_id=named and (named if number == 1 else f"{named}-{number}"),
         )
         runs.append(run)
         if naming is not None:

@@ -58,6 +58,7 @@ def assign(
     vector_column: str | None = None,
     text_column: str | None = None,
     fresh: bool = False,
+    run_id: str | None = None,
 ) -> Run:
     """Let rows join the clusters of a finished run, without a new fit.
 
@@ -97,6 +98,8 @@ def assign(
         Noted in the run, for whoever shows documents; default as above.
     fresh : bool, default False
         Compute everything anew, as another run.
+    run_id : str, optional
+        As for `cluster`.
 
     Returns
     -------
@@ -114,9 +117,10 @@ def assign(
     from gpucluster.bases import base_run
     from gpucluster.definition import ClusterDefinition
     from gpucluster.device.select import decide
-    from gpucluster.given import open_like, text_column_of
+    from gpucluster.given import open_like, read_run_id, text_column_of
     from gpucluster.incremental import AssignmentRequest, assign_source
 
+    named = read_run_id(run_id)
     asked = ClusterDefinition.parse({"filters": filters} if filters else {}).filters
     request = AssignmentRequest(threshold=threshold, scope=scope, filters=asked, update=update)
     request = request.checked()
@@ -132,6 +136,7 @@ def assign(
         cancel=cancel or CancelToken(),
         text_column=text_column_of(source, base, text_column),
         fresh=fresh,
+        run_id=named,
     )
     return Run(found.path, found.manifest)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,18 @@ def read_definition(
     if isinstance(definition, str | Path):
         definition = read_body(definition)
     return ClusterDefinition.parse(definition, **fields)
+
+
+def read_run_id(run_id: str | None) -> str | None:
+    """Return the name that a run is to have; `ConfigError` where it is no name of a folder."""
+    from gpucluster.artifacts.store import NAME
+
+    if run_id is not None and not (isinstance(run_id, str) and re.fullmatch(NAME, run_id)):
+        raise ConfigError(
+            f"got {describe(run_id)}, expected letters, digits, '.', '_' and '-', at most 128",
+            path="run_id",
+        )
+    return run_id
 
 
 # who is asked; settings of another one say nothing about it

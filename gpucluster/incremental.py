@@ -36,7 +36,7 @@ from gpucluster.places import Place, disk_of
 from gpucluster.planner import Plan
 from gpucluster.sources import CudfDecoder, Filters, KnownIds, Source, stream, stream_key
 from gpucluster.sources.base import BATCH_BYTES
-from gpucluster.stages import digest
+from gpucluster.stages import check_same, digest
 from gpucluster.tally import Tally
 from gpucluster.trained import TrainedModel
 
@@ -83,6 +83,7 @@ def assign_source(
     cancel: CancelToken,
     text_column: str | None = None,
     fresh: bool = False,
+    run_id: str | None = None,
 ) -> Run:
     """Let the rows of `source` join the clusters of `base`, as a run of its own below `out`.
 
@@ -103,6 +104,8 @@ def assign_source(
         Noted in the manifest.
     fresh : bool
         Compute everything anew.
+    run_id : str, optional
+        Its name, instead of a digest of source, base run and request.
 
     Returns
     -------
@@ -126,10 +129,13 @@ def assign_source(
     _check_update(request, base, definition, scope, has_ids=has_ids)
     filters = request.filters or definition.filters
     salt = time.time_ns() if fresh else None
-    run_id = _run_id(source, base, request, decision, scope=scope, filters=filters, salt=salt)
+    run_id = run_id or _run_id(
+        source, base, request, decision, scope=scope, filters=filters, salt=salt
+    )
     observer(RunOpened(run_id, str(out / run_id)))
     finished = Run.if_finished(out / run_id)
     if finished is not None:
+        check_same(run_id, is_same=finished.manifest.base_run_id == base.run_id)
         return finished
     base.verify()  # what rows join must be what was found
     store = open_store(out)

@@ -50,7 +50,7 @@ from gpucluster.sources import (
     stream_key,
     table_key,
 )
-from gpucluster.stages import digest, display
+from gpucluster.stages import check_same, digest, display
 from gpucluster.succession import Clusters, Succession, definition_key, follow, runs_before
 from gpucluster.trained import train
 from gpucluster.types import Samples
@@ -70,6 +70,7 @@ def run_pipeline(
     text_column: str | None = None,
     related: Sequence[Run] = (),
     previous: Run | Literal["auto"] | None = "auto",
+    run_id: str | None = None,
 ) -> Run:
     """Run `definition` on `source` and publish the result below `out`.
 
@@ -92,15 +93,21 @@ def run_pipeline(
         Noted in the manifest, for whoever shows documents.
     related : sequence of Run, optional
         Of other features of the same documents; the manifest says how clusters overlap.
-
     previous : Run, "auto" or None
         Whose clusters are followed; ``auto``: those of the latest run of this definition in
         `out` that has enough documents of this one.
+    run_id : str, optional
+        Its name, instead of that digest.
 
     Returns
     -------
     Run
         A finished run of the same data and definition is returned as it is.
+
+    Raises
+    ------
+    ConfigError
+        The run of that name is of other data.
     """
     info = source.info
     plan = make_plan(definition, info.n_rows, info.n_features, decision, info.blocks, room=room)
@@ -118,6 +125,7 @@ def run_pipeline(
             text_column=text_column,
             related=related,
             previous=previous,
+            run_id=run_id,
         )
 
 
@@ -134,6 +142,7 @@ def _run(
     text_column: str | None,
     related: Sequence[Run],
     previous: Run | Literal["auto"] | None,
+    run_id: str | None,
 ) -> Run:
     """Go through the stages; what is given is that of `run_pipeline`."""
     info, reporter = source.info, ledger.reporter
@@ -159,10 +168,13 @@ def _run(
         facts["related"] = [run.run_id for run in related]
     if fresh:
         facts["salt"] = time.time_ns()
-    run_id = "run_" + digest(data_key, **facts)[:16]
+    run_id = run_id or "run_" + digest(data_key, **facts)[:16]
     observer(RunOpened(run_id, str(out / run_id)))
     finished = Run.if_finished(out / run_id)
     if finished is not None:
+        ours = data_key, digest("", definition=complete.to_dict())
+        theirs = finished.manifest.data_sha256, finished.manifest.definition_sha256
+        check_same(run_id, is_same=theirs == ours)
         _say_who_is_followed(finished, previous, reporter)
         return finished
     store = open_store(out)

@@ -14,6 +14,7 @@ from typing import Any
 from gpucluster import __version__
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.select import Device
+from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.execution import fit_algorithm, fit_step, step_output
 from gpucluster.hierarchy import FAILED, Divider, grow, nested
@@ -208,6 +209,16 @@ def _kept_as(wanted: Device, device: Device) -> str:
 def stage_key(previous: str, device: str, **facts: Any) -> str:
     """Return a digest of all that determines a stage: what came before, who computes, settings."""
     return digest(previous, device=device, versions=versions(), **facts)
+
+
+def check_same(run_id: str, *, is_same: bool) -> None:
+    """Raise where a finished run has this name, and is of something else."""
+    if not is_same:
+        raise ConfigError(
+            f"{run_id} is finished, and is of something else",
+            path="run_id",
+            hint="give this one another name, or none",
+        )
 
 
 def digest(previous: str, **facts: Any) -> str:
