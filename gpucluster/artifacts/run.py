@@ -257,14 +257,12 @@ class Run:
         ``manifest.algorithm_info["granularity"]["layers"]`` describes them. None where the
         algorithm has one granularity.
         """
-        found = any(re.fullmatch(r"layers(-\d+)?\.parquet", name) for name in self.manifest.files)
-        return self._table("layers") if found else None
+        return self._table("layers") if self.files_of("layers") else None
 
     @cached_property
     def lineage(self) -> pa.Table | None:
         """What became of the clusters of the run before, `schema.LINEAGE`; None: there is none."""
-        found = any(re.fullmatch(r"lineage(-\d+)?\.parquet", name) for name in self.manifest.files)
-        return self._table("lineage") if found else None
+        return self._table("lineage") if self.files_of("lineage") else None
 
     @cached_property
     def model(self) -> Model:
@@ -309,8 +307,12 @@ class Run:
     def _table(self, stem: str, columns: list[str] | None = None) -> pa.Table:
         import pyarrow as pa
 
-        names = [n for n in self.manifest.files if re.fullmatch(rf"{stem}(-\d+)?\.parquet", n)]
-        return pa.concat_tables([self._read(name, columns) for name in sorted(names)])
+        return pa.concat_tables([self._read(name, columns) for name in self.files_of(stem)])
+
+    def files_of(self, stem: str) -> list[str]:
+        """Return the names of the files that a table of the run consists of, in order."""
+        pattern = re.compile(rf"{stem}(-\d+)?\.parquet")
+        return sorted(name for name in self.manifest.files if pattern.fullmatch(name))
 
     def _read(self, name: str, columns: list[str] | None) -> pa.Table:
         """Read a table and compare its checksums, columns and rows."""

@@ -1,0 +1,171 @@
+"""What went wrong, as the JSON body of an answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from gpucluster.errors import (
+    ArtifactError,
+    ConfigError,
+    GpuclusterError,
+    InputError,
+    RunNotFoundError,
+    SourceError,
+    StoreError,
+)
+from gpucluster.notation import nearest
+from gpucluster.service.catalog.port import Changed, Full
+from gpucluster.service.refusals import InvalidError, Refusal, TooManyError
+from gpucluster.wire.base import ErrorAnswer, ValidationAnswer
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1
+_TYPES = {
+    400: "BadRequestError",
+    401: "UnauthorizedError",
+    403: "ForbiddenError",
+    404: "NotFoundError",
+    405: "MethodNotAllowedError",
+    409: "ConflictError",
+    413: "TooLargeError",
+    429: "TooManyError",
+    500: "InternalError",
+    503: "UnavailableError",
+    507: "StoreError",
+}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    **{status: {"model": ErrorAnswer, "description": _TYPES[status]} for status in _TYPES},
+    422: {"model": ValidationAnswer, "description": "InvalidError"},
+}
+_STATUS: dict[type[GpuclusterError], int] = {
+    RunNotFoundError: 404,
+    ArtifactError: 409,  # it has to be made again
+    StoreError: 507,
+}
+
+
+def answer_of(error: Exception) -> JSONResponse:
+    """Return what is answered where `error` ended a request."""
+    if isinstance(error, InvalidError):
+        return invalid([_problem(["body", *error.loc], str(error), error.code)])
+    if isinstance(error, Refusal):
+        headers = dict(error.headers)
+        if isinstance(error, TooManyError):
+            headers["Retry-After"] = str(max(1, round(error.after_s)))
+        details = {"code": error.code, "hint": error.hint, **error.details}
+        return _answer(error.status, error.message, type(error).__name__, details, headers)
+    if isinstance(error, GpuclusterError):
+        return _of_engine(error)
+    if isinstance(error, Changed):
+        message = "somebody changed it at the same time; read it again"
+        return _answer(409, message, "ConflictError", {"code": "changed"})
+    if isinstance(error, Full):
+        headers = {"Retry-After": str(RETRY_S)}
+        details = {"code": "busy"}
+        return _answer(503, "the catalog is busy", "UnavailableError", details, headers)
+    return _answer(500, "an error of the service; its log has more", "InternalError", {})
+
+
+def _of_engine(error: GpuclusterError) -> JSONResponse:
+    if isinstance(error, ConfigError | InputError | SourceError):
+        path = getattr(error, "path", None)
+        steps = path.split(".") if path else []
+        return invalid([_problem(["body", *steps], str(error), error.code)])
+    status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
+    return _answer(
+        status, error.message, type(error).__name__, {"code": error.code, "hint": error.hint}
+    )
+
+
+def invalid(problems: Sequence[Mapping[str, Any]]) -> JSONResponse:
+    """Return what is answered where fields of a request are wrong."""
+    return JSONResponse({"detail": list(problems)}, 422)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Let an application answer all errors in the same form."""
+
+    @app.exception_handler(Refusal)
+    @app.exception_handler(GpuclusterError)
+    @app.exception_handler(Changed)
+    @app.exception_handler(Full)
+    def refused(_: Request, error: Exception) -> JSONResponse:
+        return answer_of(error)
+
+    @app.exception_handler(RequestValidationError)
+    def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return invalid([_described(request, each) for each in error.errors()])
+
+    @app.exception_handler(HTTPException)
+    def by_framework(_: Request, error: HTTPException) -> JSONResponse:
+        kind = _TYPES.get(error.status_code, "BadRequestError")
+        return _answer(error.status_code, str(error.detail), kind, {}, error.headers)
+
+    @app.exception_handler(Exception)
+    def unexpected(request: Request, error: Exception) -> JSONResponse:
+        logger.error(
+            "%s %s failed", request.method, request.scope["route"].path_format, exc_info=error
+        )
+        return answer_of(error)
+
+
+def _answer(
+    status: int,
+    message: str,
+    kind: str,
+    details: Mapping[str, Any],
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    known = {name: value for name, value in details.items() if value is not None} or None
+    error = {"message": message, "type": kind, "details": known}
+    body = {"success": False, "status": status, "error": error}
+    return JSONResponse(body, status, dict(headers or {}))
+
+
+def _problem(loc: Sequence[str | int], msg: str, kind: str) -> dict[str, Any]:
+    return {"loc": list(loc), "msg": msg, "type": kind}
+
+
+def _described(request: Request, error: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what is wrong with a field, and what was probably meant where no such one is known."""
+    loc, msg = list(error["loc"]), str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = _fields(request, [str(step) for step in loc[1:-1]])
+        hint = nearest(str(loc[-1]), known) if known else None
+        msg = "there is no such field" + (f". {hint}" if hint else "")
+    elif error["type"] == "json_invalid":
+        reason = (error.get("ctx") or {}).get("error", "")
+        msg = f"the body is no JSON: {reason}"
+    return _problem(loc, msg, str(error["type"]))
+
+
+def _fields(request: Request, steps: Sequence[str]) -> list[str]:
+    """Return the names that the body of a request has, as deep as `steps` lead."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = getattr(getattr(field, "field_info", None), "annotation", None)
+    for step in steps:
+        found = None
+        if isinstance(model, type) and issubclass(model, BaseModel) and step in model.model_fields:
+            found = model.model_fields[step].annotation
+        kinds = [kind for kind in (found, *get_args(found)) if isinstance(kind, type)]
+        model = next((kind for kind in kinds if issubclass(kind, BaseModel)), model)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return list(model.model_fields)
+    return []
+
+
+def as_bytes(value: Any) -> bytes:
+    """Return JSON without spaces."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

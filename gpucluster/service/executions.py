@@ -1,0 +1,353 @@
+"""Executions: a definition is run, and what came of it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gpucluster.service.catalog.port import Catalog, Page, Query, Record, Summary, Transaction
+from gpucluster.service.definitions import KIND as CLUSTER
+from gpucluster.service.definitions import Definitions, Emit
+from gpucluster.service.refusals import ConflictError, NoModelError, NotFoundError
+from gpucluster.service.tasks import Job, Tasks
+from gpucluster.wire.executions import ExecuteRequest, ExecutionResult
+from gpucluster.wire.tasks import TaskStatus
+
+if TYPE_CHECKING:
+    from gpucluster.places import Place
+    from gpucluster.service.settings import ServiceSettings
+
+KIND = "execution"
+LIVE = ("pending", "processing")
+KEPT_REASONS = 1000
+_STATUS: dict[TaskStatus, str] = {
+    "COMPLETED": "completed",
+    "COMPLETED_WITH_ERRORS": "completed",
+    "FAILED": "failed",
+    "CANCELED": "canceled",
+}
+Finished = Callable[[Transaction, Record], None]
+
+
+class RunningError(ConflictError):
+    """The definition is being executed already."""
+
+    code = "already_running"
+
+
+class Pinned(Protocol):
+    """Collections as they are now."""
+
+    def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
+        """Return the address of the latest version's manifest, and its number."""
+
+
+class Executions:
+    """The executions of a service.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    settings : ServiceSettings
+    definitions : Definitions
+    collections : Pinned
+    tasks : Tasks
+    emit : callable
+
+    Attributes
+    ----------
+    when_finished : list of callable
+        Called with each execution that ends, in the transaction in which it does.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: ServiceSettings,
+        definitions: Definitions,
+        collections: Pinned,
+        tasks: Tasks,
+        emit: Emit,
+    ) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._definitions = definitions
+        self._collections = collections
+        self._tasks = tasks
+        self._emit = emit
+        self.when_finished: list[Finished] = []
+        for verb in ("cluster", "assign"):
+            tasks.starters[verb] = self._begun
+            tasks.finishers[verb] = self._ended
+
+    def start(
+        self,
+        tx: Transaction,
+        ns: str,
+        identifier: str,
+        request: ExecuteRequest,
+        *,
+        run_id: str,
+        task_id: str,
+        trigger_id: str | None = None,
+        purpose: str | None = None,
+    ) -> Record:
+        """Begin an execution; call `Tasks.wake` after the commit.
+
+        Parameters
+        ----------
+        tx : Transaction
+        ns, identifier : str
+            Which definition, by id or name.
+        request : ExecuteRequest
+        run_id, task_id : str
+            Ids of what is made.
+        trigger_id : str, optional
+            What fired.
+        purpose : str, optional
+            Noted, for whoever asked.
+
+        Returns
+        -------
+        Record
+            Of the execution.
+
+        Raises
+        ------
+        RunningError
+            One is live; its ``details`` name it.
+        NoModelError
+            There is no run to join.
+        TooManyError
+            Too many tasks wait.
+        """
+        cluster = self._definitions.get(tx, ns, identifier)
+        there = tx.get(ns, KIND, run_id)
+        if there is not None:  # the same request, sent again
+            return there
+        live = cluster.body["live_run_id"]
+        if live is not None:
+            raise RunningError(
+                f"{cluster.id} is being executed: {live}",
+                hint="wait for it, or cancel it",
+                run_id=live,
+            )
+        base = self._base(tx, ns, cluster, request) if request.mode == "assign" else None
+        pinned = {
+            name: self._collections.manifest(ns, name) for name in cluster.body["input_collections"]
+        }
+        job = self._job(cluster, request, base, run_id, [path for path, _ in pinned.values()])
+        body = {
+            "run_id": run_id,
+            "cluster_id": cluster.id,
+            "task_id": task_id,
+            "trigger_id": trigger_id,
+            "purpose": purpose,
+            "mode": request.mode,
+            "base_run_id": None if base is None else base.id,
+            "request": request.model_dump(mode="json", exclude_defaults=True),
+            "collection_versions": {name: version for name, (_, version) in pinned.items()},
+            "num_clusters": 0,
+            "num_points": 0,
+        }
+        execution = tx.create(
+            Record(ns=ns, kind=KIND, id=run_id, parent=cluster.id, status="pending", body=body)
+        )
+        data = {"run_id": run_id, "cluster_id": cluster.id}
+        self._tasks.submit(
+            *(tx, ns, task_id, "engine_cluster_build", job),
+            inputs=[cluster.id, *pinned],
+            outputs=[run_id],
+            data=data,
+        )
+        changes = {"live_run_id": run_id, "last_execution_task_id": task_id}
+        tx.replace(replace(cluster, body={**cluster.body, **changes}, status="PENDING"))
+        return execution
+
+    def _base(self, tx: Transaction, ns: str, cluster: Record, request: ExecuteRequest) -> Record:
+        """Return the execution whose clusters are joined."""
+        if request.source_run_id is not None:
+            base = self.get(tx, ns, cluster.id, request.source_run_id)
+            if base.status != "completed":
+                raise NoModelError(f"{base.id} is {base.status}, rows join a completed run")
+            return base
+        query = Query(parent=cluster.id, status="completed", limit=200)
+        for record in tx.page(ns, KIND, query).records:
+            if record.body["mode"] != "assign":  # those found clusters, or moved them
+                return record
+        raise NoModelError(
+            f"{cluster.id} has no completed full run that rows could join",
+            hint="execute it with mode full first",
+        )
+
+    def _job(
+        self,
+        cluster: Record,
+        request: ExecuteRequest,
+        base: Record | None,
+        run_id: str,
+        data: list[str],
+    ) -> Job:
+        """Return what a process is to do."""
+        filters = request.filters and request.filters.to_dict()
+        args: dict[str, Any] = {
+            "data": data,
+            "out": str(self.folder(cluster.ns, cluster.id)),
+            "run_id": run_id,
+            "device": self._settings.device,
+        }
+        if base is not None:
+            joining = {
+                "run": base.body["artifacts"]["path"],
+                "threshold": request.assignment_threshold,
+                "scope": request.scope,
+                "update": request.update,
+                "filters": filters,
+            }
+            return Job(verb="assign", args=args | joining)
+        own = {"cluster_name": cluster.id} | ({"filters": filters} if filters else {})
+        definition = {**cluster.body["definition"], **own}
+        definition.pop("collection_ids", None)
+        more = {"definition": definition, "memory_limit": self._settings.memory_limit}
+        return Job(verb="cluster", args=args | more)
+
+    def folder(self, ns: str, cluster_id: str) -> Place:
+        """Return where the runs of a definition lie."""
+        return self._settings.place / f"ns/{ns}/clusters/{cluster_id}"
+
+    def get(self, tx: Transaction, ns: str, cluster_id: str, run_id: str) -> Record:
+        """Return an execution of a definition; `NotFoundError` where there is none."""
+        record = tx.get(ns, KIND, run_id)
+        if record is None or record.parent != cluster_id:
+            raise NotFoundError(f"{cluster_id} has no execution {run_id}")
+        return record
+
+    def latest(self, tx: Transaction, ns: str, cluster_id: str) -> Record | None:
+        """Return the execution that was completed last."""
+        query = Query(parent=cluster_id, status="completed", limit=1)
+        return next(iter(tx.page(ns, KIND, query).records), None)
+
+    def page(self, tx: Transaction, ns: str, query: Query) -> tuple[Page, Summary]:
+        """Return a page of executions, and what all that are meant come to."""
+        sums = ["execution_time_ms", "num_points", "num_clusters"]
+        return tx.page(ns, KIND, query), tx.summary(ns, KIND, query, sums)
+
+    def cancel(self, tx: Transaction, ns: str, cluster_id: str, run_id: str) -> Record:
+        """Stop an execution that is live; `ConflictError` where it is over."""
+        execution = self.get(tx, ns, cluster_id, run_id)
+        if execution.status not in LIVE:
+            raise ConflictError(f"{run_id} is {execution.status} already")
+        self._tasks.cancel(tx, ns, execution.body["task_id"])
+        return self.get(tx, ns, cluster_id, run_id)
+
+    def _begun(self, tx: Transaction, task: Record) -> None:
+        """Note that a process is at work."""
+        execution = _execution_of(tx, task)
+        if execution is None or execution.status != "pending":
+            return
+        body = {**execution.body, "started_at": self._catalog.clock().isoformat()}
+        tx.replace(replace(execution, body=body, status="processing"))
+        cluster = tx.get(task.ns, CLUSTER, body["cluster_id"])
+        if cluster is not None:
+            tx.replace(replace(cluster, status="IN_PROGRESS"))
+        told = {"run_id": execution.id, "task_id": task.id, "mode": body["mode"]}
+        told["trigger_id"] = body["trigger_id"]
+        self._emit(tx, task.ns, "cluster.execution.started", "cluster", body["cluster_id"], told)
+
+    def _ended(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> TaskStatus:
+        """Write down what came of an execution, in it and in its definition."""
+        result = outcome.get("result")
+        status: TaskStatus = "FAILED"
+        if outcome.get("canceled"):
+            status = "CANCELED"
+        elif result is not None:
+            errors = result["llm_labeling_errors"]
+            status = "COMPLETED_WITH_ERRORS" if errors else "COMPLETED"
+        execution = _execution_of(tx, task)
+        if execution is None:  # it was deleted meanwhile
+            return status
+        now = self._catalog.clock()
+        body = {**execution.body, "completed_at": now.isoformat()}
+        if execution.created_at is not None:
+            begun = datetime.fromisoformat(
+                body.get("started_at") or execution.created_at.isoformat()
+            )
+            body["execution_time_ms"] = round((now - begun).total_seconds() * 1000)
+        if result is not None:
+            body |= _facts(result)
+        else:
+            body["error_message"] = (outcome.get("error") or {}).get("message")
+        text = " ".join([body.get("error_message") or "", *((result or {}).get("labels") or ())])
+        execution = tx.replace(
+            replace(execution, body=body, status=_STATUS[status], text=text[:100_000])
+        )
+        self._note_in_definition(tx, execution, status, now, result)
+        kind = "completed" if result is not None else "failed"
+        told = {"run_id": execution.id, "task_id": task.id, "status": execution.status}
+        told |= {name: body.get(name) for name in ("num_clusters", "num_points", "trigger_id")}
+        told |= {"artifacts": body.get("artifacts"), "error": body.get("error_message")}
+        event = f"cluster.execution.{kind}"
+        self._emit(tx, task.ns, event, "cluster", body["cluster_id"], told)
+        for each in self.when_finished:
+            each(tx, execution)
+        return status
+
+    def _note_in_definition(
+        self,
+        tx: Transaction,
+        execution: Record,
+        status: TaskStatus,
+        now: datetime,
+        result: Mapping[str, Any] | None,
+    ) -> None:
+        cluster = tx.get(execution.ns, CLUSTER, execution.body["cluster_id"])
+        if cluster is None:
+            return
+        body = {**cluster.body, "last_executed_at": now.isoformat()}
+        if body["live_run_id"] == execution.id:
+            body["live_run_id"] = None
+        body["num_executions"] += 1
+        if result is not None:
+            body |= {
+                "last_run_id": execution.id,
+                "completed_at": now.isoformat(),
+                "num_clusters": execution.body["num_clusters"],
+                "num_documents_clustered": execution.body["num_points"],
+                "execution_time_seconds": execution.body["execution_time_ms"] / 1000,
+                "hierarchy_detected": result["hierarchy"] is not None,
+                "llm_labeling_errors": result["llm_labeling_errors"],
+                "algorithm": result["definition"]["vector_config"]["clustering_method"]
+                or body["algorithm"],
+                "learned_weights": (result["features"] or {}).get("weights"),
+            }
+        tx.replace(replace(cluster, body=body, status=status))
+
+
+def _execution_of(tx: Transaction, task: Record) -> Record | None:
+    return tx.get(task.ns, KIND, task.body["data"]["run_id"])
+
+
+def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an execution keeps of its result."""
+    counts = result["counts"]
+    same = (
+        *("mode", "base_run_id", "metrics", "recluster_reasons", "not_evaluated", "drift"),
+        *("device", "warnings", "llm_labeling_errors", "lineage", "related"),
+    )
+    return {
+        **{name: result[name] for name in same},
+        "num_clusters": counts["num_clusters"],
+        "num_points": counts["num_points"],
+        "num_noise": counts["num_noise"],
+        "num_skipped": counts["num_rejected"],
+        "num_rows": counts["num_rows"],
+        "artifacts": {"path": result["path"]},
+    }
+
+
+def as_answer(record: Record) -> ExecutionResult:
+    """Return what is shown of an execution, without its clusters."""
+    fields = {**record.body, "created_at": record.created_at, "status": record.status}
+    return ExecutionResult.model_validate(fields)

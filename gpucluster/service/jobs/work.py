@@ -1,0 +1,101 @@
+"""One job in a process of its own: what to do comes in as JSON, what happens goes out as JSON.
+
+The first line of the input is the job. A line ``cancel`` stops it, and so does the end of the
+input: whoever gave the job is gone, and it will be begun again by somebody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from gpucluster.errors import Cancelled, GpuclusterError
+from gpucluster.events import CancelToken, Event, Progress, RunOpened, StageStarted, Waiting, Warned
+
+ORPHAN_S = 20.0  # for an orderly end, once nobody listens any more
+LOOK_S = 0.25  # between two words about progress
+
+
+def main() -> int:
+    """Do the job that the input holds."""
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no message
+    job = json.loads(sys.stdin.readline())
+    cancel = CancelToken()
+    threading.Thread(target=_listen, args=(sys.stdin, cancel), daemon=True).start()
+    warnings.simplefilter("ignore")  # they are events too
+    say = _Speaker(out)
+    say(outcome=_outcome(job, say, cancel))
+    return 0
+
+
+class _Speaker:
+    """An observer that writes what happens, one JSON object in a line."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._last = 0.0
+
+    def __call__(self, event: Event | None = None, /, **message: Any) -> None:
+        if isinstance(event, Progress):
+            if time.monotonic() - self._last < LOOK_S:
+                return
+            self._last = time.monotonic()
+            message = {
+                "progress": {
+                    "stage": event.stage,
+                    "done": event.done,
+                    "total": event.total,
+                    "unit": event.unit,
+                }
+            }
+        elif isinstance(event, StageStarted):
+            message = {"progress": {"stage": event.stage, "done": 0, "total": None}}
+        elif isinstance(event, RunOpened):
+            message = {"path": event.path}
+        elif isinstance(event, Warned):
+            message = {"warning": event.message}
+        elif isinstance(event, Waiting):
+            message = {"waiting": {"seconds": event.seconds, "reason": event.reason}}
+        if message:
+            with self._lock, contextlib.suppress(BrokenPipeError):
+                self._out.write(json.dumps(message) + "\n")
+
+
+def _listen(lines: TextIO, cancel: CancelToken) -> None:
+    """Wait for a wish to stop."""
+    is_gone = "cancel" not in lines.readline()
+    cancel.cancel()
+    if is_gone:
+        time.sleep(ORPHAN_S)
+        os._exit(1)
+
+
+def _outcome(job: Mapping[str, Any], say: _Speaker, cancel: CancelToken) -> dict[str, Any]:
+    from gpucluster.service.jobs.verbs import VERBS
+
+    try:
+        return {"ok": True, "result": VERBS[job["verb"]](job["args"], say, cancel)}
+    except Cancelled:
+        return {"ok": False, "canceled": True}
+    except GpuclusterError as error:
+        told = {"type": type(error).__name__, "code": error.code, "message": str(error)}
+        return {"ok": False, "error": told, "retryable": error.retryable}
+    except Exception as error:  # noqa: BLE001 - the boundary of the process
+        import traceback
+
+        traceback.print_exc()
+        told = {"type": "InternalError", "code": "internal", "message": f"a bug: {error!r}"}
+        return {"ok": False, "error": told, "retryable": False}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

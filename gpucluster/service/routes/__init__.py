@@ -1,0 +1,3 @@
+"""The endpoints, one file for each kind of thing; they parse, call, and answer."""
+
+from __future__ import annotations

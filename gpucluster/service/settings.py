@@ -1,0 +1,102 @@
+"""What an operator decides: from flags, the environment (``GPUCLUSTER_SERVE_*``), or a default."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gpucluster.places import Place, place, working_folder
+
+MB = 1 << 20
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of one server."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GPUCLUSTER_SERVE_", frozen=True, extra="forbid", secrets_dir=None
+    )
+
+    root: str = Field(
+        default="gpucluster-service", description="Folder of all data, or s3://bucket/prefix."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen at.")
+    port: Annotated[int, Field(ge=0, lt=65536)] = Field(
+        default=8765, description="Port to listen at; 0: any that is free."
+    )
+    catalog: str | None = Field(
+        default=None, description="postgresql://..., or a file. Omitted: catalog.sqlite below root."
+    )
+    auth: bool = Field(default=True, description="Whether requests need a token.")
+    admin_token: SecretStr | None = Field(
+        default=None, description="A token for everything, beside those that are issued."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="Names that requests may be addressed to. Omitted: any, with auth."
+    )
+    device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="For all runs.")
+    memory_limit: str | None = Field(default=None, description="Memory of one run, such as 6GB.")
+    max_jobs: Annotated[int, Field(ge=0)] = Field(
+        default=1, description="Processes that work at a time; 0: this server only answers."
+    )
+    max_queued: Annotated[int, Field(ge=1)] = Field(
+        default=1000, description="Tasks of a namespace that wait or run."
+    )
+    max_in_flight: Annotated[int, Field(ge=1)] = Field(
+        default=2000, description="Requests at a time; more are told to come again."
+    )
+    rate_per_s: Annotated[float, Field(gt=0)] = Field(
+        default=500.0, description="Requests of one token in a second, on average."
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=8 * MB, description="Of a request, but for uploads of documents."
+    )
+    max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=2048 * MB, description="Of an upload of documents."
+    )
+    import_roots: tuple[str, ...] = Field(
+        default=(), description="Folders and buckets that collections may be made of."
+    )
+    outbound_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts or networks that webhooks may reach though they are private."
+    )
+    hold_s: Annotated[float, Field(ge=1)] = Field(
+        default=15.0, description="Silence after which another server takes over a task."
+    )
+    triggers: bool = Field(default=True, description="Whether this server fires triggers.")
+    deliveries: bool = Field(default=True, description="Whether this server delivers webhooks.")
+
+    @field_validator("import_roots", "outbound_hosts", "allowed_hosts", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> ServiceSettings:
+        if not self.auth and not is_loopback(self.host):
+            raise ValueError(
+                f"without tokens a server listens on this machine alone, got host {self.host}"
+            )
+        return self
+
+    @property
+    def place(self) -> Place:
+        """Where all data lie."""
+        return place(self.root)
+
+    @property
+    def catalog_url(self) -> str:
+        """Where the catalog lies."""
+        return self.catalog or str(working_folder(self.place) / "catalog.sqlite")

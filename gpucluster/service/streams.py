@@ -1,0 +1,151 @@
+"""What a run left, as it is sent: JSON values, lines of JSON, or Arrow IPC streams."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from gpucluster.artifacts.run import Run
+from gpucluster.places import for_arrow
+from gpucluster.service.refusals import InvalidError
+from gpucluster.wire.executions import DataRequest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ARROW = "application/vnd.apache.arrow.stream"
+NDJSON = "application/x-ndjson"
+CHUNK_ROWS = 8192  # of what becomes JSON
+CENTROID_ROWS = 1024
+FLUSH_BYTES = 1 << 20
+OPEN_RUNS = 32
+
+
+@lru_cache(OPEN_RUNS)
+def open_run(path: str) -> Run:
+    """Open a run; one that is finished never changes, but for its names."""
+    return Run.open(path)
+
+
+def centroid_rows(run: Run, *, vectors: bool) -> Iterator[dict[str, Any]]:
+    """Yield the clusters of a run, under their names, as JSON values."""
+    table = Run.open(run.path).centroids  # names may be newer than what is open
+    if not vectors:
+        table = table.drop_columns(["centroid_vector"])
+    for batch in table.to_batches(max_chunksize=CENTROID_ROWS):
+        yield from map(_plain, batch.to_pylist())
+
+
+def member_rows(run: Run, *, offset: int, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Yield members as JSON values, with their ids under both names."""
+    for batch in _cut(_member_batches(run, None, offset), limit):
+        for start in range(0, batch.num_rows, CHUNK_ROWS):
+            for row in batch.slice(start, CHUNK_ROWS).to_pylist():
+                yield {"point_id": row["document_id"], **_plain(row)}
+
+
+def as_lines(run: Run, asked: DataRequest) -> Iterator[bytes]:
+    """Yield lines of JSON; each says under ``type`` what it is."""
+    if asked.include_centroids:
+        yield from _lines("centroid", centroid_rows(run, vectors=True))
+    if asked.include_members:
+        yield from _lines("member", member_rows(run, offset=asked.offset, limit=asked.limit))
+
+
+def as_arrow(run: Run, asked: DataRequest) -> Iterator[bytes]:
+    """Yield Arrow IPC streams: the clusters, then the members, one stream after the other."""
+    if asked.include_centroids:
+        table = Run.open(run.path).centroids
+        yield from _ipc(table.schema, iter(table.to_batches(max_chunksize=CENTROID_ROWS)))
+    if asked.include_members:
+        from gpucluster.artifacts.schema import MEMBERS
+
+        names = list(asked.columns or MEMBERS.names)
+        schema = MEMBERS.empty_table().select(names).schema
+        batches = _cut(_member_batches(run, names, asked.offset), asked.limit)
+        yield from _ipc(schema, (batch.select(names) for batch in batches))
+
+
+def check_columns(columns: Sequence[str] | None) -> None:
+    """Raise where members have no such column."""
+    from gpucluster.artifacts.schema import MEMBERS
+
+    for name in columns or ():
+        if name not in MEMBERS.names:
+            raise InvalidError(
+                f"members have no column {name}, they have {', '.join(MEMBERS.names)}",
+                loc=["columns"],
+            )
+
+
+def _member_batches(run: Run, names: list[str] | None, offset: int) -> Iterator[pa.RecordBatch]:
+    """Yield the members from a row on, in the memory of one row group whatever their number."""
+    from pyarrow.parquet import ParquetFile
+
+    for name in run.files_of("members"):
+        with ParquetFile(for_arrow(run.path / name), page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                n_rows = file.metadata.row_group(group).num_rows
+                if offset < n_rows:
+                    yield from file.read_row_group(group, names).slice(offset).to_batches()
+                offset = max(0, offset - n_rows)
+
+
+def _cut(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        if limit is not None and limit <= batch.num_rows:
+            if limit:
+                yield batch.slice(0, limit)
+            return
+        yield batch
+        limit = None if limit is None else limit - batch.num_rows
+
+
+def _ipc(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
+    """Yield one IPC stream, piece by piece."""
+    import io
+
+    import pyarrow as pa
+
+    sink = io.BytesIO()
+    plain = schema.remove_metadata()
+    with pa.ipc.new_stream(sink, plain) as writer:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(None))
+            if sink.tell() >= FLUSH_BYTES:
+                yield sink.getvalue()
+                sink.seek(0)
+                sink.truncate()
+    yield sink.getvalue()
+
+
+def _lines(kind: str, rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    parts: list[str] = []
+    n_chars = 0
+    for row in rows:
+        parts.append(json.dumps({"type": kind, **row}, separators=(",", ":")) + "\n")
+        n_chars += len(parts[-1])
+        if n_chars >= FLUSH_BYTES:
+            yield "".join(parts).encode()
+            parts, n_chars = [], 0
+    yield "".join(parts).encode()
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row in which what is no number is null: JSON has no NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def projection_of(run: Run) -> str | None:
+    """Return how many coordinates the members of a run have: ``2d``, ``3d``, or None."""
+    config: Any = run.manifest.definition.get("vector_config") or {}
+    display = config.get("dimension_reduction")
+    if not display or display.get("method") == "none":
+        return None
+    return f"{display.get('components', 2)}d"

@@ -1,0 +1,162 @@
+"""Tasks: work that takes longer than a request, kept until long after it is done.
+
+A task names a job: a verb of the engine and what it gets. A server with a free place takes it up
+(`gpucluster.service.jobs`), says how far it is, and writes down what came of it together with
+everything else that this changes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from gpucluster.service.catalog.port import Catalog, Page, Query, Record, Summary, Transaction
+from gpucluster.service.refusals import NotFoundError, TooManyError
+from gpucluster.wire.tasks import LIVE, TaskResponse, TaskStatus, TaskType
+
+KIND = "task"
+Starter: TypeAlias = Callable[[Transaction, Record], None]
+Finisher: TypeAlias = Callable[[Transaction, Record, Mapping[str, Any]], TaskStatus]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a process is to do: a verb of `gpucluster.service.jobs.verbs`, and what it gets."""
+
+    verb: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Tasks:
+    """The tasks of a service.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    max_queued : int
+        Tasks of a namespace that wait or run.
+
+    Attributes
+    ----------
+    starters : dict
+        What writes down that a verb is being worked on, in the transaction that takes its task up.
+    finishers : dict
+        What writes down the outcome of a verb, in the transaction that ends its task.
+    news : threading.Event
+        Set when there may be something to do.
+    """
+
+    def __init__(self, catalog: Catalog, max_queued: int) -> None:
+        self._catalog = catalog
+        self._max_queued = max_queued
+        self.starters: dict[str, Starter] = {}
+        self.finishers: dict[str, Finisher] = {}
+        self.news = threading.Event()
+
+    def submit(
+        self,
+        tx: Transaction,
+        ns: str,
+        task_id: str,
+        kind: TaskType,
+        job: Job,
+        *,
+        inputs: Sequence[str] = (),
+        outputs: Sequence[str] = (),
+        data: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Add a task; `TooManyError` where too many wait. Call `wake` after the commit."""
+        n_live = sum(tx.summary(ns, KIND, Query(status=status)).count for status in LIVE)
+        if n_live >= self._max_queued:
+            raise TooManyError(f"{n_live:,} tasks wait or run already", after_s=30)
+        body = {
+            "task_id": task_id,
+            "task_type": kind,
+            "inputs": list(inputs),
+            "outputs": list(outputs),
+            "data": dict(data or {}),
+            "error": None,
+            "job": {"verb": job.verb, "args": dict(job.args)},
+            "cancel": False,
+            "deaths": 0,
+        }
+        now = self._catalog.clock()
+        return tx.create(
+            Record(ns=ns, kind=KIND, id=task_id, body=body, status="PENDING", due_at=now)
+        )
+
+    def wake(self) -> None:
+        """Say that there may be something to do."""
+        self.news.set()
+
+    def get(self, ns: str, task_id: str) -> Record:
+        """Return a task; `NotFoundError` where there is none."""
+        with self._catalog.reading() as tx:
+            return found(tx, ns, task_id)
+
+    def page(self, ns: str, query: Query) -> tuple[Page, Summary]:
+        """Return a page of tasks, and how many there are."""
+        with self._catalog.reading() as tx:
+            return tx.page(ns, KIND, query), tx.summary(ns, KIND, query)
+
+    def cancel(self, tx: Transaction, ns: str, task_id: str) -> Record:
+        """Ask that a task be stopped; one that is over stays as it is.
+
+        Nothing was begun of one that waits: it ends here.
+        """
+        task = found(tx, ns, task_id)
+        if task.status not in LIVE or task.body["cancel"]:
+            return task
+        task = tx.replace(replace(task, body={**task.body, "cancel": True}))
+        if task.status == "PENDING":
+            return self.end(tx, task, {"ok": False, "canceled": True})
+        return task
+
+    def end(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Record:
+        """Write down what came of a task, and of all that hangs on it.
+
+        Parameters
+        ----------
+        tx : Transaction
+        task : Record
+            As it was read last; `Changed` where another server has it.
+        outcome : mapping
+            ``ok`` and ``result``; or ``error``, with ``message``; or ``canceled``.
+        """
+        status: TaskStatus
+        if outcome.get("canceled"):
+            status = "CANCELED"
+        else:
+            status = "COMPLETED" if outcome["ok"] else "FAILED"
+        finisher = self.finishers.get(task.body["job"]["verb"])
+        if finisher is not None:
+            status = finisher(tx, task, outcome)
+        error = (outcome.get("error") or {}).get("message")
+        data = {**task.body["data"], "result": outcome.get("result")}
+        data.pop("progress", None)
+        body = {**task.body, "data": data, "error": error}
+        return tx.replace(replace(task, body=body, status=status, due_at=None))
+
+
+def found(tx: Transaction, ns: str, task_id: str) -> Record:
+    """Return a task; `NotFoundError` where there is none."""
+    record = tx.get(ns, KIND, task_id)
+    if record is None:
+        raise NotFoundError(f"there is no task {task_id}")
+    return record
+
+
+def as_answer(task: Record) -> TaskResponse:
+    """Return what is shown of a task."""
+    body = task.body
+    return TaskResponse.model_validate(
+        {
+            **{name: body[name] for name in ("task_id", "task_type", "inputs", "outputs", "error")},
+            "status": task.status,
+            "additional_data": body["data"],
+            "created_at": task.created_at,
+            "updated_at": task.updated_at,
+        }
+    )

@@ -1,0 +1,93 @@
+"""One server: its parts, and how they hang together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from gpucluster.service import namespaces
+from gpucluster.service.catalog import open_catalog
+from gpucluster.service.catalog.port import Catalog, Query, Transaction
+from gpucluster.service.definitions import Definitions
+from gpucluster.service.executions import LIVE, Executions
+from gpucluster.service.jobs.host import JobHost
+from gpucluster.service.once import Once
+from gpucluster.service.refusals import NotFoundError
+from gpucluster.service.settings import ServiceSettings
+from gpucluster.service.tasks import Tasks
+from gpucluster.service.tokens import Tokens
+from gpucluster.wire.clusters import DeleteClusterResponse
+
+
+class Service:
+    """What endpoints call.
+
+    Parameters
+    ----------
+    settings : ServiceSettings
+    catalog : Catalog, optional
+        Instead of the one that the settings name.
+    """
+
+    def __init__(self, settings: ServiceSettings, catalog: Catalog | None = None) -> None:
+        self.settings = settings
+        self.catalog = catalog or open_catalog(settings.catalog_url)
+        admin = settings.admin_token
+        self.tokens = Tokens(self.catalog, None if admin is None else admin.get_secret_value())
+        self.once = Once(self.catalog)
+        self.tasks = Tasks(self.catalog, settings.max_queued)
+        self.known_namespaces: set[str] = set()
+        self.is_over = threading.Event()
+        namespaces.ensure_default(self.catalog)
+        collections = _NoCollections()
+        self.definitions = Definitions(self.catalog, collections, _emit)
+        self.executions = Executions(
+            self.catalog, settings, self.definitions, collections, self.tasks, _emit
+        )
+        self._jobs = JobHost(
+            self.catalog, self.tasks, settings.max_jobs, timedelta(seconds=settings.hold_s)
+        )
+
+    def start(self) -> None:
+        """Begin to work on what is due."""
+        if self.settings.max_jobs:
+            self._jobs.start()
+
+    def stop(self) -> None:
+        """Let others go on with what is not done."""
+        self.is_over.set()
+        if self.settings.max_jobs:
+            self._jobs.stop()
+        self.catalog.close()
+
+    def remove_cluster(
+        self, ns: str, cluster_id: str, *, delete_artifacts: bool
+    ) -> DeleteClusterResponse:
+        """Remove a definition: its live runs are stopped, its triggers disabled."""
+        if delete_artifacts:
+            raise NotImplementedError
+        with self.catalog.writing() as tx:
+            canceled = []
+            for status in LIVE:
+                query = Query(parent=cluster_id, status=status, limit=100)
+                page, _ = self.executions.page(tx, ns, query)
+                for record in page.records:
+                    self.tasks.cancel(tx, ns, record.body["task_id"])
+                    canceled.append(record.id)
+            self.definitions.delete(tx, ns, cluster_id)
+        self.tasks.wake()
+        return DeleteClusterResponse(canceled_run_ids=canceled)
+
+
+class _NoCollections:
+    def features(self, tx: Transaction, ns: str, collection_id: str) -> Mapping[str, Any]:
+        raise NotFoundError(f"there is no collection {collection_id}")
+
+    def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
+        raise NotFoundError(f"there is no collection {collection_id}")
+
+
+def _emit(*_: object) -> None:
+    """Tell nobody."""
