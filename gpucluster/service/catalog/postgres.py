@@ -1,0 +1,206 @@
+"""The catalog in PostgreSQL: several servers, each transaction that writes after the other.
+
+One lock for all that write gives them what SQLite gives: what one has read is still so when it
+writes, no two wait for each other, and no claim meets another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from gpucluster.errors import BackendUnavailableError, ConfigError, InternalError, StoreError
+from gpucluster.service.catalog.connections import PATIENCE_S, Connection, SqlCatalog
+from gpucluster.service.catalog.dialect import Bind, Dialect
+from gpucluster.service.catalog.folding import pairs
+from gpucluster.service.catalog.port import Clock, Full
+from gpucluster.service.catalog.statements import Row
+
+try:
+    import psycopg
+    from psycopg import conninfo
+except ImportError as missing:  # pragma: no cover - the extra is there where this is tested
+    raise BackendUnavailableError(
+        "a catalog in PostgreSQL needs psycopg", hint="pip install 'gpucluster[postgres]'"
+    ) from missing
+
+if TYPE_CHECKING:
+    from psycopg.rows import TupleRow
+
+OLDEST = 14
+LOCK = 0x6770_636C  # "gpcl", among the locks of whoever else uses the database
+LIMIT_MS = round(PATIENCE_S * 1000)
+LIMITS = (
+    f"SET LOCAL statement_timeout = {LIMIT_MS}; SET LOCAL lock_timeout = {LIMIT_MS};"
+    f" SET LOCAL idle_in_transaction_session_timeout = {2 * LIMIT_MS}"  # a server that is no more
+)
+BEGIN = {
+    False: f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {LIMITS}",
+    True: f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {LIMITS};"
+    f" SELECT pg_advisory_xact_lock({LOCK})",
+}
+BUSY = ("53", "57014", "55P03", "40")  # no room, took too long, no lock in time, a deadlock
+LOST = ("08", "57P", "25P03")  # no connection, a server that ends, a transaction that idled
+
+
+def open_postgres(url: str, clock: Clock) -> SqlCatalog:
+    """Open the catalog in a database, whose tables are made where there are none.
+
+    Parameters
+    ----------
+    url : str
+    clock : callable
+
+    Returns
+    -------
+    SqlCatalog
+
+    Raises
+    ------
+    ConfigError
+        The address is none, or the database cannot hold it.
+    StoreError, Full, SchemaTooNewError
+        See `SqlCatalog`.
+    """
+    return SqlCatalog(Postgres(url), clock)
+
+
+class PostgresDialect:
+    """SQL of PostgreSQL; see `gpucluster.service.catalog.dialect.Dialect`."""
+
+    position = "strpos"
+    fold = "gpucluster_fold"
+
+    def is_there(self, path: Sequence[str], bind: Bind) -> str:
+        """Return whether a field has a value that is not null."""
+        return f"jsonb_typeof({_node(path, bind)}) <> 'null'"
+
+    def text(self, path: Sequence[str], bind: Bind) -> str:
+        """Return the text that a field holds, ordered by code points."""
+        node = _node(path, bind)
+        inner = f"({node} #>> '{{}}') COLLATE \"C\""
+        return f"(CASE jsonb_typeof({node}) WHEN 'string' THEN {inner} END)"
+
+    def number(self, path: Sequence[str], bind: Bind) -> str:
+        """Return the number that it holds, as a double."""
+        node = _node(path, bind)
+        return f"(CASE jsonb_typeof({node}) WHEN 'number' THEN ({node})::float8 END)"
+
+    def boolean(self, path: Sequence[str], bind: Bind) -> str:
+        """Return the boolean that it holds."""
+        node = _node(path, bind)
+        return f"(CASE jsonb_typeof({node}) WHEN 'boolean' THEN ({node})::boolean END)"
+
+    def double(self, number: str, bind: Bind) -> str:
+        """Return a number that Python wrote."""
+        return bind(float(number))
+
+    def among(self, expression: str, values: Sequence[Any], bind: Bind) -> str:
+        """Return whether an expression is one of many texts."""
+        return f"{expression} = ANY({bind(tuple(values))}::text[])"
+
+
+def _node(path: Sequence[str], bind: Bind) -> str:
+    """Return the JSON at a path: key by key, so that numbers do not lead into arrays."""
+    return "(b.fields" + "".join(f" -> {bind(key)}::text" for key in path) + ")"
+
+
+def _functions() -> str:
+    upper, lower = pairs()
+    ascii_lower = 'lower(given COLLATE "C")'  # which knows ASCII alone, wherever the server is
+    return f"""
+        CREATE FUNCTION gpucluster_fold(given text) RETURNS text
+        LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+            SELECT CASE WHEN octet_length(given) = char_length(given) THEN {ascii_lower}
+                ELSE translate({ascii_lower}, '{upper}', '{lower}') END
+        $$
+    """
+
+
+class Postgres:
+    """A database; see `gpucluster.service.catalog.connections.Database`.
+
+    Parameters
+    ----------
+    url : str
+    """
+
+    dialect: ClassVar[Dialect] = PostgresDialect()
+    words: ClassVar[Mapping[str, str]] = {
+        "key": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        "text": 'TEXT COLLATE "C"',
+        "json": ", fields JSONB NOT NULL GENERATED ALWAYS AS (body::jsonb) STORED",
+        "functions": _functions(),
+    }
+    errors: ClassVar[type[Exception]] = psycopg.Error
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = conninfo.conninfo_to_dict(url, application_name="gpucluster")
+        except psycopg.ProgrammingError as error:
+            raise ConfigError(
+                "the address of PostgreSQL cannot be read",
+                path="catalog",
+                expected="postgresql://user:password@host:5432/database",
+            ) from error
+        self._parts = {"connect_timeout": 10, **parts}
+        host, name = parts.get("host") or "localhost", parts.get("dbname") or ""
+        self.where = f"postgresql://{host}/{name}"
+
+    def connect(self) -> Connection:
+        """Open a connection."""
+        connection = psycopg.connect(
+            autocommit=True,
+            prepare_threshold=None,  # poolers in between do not know prepared statements
+            **self._parts,  # type: ignore[arg-type]
+        )
+        version, encoding = connection.info.server_version, connection.info.encoding
+        if version < OLDEST * 10_000 or encoding != "utf-8":
+            connection.close()
+            raise ConfigError(
+                f"{self.where} is PostgreSQL {version // 10_000} with {encoding}",
+                path="catalog",
+                expected=f"PostgreSQL {OLDEST} or newer with UTF8",
+            )
+        return cast("Connection", connection)
+
+    def begin(self, connection: Connection, *, writes: bool) -> None:
+        """Begin a transaction; one that writes waits until no other one does."""
+        connection.execute(BEGIN[writes])
+
+    def undo(self, connection: Connection) -> None:
+        """Undo a transaction."""
+        connection.execute("ROLLBACK")
+
+    def run(self, connection: Connection, statement: str, values: dict[str, Any]) -> list[Row]:
+        """Run a statement and return its rows."""
+        bound = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        cursor = connection.execute(_in_driver_style(statement), bound or None)
+        found: list[TupleRow] = cursor.fetchall() if cursor.description else []
+        return cast("list[Row]", found)
+
+    def is_gone(self, error: Exception) -> bool:
+        """Return whether the server ended, or is not there."""
+        if not isinstance(error, psycopg.OperationalError):
+            return False
+        return error.sqlstate is None or error.sqlstate.startswith(LOST)
+
+    def refusal(self, error: Exception) -> Exception:
+        """Return what an error of PostgreSQL means."""
+        state = getattr(error, "sqlstate", None) or ""
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        message = f"{self.where}: {said[0]}"
+        if state.startswith(BUSY):
+            return Full(message)
+        if self.is_gone(error):
+            return StoreError(message, hint="is the server of the database there?")
+        is_refusal = isinstance(error, psycopg.OperationalError) or state.startswith("42501")
+        return StoreError(message) if is_refusal else InternalError(message)
+
+
+@lru_cache(maxsize=512)
+def _in_driver_style(statement: str) -> str:
+    """Return a statement with values as ``%(name)s``."""
+    return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", statement.replace("%", "%%"))

