@@ -21,6 +21,7 @@ from gpucluster.cli.label import label
 from gpucluster.cli.look import inspect, plan, show
 from gpucluster.cli.machine import completion, config, doctor
 from gpucluster.cli.run import run
+from gpucluster.cli.serve import serve
 from gpucluster.cli.sweep import sweep
 from gpucluster.cli.voice import leave, report
 
@@ -81,6 +82,7 @@ def main(ctx: click.Context) -> None:
     gpucluster show gpucluster-out/RUN
     gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B
     gpucluster history gpucluster-out
+    gpucluster serve --root data
 
     An option can also be set in the environment: GPUCLUSTER_DEVICE=cpu stands for
     --device cpu. A flag goes before the environment, that before --config, that before
@@ -91,6 +93,6 @@ def main(ctx: click.Context) -> None:
 
 
 RUNS = (run, label, assign, show, compare, history)
-OTHERS = (plan, sweep, inspect, doctor, config, completion)
+OTHERS = (plan, sweep, inspect, serve, doctor, config, completion)
 for command in (*RUNS, *OTHERS):
     main.add_command(command)

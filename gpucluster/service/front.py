@@ -134,7 +134,6 @@ class Front:
         tokens, text = self._service.tokens, text.strip()
         is_known, token = tokens.remembered(text)
         if not is_known or token is None:
-            self._failures.check(caller)
             token = await run_in_threadpool(tokens.check, text)
         if token is None:
             self._failures.take(caller)

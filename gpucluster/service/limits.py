@@ -36,24 +36,12 @@ class Rate:
 
     def take(self, caller: str) -> None:
         """Count a request; `TooManyError` where the caller sent too many."""
-        left, now = self._now(caller)
-        if left < 1:
-            raise TooManyError("too many requests", after_s=(1 - left) / self._per_s)
-        self._put(caller, left - 1, now)
-
-    def check(self, caller: str) -> None:
-        """Raise where `take` would, and count nothing."""
-        left, _ = self._now(caller)
-        if left < 1:
-            raise TooManyError("too many requests", after_s=(1 - left) / self._per_s)
-
-    def _now(self, caller: str) -> tuple[float, float]:
         now = self._clock()
         left, since = self._left.get(caller, (self._burst, now))
-        return min(self._burst, left + (now - since) * self._per_s), now
-
-    def _put(self, caller: str, left: float, now: float) -> None:
-        self._left[caller] = left, now
+        left = min(self._burst, left + (now - since) * self._per_s)
+        if left < 1:
+            raise TooManyError("too many requests", after_s=(1 - left) / self._per_s)
+        self._left[caller] = left - 1, now
         self._left.move_to_end(caller)
         if len(self._left) > MOST_KNOWN:
             self._left.popitem(last=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gpucluster.places import Place, place, working_folder
@@ -83,13 +83,13 @@ class ServiceSettings(BaseSettings):
     def _listed(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _is_safe(self) -> ServiceSettings:
-        if not self.auth and not is_loopback(self.host):
-            raise ValueError(
-                f"without tokens a server listens on this machine alone, got host {self.host}"
-            )
-        return self
+    @field_validator("auth")
+    @classmethod
+    def _is_safe(cls, auth: bool, info: ValidationInfo) -> bool:
+        host = info.data.get("host", "127.0.0.1")
+        if not auth and not is_loopback(host):
+            raise ValueError(f"true, for host {host}: without tokens only this machine may ask")
+        return auth
 
     @property
     def place(self) -> Place:

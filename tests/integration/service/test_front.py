@@ -1,0 +1,251 @@
+"""What happens before any endpoint: who may call, how much, and again under the same key."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx2
+import pytest
+
+from gpucluster.service import once
+from gpucluster.service.catalog.port import Query
+from tests.helpers.serving import TOKEN, serving
+
+TEMPLATE = {"template_name": "usual", "definition": {"algorithm": "kmeans"}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("front"), max_jobs=0) as (client, service):
+        yield client, service
+
+
+@pytest.fixture
+def client(server):
+    return server[0]
+
+
+def bearer(text):
+    return {"Authorization": f"Bearer {text}"}
+
+
+def issued(client, **fields):
+    answer = client.post("/v1/tokens", json=fields)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Basic abc", "Bearer gpc_x_y", "Bearer a b", "gpc"]
+)
+def test_without_a_valid_token_nothing_is_said(client, header):
+    headers = {} if header is None else {"Authorization": header}
+    answer = httpx2.get(client.base_url.join("/v1/namespaces"), headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    body = answer.json()
+    assert (body["success"], body["status"]) == (False, 401)
+    assert body["error"]["type"] == "UnauthorizedError"
+
+
+def test_a_token_allows_its_scope_and_no_more(client):
+    headers = bearer(issued(client, scopes=["read"])["token"])
+    assert client.post("/v1/clusters/list", json={}, headers=headers).status_code == 200
+    refused = client.post("/v1/clusters/templates", json=TEMPLATE, headers=headers)
+    assert refused.status_code == 403
+    assert "needs the scope run" in refused.json()["error"]["message"]
+    assert client.post("/v1/tokens", json={}, headers=headers).status_code == 403
+
+
+def test_a_token_of_one_namespace_sees_no_other(client):
+    client.post("/v1/namespaces", json={"namespace_id": "team-a"})
+    client.post("/v1/namespaces", json={"namespace_id": "team-b"})
+    ours = bearer(issued(client, namespace="team-a", scopes=["run"])["token"])
+    made = client.post("/v1/clusters/templates", json=TEMPLATE, headers=ours).json()["template_id"]
+    answers = [
+        client.get("/v1/namespaces", headers={**ours, "X-Namespace": name})
+        for name in ("team-b", "nowhere")
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert answers[0].json() == answers[1].json()  # nothing says which one is there
+    path = f"/v1/clusters/templates/{made}"
+    assert client.get(path, headers=ours).status_code == 200
+    assert client.get(path, headers={"X-Namespace": "team-b"}).status_code == 404
+    assert client.get(path, headers={"X-Namespace": "team-a"}).status_code == 200
+    assert client.get(f"{path}?namespace=team-a").status_code == 200
+
+
+def test_an_expired_and_a_revoked_token_end(server):
+    client, _ = server
+    past = issued(client, scopes=["read"], expires_at="2020-01-01T00:00:00Z")["token"]
+    assert client.get("/v1/namespaces", headers=bearer(past)).status_code == 401
+    token = issued(client, scopes=["read"])
+    assert client.get("/v1/namespaces", headers=bearer(token["token"])).status_code == 200
+    assert client.delete(f"/v1/tokens/{token['token_id']}").status_code == 200
+    assert client.get("/v1/namespaces", headers=bearer(token["token"])).status_code == 401
+
+
+def test_a_rotated_token_overlaps_with_the_one_before(client):
+    first = issued(client, scopes=["read"])
+    path = f"/v1/tokens/{first['token_id']}/rotate"
+    second = client.post(path, json={"overlap_s": 0}).json()["token"]
+    third = client.post(path, json={"overlap_s": 60}).json()["token"]
+    codes = [
+        client.get("/v1/namespaces", headers=bearer(text)).status_code
+        for text in (first["token"], second, third)
+    ]
+    assert codes == [401, 200, 200]
+
+
+def test_secrets_are_kept_as_digests(server, tmp_path_factory):
+    client, service = server
+    token = issued(client, scopes=["read"])["token"]
+    secret = token.rpartition("_")[2]
+    files = [path for path in service.settings.place.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        assert secret.encode() not in content
+        assert TOKEN.encode() not in content
+    assert secret not in client.get("/v1/tokens").text
+
+
+def test_guessing_is_slowed_down(tmp_path):
+    with serving(tmp_path, max_jobs=0) as (client, _):
+        guesses = [
+            client.get("/v1/namespaces", headers=bearer(f"guess-{number}")) for number in range(25)
+        ]
+        codes = [guess.status_code for guess in guesses]
+        assert codes[:20] == [401] * 20
+        assert codes[-1] == 429
+        assert int(guesses[-1].headers["Retry-After"]) >= 1
+        assert client.get("/v1/namespaces").status_code == 200  # who is known goes on
+
+
+def test_without_tokens_only_local_names_are_answered(tmp_path):
+    with serving(tmp_path, max_jobs=0, auth=False, admin_token=None) as (client, _):
+        del client.headers["Authorization"]
+        assert client.get("/v1/namespaces").status_code == 200
+        answer = client.get("/v1/namespaces", headers={"Host": "rebound.example:80"})
+        assert answer.status_code == 403
+
+
+def test_every_answer_says_which_request_it_is_of(client):
+    assert client.get("/v1/namespaces").headers["X-Request-Id"]
+    given = client.get("/v1/nothing", headers={"X-Request-Id": "mine-7"})
+    assert (given.status_code, given.headers["X-Request-Id"]) == (404, "mine-7")
+    odd = client.get("/v1/namespaces", headers={"X-Request-Id": "a b<script>"})
+    assert "<" not in odd.headers["X-Request-Id"]
+
+
+def test_bodies_are_bounded(tmp_path):
+    with serving(tmp_path, max_jobs=0, max_body_bytes=2048) as (client, _):
+        large = {"search": "x" * 4096}
+        assert client.post("/v1/clusters/list", json=large).status_code == 413
+
+        def pieces():
+            for _ in range(10):
+                yield b"x" * 1024
+
+        assert client.post("/v1/clusters/list", content=pieces()).status_code == 413
+        deep = b'{"filters":' + b"[" * 200 + b"]" * 200 + b"}"
+        answer = client.post("/v1/clusters/list", content=deep)
+        assert answer.status_code == 422
+        assert "deeper" in answer.json()["detail"][0]["msg"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"nul", b"\xff\xfe", b"NaN"])
+def test_what_is_no_request_is_422(client, content):
+    answer = client.post("/v1/clusters", content=content)
+    assert answer.status_code == 422
+    assert all(set(problem) == {"loc", "msg", "type"} for problem in answer.json()["detail"])
+
+
+def test_an_unknown_field_is_refused_with_the_nearest(client):
+    problem = client.post("/v1/clusters/list", json={"filter": {}}).json()["detail"][0]
+    assert problem["loc"] == ["body", "filter"]
+    assert "did you mean filters?" in problem["msg"]
+
+
+def test_too_many_at_a_time_are_told_to_come_again(tmp_path):
+    with serving(tmp_path, max_jobs=0, rate_per_s=5) as (client, _):
+        answers = [client.get("/v1/namespaces") for _ in range(40)]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
+
+
+def test_the_same_key_a_hundred_times_at_once_is_one_request(client):
+    def send(_):
+        with httpx2.Client(base_url=client.base_url, headers=client.headers, timeout=60) as own:
+            return own.post(
+                "/v1/clusters/templates",
+                json={**TEMPLATE, "template_name": "once"},
+                headers={"Idempotency-Key": "the-key"},
+            )
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(send, range(100)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.text for answer in answers}) == 1
+    listed = client.post("/v1/clusters/templates/list", json={"search": "once"}).json()
+    assert listed["total_count"] == 1
+
+
+def keep(client, name, key, **definition):
+    body = {"template_name": name, "definition": definition or TEMPLATE["definition"]}
+    return client.post("/v1/clusters/templates", json=body, headers={"Idempotency-Key": key})
+
+
+def test_a_key_is_for_one_body(client):
+    first, other = keep(client, "k1", "another"), keep(client, "k2", "another")
+    assert (first.status_code, other.status_code) == (201, 422)
+    assert "another body" in other.text
+    again = keep(client, "k1", "another")
+    assert again.json() == first.json()
+    assert again.headers["Idempotent-Replayed"] == "true"
+
+
+def test_a_refusal_under_a_key_is_repeated(client):
+    answers = [keep(client, "k3", "bad", nope=1) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert answers[0].text == answers[1].text
+
+
+def test_what_a_dead_server_left_under_a_key_is_done_once(server, monkeypatch):
+    """The record says that somebody works on it, and what that made is there already."""
+    client, service = server
+    first = keep(client, "died", "of-a-dead-server")
+    with service.catalog.writing() as tx:
+        latest = tx.page("default", once.KIND, Query(limit=1)).records[0]
+        tx.replace(replace(latest, body={**latest.body, "answer": None}))
+    monkeypatch.setattr(once, "ABANDONED", timedelta(0))
+    again = keep(client, "died", "of-a-dead-server")
+    assert again.status_code == 201
+    assert again.json()["template_id"] == first.json()["template_id"]
+
+
+def test_fifty_clients_at_once_lose_nothing(client):
+    barrier = threading.Barrier(50)
+
+    def talk(number):
+        codes = []
+        with httpx2.Client(base_url=client.base_url, headers=client.headers, timeout=60) as own:
+            barrier.wait()
+            for i in range(20):
+                name = f"load-{number}-{i}"
+                made = own.post("/v1/clusters/templates", json=TEMPLATE | {"template_name": name})
+                codes.append(made.status_code)
+                if made.status_code == 201:
+                    got = own.get(f"/v1/clusters/templates/{made.json()['template_id']}")
+                    codes.append(got.status_code)
+        return codes
+
+    with ThreadPoolExecutor(50) as pool:
+        codes = [code for each in pool.map(talk, range(50)) for code in each]
+    assert set(codes) == {200, 201}
+    assert codes.count(200) == codes.count(201) == 1000
