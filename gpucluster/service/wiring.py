@@ -9,16 +9,16 @@ from typing import Any
 
 from gpucluster.service import namespaces
 from gpucluster.service.catalog import open_catalog
-from gpucluster.service.catalog.port import Catalog, Query, Transaction
+from gpucluster.service.catalog.port import Catalog, Transaction
 from gpucluster.service.definitions import Definitions
-from gpucluster.service.executions import LIVE, Executions
+from gpucluster.service.executions import Executions
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once
 from gpucluster.service.refusals import NotFoundError
+from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Tasks
 from gpucluster.service.tokens import Tokens
-from gpucluster.wire.clusters import DeleteClusterResponse
 
 
 class Service:
@@ -46,6 +46,9 @@ class Service:
         self.executions = Executions(
             self.catalog, settings, self.definitions, collections, self.tasks, _emit
         )
+        self.removal = Removal(
+            self.catalog, self.definitions, self.executions, self.tasks, lambda *_: []
+        )
         self._jobs = JobHost(
             self.catalog, self.tasks, settings.max_jobs, timedelta(seconds=settings.hold_s)
         )
@@ -61,24 +64,6 @@ class Service:
         if self.settings.max_jobs:
             self._jobs.stop()
         self.catalog.close()
-
-    def remove_cluster(
-        self, ns: str, cluster_id: str, *, delete_artifacts: bool
-    ) -> DeleteClusterResponse:
-        """Remove a definition: its live runs are stopped, its triggers disabled."""
-        if delete_artifacts:
-            raise NotImplementedError
-        with self.catalog.writing() as tx:
-            canceled = []
-            for status in LIVE:
-                query = Query(parent=cluster_id, status=status, limit=100)
-                page, _ = self.executions.page(tx, ns, query)
-                for record in page.records:
-                    self.tasks.cancel(tx, ns, record.body["task_id"])
-                    canceled.append(record.id)
-            self.definitions.delete(tx, ns, cluster_id)
-        self.tasks.wake()
-        return DeleteClusterResponse(canceled_run_ids=canceled)
 
 
 class _NoCollections:

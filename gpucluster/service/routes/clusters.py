@@ -129,7 +129,7 @@ def delete_cluster(
     ] = False,
 ) -> wire.DeleteClusterResponse:
     """Remove a definition: live runs are canceled, triggers disabled."""
-    return call.service.remove_cluster(call.ns, cluster_id, delete_artifacts=delete_artifacts)
+    return call.service.removal.remove(call.ns, cluster_id, delete_artifacts=delete_artifacts)
 
 
 def _template(record: Record) -> wire.Template:
