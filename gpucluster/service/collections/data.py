@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpucluster.artifacts.store import Store
-from gpucluster.errors import CorruptInputError
+from gpucluster.errors import CorruptArtifactError, CorruptInputError, SourceNotFoundError
 from gpucluster.service.collections.versions import DataFile, Versions
 from gpucluster.sources.base import reading
 from gpucluster.sources.columns import is_text
@@ -126,18 +126,21 @@ def open_data(
 
     Raises
     ------
-    SourceError
+    CorruptArtifactError
         It is missing or damaged, or has changed although nobody may change it.
     """
     path = versions.open_place(file)
-    with reading(path):
-        if file.state is not None and file_state(path) != file.state:
-            raise CorruptInputError(
-                f"{path}: it is not the file that it was when it became part of the collection",
-                hint="files that stay where they are must not change; copy: true takes a copy",
-            )
-        with open_file(path, encoded=encoded) as opened:
-            yield opened
+    try:
+        with reading(path):
+            if file.state is not None and file_state(path) != file.state:
+                raise CorruptArtifactError(
+                    f"{path}: it is not the file that it was when it became part of the collection",
+                    hint="files that stay where they are must not change; copy: true takes a copy",
+                )
+            with open_file(path, encoded=encoded) as opened:
+                yield opened
+    except (CorruptInputError, SourceNotFoundError) as error:
+        raise CorruptArtifactError(error.message, hint=error.hint) from error
 
 
 def read_data(
@@ -165,8 +168,8 @@ def read_data(
 
     Raises
     ------
-    SourceError
-        The file is missing or damaged.
+    CorruptArtifactError
+        See `open_data`.
     """
     with open_data(versions, file, encoded=encoded) as opened:
         yield from opened.iter_batches(

@@ -18,7 +18,13 @@ import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from gpucluster.artifacts.store import Store
-from gpucluster.errors import ConfigError, CorruptArtifactError, InputError, SourceError
+from gpucluster.errors import (
+    ArtifactError,
+    ConfigError,
+    CorruptArtifactError,
+    InputError,
+    SourceError,
+)
 from gpucluster.places import Place, is_address
 from gpucluster.sources.collection import Collection, Feature
 
@@ -35,7 +41,7 @@ class Overtaken(Exception):  # noqa: N818 - it says what happened, as FileExists
 
 
 # What tells for sure that nothing was published; of what a store raises, nobody knows.
-UNPUBLISHED = (Overtaken, LookupError, ConfigError, InputError, SourceError)
+UNPUBLISHED = (Overtaken, LookupError, ConfigError, InputError, SourceError, ArtifactError)
 
 
 class _Noted(BaseModel):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gpucluster.artifacts.store import LocalStore
 from gpucluster.errors import (
     ConfigError,
+    CorruptArtifactError,
     CorruptInputError,
     DtypeError,
     DuplicateIdsError,
@@ -222,7 +223,7 @@ def test_pages_carry_checksums(store, versions):
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptInputError):
+    with pytest.raises(CorruptArtifactError):
         everything(versions)
 
 
