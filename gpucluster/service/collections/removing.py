@@ -25,6 +25,8 @@ def find_ids(versions: Versions, file: DataFile, version: Version, ids: pa.Array
 
     Row groups whose ids lie elsewhere, by their statistics, are not read.
     """
+    if not len(ids):
+        return ids
     bounds = pc.min_max(ids).as_py()
     groups = []
     with open_data(versions, file) as opened:

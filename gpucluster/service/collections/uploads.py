@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from gpucluster.errors import CorruptInputError, DtypeError, InputError, SchemaMismatchError
 from gpucluster.notation import shown
+from gpucluster.places import Place
 from gpucluster.service.collections.versions import Version
 from gpucluster.sources.base import MAX_COLUMNS, check_claims, reading
 from gpucluster.sources.jsonl import read_objects
@@ -74,16 +74,20 @@ class Upload:
     batches: Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]]
 
 
-def open_upload(path: Path, kind: Kind, version: Version, limits: Limits) -> Upload:
+def open_upload(
+    path: Place, kind: Kind, version: Version, limits: Limits, called: str = WHERE
+) -> Upload:
     """Open a file that was sent.
 
     Parameters
     ----------
-    path : Path
+    path : Path or ObjectPath
     kind : {"parquet", "jsonl", "jsonl.gz", "jsonl.zst"}
     version : Version
         The collection that it is for.
     limits : Limits
+    called : str
+        What it is called in messages.
 
     Returns
     -------
@@ -100,14 +104,14 @@ def open_upload(path: Path, kind: Kind, version: Version, limits: Limits) -> Upl
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if kind == "parquet":
-        return _parquet(path, sha256, version, limits)
+        return _parquet(path, sha256, version, limits, called)
 
     def rows() -> Iterator[_Row]:
         packed = kind.removeprefix("jsonl")
-        for number, n_bytes, row in read_objects(str(path), packed=packed, called=WHERE):
+        for number, n_bytes, row in read_objects(str(path), packed=packed, called=called):
             yield f"line {number}", n_bytes, row
 
-    return _json(rows, sha256, version, limits)
+    return _json(rows, sha256, version, limits, called)
 
 
 def given_documents(
@@ -120,7 +124,7 @@ def given_documents(
         for number, row in enumerate(documents):
             yield f"documents.{number}", 0, row
 
-    return _json(rows, hashlib.sha256(text.encode()).hexdigest(), version, limits)
+    return _json(rows, hashlib.sha256(text.encode()).hexdigest(), version, limits, WHERE)
 
 
 def _renamed(names: Sequence[str], version: Version) -> dict[str, str]:
@@ -136,8 +140,7 @@ def _renamed(names: Sequence[str], version: Version) -> dict[str, str]:
     return columns
 
 
-def _parquet(path: Path, sha256: str, version: Version, limits: Limits) -> Upload:
-    where = WHERE
+def _parquet(path: Place, sha256: str, version: Version, limits: Limits, where: str) -> Upload:
     with reading(where), open_file(str(path)) as file:
         metadata, schema = file.metadata, file.schema_arrow
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -203,7 +206,7 @@ _Row: TypeAlias = tuple[str, int, Mapping[str, Any]]  # where it is, its bytes, 
 _Rows: TypeAlias = Callable[[], Iterator[_Row]]
 
 
-def _json(rows: _Rows, sha256: str, version: Version, limits: Limits) -> Upload:
+def _json(rows: _Rows, sha256: str, version: Version, limits: Limits, where: str) -> Upload:
     vectors = {f.column: f.dim for f in version.features.values() if f.kind == "dense"}
     schema = _types(rows, version, set(vectors), limits)
     names = _renamed(schema.names, version)
@@ -215,7 +218,7 @@ def _json(rows: _Rows, sha256: str, version: Version, limits: Limits) -> Upload:
         for held in _together(rows, batch_rows):
             yield _batch(held, fields, names, vectors)
 
-    return Upload(WHERE, sha256, columns, batches)
+    return Upload(where, sha256, columns, batches)
 
 
 def _batch_rows(dims: Iterable[int]) -> int:

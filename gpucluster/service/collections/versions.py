@@ -158,6 +158,11 @@ class Version:
         hidden = {self.id_column, *self.vector_columns}
         return [name for name in self.schema.names if name not in hidden]
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Types of the payload."""
+        return {name: str(self.schema.field(name).type) for name in self.payload}
+
     def next(self, made_by: Made, created_at: Any, **changes: Any) -> Version:
         """Return what comes after it."""
         own: dict[str, Any] = {"number": self.number + 1, "parent": self.number, "details": {}}
@@ -178,7 +183,7 @@ class Version:
             made_by=self.made_by,
             details=dict(self.details),
             n_rows=self.n_rows,
-            columns={name: str(self.schema.field(name).type) for name in self.payload},
+            columns=self.columns,
             arrow_schema=base64.b64encode(self.schema.serialize()).decode(),
             files=self.files,
             enrichments=self.enrichments,
