@@ -59,14 +59,14 @@ def as_arrow(run: Run, asked: DataRequest) -> Iterator[bytes]:
     """Yield Arrow IPC streams: the clusters, then the members, one stream after the other."""
     if asked.include_centroids:
         table = Run.open(run.path).centroids
-        yield from _ipc(table.schema, iter(table.to_batches(max_chunksize=CENTROID_ROWS)))
+        yield from ipc_stream(table.schema, iter(table.to_batches(max_chunksize=CENTROID_ROWS)))
     if asked.include_members:
         from gpucluster.artifacts.schema import MEMBERS
 
         names = list(asked.columns or MEMBERS.names)
         schema = MEMBERS.empty_table().select(names).schema
         batches = _cut(_member_batches(run, names, asked.offset), asked.limit)
-        yield from _ipc(schema, (batch.select(names) for batch in batches))
+        yield from ipc_stream(schema, (batch.select(names) for batch in batches))
 
 
 def check_columns(columns: Sequence[str] | None) -> None:
@@ -104,7 +104,7 @@ def _cut(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[pa.Re
         limit = None if limit is None else limit - batch.num_rows
 
 
-def _ipc(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
+def ipc_stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
     """Yield one IPC stream, piece by piece."""
     import io
 

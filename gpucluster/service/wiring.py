@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 from gpucluster.service import namespaces
 from gpucluster.service.catalog import open_catalog
-from gpucluster.service.catalog.port import Catalog, Transaction
+from gpucluster.service.catalog.port import Catalog
+from gpucluster.service.collections.library import Library
+from gpucluster.service.collections.uploads import Limits
 from gpucluster.service.definitions import Definitions
 from gpucluster.service.executions import Executions
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once
-from gpucluster.service.refusals import NotFoundError
 from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Tasks
@@ -41,10 +40,16 @@ class Service:
         self.known_namespaces: set[str] = set()
         self.is_over = threading.Event()
         namespaces.ensure_default(self.catalog)
-        collections = _NoCollections()
-        self.definitions = Definitions(self.catalog, collections, _emit)
+        self.collections = Library(
+            settings.place,
+            self.catalog,
+            Limits(upload_bytes=settings.max_upload_bytes),
+            settings.import_roots,
+            _emit,
+        )
+        self.definitions = Definitions(self.catalog, self.collections, _emit)
         self.executions = Executions(
-            self.catalog, settings, self.definitions, collections, self.tasks, _emit
+            self.catalog, settings, self.definitions, self.collections, self.tasks, _emit
         )
         self.removal = Removal(
             self.catalog, self.definitions, self.executions, self.tasks, lambda *_: []
@@ -64,14 +69,6 @@ class Service:
         if self.settings.max_jobs:
             self._jobs.stop()
         self.catalog.close()
-
-
-class _NoCollections:
-    def features(self, tx: Transaction, ns: str, collection_id: str) -> Mapping[str, Any]:
-        raise NotFoundError(f"there is no collection {collection_id}")
-
-    def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
-        raise NotFoundError(f"there is no collection {collection_id}")
 
 
 def _emit(*_: object) -> None:

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import glob
 import os
+import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from gpucluster.device.child import Child
 from gpucluster.errors import ConfigError, SchemaMismatchError, ShapeError
@@ -83,6 +84,9 @@ class Collection(_Settings):
     truth_column: str | None = Field(default=None, description="True classes, to compare with.")
     features: Annotated[dict[FeatureUri, Feature], Field(min_length=1)] = Field(
         description="By their URIs."
+    )
+    meta: dict[str, JsonValue] | None = Field(
+        default=None, description="What its writer notes; nothing is read here."
     )
 
 
@@ -287,8 +291,9 @@ def _beside(path: Place, file: str) -> str:
     """Return what a manifest names, relative to its folder."""
     if is_address(file):
         return file
-    if isinstance(path, ObjectPath):
-        return str(path.parent / file)
+    if isinstance(path, ObjectPath):  # where a key knows no ``..``
+        inside = posixpath.normpath(f"/{path.parent.key}/{file}")
+        return str(ObjectPath(path.scheme, path.container) / inside)
     return str(Path(glob.escape(str(path.parent)), file))
 
 

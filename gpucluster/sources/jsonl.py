@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HEAD_ROWS = 100  # that tell which columns there are, and of what type
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20
+PACKED = {".gz": "gzip", ".zst": "zstd"}
 
 NULL = pa.null()
 VECTOR = pa.list_(pa.float64())
@@ -112,12 +113,15 @@ def _plain_columns(paths: Sequence[str], names: Sequence[str]) -> Iterator[pa.Re
     yield from table.combine_chunks().to_batches()
 
 
-def _lines(path: str) -> Iterator[tuple[int, bytes]]:
+def _lines(
+    path: str, packed: str | None = None, called: str | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank, with their numbers from 1 on."""
     number = read_bytes = 0
     rest = b""
     where = place(path)
-    packed = {".gz": "gzip", ".zst": "zstd"}.get(where.suffix.lower())
+    packed = PACKED.get(where.suffix.lower()) if packed is None else PACKED.get(packed)
+    path = called or path
     with reading(path), pa.input_stream(for_arrow(where), compression=packed) as stream:
         stored_bytes = where.stat().st_size
         while block := stream.read(BLOCK_BYTES):
@@ -138,8 +142,26 @@ def _lines(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the object of each line, with the line's number."""
-    for number, line in _lines(path):
+    for number, _, row in read_objects(path):
+        yield number, row
+
+
+def read_objects(
+    path: str, *, packed: str | None = None, called: str | None = None
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield the object of each line, with the line's number and bytes.
+
+    Parameters
+    ----------
+    path : str
+    packed : {"", ".gz", ".zst"}, optional
+        How it is compressed; by default as its name says.
+    called : str, optional
+        What it is called in messages.
+    """
+    lines = _lines(path, packed, called)
+    path = called or path
+    for number, line in lines:
         try:
             value = json.loads(line.decode("utf-8-sig"), parse_constant=lambda _: math.nan)
         except (ValueError, RecursionError) as error:
@@ -150,7 +172,7 @@ def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise CorruptInputError(
                 f"{path} line {number}: a JSON object expected, got {_short(value)}"
             )
-        yield number, value
+        yield number, len(line), value
 
 
 def _schema(paths: Sequence[str], asked: Columns) -> pa.Schema:

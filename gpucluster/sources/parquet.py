@@ -69,8 +69,11 @@ def open_parquet(
     return source
 
 
-def open_file(path: str) -> pq.ParquetFile:
-    """Open a file to be read page by page, its checksums verified."""
+def open_file(path: str, *, encoded: Sequence[str] = ()) -> pq.ParquetFile:
+    """Open a file to be read page by page, its checksums verified.
+
+    Text columns that are `encoded` come as dictionaries.
+    """
     # A column chunk may be gigabytes, so it is streamed. But a stream allocates what a page header
     # claims, up to 2 GiB, before it reads; of a small file, a chunk is read as a whole instead.
     where = place(path)
@@ -84,6 +87,7 @@ def open_file(path: str) -> pq.ParquetFile:
         pre_buffer=False,
         buffer_size=0 if stored_bytes <= WHOLE_BYTES else stream_bytes,
         page_checksum_verification=True,
+        read_dictionary=list(encoded) or None,
     )
 
 

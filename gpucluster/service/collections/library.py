@@ -1,0 +1,431 @@
+"""The collections of a service: what endpoints ask of them, and what the catalog knows of them.
+
+Documents lie in files, and the latest version says which ones. The catalog has a record of each
+collection to list and name it by; what it says of documents may be a version old.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from gpucluster.artifacts import open_store
+from gpucluster.places import Place
+from gpucluster.service.catalog.port import (
+    Catalog,
+    Changed,
+    Page,
+    Query,
+    Record,
+    Summary,
+    Taken,
+    Transaction,
+)
+from gpucluster.service.collections import compacting, publishing, removing
+from gpucluster.service.collections.appending import Appended, KeyReused, OnDuplicate, append
+from gpucluster.service.collections.creating import (
+    Draft,
+    allowed_files,
+    create_empty,
+    create_of_copies,
+    create_of_files,
+)
+from gpucluster.service.collections.uploads import Limits, Upload
+from gpucluster.service.collections.versions import DataFile, Overtaken, Version, Versions
+from gpucluster.service.definitions import Emit
+from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
+from gpucluster.service.removal import remove_folder
+from gpucluster.sources.filters import Filters
+from gpucluster.wire.collections import CreateCollectionRequest, PatchCollectionRequest
+
+KIND = "collection"
+
+
+class Library:
+    """The collections of a service.
+
+    Parameters
+    ----------
+    root : Path or ObjectPath
+        The folder of the service.
+    catalog : Catalog
+    limits : Limits
+    import_roots : sequence of str
+        Where files may lie that collections are made of.
+    emit : callable
+        Tells whoever listens; in the transaction of the change.
+    """
+
+    def __init__(
+        self,
+        root: Place,
+        catalog: Catalog,
+        limits: Limits,
+        import_roots: Sequence[str],
+        emit: Emit,
+    ) -> None:
+        self.limits = limits
+        self._root = root
+        self._catalog = catalog
+        self._store = open_store(root)
+        self._import_roots = import_roots
+        self._emit = emit
+
+    # --- what the catalog knows
+
+    def find(self, tx: Transaction, ns: str, identifier: str) -> Record:
+        """Return the record of a collection by its id or name."""
+        record = tx.get(ns, KIND, identifier) or tx.find(ns, KIND, identifier)
+        if record is None:
+            raise NotFoundError(f"there is no collection {identifier}")
+        return record
+
+    def get(self, ns: str, identifier: str) -> Record:
+        """Return the record of a collection by its id or name."""
+        with self._catalog.reading() as tx:
+            return self.find(tx, ns, identifier)
+
+    def page(self, ns: str, query: Query) -> tuple[Page, Summary]:
+        """Return a page of collections, and what all that are meant come to."""
+        with self._catalog.reading() as tx:
+            return tx.page(ns, KIND, query), tx.summary(ns, KIND, query, ["num_documents"])
+
+    def features(self, tx: Transaction, ns: str, collection_id: str) -> Mapping[str, Any]:
+        """Return the features of a collection by URI."""
+        found: Mapping[str, Any] = self.find(tx, ns, collection_id).body["features"]
+        return found
+
+    def patch(self, ns: str, identifier: str, changes: PatchCollectionRequest) -> Record:
+        """Change name, description or metadata."""
+        with self._catalog.writing() as tx:
+            record = self.find(tx, ns, identifier)
+            body = dict(record.body)
+            for name in changes.model_fields_set:
+                value = getattr(changes, name)
+                if name == "collection_name" and value is None:
+                    raise InvalidError("expected a name", loc=["collection_name"])
+                body[name] = value if name != "metadata" else value or {}
+            name, text = body["collection_name"], body["description"] or ""
+            try:
+                changed = tx.replace(replace(record, body=body, name=name, text=text))
+            except Taken:
+                raise _named(name) from None
+            told = {"changed": sorted(changes.model_fields_set)}
+            self._emit(tx, ns, "collection.updated", KIND, record.id, told)
+            return changed
+
+    # --- collections
+
+    def create(self, ns: str, collection_id: str, asked: CreateCollectionRequest) -> Record:
+        """Make a collection.
+
+        Parameters
+        ----------
+        ns : str
+        collection_id : str
+            Where the request names none.
+        asked : CreateCollectionRequest
+
+        Raises
+        ------
+        ConflictError
+            Id or name is taken.
+        ForbiddenError
+            Files lie where none may be taken from.
+        ConfigError, InputError, SourceError
+            Files are not what is said of them.
+        """
+        collection_id = asked.collection_id or collection_id
+        name = asked.collection_name or collection_id
+        with self._catalog.reading() as tx:
+            there = tx.get(ns, KIND, collection_id)
+            if there is not None and asked.collection_id is None:
+                return there  # the same request, sent again
+            if there is not None or tx.find(ns, KIND, name) is not None:
+                raise _named(collection_id if there is not None else name)
+        versions = self.versions_of(ns, collection_id)
+        try:
+            version = self._make(versions, collection_id, asked)
+        except Overtaken:
+            found = versions.latest()
+            if found is None or asked.collection_id is not None:
+                raise ConflictError(
+                    f"files of a collection {collection_id} are there already",
+                    hint="delete them with delete_artifacts, or choose another id",
+                ) from None
+            version = found  # the same request, which was broken off
+        own = {
+            "collection_name": name,
+            "description": asked.description,
+            "metadata": asked.metadata,
+        }
+        body = {**_described(ns, version), **own}
+        record = Record(ns=ns, kind=KIND, id=collection_id, name=name, body=body,
+                        text=asked.description or "")  # fmt: skip
+        try:
+            with self._catalog.writing() as tx:
+                made = tx.create(record)
+                self._emit(tx, ns, "collection.created", KIND, made.id, {"collection_name": name})
+                return made
+        except Taken:
+            with self._catalog.reading() as tx:
+                there = tx.get(ns, KIND, collection_id)
+            if there is not None and asked.collection_id is None:
+                return there
+            if there is None:  # so it is the name, and nobody knows of what was just made
+                self._remove_files(ns, collection_id)
+            raise _named(name) from None
+
+    def _make(
+        self, versions: Versions, collection_id: str, asked: CreateCollectionRequest
+    ) -> Version:
+        draft = Draft(
+            collection_id=collection_id,
+            features=asked.features,
+            id_column=asked.id_column,
+            text_column=asked.text_column,
+        )
+        now, source = self._catalog.clock(), asked.source
+        if source is None:
+            return create_empty(self._store, versions, draft, now)
+        paths = allowed_files(source.paths, self._import_roots, self._root)
+        if not source.copied:
+            return create_of_files(versions, draft, paths, now)
+        return create_of_copies(self._store, versions, draft, paths, now, self.limits)
+
+    def delete(self, ns: str, collection_id: str, *, delete_artifacts: bool) -> None:
+        """Remove a collection; its files stay, unless they are to go as well."""
+        with self._catalog.writing() as tx:
+            known = tx.delete(ns, KIND, collection_id)
+            if known:
+                self._emit(tx, ns, "collection.deleted", KIND, collection_id, {})
+        if not known and self.versions_of(ns, collection_id).latest() is None:
+            raise NotFoundError(f"there is no collection {collection_id}")
+        if delete_artifacts:
+            self._remove_files(ns, collection_id)
+
+    def _remove_files(self, ns: str, collection_id: str) -> None:
+        remove_folder(self._root / _folder(ns, collection_id))
+
+    # --- versions
+
+    def versions_of(self, ns: str, collection_id: str) -> Versions:
+        """Return the versions of a collection by its id, whether there are any or not."""
+        return Versions(self._store, _folder(ns, collection_id))
+
+    def open(self, ns: str, identifier: str, number: int | None = None) -> Opened:
+        """Return a version of a collection, by default the latest."""
+        record = self.get(ns, identifier)
+        versions = self.versions_of(ns, record.id)
+        if number is not None and not versions.has(number):
+            raise NotFoundError(f"{record.id} has no version {number}")
+        version = versions.latest() if number is None else versions.read(number)
+        if version is None:
+            raise NotFoundError(f"the files of {record.id} are gone")
+        return Opened(versions, version)
+
+    def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
+        """Return the address of the latest version's manifest, and its number."""
+        opened = self.open(ns, collection_id)
+        return str(opened.versions.path(opened.version.number)), opened.version.number
+
+    # --- changes
+
+    def append(
+        self,
+        ns: str,
+        identifier: str,
+        upload: Callable[[Version], Upload],
+        *,
+        on_duplicate: OnDuplicate = "error",
+        key: str | None = None,
+        expected: int | None = None,
+    ) -> Appended:
+        """Add documents.
+
+        Parameters
+        ----------
+        ns, identifier : str
+        upload : callable
+            Opens them for a version.
+        on_duplicate : {"error", "replace", "skip"}
+            What to do about an id that the collection has.
+        key : str, optional
+            The same key with the same content is added once.
+        expected : int, optional
+            The version that they are added to, and no later one.
+        """
+        opened = self.open(ns, identifier)
+        with self._answering(ns, opened):
+            done = append(
+                self._store,
+                opened.versions,
+                upload(opened.version),
+                now=self._catalog.clock(),
+                on_duplicate=on_duplicate,
+                key=key,
+                pinned=expected,
+            )
+        told = {"added": done.added, "replaced": done.replaced}
+        self._note(ns, done.version, "collection.documents.written", told)
+        return done
+
+    def remove(
+        self,
+        ns: str,
+        identifier: str,
+        *,
+        document_ids: Sequence[str] | None = None,
+        filters: Filters | None = None,
+        expected: int | None = None,
+    ) -> tuple[Version, int]:
+        """Take documents away that have some ids, or that filters match."""
+        opened = self.open(ns, identifier)
+        ids = None if document_ids is None else opened.ids(document_ids)
+        now = self._catalog.clock()
+        with self._answering(ns, opened):
+            version, n_removed = removing.remove(
+                *(self._store, opened.versions),
+                now=now,
+                ids=ids,
+                filters=filters,
+                pinned=expected,
+            )
+        self._note(ns, version, "collection.updated", {"removed": n_removed})
+        return version, n_removed
+
+    def publish(
+        self,
+        ns: str,
+        collection_id: str,
+        replaced: Mapping[str, DataFile],
+        *,
+        columns: Sequence[str],
+        run_id: str,
+        expected: Version,
+    ) -> Version:
+        """Publish files that have columns of a run besides; see `publishing.publish`."""
+        opened = self.open(ns, collection_id)
+        with self._answering(ns, opened):
+            version = publishing.publish(
+                opened.versions,
+                replaced,
+                columns=columns,
+                run_id=run_id,
+                expected=expected,
+                now=self._catalog.clock(),
+            )
+        self._note(ns, version, "collection.updated", {"run_id": run_id})
+        return version
+
+    def undo(self, ns: str, identifier: str, run_id: str) -> Version:
+        """Take away the columns that a run has written."""
+        opened = self.open(ns, identifier)
+        if run_id not in {each.run_id for each in opened.version.enrichments}:
+            raise NotFoundError(f"{opened.version.collection_id} has no columns of {run_id}")
+        with self._answering(ns, opened):
+            version = publishing.undo(
+                self._store, opened.versions, run_id=run_id, now=self._catalog.clock()
+            )
+        self._note(ns, version, "collection.updated", {"run_id": run_id})
+        return version
+
+    def compact(self, ns: str, identifier: str) -> Version:
+        """Put small files together, and remove those that nothing names."""
+        opened = self.open(ns, identifier)
+        with self._answering(ns, opened):
+            version = compacting.compact(self._store, opened.versions, now=self._catalog.clock())
+        compacting.sweep(self._store, opened.versions)
+        self._note(ns, version, "collection.updated", {})
+        return version
+
+    def _note(self, ns: str, version: Version, event: str, told: Mapping[str, Any]) -> None:
+        """Let the catalog know of a version, unless it knows of it or a later one."""
+        for _ in range(10):
+            try:
+                with self._catalog.writing() as tx:
+                    record = tx.get(ns, KIND, version.collection_id)
+                    if record is None or record.body["version"] >= version.number:
+                        return
+                    body = {**record.body, **_described(ns, version)}
+                    tx.replace(replace(record, body=body))
+                    told = {**told, "version": version.number}
+                    self._emit(tx, ns, event, KIND, record.id, told)
+                    return
+            except Changed:
+                continue
+
+    @contextmanager
+    def _answering(self, ns: str, opened: Opened) -> Iterator[None]:
+        """Translate what changes of versions raise."""
+        try:
+            yield
+        except Overtaken:
+            latest = opened.versions.latest()
+            raise ConflictError(
+                f"{opened.version.collection_id} has changed meanwhile",
+                hint="read it again",
+                version=None if latest is None else latest.number,
+            ) from None
+        except KeyReused:
+            raise InvalidError(
+                "this Idempotency-Key was used for other documents",
+                loc=["header", "Idempotency-Key"],
+            ) from None
+        except LookupError:
+            raise NotFoundError(f"the files of {opened.version.collection_id} are gone") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A version of a collection, and where it lies.
+
+    Attributes
+    ----------
+    versions : Versions
+    version : Version
+    """
+
+    versions: Versions
+    version: Version
+
+    def ids(self, document_ids: Sequence[str]) -> pa.Array:
+        """Return ids in the type that the collection has; those that it cannot have are left."""
+        type_ = self.version.schema.field(self.version.id_column).type
+        if pa.types.is_string(type_):
+            return pa.array(document_ids, type_)
+        numbers = [int(text) for text in document_ids if re.fullmatch("-?[0-9]{1,19}", text)]
+        return pa.array([n for n in numbers if -(2**63) <= n < 2**63], type_)
+
+
+def _folder(ns: str, collection_id: str) -> str:
+    return f"ns/{ns}/collections/{collection_id}"
+
+
+def _named(name: str) -> ConflictError:
+    return ConflictError(f"there is a collection {name} already")
+
+
+def _described(ns: str, version: Version) -> dict[str, Any]:
+    """Return what the catalog knows of a version."""
+    return {
+        "collection_id": version.collection_id,
+        "namespace_id": ns,
+        "version": version.number,
+        "num_documents": version.n_rows,
+        "num_bytes": sum(file.bytes for file in version.files),
+        "num_files": len(version.files),
+        "features": {
+            uri: feature.model_dump(mode="json", exclude_none=True)
+            for uri, feature in version.features.items()
+        },
+        "id_column": version.id_column,
+        "text_column": version.text_column,
+        "columns": version.columns,
+        "enrichments": [each.model_dump(mode="json") for each in version.enrichments],
+    }

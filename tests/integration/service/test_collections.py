@@ -1,0 +1,426 @@
+"""Collections over a socket: made, filled, read, clustered, removed."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+
+import httpx2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gpucluster.places import place
+from tests.helpers.documents import DIM, TEXT, documents, write_lines, write_table
+from tests.helpers.serving import ended, serving
+
+PARQUET, NDJSON = "application/vnd.apache.parquet", "application/x-ndjson"
+FEATURES = {TEXT: {"dim": DIM}}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, files):
+    root = tmp_path_factory.mktemp("service") / "root"
+    with serving(root, import_roots=(str(files),), max_upload_bytes=1 << 20) as found:
+        yield found
+
+
+@pytest.fixture
+def client(server):
+    return server[0]
+
+
+def made(client, **fields):
+    answer = client.post("/v1/collections", json={"features": FEATURES, **fields})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def path_of(collection, *more):
+    return "/".join(["/v1/collections", collection["collection_id"], *more])
+
+
+def send(client, collection, rows, **query):
+    path = path_of(collection, "documents")
+    return client.post(path, json={"documents": rows}, params=query)
+
+
+def test_a_collection_is_made_filled_and_read(client):
+    collection = made(client, collection_name="products", description="All of them")
+    assert (collection["version"], collection["num_documents"]) == (1, 0)
+    assert collection["features"][TEXT]["column"] == "text_embedding"
+    answer = send(client, collection, documents(*range(30), kind="a"))
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "collection_id": collection["collection_id"],
+        "version": 2,
+        "num_documents": 30,
+        "added": 30,
+        "replaced": 0,
+        "skipped": 0,
+    }
+    shown = client.get("/v1/collections/products").json()
+    assert (shown["version"], shown["num_documents"]) == (2, 30)
+    assert shown["columns"] == {"number": "int64", "kind": "string"}
+    listed = client.post("/v1/collections/list", json={"search": "produ"}).json()
+    assert [each["collection_id"] for each in listed["results"]] == [collection["collection_id"]]
+    assert listed["stats"] == {"total_collections": 1, "total_documents": 30}
+
+
+def test_pages_of_documents(client):
+    collection = made(client)
+    send(client, collection, documents(*range(25), kind="a"))
+    path, found, cursor = path_of(collection, "documents/list"), [], None
+    body = {"filters": {"number": 3}}
+    (only,) = client.post(path, json=body).json()["results"]
+    assert only == {"document_id": "doc-3", "number": 3, "kind": "a"}
+    body = {"sort": {"field": "number", "direction": "desc"}, "fields": ["number"]}
+    while True:
+        query = {"limit": 10, "include_total": True, **({"cursor": cursor} if cursor else {})}
+        answer = client.post(path, json=body, params=query).json()
+        found += [each["number"] for each in answer["results"]]
+        assert answer["total_count"] == 25
+        cursor = answer["pagination"]["next_cursor"]
+        if cursor is None:
+            break
+    assert found == list(range(24, -1, -1))
+    facets = client.post(path_of(collection, "documents/facets"), json={"fields": ["kind"]}).json()
+    assert facets["facets"]["kind"]["values"] == [{"value": "a", "count": 25}]
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
+def test_lines_of_json_are_uploaded(client, files, encoding):
+    collection = made(client)
+    content = write_lines(files / "x", documents(*range(7))).read_bytes()
+    if encoding == "gzip":
+        content = gzip.compress(content)
+    elif encoding == "zstd":
+        content = pa.compress(content, "zstd", asbytes=True)
+    headers = {"Content-Type": NDJSON, "Content-Encoding": encoding}
+    path = path_of(collection, "documents")
+    answer = client.post(path, content=content, headers=headers)
+    assert answer.json()["added"] == 7, answer.text
+
+
+def test_parquet_is_uploaded_once_under_its_key(client, files):
+    collection = made(client)
+    content = write_table(files / "up", 9, kind=["a"] * 9).read_bytes()
+    headers = {"Content-Type": PARQUET, "Idempotency-Key": "once"}
+    path = path_of(collection, "documents")
+    answers = [client.post(path, content=content, headers=headers).json() for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert answers[0]["version"] == 2
+    assert client.get(path_of(collection)).json()["num_documents"] == 9
+    other = client.post(path, content=content + b"PAR1", headers=headers)
+    assert other.status_code == 422
+    without = client.post(path, content=content, headers={"Content-Type": PARQUET})
+    assert without.status_code == 422
+    assert "9 ids are in" in without.json()["detail"][0]["msg"]
+    query = {"on_duplicate": "replace", "expected_version": 1}
+    late = client.post(path, content=content, headers={"Content-Type": PARQUET}, params=query)
+    assert late.status_code == 409
+    assert late.json()["error"]["details"]["version"] == 2
+    query["expected_version"] = 2
+    again = client.post(path, content=content, headers={"Content-Type": PARQUET}, params=query)
+    assert (again.json()["replaced"], again.json()["num_documents"]) == (9, 9)
+
+
+def test_the_same_request_at_once_is_done_once(client):
+    collection = made(client)
+    ready = threading.Barrier(6)
+
+    def send_one(_):
+        ready.wait()
+        headers = {"Idempotency-Key": "same"}
+        body = {"documents": documents(1, 2)}
+        return client.post(path_of(collection, "documents"), json=body, headers=headers)
+
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(send_one, range(6)))
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert client.get(path_of(collection)).json()["num_documents"] == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status"),
+    [
+        ({"Content-Type": "text/csv"}, b"a,b", 422),
+        ({"Content-Type": "application/octet-stream"}, b"a,b", 422),
+        ({"Content-Type": NDJSON, "Content-Encoding": "br"}, b"{}", 422),
+        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, b"{}", 422),
+        ({"Content-Type": "application/json"}, b"{", 422),
+        ({"Content-Type": "application/json"}, b'{"documents": []}', 422),
+        ({"Content-Type": "application/json"}, b'{"document": [{}]}', 422),
+        ({"Content-Type": PARQUET}, b"PAR1 and no more", 422),
+        ({"Content-Type": PARQUET}, b"x" * (1 << 20) + b"x", 413),
+    ],
+)
+def test_what_is_no_upload(client, headers, content, status):
+    collection = made(client)
+    answer = client.post(path_of(collection, "documents"), content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert "/proc" not in answer.text
+    assert client.get(path_of(collection)).json()["version"] == 1
+
+
+def test_an_upload_without_a_length_ends_at_the_limit(client):
+    collection = made(client)
+
+    def parts():
+        for _ in range(40):
+            yield b"x" * (1 << 16)
+
+    try:
+        answer = client.post(
+            path_of(collection, "documents"), content=parts(), headers={"Content-Type": NDJSON}
+        )
+    except httpx2.TransportError:  # the server answers before it has read all, and hangs up
+        return
+    assert answer.status_code == 413
+
+
+def test_documents_are_streamed(client):
+    collection = made(client)
+    send(client, collection, documents(*range(20), note=None))
+    path = path_of(collection, "documents/data")
+    lines = client.post(path, json={"filters": {"number": 7}}).text.splitlines()
+    assert [json.loads(line)["document_id"] for line in lines] == ["doc-7"]
+    headers = {"Accept": "application/vnd.apache.arrow.stream"}
+    answer = client.post(path, json={"include_vectors": True}, headers=headers)
+    table = pa.ipc.open_stream(io.BytesIO(answer.content)).read_all()
+    assert table["number"].to_pylist() == list(range(20))
+    assert table.schema.field("text_embedding").type == pa.list_(pa.float32(), DIM)
+    assert client.post(path, json={"fields": ["nothing"]}).status_code == 422
+    assert client.post(path, json={"version": 9}).status_code == 404
+
+
+def test_one_document_by_its_id(client):
+    collection = made(client)
+    rows = documents(1)
+    rows[0]["document_id"] = odd = "a/b c?d=%2e#e"
+    send(client, collection, rows)
+    path = path_of(collection, "documents", quote(odd))
+    found = client.get(path, params={"include_vectors": True})
+    assert found.json() == {"document_id": odd, "text_embedding": [1, 1, 2, 3], "number": 1}
+    assert client.get(path_of(collection, "documents/none")).status_code == 404
+
+
+def test_documents_are_deleted(client):
+    collection = made(client)
+    send(client, collection, documents(*range(10)))
+    path = path_of(collection, "documents/delete")
+    answer = client.post(path, json={"document_ids": ["doc-1", "none"]}).json()
+    assert (answer["removed"], answer["num_documents"], answer["version"]) == (1, 9, 3)
+    filters = {"AND": [{"field": "number", "operator": "gte", "value": 5}]}
+    assert client.post(path, json={"filters": filters}).json()["removed"] == 5
+    for wrong in ({}, {"document_ids": ["a"], "filters": filters}, {"document_ids": []}):
+        assert client.post(path, json=wrong).status_code == 422
+    late = client.post(path, json={"document_ids": ["doc-2"], "expected_version": 1})
+    assert late.status_code == 409
+    shown = client.get(path_of(collection, "versions"), params={"limit": 3}).json()
+    assert [each["version"] for each in shown["results"]] == [4, 3, 2]
+    assert shown["next_before"] == 2
+    older = client.get(path_of(collection, "versions"), params={"before": 2}).json()
+    assert [each["made_by"] for each in older["results"]] == ["create"]
+    assert client.get(path_of(collection, "versions/2")).json()["num_documents"] == 10
+    assert client.get(path_of(collection, "versions/5")).status_code == 404
+
+
+def test_a_collection_of_files_where_they_lie(client, files):
+    folder = files / "catalogue"
+    folder.mkdir()
+    for n in range(3):
+        table = pa.table({
+            "sku": [f"{n}-{row}" for row in range(5)],
+            "emb": pa.array(np.ones((5, DIM), np.float16).tolist(), pa.list_(pa.float16())),
+            "title": [f"Title {row}" for row in range(5)],
+        })  # fmt: skip
+        pq.write_table(table, folder / f"{n}.parquet")
+    body = {
+        "features": {TEXT: {"column": "emb", "dim": DIM}},
+        "id_column": "sku",
+        "text_column": "title",
+        "source": {"paths": [str(folder)]},
+    }
+    collection = made(client, **body)
+    assert collection["num_documents"] == 15
+    assert collection["features"][TEXT]["dtype"] == "float16"
+    found = client.post(path_of(collection, "documents/list"), json={"search": "title 3"}).json()
+    assert [each["document_id"] for each in found["results"]] == ["0-3", "1-3", "2-3"]
+    row = {"document_id": "new", TEXT: [0, 1, 0, 1], "title": "Title 3"}
+    assert send(client, collection, [row]).json()["num_documents"] == 16
+    path = path_of(collection, "documents/delete")
+    assert client.post(path, json={"document_ids": ["1-3"]}).json()["num_documents"] == 15
+    assert pq.read_metadata(folder / "1.parquet").num_rows == 5  # theirs is as it was
+    pq.write_table(table.slice(1), folder / "0.parquet")
+    changed = client.post(path_of(collection, "documents/list"), json={})
+    assert changed.status_code == 409
+    assert "not the file that it was" in changed.json()["error"]["message"]
+    for wrong, said in (
+        ({"features": {TEXT: {"column": "emb", "dim": 5}}}, "4 values.*5 in"),
+        ({"features": {TEXT: {"column": "none", "dim": 4}}}, "'none' is not among"),
+        ({"id_column": "none"}, "'none' is not among"),
+        ({"text_column": "none"}, "'none' is not among"),
+        ({"features": {TEXT: {"column": "emb", "dim": 4, "dtype": "float32"}}}, "float16"),
+        ({"source": {"paths": [str(folder / "none")]}}, "no such file"),
+        ({"source": {"paths": [str(folder)], "cpoy": True}}, "did you mean 'copy'|no such field"),
+    ):
+        answer = client.post("/v1/collections", json={**body, **wrong})
+        assert answer.status_code == 422, answer.text
+        assert re.search(said, answer.text), answer.text
+
+
+def test_a_collection_of_copies(client, files):
+    folder = files / "copies"
+    folder.mkdir()
+    write_table(folder / "a.parquet", 5)
+    lines = write_lines(folder / "b.jsonl", documents(*range(5, 8), kind="x"))
+    source = {"paths": [str(folder / "a.parquet"), str(lines)], "copy": True}
+    collection = made(client, source=source)
+    assert (collection["version"], collection["num_documents"]) == (1, 8)
+    (folder / "a.parquet").unlink()
+    found = client.post(path_of(collection, "documents/list"), json={}).json()["results"]
+    assert [each["document_id"] for each in found] == [f"doc-{n}" for n in range(8)]
+    write_table(folder / "a.parquet", 6)
+    twice = client.post("/v1/collections", json={"features": FEATURES, "source": source})
+    assert twice.status_code == 422
+    assert "more than once, such as doc-5" in twice.text
+
+
+def test_files_elsewhere_are_nobodys_business(client, files, tmp_path, server):
+    outside = write_table(tmp_path / "secret.parquet", 3)
+    (files / "link.parquet").symlink_to(outside)
+    (files / "folder").symlink_to(tmp_path)
+    own = server[1].settings.root
+    for path in (
+        str(outside),
+        str(tmp_path),
+        str(files / "link.parquet"),
+        str(files / "folder"),
+        f"{files}/../{tmp_path.name}/secret.parquet",
+        f"{files}/*/../../secret.parquet",
+        "relative.parquet",
+        "/etc/passwd",
+        "~/x.parquet",
+        "s3://bucket/x.parquet",
+        f"{own}/ns/default",
+        "/proc/self/environ",
+    ):
+        for copied in (False, True):
+            body = {"features": FEATURES, "source": {"paths": [path], "copy": copied}}
+            answer = client.post("/v1/collections", json=body)
+            assert answer.status_code in {403, 422}, (path, answer.text)
+            if answer.status_code == 422:
+                assert "no such file" in answer.text or "no file that" in answer.text, answer.text
+
+
+def test_nothing_is_imported_where_no_operator_says_so(tmp_path):
+    write_table(tmp_path / "x.parquet", 3)
+    with serving(tmp_path / "root", max_jobs=0) as (client, _):
+        source = {"paths": [str(tmp_path / "x.parquet")]}
+        answer = client.post("/v1/collections", json={"features": FEATURES, "source": source})
+    assert answer.status_code == 403
+    assert "import_roots" in answer.json()["error"]["details"]["hint"]
+
+
+def test_ids_and_names_are_taken_once(client):
+    made(client, collection_id="col_mine", collection_name="mine")
+    for again in ({"collection_id": "col_mine"}, {"collection_name": "mine"}):
+        answer = client.post("/v1/collections", json={"features": FEATURES, **again})
+        assert answer.status_code == 409, answer.text
+    for wrong in ("mine", "col_", "col_../x", "col_a/b", "col_" + "a" * 100):
+        body = {"features": FEATURES, "collection_id": wrong}
+        assert client.post("/v1/collections", json=body).status_code == 422
+    patched = client.patch("/v1/collections/col_mine", json={"collection_name": "ours"}).json()
+    assert patched["collection_name"] == "ours"
+    assert client.get("/v1/collections/mine").status_code == 404
+    other = made(client, collection_name="mine")
+    taken = client.patch(path_of(other), json={"collection_name": "ours"})
+    assert taken.status_code == 409
+
+
+def test_a_collection_is_deleted_and_its_files_stay_unless_they_go(client, server):
+    folder = place(server[1].settings.root) / "ns/default/collections/col_gone"
+    for kept in (True, False):
+        made(client, collection_id="col_gone")
+        query = {"delete_artifacts": not kept}
+        assert client.delete("/v1/collections/col_gone", params=query).status_code == 200
+        assert client.get("/v1/collections/col_gone").status_code == 404
+        assert folder.exists() == kept
+        if kept:
+            body = {"features": FEATURES, "collection_id": "col_gone"}
+            assert client.post("/v1/collections", json=body).status_code == 409
+            query = {"delete_artifacts": True}
+            assert client.delete("/v1/collections/col_gone", params=query).status_code == 200
+    assert client.delete("/v1/collections/col_gone").status_code == 404
+
+
+def test_a_collection_of_another_namespace_is_not_there(client):
+    collection = made(client)
+    client.post("/v1/namespaces", json={"namespace_id": "other"})
+    headers = {"X-Namespace": "other"}
+    for method, path, body in (
+        ("GET", path_of(collection), None),
+        ("GET", path_of(collection, "versions"), None),
+        ("POST", path_of(collection, "documents/list"), {}),
+        ("POST", path_of(collection, "documents/data"), {}),
+        ("POST", path_of(collection, "documents"), {"documents": documents(1)}),
+        ("POST", path_of(collection, "documents/delete"), {"document_ids": ["a"]}),
+        ("POST", path_of(collection, "compact"), None),
+        ("DELETE", path_of(collection), None),
+    ):
+        assert client.request(method, path, json=body, headers=headers).status_code == 404
+    same = client.post("/v1/collections", headers=headers, json={
+        "features": FEATURES, "collection_id": collection["collection_id"]})  # fmt: skip
+    assert same.status_code == 201
+
+
+def test_a_collection_is_clustered(client):
+    collection = made(client)
+    rows = documents(*range(60))
+    for row in rows:
+        row["text_embedding"] = [row["number"] % 3 * 10.0, 1.0, row["number"] / 60, 2.0]
+    send(client, collection, rows)
+    body = {
+        "collection_ids": [collection["collection_id"]],
+        "vector_config": {
+            "feature_uri": TEXT,
+            "clustering_method": "kmeans",
+            "algorithm_params": {"n_clusters": 3},
+        },
+    }
+    cluster = client.post("/v1/clusters", json=body)
+    assert cluster.status_code == 200, cluster.text
+    path = f"/v1/clusters/{cluster.json()['cluster_id']}"
+    task = client.post(f"{path}/execute", json={}).json()
+    assert ended(client, task["task_id"])["status"] == "COMPLETED"
+    latest = client.get(f"{path}/executions").json()["latest"]
+    assert (latest["num_clusters"], latest["num_points"]) == (3, 60)
+    wrong = {**body, "vector_config": {**body["vector_config"], "feature_uri": TEXT + "x"}}
+    assert client.post("/v1/clusters", json=wrong).status_code == 422
+    assert client.post("/v1/clusters", json={**body, "collection_ids": ["col_none"]}).status_code \
+        == 422  # fmt: skip
+
+
+def test_small_files_are_put_together(client):
+    collection = made(client)
+    for n in range(4):
+        send(client, collection, documents(n, **{f"only_{n}": n}))
+    assert client.get(path_of(collection)).json()["num_files"] == 4
+    answer = client.post(path_of(collection, "compact")).json()
+    assert (answer["version"], answer["num_documents"]) == (6, 4)
+    assert client.get(path_of(collection)).json()["num_files"] == 1
+    found = client.post(path_of(collection, "documents/list"), json={}).json()["results"]
+    assert [each["only_2"] for each in found] == [None, None, 2, None]
+    assert client.post(path_of(collection, "compact")).json()["version"] == 6
