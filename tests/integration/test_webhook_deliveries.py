@@ -26,7 +26,7 @@ from tests.helpers.memory_catalog import MemoryCatalog
 from tests.helpers.receivers import NAME, Authority, receiving
 
 TYPES = ("cluster.created", "cluster.updated", "trigger.fired", "cluster.execution.completed")
-FAILURES = (500, 503, 404, "hang", "drip", "drip header", "reset", "redirect", "endless")
+FAILURES = ("hang", "drip", "drip header", *(500, 503, 404, "reset", "redirect") * 3)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +160,7 @@ def test_each_of_500_events_arrives_at_receivers_that_fail_half_the_time(
         for call in calls:
             event = verify(call, hook.secret, monkeypatch)
             assert event["event_id"] == call.headers["webhook-id"]
-    # "endless" answers 200 as well, and counts
-    assert sum(accepted.values()) > 250
+    assert set(accepted) == set().union(*sent.values())
     bodies = {}
     for call in receiver.calls:
         assert bodies.setdefault(call.headers["webhook-id"], call.body) == call.body
