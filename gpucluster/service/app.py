@@ -13,7 +13,7 @@ from gpucluster import __version__
 from gpucluster.service.answers import DOCUMENTED, handle_errors
 from gpucluster.service.description import describe
 from gpucluster.service.front import Front
-from gpucluster.service.routes import access, clusters, executions, tasks
+from gpucluster.service.routes import access, clusters, executions, tasks, webhooks
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpucluster.service.wiring import Service
 
 # What has a fixed path goes before what takes an id in its place.
-ROUTERS = (access.router, executions.router, clusters.router, tasks.router)
+ROUTERS = (access.router, executions.router, clusters.router, tasks.router, webhooks.router)
 
 
 def make_app(service: Service) -> ASGIApp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
@@ -72,13 +73,21 @@ class ServiceSettings(BaseSettings):
     outbound_hosts: tuple[str, ...] = Field(
         default=(), description="Hosts or networks that webhooks may reach though they are private."
     )
+    outbound_http_hosts: tuple[str, ...] = Field(
+        default=(), description="Hosts that webhooks may reach without TLS."
+    )
+    outbound_ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) that are trusted beside the usual ones."
+    )
     hold_s: Annotated[float, Field(ge=1)] = Field(
         default=15.0, description="Silence after which another server takes over a task."
     )
     triggers: bool = Field(default=True, description="Whether this server fires triggers.")
     deliveries: bool = Field(default=True, description="Whether this server delivers webhooks.")
 
-    @field_validator("import_roots", "outbound_hosts", "allowed_hosts", mode="before")
+    @field_validator(
+        "import_roots", "outbound_hosts", "outbound_http_hosts", "allowed_hosts", mode="before"
+    )
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value

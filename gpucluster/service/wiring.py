@@ -14,11 +14,13 @@ from gpucluster.service.definitions import Definitions
 from gpucluster.service.executions import Executions
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once
+from gpucluster.service.outbound import Outbound, OutboundSettings
 from gpucluster.service.refusals import NotFoundError
 from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Tasks
 from gpucluster.service.tokens import Tokens
+from gpucluster.service.webhooks import Deliverer, Deliveries, Webhooks, emit
 
 
 class Service:
@@ -42,9 +44,19 @@ class Service:
         self.is_over = threading.Event()
         namespaces.ensure_default(self.catalog)
         collections = _NoCollections()
-        self.definitions = Definitions(self.catalog, collections, _emit)
+        self.outbound = Outbound(
+            OutboundSettings(
+                allow_hosts=settings.outbound_hosts,
+                http_hosts=settings.outbound_http_hosts,
+                ca_file=settings.outbound_ca_file,
+            )
+        )
+        self.webhooks = Webhooks(self.catalog, self.outbound)
+        self.deliveries = Deliveries(self.catalog)
+        self._deliverer = Deliverer(self.catalog, self.outbound)
+        self.definitions = Definitions(self.catalog, collections, self._emit)
         self.executions = Executions(
-            self.catalog, settings, self.definitions, collections, self.tasks, _emit
+            self.catalog, settings, self.definitions, collections, self.tasks, self._emit
         )
         self.removal = Removal(
             self.catalog, self.definitions, self.executions, self.tasks, lambda *_: []
@@ -57,13 +69,29 @@ class Service:
         """Begin to work on what is due."""
         if self.settings.max_jobs:
             self._jobs.start()
+        if self.settings.deliveries:
+            self._deliverer.start()
 
     def stop(self) -> None:
         """Let others go on with what is not done."""
         self.is_over.set()
         if self.settings.max_jobs:
             self._jobs.stop()
+        self._deliverer.stop()
         self.catalog.close()
+
+    def _emit(
+        self,
+        tx: Transaction,
+        ns: str,
+        event_type: str,
+        subject_type: str,
+        subject_id: str,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        """Tell webhooks what happens, in the transaction in which it does."""
+        now = self.catalog.clock()
+        emit(tx, ns, event_type, subject_type, subject_id, metadata, now=now)
 
 
 class _NoCollections:
@@ -72,7 +100,3 @@ class _NoCollections:
 
     def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
         raise NotFoundError(f"there is no collection {collection_id}")
-
-
-def _emit(*_: object) -> None:
-    """Tell nobody."""

@@ -234,6 +234,12 @@ class ListDeliveriesResponse(Answer):
     total: int = Field(description="All that are meant.")
 
 
+class PingAnswer(Answer):
+    """What a test put on its way."""
+
+    deliveries: list[DeliveryOutput] = Field(description="One for each channel.")
+
+
 class RedeliverAnswer(Answer):
     """How many were put on their way again."""
 

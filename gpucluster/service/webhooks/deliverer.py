@@ -111,6 +111,8 @@ class Deliverer:
 
     def _take_events(self) -> bool:
         """Make deliveries of events, and forget them: both or neither."""
+        if not self._is_due(EVENT):
+            return False
         now = self._catalog.clock()
         with self._catalog.writing() as transaction:
             events = transaction.claim(EVENT, hold=HOLD, limit=_EVENTS)
@@ -130,7 +132,7 @@ class Deliverer:
         """Begin the turn of webhooks that are due, as far as there are threads."""
         self._busy = {key: lane for key, lane in self._busy.items() if not lane.done()}
         free = LANES - len(self._busy)
-        if not free:
+        if not free or not self._is_due(OUTLET):
             return []
         with self._catalog.writing() as transaction:
             outlets = transaction.claim(OUTLET, hold=HOLD, limit=free)
@@ -142,6 +144,12 @@ class Deliverer:
                 lane.add_done_callback(_report)
                 lanes.append(lane)
         return lanes
+
+    def _is_due(self, kind: str) -> bool:
+        """Whether it is worth while to begin a transaction that writes."""
+        with self._catalog.reading() as transaction:
+            due = transaction.next_due(kind)
+        return due is not None and due <= self._catalog.clock()
 
     def _serve(self, ns: str, webhook_id: str) -> None:
         """Call the receiver of one webhook, until it fails or others should have the thread."""

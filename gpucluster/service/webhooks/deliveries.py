@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from gpucluster.service.catalog.port import Catalog, Query, Record
+from gpucluster.service.catalog.port import Catalog, Page, Query, Record
+from gpucluster.service.refusals import NotFoundError
 from gpucluster.service.webhooks.records import DEAD, PENDING, kind_of_deliveries, settle
-from gpucluster.service.webhooks.refusals import NotFoundError
 from gpucluster.service.webhooks.registry import found, must_be_active
 from gpucluster.service.webhooks.schedule import GIVE_UP_AFTER
 from gpucluster.wire.webhooks import DeliveryOutput
@@ -26,10 +26,8 @@ class Deliveries:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def page(
-        self, ns: str, identifier: str, query: Query
-    ) -> tuple[list[DeliveryOutput], str | None, int]:
-        """Return a page of deliveries, the cursor of the next one, and how many there are.
+    def page(self, ns: str, identifier: str, query: Query) -> tuple[Page, int]:
+        """Return a page of deliveries, and how many there are on all pages.
 
         Parameters
         ----------
@@ -47,7 +45,7 @@ class Deliveries:
             kind = kind_of_deliveries(ns, found(transaction, ns, identifier).id)
             page = transaction.page(ns, kind, query)
             count = transaction.summary(ns, kind, query).count
-        return [delivery(each) for each in page.records], page.next_cursor, count
+        return page, count
 
     def get(self, ns: str, identifier: str, delivery_id: str) -> DeliveryOutput:
         """Return a delivery.

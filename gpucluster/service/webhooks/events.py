@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from gpucluster.service.catalog.port import Record, Transaction, utc_now
+from gpucluster.service.identifiers import new_id
 
 EVENT: Final = "event"  # kind of the records; each is there until it is on its way
 
@@ -35,7 +35,7 @@ def new_event(
     now : datetime
     """
     return {
-        "event_id": f"evt_{secrets.token_hex(16)}",
+        "event_id": new_id("event"),
         "event_type": event_type,
         "occurred_at": now.isoformat(),
         "namespace_id": ns,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any, Final
 
 from gpucluster.service.catalog.port import Query, Record, Taken, Transaction
+from gpucluster.service.identifiers import new_id
 from gpucluster.service.webhooks.schedule import GIVE_UP_AFTER
 
 WEBHOOK: Final = "webhook"
@@ -67,7 +67,7 @@ def deliver(
         record = Record(
             ns=webhook.ns,
             kind=kind_of_deliveries(webhook.ns, webhook.id),
-            id=f"dlv_{sha256(key.encode()).hexdigest()[:24]}",
+            id=new_id("delivery", key),
             body=body,
             status=PENDING,
             parent=webhook.id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from gpucluster.errors import ConfigError
 from gpucluster.service.catalog.port import Catalog, Query, Record, Taken, Transaction
 from gpucluster.service.outbound import Outbound
+from gpucluster.service.refusals import ConflictError, NotFoundError
 from gpucluster.service.webhooks.channels import check_channel
 from gpucluster.service.webhooks.events import new_event
 from gpucluster.service.webhooks.masks import masked, unmasked
@@ -24,7 +24,6 @@ from gpucluster.service.webhooks.records import (
     settle,
     webhooks,
 )
-from gpucluster.service.webhooks.refusals import ConflictError, NotFoundError
 from gpucluster.service.webhooks.signing import BOTH_FOR, new_secret, rotated
 from gpucluster.wire.webhooks import (
     SecretAnswer,
@@ -51,8 +50,15 @@ class Webhooks:
         self._catalog = catalog
         self._outbound = outbound
 
-    def create(self, ns: str, given: WebhookInput) -> WebhookCreated:
+    def create(self, ns: str, webhook_id: str, given: WebhookInput) -> WebhookCreated:
         """Make a webhook; its secret is in this answer and in no other.
+
+        Parameters
+        ----------
+        ns : str
+        webhook_id : str
+            One that is there belongs to the same request, which is sent again.
+        given : WebhookInput
 
         Raises
         ------
@@ -65,8 +71,11 @@ class Webhooks:
             raise ConfigError("the service gives the id of a new webhook", path="webhook_id")
         channels = self._channels(given, ())
         secret = new_secret()
-        webhook_id = f"wh_{secrets.token_hex(8)}"
         with self._catalog.writing() as transaction:
+            there = transaction.get(ns, WEBHOOK, webhook_id)
+            if there is not None:
+                newest, *_ = _outlet(transaction, there).body["secrets"]
+                return WebhookCreated(**dict(shown(there)), secret=newest["secret"])
             count = transaction.summary(ns, WEBHOOK, Query()).count
             if count >= MOST_WEBHOOKS:
                 raise ConflictError(f"there are {count} webhooks, the most that there may be")
