@@ -72,6 +72,11 @@ class Outbound:
     network : httpcore2.NetworkBackend, optional
         Connects.
 
+    Raises
+    ------
+    ConfigError
+        The file of certificates is none.
+
     Notes
     -----
     Threads may share one.
@@ -89,7 +94,11 @@ class Outbound:
         self._trust = ssl.create_default_context()
         self._trust.set_alpn_protocols(["http/1.1"])
         if settings.ca_file is not None:
-            self._trust.load_verify_locations(settings.ca_file)
+            try:
+                self._trust.load_verify_locations(settings.ca_file)
+            except OSError as error:
+                message = f"{settings.ca_file} cannot be read as certificates"
+                raise ConfigError(message, path="ca_file") from error
 
     def check(self, url: str, *, path: str = "url") -> None:
         """Refuse an address that may not be called, as far as its form tells.

@@ -37,7 +37,7 @@ TURN_S: Final = 20.0  # of one webhook, while its receiver answers well
 LANES: Final = 8  # webhooks whose turn it is at once; each has one call at a time
 POLL_S: Final = 1.0
 KEPT_ATTEMPTS: Final = 20
-_EVENTS: Final = 50  # in one transaction
+_EVENTS: Final = 10  # in one transaction, each for up to 500 channels
 _GONE: Final = 410
 
 _log = logging.getLogger(__name__)

@@ -7,9 +7,11 @@ import os
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from gpucluster.errors import ConfigError
 from gpucluster.service.outbound import Outbound, OutboundError, OutboundSettings
+from gpucluster.service.settings import ServiceSettings
 from tests.helpers.receivers import NAME, Authority, receiving
 
 
@@ -160,3 +162,20 @@ def test_ports_below_1024_belong_to_other_services():
     for port in (0, 22, 25, 1023, 65536, 99999):
         with pytest.raises(ConfigError, match="port"):
             client.check(f"https://example.com:{port}/")
+
+
+def test_certificates_that_are_none_are_a_mistake_in_the_settings(tmp_path):
+    file = tmp_path / "ca.pem"
+    for content in (None, b"", b"no certificate"):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ConfigError, match="cannot be read as certificates"):
+            Outbound(OutboundSettings(ca_file=file))
+
+
+def test_hosts_are_listed_in_the_environment_with_commas(monkeypatch):
+    monkeypatch.setenv("GPUCLUSTER_SERVE_OUTBOUND_HOSTS", "hooks.corp,10.0.0.0/8")
+    assert ServiceSettings().outbound_hosts == ("hooks.corp", "10.0.0.0/8")
+    monkeypatch.setenv("GPUCLUSTER_SERVE_OUTBOUND_HOSTS", "hooks.corp,10.0.0.0/33")
+    with pytest.raises(ValidationError, match="outbound_hosts"):
+        ServiceSettings()
