@@ -6,7 +6,7 @@ import json
 import logging
 import sqlite3
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ from gpucluster.service.webhooks.deliveries import delivery
 from gpucluster.service.webhooks.records import OUTLET
 from gpucluster.service.webhooks.schedule import DELAYS_S, KEEP_DEAD, KEEP_DELIVERED
 from gpucluster.wire.webhooks import WebhookInput
+from tests.helpers import postgres
 from tests.helpers.clocks import FakeClock
 from tests.helpers.receivers import NAME, Authority, receiving
 
@@ -46,10 +47,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 class House:
     """A service without its HTTP side: a catalog, its webhooks, and who delivers."""
 
-    def __init__(self, authority: Authority, folder: Path, clock=None) -> None:
+    def __init__(self, authority: Authority, folder: Path, clock=None, url=None) -> None:
         self.clock = clock or FakeClock()
         self._file = folder / "catalog.sqlite"
-        self.catalog = open_catalog(str(self._file), clock=self.clock)
+        self.catalog = open_catalog(url or str(self._file), clock=self.clock)
         settings = OutboundSettings(allow_hosts=(NAME,), ca_file=authority.file)
         self.outbound = Outbound(settings, resolve=lambda host, port: ["127.0.0.1"])
         self.webhooks = Webhooks(self.catalog, self.outbound)
@@ -337,7 +338,16 @@ def _die_at(house: House, n: int) -> bool:
     return False
 
 
-def test_two_deliverers_share_the_work(house, authority):
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_two_deliverers_share_the_work(authority, tmp_path, database):
+    with ExitStack() as stack:
+        url = None if database == "sqlite" else stack.enter_context(postgres.serving()).url
+        house = House(authority, tmp_path, url=url)
+        stack.callback(house.close)
+        _share(house, authority)
+
+
+def _share(house: House, authority: Authority) -> None:
     with receiving(lambda call: 200, authority.context(NAME)) as receiver:
         hooks = [house.webhook(receiver.url(f"/{n}"), name=f"h{n}") for n in range(4)]
         ids = {house.emit(n=n) for n in range(25)}

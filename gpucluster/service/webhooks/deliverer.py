@@ -71,7 +71,7 @@ class Deliverer:
         self._outbound = outbound
         self._random = random or SystemRandom()
         self._pool = ThreadPoolExecutor(LANES, thread_name_prefix="gpucluster-webhooks")
-        self._busy: dict[tuple[str, str], Future[None]] = {}
+        self._busy: set[tuple[str, str]] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -130,9 +130,8 @@ class Deliverer:
 
     def _take_outlets(self) -> list[Future[None]]:
         """Begin the turn of webhooks that are due, as far as there are threads."""
-        self._busy = {key: lane for key, lane in self._busy.items() if not lane.done()}
         free = LANES - len(self._busy)
-        if not free or not self._is_due(OUTLET):
+        if free <= 0 or not self._is_due(OUTLET):
             return []
         with self._catalog.writing() as transaction:
             outlets = transaction.claim(OUTLET, hold=HOLD, limit=free)
@@ -140,9 +139,9 @@ class Deliverer:
         for outlet in outlets:
             key = outlet.ns, outlet.id
             if key not in self._busy:  # its turn ends with another look at what is due
-                lane = self._busy[key] = self._pool.submit(self._serve, *key)
-                lane.add_done_callback(_report)
-                lanes.append(lane)
+                self._busy.add(key)
+                lanes.append(self._pool.submit(self._serve, *key))
+                lanes[-1].add_done_callback(_report)
         return lanes
 
     def _is_due(self, kind: str) -> bool:
@@ -152,23 +151,30 @@ class Deliverer:
         return due is not None and due <= self._catalog.clock()
 
     def _serve(self, ns: str, webhook_id: str) -> None:
-        """Call the receiver of one webhook, until it fails or others should have the thread."""
+        """Call the receiver of one webhook for a turn, and say when the next one is."""
+        with suppress(Full):  # it is due again after HOLD
+            try:
+                failures = self._turn(ns, webhook_id)
+            finally:  # before the look at what is due: what comes after that finds it free
+                self._busy.discard((ns, webhook_id))
+            with self._catalog.writing() as transaction:
+                settle(transaction, ns, webhook_id, self._catalog.clock(), failures=failures)
+
+    def _turn(self, ns: str, webhook_id: str) -> int:
+        """Call until the receiver fails or others should have the thread; return its failures."""
         until = monotonic() + TURN_S
         is_answering = False
-        with suppress(Full):  # it is due again after HOLD
-            while monotonic() < until and not self._stopping.is_set():
-                taken = self._take_delivery(ns, webhook_id)
-                if taken is None:
-                    break
-                outlet, delivery = taken
-                outcome = self._call(outlet, delivery)
-                self._write_down(delivery, outcome)
-                if not outcome.is_delivered:
-                    before = 0 if is_answering else outlet.body["failures"]
-                    self._settle(ns, webhook_id, failures=before + 1)
-                    return
-                is_answering = True
-            self._settle(ns, webhook_id)
+        while monotonic() < until and not self._stopping.is_set():
+            taken = self._take_delivery(ns, webhook_id)
+            if taken is None:
+                break
+            outlet, delivery = taken
+            outcome = self._call(outlet, delivery)
+            self._write_down(delivery, outcome)
+            if not outcome.is_delivered:
+                return 1 if is_answering else outlet.body["failures"] + 1
+            is_answering = True
+        return 0
 
     def _take_delivery(self, ns: str, webhook_id: str) -> tuple[Record, Record] | None:
         """Return the outlet and a delivery that is due, and remove what was kept long enough."""
@@ -240,10 +246,6 @@ class Deliverer:
             again = next_attempt(failures, now, give_up_at, self._random)
         status = DEAD if again is None else PENDING
         return replace(delivery, body=changed, status=status, due_at=again or now + KEEP_DEAD)
-
-    def _settle(self, ns: str, webhook_id: str, failures: int = 0) -> None:
-        with self._catalog.writing() as transaction:
-            settle(transaction, ns, webhook_id, self._catalog.clock(), failures=failures)
 
 
 def _report(lane: Future[None]) -> None:
