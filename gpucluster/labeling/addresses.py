@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 from urllib.parse import urlsplit
+
+from gpucluster.internet import is_public
 
 MAX_URL: Final = 2_000  # characters
 MAX_DATA_URL: Final = 1_000_000  # of an image that is written into its address
@@ -26,11 +28,7 @@ _PRIVATE = {
     *("intranet", "invalid", "lan", "local", "localdomain", "localhost", "onion", "private"),
     *("svc", "test", "workgroup"),
 }
-# names and addresses that clouds answer from within, and what Python 3.11 takes for global
-_CLOUD = {"metadata.goog", "mshome.net"}
-_NOT_GLOBAL_V4 = [*map(IPv4Network, ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24"))]
-_NOT_GLOBAL_V6 = IPv6Network("3fff::/20")
-_UNICAST = IPv6Network("2000::/3")  # others are local, or hold an address of IPv4
+_CLOUD = {"metadata.goog", "mshome.net"}  # names that clouds answer from within
 
 
 def is_allowed(kind: str, url: str) -> bool:
@@ -80,12 +78,10 @@ def _is_public(host: str) -> bool:
     if _TOP.fullmatch(top):
         is_of_cloud = any(name == each or name.endswith(f".{each}") for each in _CLOUD)
         return bool(lead) and top not in _PRIVATE and not is_of_cloud
-    try:
-        address = IPv4Address(name)  # neither octal nor hexadecimal, nor fewer than four numbers
+    try:  # neither octal nor hexadecimal, nor fewer than four numbers
+        return is_public(IPv4Address(name))
     except ValueError:
         return False
-    is_global = address.is_global and not address.is_multicast
-    return is_global and not any(address in network for network in _NOT_GLOBAL_V4)
 
 
 def _is_public_v6(host: str) -> bool:
@@ -93,8 +89,7 @@ def _is_public_v6(host: str) -> bool:
         address = IPv6Address(host)
     except ValueError:
         return False
-    is_global = address in _UNICAST and address.is_global and address not in _NOT_GLOBAL_V6
-    return is_global and address.sixtofour is None
+    return int(address) >> 125 == 1 and is_public(address)  # nor one that holds another
 
 
 def prefix_place(prefix: str) -> tuple[str, str] | None:

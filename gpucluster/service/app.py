@@ -13,7 +13,15 @@ from gpucluster import __version__
 from gpucluster.service.answers import DOCUMENTED, handle_errors
 from gpucluster.service.description import describe
 from gpucluster.service.front import Front
-from gpucluster.service.routes import access, clusters, collections, documents, executions, tasks
+from gpucluster.service.routes import (
+    access,
+    clusters,
+    collections,
+    documents,
+    executions,
+    tasks,
+    webhooks,
+)
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -28,6 +36,7 @@ ROUTERS = (
     documents.router,
     collections.router,
     tasks.router,
+    webhooks.router,
 )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpucluster.places import Place, place, working_folder
+from gpucluster.service.outbound import OutboundSettings
 
 MB = 1 << 20
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+Listed: TypeAlias = Annotated[tuple[str, ...], NoDecode]  # separated by commas, not JSON
 
 
 def is_loopback(host: str) -> bool:
@@ -43,7 +46,7 @@ class ServiceSettings(BaseSettings):
     admin_token: SecretStr | None = Field(
         default=None, description="A token for everything, beside those that are issued."
     )
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: Listed = Field(
         default=(), description="Names that requests may be addressed to. Omitted: any, with auth."
     )
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="For all runs.")
@@ -66,11 +69,17 @@ class ServiceSettings(BaseSettings):
     max_upload_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=2048 * MB, description="Of an upload of documents."
     )
-    import_roots: tuple[str, ...] = Field(
+    import_roots: Listed = Field(
         default=(), description="Folders and buckets that collections may be made of."
     )
-    outbound_hosts: tuple[str, ...] = Field(
+    outbound_hosts: Listed = Field(
         default=(), description="Hosts or networks that webhooks may reach though they are private."
+    )
+    outbound_http_hosts: Listed = Field(
+        default=(), description="Hosts that webhooks may reach without TLS."
+    )
+    outbound_ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) that are trusted beside the usual ones."
     )
     hold_s: Annotated[float, Field(ge=1)] = Field(
         default=15.0, description="Silence after which another server takes over a task."
@@ -78,10 +87,17 @@ class ServiceSettings(BaseSettings):
     triggers: bool = Field(default=True, description="Whether this server fires triggers.")
     deliveries: bool = Field(default=True, description="Whether this server delivers webhooks.")
 
-    @field_validator("import_roots", "outbound_hosts", "allowed_hosts", mode="before")
+    @field_validator(
+        "import_roots", "outbound_hosts", "outbound_http_hosts", "allowed_hosts", mode="before"
+    )
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("outbound_hosts", "outbound_http_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        return OutboundSettings(allow_hosts=hosts).allow_hosts
 
     @field_validator("auth")
     @classmethod

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 
 from gpucluster.service import namespaces
 from gpucluster.service.catalog import open_catalog
-from gpucluster.service.catalog.port import Catalog
+from gpucluster.service.catalog.port import Catalog, Transaction
 from gpucluster.service.collections.library import Library
 from gpucluster.service.collections.uploads import Limits
 from gpucluster.service.definitions import Definitions
 from gpucluster.service.executions import Executions
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once
+from gpucluster.service.outbound import Outbound, OutboundSettings
 from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Tasks
 from gpucluster.service.tokens import Tokens
+from gpucluster.service.webhooks import Deliverer, Deliveries, Webhooks, emit
 
 
 class Service:
@@ -40,16 +43,26 @@ class Service:
         self.known_namespaces: set[str] = set()
         self.is_over = threading.Event()
         namespaces.ensure_default(self.catalog)
+        self.outbound = Outbound(
+            OutboundSettings(
+                allow_hosts=settings.outbound_hosts,
+                http_hosts=settings.outbound_http_hosts,
+                ca_file=settings.outbound_ca_file,
+            )
+        )
+        self.webhooks = Webhooks(self.catalog, self.outbound)
+        self.deliveries = Deliveries(self.catalog)
+        self._deliverer = Deliverer(self.catalog, self.outbound)
         self.collections = Library(
             settings.place,
             self.catalog,
             Limits(upload_bytes=settings.max_upload_bytes),
             settings.import_roots,
-            _emit,
+            self._emit,
         )
-        self.definitions = Definitions(self.catalog, self.collections, _emit)
+        self.definitions = Definitions(self.catalog, self.collections, self._emit)
         self.executions = Executions(
-            self.catalog, settings, self.definitions, self.collections, self.tasks, _emit
+            self.catalog, settings, self.definitions, self.collections, self.tasks, self._emit
         )
         self.removal = Removal(
             self.catalog, self.definitions, self.executions, self.tasks, lambda *_: []
@@ -62,14 +75,26 @@ class Service:
         """Begin to work on what is due."""
         if self.settings.max_jobs:
             self._jobs.start()
+        if self.settings.deliveries:
+            self._deliverer.start()
 
     def stop(self) -> None:
         """Let others go on with what is not done."""
         self.is_over.set()
         if self.settings.max_jobs:
             self._jobs.stop()
+        self._deliverer.stop()
         self.catalog.close()
 
-
-def _emit(*_: object) -> None:
-    """Tell nobody."""
+    def _emit(
+        self,
+        tx: Transaction,
+        ns: str,
+        event_type: str,
+        subject_type: str,
+        subject_id: str,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        """Tell webhooks what happens, in the transaction in which it does."""
+        now = self.catalog.clock()
+        emit(tx, ns, event_type, subject_type, subject_id, metadata, now=now)

@@ -17,7 +17,11 @@ import pytest
 import gpucluster
 from gpucluster.dialects import read_body
 from gpucluster.labeling.fake_server import FakeServer
+from gpucluster.service.catalog.port import utc_now
+from gpucluster.service.webhooks.events import new_event
+from gpucluster.service.webhooks.signing import new_secret, signed
 from gpucluster.sources.collection import read_manifest
+from gpucluster.wire.webhooks import WebhookInput
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -184,3 +188,20 @@ def test_dask_page(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "gpucluster", *arguments], check=True)
     (code,) = blocks(page, "python")
     exec(compile(code, "dask.md", "exec"), {})
+
+
+def test_webhooks_page() -> None:
+    page = ROOT / "docs" / "webhooks.md"
+    (command,), (event,), (code,) = (blocks(page, kind) for kind in ("bash", "json", "python"))
+    body = command.split("-d '", 1)[1].rstrip().removesuffix("'")
+    assert WebhookInput.model_validate_json(body).webhook_name == "runs"
+    now, secret = utc_now(), new_secret()
+    ours = new_event("default", "cluster.created", "cluster", "clust_1", {"run_id": "run_1"}, now)
+    assert json.loads(event).keys() == ours.keys()
+    message = json.dumps(ours).encode()
+    kept = [{"secret": secret, "until": None}]
+    names: dict[str, object] = {"SECRET": secret}
+    exec(compile(code, "webhooks.md", "exec"), names)
+    headers = signed(kept, ours["event_id"], now, message)
+    read = names["receive"](headers, message)
+    assert read == (ours["event_id"], "cluster.created", {"run_id": "run_1"})
