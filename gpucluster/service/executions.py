@@ -11,7 +11,7 @@ from gpucluster.service.catalog.port import Catalog, Page, Query, Record, Summar
 from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions, Emit
 from gpucluster.service.refusals import ConflictError, NoModelError, NotFoundError
-from gpucluster.service.tasks import Job, Tasks
+from gpucluster.service.tasks import Ended, Job, Tasks, status_of
 from gpucluster.wire.executions import ExecuteRequest, ExecutionResult
 from gpucluster.wire.tasks import TaskStatus
 
@@ -28,6 +28,7 @@ _STATUS: dict[TaskStatus, str] = {
     "FAILED": "failed",
     "CANCELED": "canceled",
 }
+_SHOWN = ("run_id", "mode", "num_clusters", "num_points", "num_noise", "metrics", "artifacts")
 Finished = Callable[[Transaction, Record], None]
 
 
@@ -256,18 +257,15 @@ class Executions:
         told["trigger_id"] = body["trigger_id"]
         self._emit(tx, task.ns, "cluster.execution.started", "cluster", body["cluster_id"], told)
 
-    def _ended(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> TaskStatus:
+    def _ended(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Ended:
         """Write down what came of an execution, in it and in its definition."""
         result = outcome.get("result")
-        status: TaskStatus = "FAILED"
-        if outcome.get("canceled"):
-            status = "CANCELED"
-        elif result is not None:
-            errors = result["llm_labeling_errors"]
-            status = "COMPLETED_WITH_ERRORS" if errors else "COMPLETED"
+        status = status_of(outcome)
+        if result is not None and result["llm_labeling_errors"]:
+            status = "COMPLETED_WITH_ERRORS"
         execution = _execution_of(tx, task)
         if execution is None:  # it was deleted meanwhile
-            return status
+            return Ended(status)
         now = self._catalog.clock()
         body = {**execution.body, "completed_at": now.isoformat()}
         if execution.created_at is not None:
@@ -292,7 +290,7 @@ class Executions:
         self._emit(tx, task.ns, event, "cluster", body["cluster_id"], told)
         for each in self.when_finished:
             each(tx, execution)
-        return status
+        return Ended(status, {name: body.get(name) for name in _SHOWN})
 
     def _note_in_definition(
         self,

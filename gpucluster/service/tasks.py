@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from gpucluster.service.catalog.port import Catalog, Page, Query, Record, Summary, Transaction
 from gpucluster.service.refusals import NotFoundError, TooManyError
@@ -18,7 +18,16 @@ from gpucluster.wire.tasks import LIVE, TaskResponse, TaskStatus, TaskType
 
 KIND = "task"
 Starter: TypeAlias = Callable[[Transaction, Record], None]
-Finisher: TypeAlias = Callable[[Transaction, Record, Mapping[str, Any]], TaskStatus]
+
+
+class Ended(NamedTuple):
+    """How a task ended, and what it shows of its result."""
+
+    status: TaskStatus
+    shown: Mapping[str, Any] | None = None
+
+
+Finisher: TypeAlias = Callable[[Transaction, Record, Mapping[str, Any]], Ended]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,19 +134,24 @@ class Tasks:
         outcome : mapping
             ``ok`` and ``result``; or ``error``, with ``message``; or ``canceled``.
         """
-        status: TaskStatus
-        if outcome.get("canceled"):
-            status = "CANCELED"
-        else:
-            status = "COMPLETED" if outcome["ok"] else "FAILED"
-        finisher = self.finishers.get(task.body["job"]["verb"])
-        if finisher is not None:
-            status = finisher(tx, task, outcome)
+        finisher = self.finishers.get(task.body["job"]["verb"], _as_it_is)
+        status, shown = finisher(tx, task, outcome)
         error = (outcome.get("error") or {}).get("message")
-        data = {**task.body["data"], "result": outcome.get("result")}
+        data = {**task.body["data"], "result": None if shown is None else dict(shown)}
         data.pop("progress", None)
         body = {**task.body, "data": data, "error": error}
         return tx.replace(replace(task, body=body, status=status, due_at=None))
+
+
+def status_of(outcome: Mapping[str, Any]) -> TaskStatus:
+    """Return how a task ended, where nothing else is known."""
+    if outcome.get("canceled"):
+        return "CANCELED"
+    return "COMPLETED" if outcome["ok"] else "FAILED"
+
+
+def _as_it_is(_: Transaction, __: Record, outcome: Mapping[str, Any]) -> Ended:
+    return Ended(status_of(outcome), outcome.get("result"))
 
 
 def found(tx: Transaction, ns: str, task_id: str) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from gpucluster.service import namespaces
 from gpucluster.service.catalog import open_catalog

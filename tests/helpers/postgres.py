@@ -45,6 +45,14 @@ class Server:
     def url(self) -> str:
         return f"postgresql://gpucluster@/postgres?host={self._folder}"
 
+    def new_database(self, name: str) -> str:
+        """Make a database, and return its address."""
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return f"postgresql://gpucluster@/{name}?host={self._folder}"
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         with self._log.open("ab") as log:
