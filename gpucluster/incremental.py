@@ -170,7 +170,7 @@ def assign_source(
             means = model.assigner.means
             joining.tally.move(None if means is None else means.shape[1])
         with ledger.stage("assign", backend="numpy") as said:
-            parts = Parts(store, run_id, model.assigner.parents, joining.provenance)
+            parts = Parts(store, run_id, joining.paths, joining.provenance)
             _join(ledger, joining, known, parts, said)
             parts.check_unique(source.info.where, said)
         publish_joined(store, ledger, joining, parts, known)

@@ -28,6 +28,7 @@ from gpucluster.metrics.drift import Stock, measure_drift
 from gpucluster.metrics.quality import size_entropy
 from gpucluster.metrics.recluster import active_rules, judge, judge_drift
 from gpucluster.moving import moved_centroids, moved_model, shift
+from gpucluster.ops.nesting import paths_of
 from gpucluster.parts import Parts
 from gpucluster.sources import Filters, KnownIds, Source
 from gpucluster.stages import versions
@@ -82,6 +83,17 @@ class Joining:
         if isinstance(self.threshold, str):
             return self.model.assigner
         return self.model.assigner.with_threshold(self.threshold)
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of the clusters: those of the base, whoever named them."""
+        found: list[str] = self.base.fitted_centroids["cluster_id"].to_pylist()
+        return found
+
+    @property
+    def paths(self) -> list[list[str]]:
+        """Ids from the root to each cluster."""
+        return paths_of(self.names, self.base.parents)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -173,6 +185,7 @@ def publish_joined(
                 "scope": joining.scope,
             },
             drift=drift,
+            taxonomy=base.manifest.taxonomy,
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
             stages=tuple(ledger.records),
@@ -232,6 +245,7 @@ def _drift(joining: Joining) -> dict[str, Any] | None:
         new,
         since / max(1, model.num_fit),
         joining.base.manifest.random_state,
+        joining.names,
     )
     if joining.mode == "update":
         drift["centroid_shift"], drift["num_shifted"] = shift(joining.model, joining.tally)
