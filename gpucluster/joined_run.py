@@ -34,6 +34,7 @@ from gpucluster.sources import Filters, KnownIds, Source
 from gpucluster.stages import versions
 from gpucluster.tally import Tally
 from gpucluster.trained import TrainedModel
+from gpucluster.types import NOISE
 
 NOT_MEASURED = ("silhouette_score", "davies_bouldin_index", "calinski_harabasz_score")
 
@@ -271,6 +272,9 @@ def _stock_of_fit(joining: Joining) -> Stock:
     inside = np.zeros(len(roots), np.bool_)
     if n_roots:
         inside = similarity >= joining.assigner.thresholds[roots]
+    if joining.model.chosen is not None:  # what lies deeper is not kept of them
+        roots = joining.model.chosen.places[roots]
+        inside &= roots != NOISE
     cosine = np.clip(similarity[inside], 0, 1)
     return Stock(
         counts=np.bincount(roots[inside], minlength=n_roots),

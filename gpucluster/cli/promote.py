@@ -81,7 +81,7 @@ def promote(
 
     \b
     gpucluster promote gpucluster-out --name topics
-    gpucluster promote gpucluster-out --name topics --min-stability 0.75 --skip-unstable
+    gpucluster promote gpucluster-out --name topics --min-stability 0.75 --force
     gpucluster promote gpucluster-out --name topics --cluster cl_0 --cluster cl_2 --json
     """
     from contextlib import closing

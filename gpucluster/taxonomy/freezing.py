@@ -23,7 +23,7 @@ from gpucluster.taxonomy.stability import Stability, measure_stability
 from gpucluster.trained import ENTRY, TrainedModel
 from gpucluster.types import NOISE
 
-OUTSIDE = -2.0  # a cosine that no threshold lets in
+KEPT = ("parents", "thresholds", "roots", "similarity", "mean", "means")
 OF_RULE = ("rule", "metric", "random_pair_cosine")  # what holds of any of the clusters
 
 
@@ -36,7 +36,7 @@ class Frozen:
     table : pyarrow.Table
         ``centroids_schema(..., promoted=True)``: the nodes, under their ids.
     model : dict
-        As of a run (`Run.model`), of these nodes alone.
+        As of a run (`Run.model`).
     manifest : Manifest
         Complete but for names, files and times.
     facts : dict
@@ -91,14 +91,13 @@ def freeze(run: Run, request: Promotion, reporter: Reporter) -> Frozen:
     run.verify()  # what is frozen must be what was found
     stability = measure_stability(run)
     reporter.progress(0, None, "clusters")
-    means = model.assigner.means
-    chosen = select(run, request, stability, by_means=means is not None)
+    chosen = select(run, request, stability)
     entries = run.model
-    entry = _entry(entries[ENTRY], model, chosen)
+    entry = _entry(entries[ENTRY], run, model, chosen)
     if request.threshold != "auto":
-        shape = len(chosen.nodes)
+        shape = entry["arrays"]["thresholds"].shape
         entry["arrays"]["thresholds"] = np.full(shape, request.threshold, np.float32)
-    table = _table(run, chosen, stability, entry["arrays"]["thresholds"])
+    table = _table(run, chosen, stability, entry["arrays"]["thresholds"][chosen.nodes])
     steps = {name: kept for name, kept in entries.items() if model.steps and name != ENTRY}
     facts = _facts(run, request, chosen, table)
     return Frozen(
@@ -109,36 +108,18 @@ def freeze(run: Run, request: Promotion, reporter: Reporter) -> Frozen:
     )
 
 
-def _entry(kept: Any, model: TrainedModel, chosen: Selection) -> dict[str, Any]:
-    """Return how rows are placed among the chosen clusters alone.
-
-    Of the rows of the fit, those of other clusters count as outside.
-    """
-    arrays = kept["arrays"]
-    roots = chosen.nodes[chosen.parents == NOISE]
-    place = np.full(len(arrays["parents"]) + 1, NOISE, np.int32)  # the last one is that of noise
-    # of one that was below another nobody knows which of these rows would be its
-    first = arrays["parents"][roots] == NOISE
-    place[roots[first]] = np.flatnonzero(first)
-    fitted = place[arrays["roots"]]
-    changed = {
-        "parents": chosen.parents,
-        "thresholds": arrays["thresholds"][chosen.nodes],
-        "roots": np.maximum(fitted, 0),
-        "similarity": np.where(fitted == NOISE, OUTSIDE, arrays["similarity"]).astype(np.float32),
-        "mean": arrays["mean"],
-    }
-    if "means" in arrays:
-        changed["means"] = arrays["means"][roots]
-    if "anchors" in arrays:
-        changed["anchors"] = arrays["anchors"][chosen.nodes]
+def _entry(kept: Any, run: Run, model: TrainedModel, chosen: Selection) -> dict[str, Any]:
+    """Return how rows are placed: by all clusters of the run, of which some are nodes."""
+    arrays = {name: kept["arrays"][name] for name in KEPT if name in kept["arrays"]}
+    if not np.array_equal(chosen.nodes, np.arange(len(arrays["parents"]))):
+        arrays |= {"centroids": run.centroid_matrix, "chosen": chosen.nodes}
     settings = {
         **kept["settings"],
         "fit_run_id": model.fit_run_id,
         "num_fit": model.num_fit,
         "num_since": model.num_since,
     }
-    return {"settings": settings, "arrays": changed}
+    return {"settings": settings, "arrays": arrays}
 
 
 def _table(

@@ -100,9 +100,7 @@ def check_name(name: Any) -> None:
         raise ConfigError(f"got {shown}, expected a name", path="taxonomy_name")
 
 
-def select(
-    run: Run, request: Promotion, stability: Mapping[str, Stability], *, by_means: bool
-) -> Selection:
+def select(run: Run, request: Promotion, stability: Mapping[str, Stability]) -> Selection:
     """Say which clusters become nodes, and which of them lie below which.
 
     Parameters
@@ -111,14 +109,11 @@ def select(
     request : Promotion
     stability : mapping of str to Stability
         By cluster id.
-    by_means : bool
-        Whether rows find their root by means of what the algorithm saw, which other nodes
-        than roots do not have.
 
     Raises
     ------
     ConfigError
-        There is no such cluster, none is left, or one cannot be a root.
+        There is no such cluster, or none is left.
     UnstableClustersError
         Some are below the floor, and `request` says neither to skip nor to force them.
     """
@@ -132,20 +127,6 @@ def select(
         parent = int(above[node])
         while parent != NOISE and parent not in kept:
             parent = int(above[parent])
-        if parent == NOISE and by_means and above[node] != NOISE:
-            root = _root(node, above)
-            why = (
-                f"rows reach it by the means of the first level, and {names[root]} is not promoted"
-            )
-            if not request.skip_unstable:
-                raise ConfigError(
-                    f"{names[node]}: {why}",
-                    path="cluster_ids",
-                    hint=f"promote {names[root]} as well",
-                )
-            skipped[names[node]] = why
-            kept.discard(node)
-            continue
         inner[node] = parent
     if not inner:
         raise ConfigError(
@@ -209,9 +190,3 @@ def _unstable(
         clusters=below,
         hint="skip_unstable leaves them out, force promotes them, or name others",
     )
-
-
-def _root(node: int, parents: Any) -> int:
-    while parents[node] != NOISE:
-        node = int(parents[node])
-    return node
