@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import types
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import gpucluster
 from gpucluster.artifacts import Run
@@ -26,10 +26,7 @@ from gpucluster.errors import (
     UnstableClustersError,
 )
 from gpucluster.events import CancelToken
-from gpucluster.taxonomy import Promotion, list_taxonomies
-from gpucluster.taxonomy.selection import select
-from gpucluster.taxonomy.stability import Stability
-from gpucluster.types import NOISE
+from gpucluster.taxonomy import list_taxonomies
 from tests.helpers.topics import documents, topic_run
 
 K, D = 6, 16
@@ -247,76 +244,6 @@ def check_similarity(run: gpucluster.Run, docs: Path) -> None:
     np.testing.assert_allclose(said, np.clip(cosine, 0, 1), atol=1e-5)
 
 
-@given(st.data())
-def test_nodes_lie_below_the_next_ancestor_that_is_one(data: st.DataObject) -> None:
-    n = data.draw(st.integers(1, 12))
-    parents = np.array([data.draw(st.integers(-1, node - 1)) for node in range(n)], np.int32)
-    chosen = data.draw(st.sets(st.integers(0, n - 1), min_size=1))
-    names = [f"c{node}" for node in range(n)]
-    table = pa.table({"cluster_id": names, "stable_id": [f"st_{node}" for node in range(n)]})
-    run = types.SimpleNamespace(run_id="run_a", fitted_centroids=table, parents=parents)
-    ids = [data.draw(st.sampled_from([f"c{node}", f"st_{node}"])) for node in chosen]
-    found = select(run, Promotion(name="x", cluster_ids=ids), {})
-    assert set(found.nodes.tolist()) == chosen
-    n_roots = int((found.parents == NOISE).sum())
-    assert (found.parents[:n_roots] == NOISE).all()
-    for place, (node, parent) in enumerate(zip(found.nodes, found.parents, strict=True)):
-        assert parent < place
-        above = int(parents[node])
-        while above != NOISE and above not in chosen:
-            above = int(parents[above])
-        assert above == (NOISE if parent == NOISE else found.nodes[parent])
-
-
-def test_stability_is_the_share_that_was_found_again(tmp_path: Path) -> None:
-    """By hand: the Jaccard index of documents in both runs, averaged over two passages."""
-    X = rows(1200, 3, spread=0.6)
-    settings = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": K, "n_init": 1}}
-    runs = [
-        gpucluster.cluster(
-            write(tmp_path / f"{n}.parquet", X[:n]), settings, out=tmp_path / "out", device="cpu"
-        )
-        for n in (150, 400, 1200)
-    ]
-    first = runs[0].promote("first").nodes
-    assert first["stability"].to_pylist() == [None] * K
-    assert first["stability_runs"].to_pylist() == [0] * K
-    members = [
-        {
-            cluster: set(np.flatnonzero(run.labels_ == i).tolist())
-            for i, cluster in enumerate(run.centroids["stable_id"].to_pylist())
-        }
-        for run in runs
-    ]
-
-    def passage(now: int, cluster: str) -> tuple[str, float]:
-        shared = set(range((150, 400)[now - 1]))
-        own = members[now][cluster] & shared
-        each = {
-            name: len(own & other) / len(own | other) for name, other in members[now - 1].items()
-        }
-        best = max(each, key=each.__getitem__)
-        return best, each[best]
-
-    nodes = runs[2].promote("third").nodes.to_pydict()
-    n_averaged = 0
-    for name, value, count in zip(
-        nodes["node_id"], nodes["stability"], nodes["stability_runs"], strict=True
-    ):
-        expected = []
-        for now in (2, 1):
-            before, jaccard = passage(now, name)
-            expected.append(jaccard)
-            if before != name:
-                break
-        if value is None:
-            continue
-        assert value == pytest.approx(np.mean(expected), abs=1e-6)
-        assert count == len(expected)
-        n_averaged += count == 2
-    assert n_averaged
-
-
 def test_without_history_no_floor_is_reached(base: gpucluster.Run, tmp_path: Path) -> None:
     alone = gpucluster.cluster(rows(300, 8), KMEANS, out=tmp_path, device="cpu")
     assert len(alone.promote("any").nodes) == K
@@ -326,33 +253,6 @@ def test_without_history_no_floor_is_reached(base: gpucluster.Run, tmp_path: Pat
     assert len(alone.promote("some", min_stability=0.9, force=True).nodes) == K
     with pytest.raises(ConfigError, match="is left to promote"):
         alone.promote("none", min_stability=0, skip_unstable=True)
-
-
-def test_what_is_below_the_floor_is_refused_forced_or_left_out(tmp_path: Path) -> None:
-    names = [f"cl_{i}" for i in range(4)]
-    stable = [f"st_{i}" for i in range(4)]
-    run = types.SimpleNamespace(
-        run_id="run_a",
-        fitted_centroids=pa.table({"cluster_id": names, "stable_id": stable}),
-        parents=np.full(4, NOISE, np.int32),
-    )
-    values = (0.9, 0.75, 0.5, None)
-    known = {
-        name: Stability(value, int(value is not None))
-        for name, value in zip(names, values, strict=True)
-    }
-    asked = Promotion(name="x", min_stability=0.75)
-    with pytest.raises(
-        UnstableClustersError, match=r"2 of 4 .* than 0.75: cl_2 \(0.500\), cl_3 \(no history\)"
-    ):
-        select(run, asked, known)
-    for change, expected in (({"force": True}, 4), ({"skip_unstable": True}, 2)):
-        request = Promotion(name="x", min_stability=0.75, **change)
-        found = select(run, request, known)
-        assert len(found.nodes) == expected
-        assert len(found.skipped) == 4 - expected
-    only = Promotion(name="x", min_stability=0.75, cluster_ids=["cl_1", "st_0"])
-    assert select(run, only, known).nodes.tolist() == [0, 1]
 
 
 def test_names_go_with_the_nodes(tmp_path: Path) -> None:
@@ -523,3 +423,23 @@ def test_a_damaged_record_is_told(base: gpucluster.Run, tmp_path: Path) -> None:
     path.write_text(json.dumps(fields | {"schema_version": 9}))
     with pytest.raises(SchemaTooNewError):
         gpucluster.open_taxonomy(taxonomy.folder)
+
+
+def test_the_commands_say_what_was_done(base: gpucluster.Run, new: Path, tmp_path: Path) -> None:
+    def said(*args: object) -> tuple[int, dict[str, Any]]:
+        command = [sys.executable, "-m", "gpucluster", *map(str, args), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, json.loads(done.stdout)
+
+    alone = gpucluster.cluster(rows(300, 8), KMEANS, out=tmp_path / "alone", device="cpu")
+    code, answer = said("promote", alone.path, "--name", "x", "--min-stability", "0.5")
+    assert code == 5
+    assert answer["error"]["code"] == "clusters_unstable"
+    code, answer = said("promote", base.path, "--name", "x", "--out", tmp_path)
+    assert (code, answer["version"], answer["num_nodes"], len(answer["nodes"])) == (0, 1, K, K)
+    code, answer = said("classify", new, "--taxonomy", tmp_path)
+    assert (code, answer["mode"]) == (0, "assign")
+    assert answer["base_run_id"].startswith("tax_")
+    code, answer = said("classify", new, "--taxonomy", tmp_path, "--version", "7")
+    assert code == 5
+    assert answer["error"]["code"] == "taxonomy_not_found"
