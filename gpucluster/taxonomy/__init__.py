@@ -3,13 +3,14 @@
 A version of a taxonomy is laid out as a run is (centroids, model, manifest), so that rows join
 its nodes as they join the clusters of a run.
 
-`stability` says which clusters come back from run to run, `selection` which become nodes,
-`freezing` makes a version of them, `shelf` keeps versions, `stored` is what a caller holds.
+`promotion` is what is asked for, `stability` says which clusters come back from run to run,
+`selection` which become nodes, `freezing` makes a version of them, `shelf` keeps versions,
+`stored` is what a caller holds.
 """
 
 from __future__ import annotations
 
-from gpucluster.taxonomy.selection import Promotion
+from gpucluster.taxonomy.promotion import Promotion
 from gpucluster.taxonomy.shelf import Record
 from gpucluster.taxonomy.stored import StoredTaxonomy, list_taxonomies
 

@@ -18,7 +18,8 @@ from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.ops.nesting import node_levels
 from gpucluster.succession import first_ids
-from gpucluster.taxonomy.selection import Promotion, Selection, select
+from gpucluster.taxonomy.promotion import Promotion
+from gpucluster.taxonomy.selection import Selection, select
 from gpucluster.taxonomy.stability import Stability, measure_stability
 from gpucluster.trained import ENTRY, TrainedModel
 from gpucluster.types import NOISE

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
@@ -37,7 +37,9 @@ from gpucluster.errors import (
 )
 from gpucluster.events import Reporter
 from gpucluster.places import Place
-from gpucluster.taxonomy.freezing import Frozen
+
+if TYPE_CHECKING:
+    from gpucluster.taxonomy.freezing import Frozen
 
 SCHEMA_VERSION = 1
 RECORD = "taxonomy.json"

@@ -12,17 +12,16 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from gpucluster.artifacts import Run
 from gpucluster.bases import base_run
-from gpucluster.device.select import DeviceRequest, decide
 from gpucluster.errors import ConfigError, TaxonomyNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
 from gpucluster.places import Place, place
-from gpucluster.taxonomy.freezing import freeze
-from gpucluster.taxonomy.selection import Promotion, check_name
+from gpucluster.taxonomy.promotion import Promotion, check_name
 from gpucluster.taxonomy.shelf import VERSIONS, Record, Shelf
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from gpucluster.device.select import DeviceRequest
     from gpucluster.sources.filters import Filters
 
 # how the columns of the clusters are called where they are nodes
@@ -79,6 +78,8 @@ class StoredTaxonomy:
         cancel: CancelToken | None = None,
     ) -> Self:
         """Promote clusters of a run: see `gpucluster.promote`."""
+        from gpucluster.taxonomy.freezing import freeze
+
         request = request.checked()
         facts = _checked_facts(description, metadata)
         base = base_run(run)
@@ -202,6 +203,7 @@ class StoredTaxonomy:
             The version is damaged.
         """
         from gpucluster.definition import ClusterDefinition
+        from gpucluster.device.select import decide
         from gpucluster.given import open_like, text_column_of
         from gpucluster.incremental import AssignmentRequest, assign_source
 
