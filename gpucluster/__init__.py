@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from gpucluster.errors import GpuclusterError
     from gpucluster.estimator import Clusterer
     from gpucluster.events import CancelToken
-    from gpucluster.finished import Run, assign, compare, estimate_labels, label
+    from gpucluster.finished import Run, Taxonomy, assign, compare, estimate_labels, label
+    from gpucluster.taxonomies import open_taxonomy, promote
 
 _HOMES = {
     "CancelToken": "gpucluster.events",
@@ -28,6 +29,7 @@ _HOMES = {
     "Clusterer": "gpucluster.estimator",
     "GpuclusterError": "gpucluster.errors",
     "Run": "gpucluster.finished",
+    "Taxonomy": "gpucluster.finished",
     "assign": "gpucluster.finished",
     "compare": "gpucluster.finished",
     "estimate_labels": "gpucluster.finished",
@@ -38,6 +40,8 @@ _HOMES = {
     "open_run": "gpucluster.api",
     "plan": "gpucluster.api",
     "sweep": "gpucluster.api",
+    "open_taxonomy": "gpucluster.taxonomies",
+    "promote": "gpucluster.taxonomies",
 }
 
 __all__ = [
@@ -46,6 +50,7 @@ __all__ = [
     "Clusterer",
     "GpuclusterError",
     "Run",
+    "Taxonomy",
     "assign",
     "cluster",
     "compare",
@@ -54,7 +59,9 @@ __all__ = [
     "inspect",
     "label",
     "open_run",
+    "open_taxonomy",
     "plan",
+    "promote",
     "sweep",
 ]
 

@@ -345,10 +345,15 @@ def open_run(path: str | Place, *, verify: bool = False) -> Run:
     ------
     RunNotFoundError, CorruptArtifactError, SchemaTooNewError
         There is no finished run, or it is damaged, or of a newer version.
+    ConfigError
+        It is no run, but a version of a taxonomy.
     """
+    from gpucluster.bases import check_is_run
     from gpucluster.finished import Run
 
-    return Run.open(path, verify=verify)
+    run = Run.open(path, verify=verify)
+    check_is_run(run)
+    return run
 
 
 def history(folder: str | Place) -> History:

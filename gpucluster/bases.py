@@ -59,11 +59,24 @@ def base_run(run: Run | str | Place) -> Run:
     ------
     RunNotFoundError
         There is none.
+    ConfigError
+        It is no run, but a version of a taxonomy.
     CorruptArtifactError, SchemaTooNewError
         The run, or any in the folder, cannot be read: which one is the latest is not known then.
     """
     run = latest_run(run)
+    check_is_run(run)
     return _before(run) if run.manifest.mode == "assign" else run
+
+
+def check_is_run(run: Run) -> None:
+    """Raise `ConfigError` where something that is laid out as a run is a version of a taxonomy."""
+    if run.manifest.mode == "taxonomy":
+        raise ConfigError(
+            f"{run.run_id} is a version of a taxonomy, no run",
+            path="run",
+            hint="documents join it by gpucluster classify, or open_taxonomy(...).apply",
+        )
 
 
 def full_run(run: Run | str | Place) -> Run:

@@ -9,7 +9,8 @@ A caller who wants one ``except`` catches `GpuclusterError`. The tree::
     │   ├── DtypeError                   values that are no vectors
     │   ├── BadRowsError                 too many rows that cannot be clustered
     │   ├── TooFewSamplesError           fewer rows than the algorithm needs
-    │   └── DuplicateIdsError            a document id appears twice
+    │   ├── DuplicateIdsError            a document id appears twice
+    │   └── UnstableClustersError        clusters below the floor of a promotion
     ├── SourceError (OSError)            an input could not be read
     │   ├── SourceNotFoundError          nothing lies at the path
     │   ├── SchemaMismatchError          a column is missing or has another type
@@ -23,6 +24,7 @@ A caller who wants one ``except`` catches `GpuclusterError`. The tree::
     ├── StageCrashedError (RuntimeError) a supervised stage died in native code
     ├── ArtifactError (OSError)          a Run on disk is unusable
     │   ├── RunNotFoundError             no finished run at the path
+    │   ├── TaxonomyNotFoundError        no taxonomy at the path, or no such version
     │   ├── CorruptArtifactError         a file does not match its manifest
     │   └── SchemaTooNewError            written by a newer version
     ├── StoreError (OSError)             writing was refused
@@ -37,6 +39,7 @@ A message says what happened and where, what was got and expected, and what to d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -117,6 +120,18 @@ class DuplicateIdsError(InputError):
     """A document id appears more than once."""
 
     code = "duplicate_ids"
+
+
+class UnstableClustersError(InputError):
+    """Clusters are less stable than a promotion asks; by id, None where there is no history."""
+
+    code = "clusters_unstable"
+
+    def __init__(
+        self, message: str, *, clusters: Mapping[str, float | None], hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.clusters = dict(clusters)
 
 
 class SourceError(GpuclusterError, OSError):
@@ -223,6 +238,12 @@ class RunNotFoundError(ArtifactError):
     """No finished run lies at the path."""
 
     code = "run_not_found"
+
+
+class TaxonomyNotFoundError(ArtifactError):
+    """No taxonomy lies at the path, or not in that version."""
+
+    code = "taxonomy_not_found"
 
 
 class CorruptArtifactError(ArtifactError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ from gpucluster.artifacts.run import Run as StoredRun
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, ignore
 from gpucluster.places import Place, place
+from gpucluster.taxonomy import Promotion, StoredTaxonomy
 from gpucluster.types import USUAL_THRESHOLD
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from gpucluster.naming.request import LabelingRequest
     from gpucluster.sources.filters import Filters
     from gpucluster.succession import By
+
+OF_PROMOTION = {field.name for field in fields_of(Promotion)}
 
 
 class Run(StoredRun):
@@ -40,6 +44,20 @@ class Run(StoredRun):
     ) -> Run:
         """Name the clusters: `gpucluster.label` with this run."""
         return label(self, settings, **options)
+
+    def promote(self, name: str, **options: Any) -> Taxonomy:
+        """Make the clusters nodes of a taxonomy: `gpucluster.promote` with this run."""
+        request = {key: options.pop(key) for key in OF_PROMOTION & options.keys()}
+        return Taxonomy.of(self, Promotion(name=name, **request), **options)
+
+
+class Taxonomy(StoredTaxonomy):
+    """A version of a taxonomy: nodes, and the documents that join them."""
+
+    def apply(self, data: Any, **options: Any) -> Run:
+        """Let documents join the nodes, as a run of its own: see `StoredTaxonomy.apply`."""
+        found = super().apply(data, **options)
+        return Run(found.path, found.manifest)
 
 
 def assign(

@@ -164,13 +164,13 @@ def assign_source(
             source=source,
             text_column=text_column,
             has_ids=has_ids,
-            tally=Tally.empty(model.assigner.parents, model.n_features),
+            tally=Tally.empty(model.parents, model.n_features),
         )
         if request.update:
             means = model.assigner.means
             joining.tally.move(None if means is None else means.shape[1])
         with ledger.stage("assign", backend="numpy") as said:
-            parts = Parts(store, run_id, model.assigner.parents, joining.provenance)
+            parts = Parts(store, run_id, joining.paths, joining.provenance)
             _join(ledger, joining, known, parts, said)
             parts.check_unique(source.info.where, said)
         publish_joined(store, ledger, joining, parts, known)
@@ -200,13 +200,14 @@ def _join(
         X = model.scaled(stretch.X, blocks)
         prepared = model.prepared(X)
         found, device = place_rows(assigner, X, prepared, decision, reporter, ledger.worker)
+        found = model.counted(found, X)
         if device != "cpu":
             ledger.note(device=device, backend="cupy")  # also where it fails later
         decision = replace(decision, device=device)  # a GPU that failed is not asked again
         seen = X if prepared is None else prepared
         if joining.mode == "update" and assigner.metric == "cosine":
             seen = unit_rows(seen)  # means are of directions
-        tally.add(stretch, X, found, assigner.directions, seen)
+        tally.add(stretch, X, found, model.directions, seen)
         parts.add(stretch, found)
         if parts.is_due(tally):
             parts.finish(tally)

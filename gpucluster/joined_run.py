@@ -28,11 +28,13 @@ from gpucluster.metrics.drift import Stock, measure_drift
 from gpucluster.metrics.quality import size_entropy
 from gpucluster.metrics.recluster import active_rules, judge, judge_drift
 from gpucluster.moving import moved_centroids, moved_model, shift
+from gpucluster.ops.nesting import paths_of
 from gpucluster.parts import Parts
 from gpucluster.sources import Filters, KnownIds, Source
 from gpucluster.stages import versions
 from gpucluster.tally import Tally
 from gpucluster.trained import TrainedModel
+from gpucluster.types import NOISE
 
 NOT_MEASURED = ("silhouette_score", "davies_bouldin_index", "calinski_harabasz_score")
 
@@ -82,6 +84,17 @@ class Joining:
         if isinstance(self.threshold, str):
             return self.model.assigner
         return self.model.assigner.with_threshold(self.threshold)
+
+    @property
+    def names(self) -> list[str]:
+        """Ids of the clusters: those of the base, whoever named them."""
+        found: list[str] = self.base.fitted_centroids["cluster_id"].to_pylist()
+        return found
+
+    @property
+    def paths(self) -> list[list[str]]:
+        """Ids from the root to each cluster."""
+        return paths_of(self.names, self.base.parents)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -173,6 +186,7 @@ def publish_joined(
                 "scope": joining.scope,
             },
             drift=drift,
+            taxonomy=base.manifest.taxonomy,
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
             stages=tuple(ledger.records),
@@ -232,6 +246,7 @@ def _drift(joining: Joining) -> dict[str, Any] | None:
         new,
         since / max(1, model.num_fit),
         joining.base.manifest.random_state,
+        joining.names,
     )
     if joining.mode == "update":
         drift["centroid_shift"], drift["num_shifted"] = shift(joining.model, joining.tally)
@@ -257,6 +272,9 @@ def _stock_of_fit(joining: Joining) -> Stock:
     inside = np.zeros(len(roots), np.bool_)
     if n_roots:
         inside = similarity >= joining.assigner.thresholds[roots]
+    if joining.model.chosen is not None:  # what lies deeper is not kept of them
+        roots = joining.model.chosen.places[roots]
+        inside &= roots != NOISE
     cosine = np.clip(similarity[inside], 0, 1)
     return Stock(
         counts=np.bincount(roots[inside], minlength=n_roots),

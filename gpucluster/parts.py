@@ -20,15 +20,14 @@ from gpucluster.artifacts import (
     members_table,
     rejected_table,
 )
-from gpucluster.artifacts.schema import write_parquet
+from gpucluster.artifacts.schema import Paths, write_parquet
 from gpucluster.assignment import ASSIGNED_BY, BY_ASSIGNMENT, Assigned
 from gpucluster.errors import StoreError
 from gpucluster.events import Reporter
 from gpucluster.ops.id_hash import hash_ids
-from gpucluster.ops.nesting import node_paths
 from gpucluster.sources import Stretch, not_unique
 from gpucluster.tally import Tally
-from gpucluster.types import NOISE, Labels
+from gpucluster.types import NOISE
 
 PART_ROWS = 1 << 20  # members of one file
 READ_PARTS = 8  # of so many times the rows, where few of them are members
@@ -43,8 +42,8 @@ class Parts:
     store : Store
         The caller holds the lease of `run_id`.
     run_id : str
-    parents : ndarray of shape (n_nodes,), int32
-        Of the clusters.
+    paths : sequence of sequences of str
+        Ids from the root to each cluster.
     provenance : dict of str to str
         Goes into the files.
 
@@ -55,12 +54,12 @@ class Parts:
     """
 
     def __init__(
-        self, store: Store, run_id: str, parents: Labels, provenance: Mapping[str, str]
+        self, store: Store, run_id: str, paths: Paths, provenance: Mapping[str, str]
     ) -> None:
         self.files: dict[str, FileEntry] = {}
         self._store = store
         self._run_id = run_id
-        self._paths = node_paths(parents)
+        self._paths = paths
         self._provenance = provenance
         self._checkpoints = Checkpoints(store, run_id)
         self._count = 0

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from gpucluster.artifacts import Run
-from gpucluster.assignment import Assigned, Assigner, calibrate
+from gpucluster.assignment import Assigned, Assigner, Chosen, calibrate
 from gpucluster.comparison import place_rows
 from gpucluster.definition import ClusterDefinition
 from gpucluster.device.memory import rows_per_block
@@ -27,7 +27,7 @@ from gpucluster.ops.normalize import unit_rows
 from gpucluster.preprocess import AnyStep, Step
 from gpucluster.routes import Grouped
 from gpucluster.sources import KnownIds
-from gpucluster.types import Matrix, Samples
+from gpucluster.types import Labels, Matrix, Samples
 
 ENTRY = "assignment"  # in the model folder of a run
 KEPT = ("thresholds", "roots", "similarity", "mean")
@@ -64,6 +64,8 @@ class TrainedModel:
         Rows that moved the centroids since the fit.
     known : KnownIds or None
         All documents behind the clusters, where that is not the members of the run alone.
+    chosen : Chosen or None
+        The clusters that rows may join, where these are not all that they are compared with.
     """
 
     assigner: Assigner
@@ -78,6 +80,7 @@ class TrainedModel:
     num_fit: int
     num_since: int
     known: KnownIds | None
+    chosen: Chosen | None
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -106,14 +109,18 @@ class TrainedModel:
             )
         settings, arrays = kept["settings"], kept["arrays"]
         centroids = run.centroid_matrix
-        if len(arrays["parents"]) != len(centroids):
+        compared = arrays.get("centroids", centroids)
+        if len(arrays["parents"]) != len(compared):
             raise CorruptArtifactError(f"{run.path}: its model is of other clusters")
         means = arrays.get("means")
         definition = ClusterDefinition.parse(manifest.definition)
         steps = definition.vector_config.preprocessing_steps or ()
+        directions, chosen = unit_rows(compared), None
+        if "chosen" in arrays:
+            chosen = Chosen.among(arrays["chosen"], arrays["parents"], directions)
         return cls(
             assigner=Assigner(
-                directions=unit_rows(centroids),
+                directions=directions,
                 parents=arrays["parents"],
                 thresholds=arrays["thresholds"],
                 means=means,
@@ -130,12 +137,27 @@ class TrainedModel:
             num_fit=settings.get("num_fit", manifest.counts.num_points),
             num_since=settings.get("num_since", 0),
             known=KnownIds((arrays["known_0"], arrays["known_1"])) if "known_0" in arrays else None,
+            chosen=chosen,
         )
 
     @property
     def n_features(self) -> int:
         """Dimension of the rows that are compared."""
         return len(self.fitted["mean"])
+
+    @property
+    def parents(self) -> Labels:
+        """The parent of each cluster that rows may join; -1 for roots."""
+        return self.assigner.parents if self.chosen is None else self.chosen.parents
+
+    @property
+    def directions(self) -> Matrix:
+        """Their centroids, at unit length."""
+        return self.assigner.directions if self.chosen is None else self.chosen.directions
+
+    def counted(self, found: Assigned, X: Matrix) -> Assigned:
+        """Return where rows belong, by the clusters that they may join."""
+        return found if self.chosen is None else self.chosen.counted(found, X)
 
     def scaled(self, X: Matrix, blocks: Sequence[tuple[str, int]]) -> Matrix:
         """Return rows as the fit had them before its first step; `X` is written to.

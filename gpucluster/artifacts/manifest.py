@@ -91,8 +91,9 @@ class Manifest(_Frozen):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     run_id: RunId
-    mode: Literal["full", "assign", "update"] = Field(
-        default="full", description="Whether clusters were found, joined, or joined and moved."
+    mode: Literal["full", "assign", "update", "taxonomy"] = Field(
+        default="full",
+        description="Whether clusters were found, joined, joined and moved, or promoted.",
     )
     base_run_id: RunId | None = Field(
         default=None, description="The run whose clusters were joined; None: found here."
@@ -138,6 +139,9 @@ class Manifest(_Frozen):
     )
     lineage: dict[str, JsonValue] | None = Field(
         default=None, description="The run before, and how many of its clusters became what."
+    )
+    taxonomy: dict[str, JsonValue] | None = Field(
+        default=None, description="The version of a taxonomy that this is, or that rows joined."
     )
     stages: tuple[StageRecord, ...]
     warnings: tuple[Warned, ...] = ()

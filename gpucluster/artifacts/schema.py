@@ -46,9 +46,7 @@ MEMBERS = pa.schema(
         pa.field("nearest_cluster_id", pa.string()),  # of noise too; null: there is no cluster
         pa.field("nearest_cluster_similarity", pa.float32()),  # cosine to its centroid, in [-1, 1]
         _required("assigned_by", pa.string()),  # "fit"; "noise": a policy placed it; "sample"
-        pa.field("x", pa.float32()),
-        pa.field("y", pa.float32()),
-        pa.field("z", pa.float32()),
+        *(pa.field(axis, pa.float32()) for axis in "xyz"),
     ]
 )
 
@@ -75,6 +73,13 @@ LINEAGE = pa.schema(
     ]
 )
 
+NODES = [
+    _required("source_cluster_id", pa.string()),  # in the run that was promoted
+    _required("threshold", pa.float32()),  # least cosine similarity of a member, inclusive
+    pa.field("stability", pa.float32()),  # in [0, 1]; null: there is no history to tell it from
+    _required("stability_runs", pa.int32()),  # transitions between runs that tell it
+]
+
 
 @functools.cache
 def layers_schema(n_layers: int) -> pa.Schema:
@@ -89,10 +94,12 @@ def layers_schema(n_layers: int) -> pa.Schema:
 
 
 @functools.cache
-def centroids_schema(n_features: int, *, divided: bool = False) -> pa.Schema:
+def centroids_schema(
+    n_features: int, *, divided: bool = False, promoted: bool = False
+) -> pa.Schema:
     """Return the columns of the centroids of vectors with `n_features` dimensions.
 
-    Those of a run that divided its clusters say of each leaf why it is one.
+    Those of a run that divided its clusters say why a leaf is one; a taxonomy's have `NODES`.
     """
     reason = [pa.field("leaf_reason", pa.string())] if divided else []
     return pa.schema(
@@ -116,25 +123,25 @@ def centroids_schema(n_features: int, *, divided: bool = False) -> pa.Schema:
             _required("feature_dimensions", pa.int32()),
             _required("algorithm", pa.string()),
             _required("run_id", pa.string()),
-            pa.field("x", pa.float32()),
-            pa.field("y", pa.float32()),
-            pa.field("z", pa.float32()),
+            *(pa.field(axis, pa.float32()) for axis in "xyz"),
             *reason,
+            *(NODES if promoted else ()),
         ]
     )
 
 
 def expected_schema(found: pa.Schema) -> pa.Schema:
     """Return the columns that a table with the columns `found` should have."""
-    if "centroid_vector" in found.names:
+    names = found.names
+    if "centroid_vector" in names:
         kind = found.field("centroid_vector").type
-        n_features = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
-        return centroids_schema(n_features, divided="leaf_reason" in found.names)
-    if "layer_0" in found.names:
-        return layers_schema(sum(name.startswith("layer_") for name in found.names))
-    if "previous_cluster_id" in found.names:
+        n = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+        return centroids_schema(n, divided="leaf_reason" in names, promoted="threshold" in names)
+    if "layer_0" in names:
+        return layers_schema(sum(name.startswith("layer_") for name in names))
+    if "previous_cluster_id" in names:
         return LINEAGE
-    return MEMBERS if "cluster_id" in found.names else REJECTED
+    return MEMBERS if "cluster_id" in names else REJECTED
 
 
 def flat_paths(n_clusters: int) -> Paths:

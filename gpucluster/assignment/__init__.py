@@ -14,6 +14,7 @@ from gpucluster.assignment.assigner import (
     cosine_beside,
 )
 from gpucluster.assignment.calibration import Calibration, calibrate
+from gpucluster.assignment.chosen import Chosen
 from gpucluster.assignment.policy import (
     ASSIGNED_BY,
     BY_ASSIGNMENT,
@@ -34,6 +35,7 @@ __all__ = [
     "Assigned",
     "Assigner",
     "Calibration",
+    "Chosen",
     "Metric",
     "NoisePolicy",
     "NoisePolicyText",

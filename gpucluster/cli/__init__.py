@@ -13,6 +13,7 @@ import click
 
 from gpucluster import __version__
 from gpucluster.cli.assign import assign
+from gpucluster.cli.classify import classify
 from gpucluster.cli.compare import compare
 from gpucluster.cli.exits import MEANINGS, Stopped
 from gpucluster.cli.history import history
@@ -20,6 +21,7 @@ from gpucluster.cli.interrupt import sigterm_raises
 from gpucluster.cli.label import label
 from gpucluster.cli.look import inspect, plan, show
 from gpucluster.cli.machine import completion, config, doctor
+from gpucluster.cli.promote import promote
 from gpucluster.cli.run import run
 from gpucluster.cli.serve import serve
 from gpucluster.cli.sweep import sweep
@@ -82,6 +84,8 @@ def main(ctx: click.Context) -> None:
     gpucluster show gpucluster-out/RUN
     gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B
     gpucluster history gpucluster-out
+    gpucluster promote gpucluster-out --name topics
+    gpucluster classify new.parquet --taxonomy gpucluster-out
     gpucluster serve --root data
 
     An option can also be set in the environment: GPUCLUSTER_DEVICE=cpu stands for
@@ -92,7 +96,7 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-RUNS = (run, label, assign, show, compare, history)
+RUNS = (run, label, assign, show, compare, history, promote, classify)
 OTHERS = (plan, sweep, inspect, serve, doctor, config, completion)
 for command in (*RUNS, *OTHERS):
     main.add_command(command)

@@ -94,7 +94,7 @@ def assign(
     begun = datetime.now(UTC)
     kept = "a fresh run keeps nothing; start it again" if fresh else "resume"
 
-    least = _threshold(threshold)
+    least = read_threshold(threshold)
     conditions = read_filters(options["filter"])
 
     def work(cancel: Any) -> Run:
@@ -123,7 +123,8 @@ def assign(
     show_run(voice, found, N_CLUSTERS)
 
 
-def _threshold(text: str) -> float | Literal["auto"]:
+def read_threshold(text: str) -> float | Literal["auto"]:
+    """Read a cosine similarity, or auto."""
     if text == AUTO:
         return AUTO
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,13 @@ def jensen_shannon(first: Any, second: Any) -> float:
     return min(1.0, max(0.0, (entropy_beside(p) + entropy_beside(q)) / 2))
 
 
-def measure_drift(base: Stock, new: Stock, growth: float, random_state: int = 42) -> dict[str, Any]:
+def measure_drift(
+    base: Stock,
+    new: Stock,
+    growth: float,
+    random_state: int = 42,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Compare rows that joined clusters with those of the base run.
 
     Parameters
@@ -79,6 +86,8 @@ def measure_drift(base: Stock, new: Stock, growth: float, random_state: int = 42
         Rows that came since the fit, for each of its rows.
     random_state : int
         Of the draws that tell what chance gives.
+    names : sequence of str, optional
+        Ids of the clusters; omitted: ``cl_0``, ``cl_1``, ...
 
     Returns
     -------
@@ -110,7 +119,7 @@ def measure_drift(base: Stock, new: Stock, growth: float, random_state: int = 42
     if base.counts.sum() and new.counts.sum():
         drift["share_divergence"] = jensen_shannon(base.counts, new.counts)
         drift["share_divergence_expected"] = _by_chance(base.counts, new.counts, random_state)
-        drift["surged"] = _surged(base, new)
+        drift["surged"] = _surged(base, new, names)
     return drift
 
 
@@ -129,7 +138,7 @@ def _by_chance(base: Any, new: Any, random_state: int) -> float:
     return float(np.mean(drawn))
 
 
-def _surged(base: Stock, new: Stock) -> list[dict[str, Any]]:
+def _surged(base: Stock, new: Stock, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """Return the clusters whose share is twice as large or more, by more than chance gives."""
     before, now = base.counts / base.n_rows, new.counts / new.n_rows
     doubled = 2 * before * new.n_rows
@@ -139,9 +148,9 @@ def _surged(base: Stock, new: Stock) -> list[dict[str, Any]]:
     found = found[:MOST_NAMED]
     return [
         {
-            "cluster_id": f"cl_{cluster}",
+            "cluster_id": f"cl_{cluster}" if names is None else names[cluster],
             "share": float(now[cluster]),
             "share_base": float(before[cluster]),
         }
-        for cluster in found
+        for cluster in found.tolist()
     ]

@@ -59,6 +59,14 @@ def node_paths(parents: Iterable[int]) -> list[list[str]]:
     return paths
 
 
+def paths_of(names: Iterable[str], parents: Iterable[int]) -> list[list[str]]:
+    """Return the ids from the root to each node, of nodes that have names already."""
+    paths: list[list[str]] = []
+    for name, parent in zip(names, map(int, parents), strict=True):
+        paths.append([*(() if parent == NOISE else paths[parent]), name])
+    return paths
+
+
 def node_levels(parents: Labels) -> Labels:
     """Return the level of each node; roots have 0.
 

@@ -142,6 +142,27 @@ def test_living_page_python(months: Path, capsys: pytest.CaptureFixture[str]) ->
     assert ("redo:" in said) == bool(names["joined"].metrics["should_recluster"])
 
 
+def test_taxonomy_page_commands(months: Path) -> None:
+    (commands,) = blocks(ROOT / "docs/taxonomy.md", "bash")
+    for line in commands.splitlines():
+        program, *args = line.split()
+        assert program == "gpucluster"
+        command = [sys.executable, "-m", "gpucluster", *args]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert re.search(r"joined +the clusters of tax_\w+-v1", done.stdout)
+    (name,) = (path.name for path in Path("topics").glob("tax_*"))
+    assert gpucluster.open_taxonomy(f"topics/{name}").nodes["stability"].null_count == 0
+
+
+def test_taxonomy_page_python(months: Path) -> None:
+    (code,) = blocks(ROOT / "docs/taxonomy.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(code, "taxonomy.md", "exec"), names)
+    assert len(names["same"].nodes) == 3
+    assert set(names["node_of"].values()) <= set(names["labels"])
+    assert len(names["node_of"]) == 1_100
+
+
 def test_labeling_page(folder: Path) -> None:
     page = ROOT / "docs/labeling.md"
     offline, by_server = blocks(page, "bash")

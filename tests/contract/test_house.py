@@ -41,6 +41,7 @@ PUBLIC = [
     "Clusterer",
     "GpuclusterError",
     "Run",
+    "Taxonomy",
     "assign",
     "cluster",
     "compare",
@@ -49,7 +50,9 @@ PUBLIC = [
     "inspect",
     "label",
     "open_run",
+    "open_taxonomy",
     "plan",
+    "promote",
     "sweep",
 ]
 

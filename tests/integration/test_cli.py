@@ -636,6 +636,8 @@ def _try_examples(invoke: Callable[..., Result], examples: list[str], base_url: 
         if "gpucluster-out" in example:
             run = json.loads(invoke("run", "docs.parquet", *KMEANS, "--json").stdout)
             args = shlex.split(re.sub(r"gpucluster-out/\w+", str(run["path"]), shlex.join(args)))
+        if "--taxonomy" in args:
+            assert invoke("promote", "gpucluster-out", "--name", "topics").exit_code == 0
         done = invoke(*args)
         assert done.exit_code == 0, (args, done.stderr)
         assert done.stdout
