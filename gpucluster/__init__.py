@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gpucluster.api import cluster, history, inspect, open_run, plan, sweep
     from gpucluster.definition import ClusterDefinition
+    from gpucluster.enriched import enrich, undo_enrichment
     from gpucluster.errors import GpuclusterError
     from gpucluster.estimator import Clusterer
     from gpucluster.events import CancelToken
@@ -30,6 +31,8 @@ _HOMES = {
     "Run": "gpucluster.finished",
     "assign": "gpucluster.finished",
     "compare": "gpucluster.finished",
+    "enrich": "gpucluster.enriched",
+    "undo_enrichment": "gpucluster.enriched",
     "estimate_labels": "gpucluster.finished",
     "label": "gpucluster.finished",
     "cluster": "gpucluster.api",
@@ -49,6 +52,7 @@ __all__ = [
     "assign",
     "cluster",
     "compare",
+    "enrich",
     "estimate_labels",
     "history",
     "inspect",
@@ -56,6 +60,7 @@ __all__ = [
     "open_run",
     "plan",
     "sweep",
+    "undo_enrichment",
 ]
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from gpucluster.algorithms import catalogue
 from gpucluster.dialects import LIFTED, canonical
+from gpucluster.enrichment.settings import EnrichmentSettings
 from gpucluster.errors import ConfigError
 from gpucluster.grouping import AttributeConfig
 from gpucluster.labeling.settings import LabelingSettings
@@ -54,6 +55,12 @@ class ClusterDefinition(_Settings):
         default=None, description="Which rows are meant. Omitted: all of them."
     )
     llm_labeling: LabelingSettings | None = Field(default=None, description="How to name.")
+    enrich_source_collection: bool = Field(
+        default=False, description="Whether documents get what the run knows, after it."
+    )
+    source_enrichment_config: EnrichmentSettings | None = Field(
+        default=None, description="What they get. Omitted: cluster_id, and label where it has any."
+    )
     quality_thresholds: QualityThresholds = Field(
         default_factory=QualityThresholds, description="When to redo."
     )

@@ -27,6 +27,7 @@ from gpucluster.device.executor import Executor
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
 from gpucluster.device.worker import Worker
+from gpucluster.enrichment.settings import ENRICHING
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.ledger import Ledger
 from gpucluster.membership import Members, join_rest, over_all, place_samples
@@ -162,8 +163,10 @@ def _run(
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    # names come later and change no cluster
-    facts |= {"used": complete.to_dict() | {"llm_labeling": None}, "device": decision.allowed}
+    # what comes later changes no cluster
+    used = complete.to_dict() | {"llm_labeling": None}
+    used = {name: value for name, value in used.items() if name not in ENRICHING}
+    facts |= {"used": used, "device": decision.allowed}
     if related:
         facts["related"] = [run.run_id for run in related]
     if fresh:

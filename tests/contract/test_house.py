@@ -44,6 +44,7 @@ PUBLIC = [
     "assign",
     "cluster",
     "compare",
+    "enrich",
     "estimate_labels",
     "history",
     "inspect",
@@ -51,6 +52,7 @@ PUBLIC = [
     "open_run",
     "plan",
     "sweep",
+    "undo_enrichment",
 ]
 
 HELP_CPU_S = 0.3
