@@ -71,7 +71,7 @@ class Manner:
 
 def plain_names(files: Sequence[DocumentFile]) -> list[str]:
     """Return the names of files as Parquet files; equal ones are numbered."""
-    stems = [_stem(file.path) for file in files]
+    stems = [_stem(file) for file in files]
     return [
         f"{stem}.parquet" if stems.count(stem) == 1 else f"{stem}-{number:05d}.parquet"
         for number, stem in enumerate(stems)
@@ -188,8 +188,7 @@ def enrich_files(
         )
     keys = keys_of(known, files)
     if names is None:
-        stems = [re.sub(r"-[0-9a-f]{12}$", "", _stem(file.path)) for file in files]
-        names = [f"{stem}-{key[:12]}.parquet" for stem, key in zip(stems, keys, strict=True)]
+        names = [f"{_stem(file)}-{key[:12]}.parquet" for file, key in zip(files, keys, strict=True)]
     work = _Work(known, store, folder, set(own), manner.batch_rows, reporter, total)
     with _threads(manner.parallelism, work.stopped) as threads:
         coming = [
@@ -327,10 +326,12 @@ def _begins(files: Sequence[DocumentFile]) -> list[int]:
     return [sum(file.n_rows for file in files[:i]) for i in range(len(files))]
 
 
-def _stem(path: str) -> str:
-    """Return the name of a file without its end, as a store takes it."""
-    name = path.rpartition("/")[2]
+def _stem(file: DocumentFile) -> str:
+    """Return the name of a file without its end, and without our own, as a store takes it."""
+    name = file.path.rpartition("/")[2]
     for end in (".gz", ".zst"):
         name = name.removesuffix(end)
     name = re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition(".")[0] or name)
+    if own_columns(file):
+        name = re.sub(r"-[0-9a-f]{12}$", "", name)
     return name.lstrip("._-")[:80] or "documents"
