@@ -26,6 +26,7 @@ from gpucluster.sources.parquet import open_file
 
 BATCH_BYTES = 32 << 20  # of all columns, read at a time
 MAX_ROWS = 1 << 16
+PROBE_ROWS = 64  # that tell how large a row is
 TYPED_ROWS = 4096  # of JSON lines, whose types are told together
 
 
@@ -156,11 +157,14 @@ def _open_parquet(path: str) -> dict[str, Any]:
     with reading(path), open_file(path) as file:
         found = file.metadata
         groups = [found.row_group(i) for i in range(found.num_row_groups)]
-        n_bytes = sum(group.total_byte_size for group in groups)
+        stored = sum(group.total_byte_size for group in groups) // max(1, found.num_rows)
+        # what a dictionary stores once may be large in each row
+        head = next(file.iter_batches(PROBE_ROWS), None)
+        decoded = head.nbytes // head.num_rows if head is not None else 0
         return {
             "schema": file.schema_arrow,
             "n_rows": found.num_rows,
-            "row_bytes": n_bytes // max(1, found.num_rows),
+            "row_bytes": max(stored, decoded),
             "metadata": found.metadata or {},
             "read": partial(_read_parquet, path),
         }
