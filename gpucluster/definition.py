@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from gpucluster.algorithms import catalogue
 from gpucluster.dialects import LIFTED, canonical
-from gpucluster.enrichment.settings import EnrichmentSettings
+from gpucluster.enrichment.settings import ENRICHING, EnrichmentSettings
 from gpucluster.errors import ConfigError
 from gpucluster.grouping import AttributeConfig
 from gpucluster.labeling.settings import LabelingSettings
@@ -193,6 +193,11 @@ class ClusterDefinition(_Settings):
             params = self.vector_config.algorithm.model_dump(mode="json")
             filled["vector_config"]["algorithm_params"] = params
         return filled
+
+    def deciding(self) -> dict[str, Any]:
+        """Return `to_dict` without what comes after a run: names and enrichment of documents."""
+        settings = self.to_dict() | {"llm_labeling": None}
+        return {name: value for name, value in settings.items() if name not in ENRICHING}
 
 
 def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:

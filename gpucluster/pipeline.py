@@ -27,7 +27,6 @@ from gpucluster.device.executor import Executor
 from gpucluster.device.select import Decision
 from gpucluster.device.storage import Room
 from gpucluster.device.worker import Worker
-from gpucluster.enrichment.settings import ENRICHING
 from gpucluster.events import CancelToken, Observer, Reporter, RunOpened, hearing_compilations
 from gpucluster.ledger import Ledger
 from gpucluster.membership import Members, join_rest, over_all, place_samples
@@ -163,10 +162,7 @@ def _run(
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    # what comes later changes no cluster
-    used = complete.to_dict() | {"llm_labeling": None}
-    used = {name: value for name, value in used.items() if name not in ENRICHING}
-    facts |= {"used": used, "device": decision.allowed}
+    facts |= {"used": complete.deciding(), "device": decision.allowed}
     if related:
         facts["related"] = [run.run_id for run in related]
     if fresh:
@@ -175,9 +171,9 @@ def _run(
     observer(RunOpened(run_id, str(out / run_id)))
     finished = Run.if_finished(out / run_id)
     if finished is not None:
-        ours = data_key, digest("", definition=complete.to_dict())
-        theirs = finished.manifest.data_sha256, finished.manifest.definition_sha256
-        check_same(run_id, is_same=theirs == ours)
+        used = ClusterDefinition.parse(finished.manifest.definition).deciding()
+        theirs = finished.manifest.data_sha256, used
+        check_same(run_id, is_same=theirs == (data_key, complete.deciding()))
         _say_who_is_followed(finished, previous, reporter)
         return finished
     store = open_store(out)
