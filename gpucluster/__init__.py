@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from gpucluster.api import cluster, history, inspect, open_run, plan, sweep
     from gpucluster.definition import ClusterDefinition
+    from gpucluster.enriched import enrich, undo_enrichment
     from gpucluster.errors import GpuclusterError
     from gpucluster.estimator import Clusterer
     from gpucluster.events import CancelToken
@@ -32,6 +33,8 @@ _HOMES = {
     "Taxonomy": "gpucluster.finished",
     "assign": "gpucluster.finished",
     "compare": "gpucluster.finished",
+    "enrich": "gpucluster.enriched",
+    "undo_enrichment": "gpucluster.enriched",
     "estimate_labels": "gpucluster.finished",
     "label": "gpucluster.finished",
     "cluster": "gpucluster.api",
@@ -54,6 +57,7 @@ __all__ = [
     "assign",
     "cluster",
     "compare",
+    "enrich",
     "estimate_labels",
     "history",
     "inspect",
@@ -63,6 +67,7 @@ __all__ = [
     "plan",
     "promote",
     "sweep",
+    "undo_enrichment",
 ]
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from gpucluster.algorithms import catalogue
 from gpucluster.dialects import LIFTED, canonical
+from gpucluster.enrichment.settings import ENRICHING, EnrichmentSettings
 from gpucluster.errors import ConfigError
 from gpucluster.grouping import AttributeConfig
 from gpucluster.labeling.settings import LabelingSettings
@@ -54,6 +55,12 @@ class ClusterDefinition(_Settings):
         default=None, description="Which rows are meant. Omitted: all of them."
     )
     llm_labeling: LabelingSettings | None = Field(default=None, description="How to name.")
+    enrich_source_collection: bool = Field(
+        default=False, description="Whether documents get what the run knows, after it."
+    )
+    source_enrichment_config: EnrichmentSettings | None = Field(
+        default=None, description="What they get. Omitted: cluster_id, and label where it has any."
+    )
     quality_thresholds: QualityThresholds = Field(
         default_factory=QualityThresholds, description="When to redo."
     )
@@ -186,6 +193,11 @@ class ClusterDefinition(_Settings):
             params = self.vector_config.algorithm.model_dump(mode="json")
             filled["vector_config"]["algorithm_params"] = params
         return filled
+
+    def deciding(self) -> dict[str, Any]:
+        """Return `to_dict` without what comes after a run: names and enrichment of documents."""
+        settings = self.to_dict() | {"llm_labeling": None}
+        return {name: value for name, value in settings.items() if name not in ENRICHING}
 
 
 def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:

@@ -43,6 +43,11 @@ LIFTED = {
     "dimension_reduction": "dimension_reduction",
     "dimensionality_reduction": "dimension_reduction",
 }
+# settings of the definition that may stand in vector_config, under these names
+_DROPPED = {
+    "enrich_source": "enrich_source_collection",
+    "source_enrichment_config": "source_enrichment_config",
+}
 _PER_METHOD = {
     "kmeans_parameters": "kmeans",
     "dbscan_parameters": "dbscan",
@@ -67,6 +72,9 @@ def canonical(body: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(value, Mapping):
                 raise ConfigError(f"got {describe(value)}, expected an object", path=name)
             for inner, inner_value in value.items():
+                if inner in _DROPPED:
+                    _put(result, _DROPPED[inner], inner_value, f"vector_config.{inner}")
+                    continue
                 _vector_setting(config, inner, inner_value, f"vector_config.{inner}")
         elif name in LIFTED or name in _PER_METHOD:
             _vector_setting(config, name, value, name)

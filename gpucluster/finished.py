@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.artifacts.run import Run as StoredRun
@@ -17,6 +18,7 @@ from gpucluster.types import USUAL_THRESHOLD
 if TYPE_CHECKING:
     from gpucluster.compared import Comparison
     from gpucluster.device.select import DeviceRequest
+    from gpucluster.enriched import Enrichment
     from gpucluster.labeling.asking.spending import Usage
     from gpucluster.labeling.settings import LabelingSettings
     from gpucluster.naming.request import LabelingRequest
@@ -38,6 +40,12 @@ class Run(StoredRun):
     def compare(self, other: StoredRun | str | Place, *, by: By | None = None) -> Comparison:
         """Say what became of these clusters in another run: `gpucluster.compare`."""
         return compare(self, other, by=by)
+
+    def enrich(self, data: str | Path | Sequence[str] | None = None, **options: Any) -> Enrichment:
+        """Write what the run knows into documents: `gpucluster.enrich` with this run."""
+        from gpucluster.enriched import enrich
+
+        return enrich(self, data, **options)
 
     def label(
         self, settings: LabelingSettings | Mapping[str, Any] | None = None, **options: Any

@@ -162,8 +162,7 @@ def _run(
         reporter.repeat(warned)
     complete = ledger.plan.definition
 
-    # names come later and change no cluster
-    facts |= {"used": complete.to_dict() | {"llm_labeling": None}, "device": decision.allowed}
+    facts |= {"used": complete.deciding(), "device": decision.allowed}
     if related:
         facts["related"] = [run.run_id for run in related]
     if fresh:
@@ -172,9 +171,9 @@ def _run(
     observer(RunOpened(run_id, str(out / run_id)))
     finished = Run.if_finished(out / run_id)
     if finished is not None:
-        ours = data_key, digest("", definition=complete.to_dict())
-        theirs = finished.manifest.data_sha256, finished.manifest.definition_sha256
-        check_same(run_id, is_same=theirs == ours)
+        used = ClusterDefinition.parse(finished.manifest.definition).deciding()
+        theirs = finished.manifest.data_sha256, used
+        check_same(run_id, is_same=theirs == (data_key, complete.deciding()))
         _say_who_is_followed(finished, previous, reporter)
         return finished
     store = open_store(out)

@@ -15,6 +15,7 @@ from gpucluster.artifacts.manifest import FILE_NAME, Manifest
 from gpucluster.artifacts.run import is_passing
 from gpucluster.artifacts.schema import LINEAGE
 from gpucluster.definition import ClusterDefinition
+from gpucluster.enrichment.settings import ENRICHING
 from gpucluster.errors import ArtifactError, ConfigError, ShapeError
 from gpucluster.events import Reporter
 from gpucluster.identity import (
@@ -33,7 +34,10 @@ from gpucluster.types import NOISE, Labels, Matrix, Rows
 By = Literal["documents", "centroids"]
 ENOUGH = 0.1  # of the documents of the smaller run; fewer say little about its clusters
 UNCHANGED = 0.8  # Jaccard index from which on a cluster keeps its label
-BESIDE = ("collection_ids", "description", "metadata", "llm_labeling", "quality_thresholds")
+BESIDE = (
+    *("collection_ids", "description", "metadata", "llm_labeling", "quality_thresholds"),
+    *ENRICHING,
+)
 BESIDE_VECTORS = ("assign_by", "dimension_reduction")
 LOOKED_AT = 5  # runs before, the latest ones
 KEPT = ("label", "summary", "keywords")

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpucluster.artifacts.parquet import parquet_options
 from gpucluster.ops.nesting import node_paths
 from gpucluster.types import NOISE
 
@@ -362,10 +363,7 @@ def parts(name: str, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def write_parquet(table: pa.Table, provenance: Mapping[str, str], file: BinaryIO) -> None:
-    """Write a table so that damage shows and equal tables give equal bytes.
-
-    Each page carries a checksum. Vectors are stored plain, because compression saves a tenth
-    of them and costs more than reading; all else is compressed.
+    """Write a table, as `parquet_options` says how.
 
     Parameters
     ----------
@@ -377,24 +375,12 @@ def write_parquet(table: pa.Table, provenance: Mapping[str, str], file: BinaryIO
         Written from its start to its end.
     """
     metadata = {f"gpucluster.{key}": value for key, value in sorted(provenance.items())}
-    compression, dictionary = {}, []
-    for field in table.schema:
-        is_vector = pa.types.is_fixed_size_list(field.type)
-        is_list = is_vector or pa.types.is_list(field.type)
-        leaf = f"{field.name}.list.element" if is_list else field.name
-        compression[leaf] = "none" if is_vector else "zstd"
-        value_type = field.type.value_type if is_list else field.type
-        if pa.types.is_string(value_type) and field.name != "document_id":
-            dictionary.append(leaf)
     by_cluster = "cluster_index" in table.schema.names
     keys = [name for name in ("cluster_index", "row") if by_cluster and name in table.schema.names]
     pq.write_table(
         table.replace_schema_metadata(metadata),
         file,
         row_group_size=ROW_GROUP_ROWS,
-        compression=compression,
-        use_dictionary=dictionary,
-        write_statistics=True,
-        write_page_checksum=True,
+        **parquet_options(table.schema, plain="document_id"),
         sorting_columns=[pq.SortingColumn(table.schema.get_field_index(key)) for key in keys],
     )

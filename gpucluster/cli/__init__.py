@@ -15,6 +15,7 @@ from gpucluster import __version__
 from gpucluster.cli.assign import assign
 from gpucluster.cli.classify import classify
 from gpucluster.cli.compare import compare
+from gpucluster.cli.enrich import enrich
 from gpucluster.cli.exits import MEANINGS, Stopped
 from gpucluster.cli.history import history
 from gpucluster.cli.interrupt import sigterm_raises
@@ -79,6 +80,7 @@ def main(ctx: click.Context) -> None:
     gpucluster run docs.parquet --algorithm kmeans --param n_clusters=50
     gpucluster label gpucluster-out
     gpucluster assign new.parquet --run gpucluster-out
+    gpucluster enrich gpucluster-out docs.parquet --field cluster_id --out enriched
     gpucluster plan docs.parquet
     gpucluster sweep docs.parquet
     gpucluster show gpucluster-out/RUN
@@ -96,7 +98,7 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-RUNS = (run, label, assign, show, compare, history, promote, classify)
+RUNS = (run, label, assign, enrich, show, compare, history, promote, classify)
 OTHERS = (plan, sweep, inspect, serve, doctor, config, completion)
 for command in (*RUNS, *OTHERS):
     main.add_command(command)

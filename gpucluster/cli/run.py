@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpucluster.cli.request import read_request, request_options
+from gpucluster.cli.request import Request, read_request, request_options
 from gpucluster.cli.voice import Voice, speaking
+
+if TYPE_CHECKING:
+    from gpucluster.finished import Run
 
 N_CLUSTERS = 10  # in the table, unless another number is asked for
 # every command reads GPUCLUSTER_DEVICE, none reads GPUCLUSTER_RUN_DEVICE
@@ -24,7 +27,8 @@ def run(voice: Voice, **options: Any) -> None:
     one definition (.json, .yaml, .toml) that names the inputs in collection_ids, relative to
     its own folder.
 
-    Doing it again resumes an interrupted run, and shows a finished one.
+    Doing it again resumes an interrupted run, and shows a finished one. Where the definition says
+    enrich_source_collection, the collections that INPUT names get what the run knows.
 
     \b
     gpucluster run docs.parquet
@@ -42,6 +46,7 @@ def run(voice: Voice, **options: Any) -> None:
 
     request = read_request(options)
     data = request.data
+    _check_enrichable(request)
     kept = "a fresh run keeps nothing; start it again" if request.fresh else "resume"
     begun = datetime.now(UTC)
     with closing(watcher(voice)) as observer:
@@ -69,5 +74,33 @@ def run(voice: Voice, **options: Any) -> None:
     if found.manifest.completed_at < begun:
         voice.say("nothing was left to do: the run was finished before; --fresh computes it anew")
     show_run(voice, found, N_CLUSTERS)
+    if request.definition.enrich_source_collection:
+        _enrich(voice, request, found)
     if request.definition.llm_labeling and request.definition.llm_labeling.enabled:
         leave_partial(voice, found)
+
+
+def _check_enrichable(request: Request) -> None:
+    """Raise where documents are to be enriched in place and cannot be, before any work."""
+    from gpucluster.errors import ConfigError
+    from gpucluster.sources import is_manifest
+
+    plain = [path for path in request.inputs if not is_manifest(path)]
+    if request.definition.enrich_source_collection and plain:
+        raise ConfigError(
+            f"{plain[0]} is no manifest of a collection, and plain files cannot be changed in one "
+            "step",
+            path="enrich_source_collection",
+            hint="leave it out, and enrich afterwards: gpucluster enrich RUN --out DIR",
+        )
+
+
+def _enrich(voice: Voice, request: Request, found: Run) -> None:
+    """Enrich the collections that were clustered, each in place."""
+    from gpucluster.cli.enrich import enrich_in_sight
+    from gpucluster.enriched import mappings_after
+
+    mappings = mappings_after(found, request.definition.source_enrichment_config)
+    for manifest in request.inputs:
+        done = enrich_in_sight(voice, found, manifest, {"field_mappings": mappings})
+        voice.say(f"{done.path}: {done.enriched} of {done.processed} documents are enriched")

@@ -114,6 +114,19 @@ def _read_columns(
                 yield from map(batches.get_batch, range(batches.num_record_batches))
 
 
+@contextmanager
+def validated_copy(path: str) -> Iterator[str]:
+    """Give an Arrow file with all columns of another one, that a child has validated.
+
+    It is a temporary file, and gone afterwards.
+    """
+    with _supervised(SourceInfo("arrow", (path,)), None) as (reader, scratch):
+        (name,) = reader.call(
+            f"{__name__}:stage_columns", paths=[path], names=None, scratch=scratch
+        )
+        yield str(Path(scratch, name))
+
+
 def stage(
     paths: Sequence[str], asked: Mapping[str, str | None], vector_dtype: str | None, scratch: str
 ) -> dict[str, Any]:
@@ -169,14 +182,14 @@ def stage(
     return asdict(replace(source.info, n_rows=n_rows))
 
 
-def stage_columns(paths: Sequence[str], names: Sequence[str], scratch: str) -> list[str]:
+def stage_columns(paths: Sequence[str], names: Sequence[str] | None, scratch: str) -> list[str]:
     """Leave validated columns in `scratch`; runs in a child.
 
     Parameters
     ----------
     paths : sequence of str
-    names : sequence of str
-        What a file lacks is left out.
+    names : sequence of str or None
+        What a file lacks is left out. None: all columns.
     scratch : str
         A folder. Gets an Arrow file for each path.
 
@@ -189,7 +202,9 @@ def stage_columns(paths: Sequence[str], names: Sequence[str], scratch: str) -> l
     for number, path in enumerate(paths):
         with reading(path), pa.memory_map(path) as mapped:
             schema = _reader(mapped).schema
-            present = pa.schema([schema.field(name) for name in names if name in schema.names])
+            present = schema
+            if names is not None:
+                present = pa.schema([schema.field(name) for name in names if name in schema.names])
             mapped.seek(0)
             written.append(f"{number}.arrow")
             copied_bytes = 0

@@ -72,6 +72,18 @@ class Feature(_Settings):
     )
 
 
+class Enriched(_Settings):
+    """What a run has added to the files of a collection, and how that is undone."""
+
+    run_id: str = Field(description="The run.")
+    enriched_at: str = Field(description="When, in ISO 8601.")
+    columns: tuple[str, ...] = Field(description="Those that were added.")
+    before: str = Field(
+        pattern=r"^[A-Za-z0-9._-]+/before-[0-9a-f]{12}\.collection\.(json|yaml|yml)$",
+        description="The manifest as it was, relative to the folder of this one.",
+    )
+
+
 class Collection(_Settings):
     """A manifest: files of one format, and what their columns mean."""
 
@@ -87,6 +99,9 @@ class Collection(_Settings):
     )
     meta: dict[str, JsonValue] | None = Field(
         default=None, description="What its writer notes; nothing is read here."
+    )
+    enrichment: Enriched | None = Field(
+        default=None, description="Written by gpucluster, when a run has enriched the files."
     )
 
 
@@ -126,7 +141,21 @@ def read_manifest(path: str | Place) -> Collection:
 
 
 def _known(steps: Sequence[str]) -> list[str]:
-    return list((Feature if steps[:1] == ["features"] else Collection).model_fields)
+    inner: dict[str, type[BaseModel]] = {"features": Feature, "enrichment": Enriched}
+    return list(inner.get(steps[0] if steps else "", Collection).model_fields)
+
+
+def collection_files(path: str | Place, collection: Collection) -> list[str]:
+    """Return the files of a collection, in the order of their rows.
+
+    Parameters
+    ----------
+    path : str or path
+        The manifest.
+    collection : Collection
+        What it says.
+    """
+    return [file for item in collection.files for file in expand(_beside(place(path), item))]
 
 
 def open_feature(

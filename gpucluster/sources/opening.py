@@ -51,6 +51,8 @@ REFUSED = {
     ".json": "write one object a line, as .jsonl",
 }
 
+ENRICHED = ".enriched"  # ends the name of a folder with the files of a collection, enriched
+
 HINT = f"files that are read end in {', '.join(FORMATS)}"
 
 
@@ -158,6 +160,7 @@ def expand(item: str) -> list[str]:
     else:
         matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207
         files = [f for f in matches if f.is_file() and _is_data(Path(f.name))]
+        files = [f for f in files if ENRICHED in item or not _is_copy(f)]
         if not files:
             raise SourceNotFoundError(f"{item}: there is no such file or folder")
     return [str(file) for file in files]
@@ -176,17 +179,26 @@ def _expand_address(path: ObjectPath) -> list[str]:
         found = ObjectPath(path.scheme, path.container).glob(path.key)
         named = [each for each in found if "/." not in each.key.removeprefix(path.parent.key)]
         files = [each for each in named if _is_data(PurePosixPath(each.name))]
+        files = [each for each in files if ENRICHED in path.key or not _is_copy(each)]
         if not files:
             raise SourceNotFoundError(f"{path}: there is no such object or folder")
     return [str(each) for each in files]
 
 
 def _is_data(inside: PurePath) -> bool:
-    """Whether a file that was not named itself is meant: no marker, hidden file, ids, or run."""
+    """Whether a file that was not named itself is meant.
+
+    No marker, hidden file, ids, run, or enriched copy is.
+    """
     hidden = any(part.startswith((".", "_", "run_")) for part in inside.parts[:-1])
+    hidden |= any(part.endswith(ENRICHED) for part in inside.parts[:-1])
     hidden |= inside.name.startswith((".", "_"))
     ids = Path(inside.stem).suffix == ".ids"
     return not hidden and not ids and inside.name.lower().endswith(tuple(FORMATS))
+
+
+def _is_copy(path: Path | ObjectPath) -> bool:
+    return any(part.endswith(ENRICHED) for part in PurePosixPath(str(path)).parts[:-1])
 
 
 def common_format(paths: Sequence[str]) -> str:

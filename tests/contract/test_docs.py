@@ -108,7 +108,8 @@ def test_inputs_page(folder: Path) -> None:
     (manifest,) = blocks(page, "json")
     path = Path("products.collection.json")
     path.write_text(manifest)
-    assert set(json.loads(manifest)) == set(read_manifest(path).model_dump())
+    by_people = set(read_manifest(path).model_dump()) - {"enrichment"}
+    assert set(json.loads(manifest)) == by_people
 
 
 @pytest.fixture
@@ -199,6 +200,36 @@ def test_labeling_page_python(folder: Path, capsys: pytest.CaptureFixture[str]) 
     (code,) = blocks(ROOT / "docs/labeling.md", "python")
     exec(compile(code, "labeling.md", "exec"), {"gpucluster": gpucluster, "model": Model()})
     assert "label_confidence" in capsys.readouterr().out
+
+
+def test_enrichment_page(folder: Path) -> None:
+    page = ROOT / "docs/enrichment.md"
+    to_a_folder, in_place = blocks(page, "bash")
+    feature = {"column": "embedding", "dim": 384}
+    body = {
+        "collection_id": "docs",
+        "files": ["docs.parquet"],
+        "features": {"mixpeek://text@v1/embedding": feature},
+    }
+    manifest = Path("docs.collection.json")
+    manifest.write_text(json.dumps(body))
+    before = manifest.read_bytes()
+    for line in (*to_a_folder.splitlines(), *in_place.splitlines()):
+        command = [sys.executable, "-m", *line.split()]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        if "docs.collection.json --field" in line:
+            assert manifest.read_bytes() != before
+    assert manifest.read_bytes() == before
+    (code,) = blocks(page, "sql")
+    by_topic, texts = (duckdb.sql(part).fetchall() for part in code.split(";") if part.strip())
+    assert sum(row[1] for row in by_topic) == 3000
+    assert texts
+    (definition,) = blocks(page, "yaml")
+    Path("topics.yaml").write_text(definition)
+    command = [sys.executable, "-m", "gpucluster", "run", "topics.yaml", "--text-column", "text"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    (file,) = json.loads(manifest.read_text())["files"]
+    assert duckdb.sql(f"select count(distinct topic) from '{file}'").fetchall()[0][0] > 1
 
 
 def test_dask_page(folder: Path) -> None:

@@ -45,6 +45,7 @@ PUBLIC = [
     "assign",
     "cluster",
     "compare",
+    "enrich",
     "estimate_labels",
     "history",
     "inspect",
@@ -54,6 +55,7 @@ PUBLIC = [
     "plan",
     "promote",
     "sweep",
+    "undo_enrichment",
 ]
 
 HELP_CPU_S = 0.3

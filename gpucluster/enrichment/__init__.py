@@ -1,0 +1,1 @@
+"""What a finished run knows of documents, as columns: which there are, and how they are joined."""
