@@ -21,7 +21,9 @@ from gpucluster.service.catalog.port import utc_now
 from gpucluster.service.webhooks.events import new_event
 from gpucluster.service.webhooks.signing import new_secret, signed
 from gpucluster.sources.collection import read_manifest
+from gpucluster.wire.collections import CreateCollectionRequest
 from gpucluster.wire.webhooks import WebhookInput
+from tests.helpers.serving import serving
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -257,3 +259,14 @@ def test_webhooks_page() -> None:
     headers = signed(kept, ours["event_id"], now, message)
     read = names["receive"](headers, message)
     assert read == (ours["event_id"], "cluster.created", {"run_id": "run_1"})
+
+
+def test_collections_page(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "collections.md"
+    ((commands,), (source,)) = (blocks(page, kind) for kind in ("bash", "json"))
+    calls = re.findall(r'-X POST "\$URL(\S+)" .*? -d \'(.*?)\'$', commands, re.DOTALL | re.M)
+    with serving(tmp_path / "root", max_jobs=0) as (client, _):
+        answers = [client.post(path, json=json.loads(body)) for path, body in calls]
+    assert [answer.status_code for answer in answers] == [201, 200, 200]
+    assert [each["document_id"] for each in answers[-1].json()["results"]] == ["sku-1"]
+    assert CreateCollectionRequest.model_validate_json(source).source is not None

@@ -1,31 +1,18 @@
-"""The collections of a service: what endpoints ask of them, and what the catalog knows of them.
-
-Documents lie in files, and the latest version says which ones. The catalog has a record of each
-collection to list and name it by; what it says of documents may be a version old.
-"""
+"""The collections of a service: made, filled, changed and removed, by namespace and name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from gpucluster.artifacts import open_store
 from gpucluster.places import Place
-from gpucluster.service.catalog.port import (
-    Catalog,
-    Changed,
-    Page,
-    Query,
-    Record,
-    Summary,
-    Taken,
-    Transaction,
-)
+from gpucluster.service.catalog.port import Catalog, Record, Taken, Transaction
 from gpucluster.service.collections import compacting, publishing, removing
 from gpucluster.service.collections.appending import Appended, KeyReused, OnDuplicate, append
 from gpucluster.service.collections.creating import (
@@ -35,15 +22,14 @@ from gpucluster.service.collections.creating import (
     create_of_copies,
     create_of_files,
 )
+from gpucluster.service.collections.records import KIND, Records, described, taken
 from gpucluster.service.collections.uploads import Limits, Upload
 from gpucluster.service.collections.versions import DataFile, Overtaken, Version, Versions
 from gpucluster.service.definitions import Emit
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
 from gpucluster.service.removal import remove_folder
 from gpucluster.sources.filters import Filters
-from gpucluster.wire.collections import CreateCollectionRequest, PatchCollectionRequest
-
-KIND = "collection"
+from gpucluster.wire.collections import CreateCollectionRequest
 
 
 class Library:
@@ -59,6 +45,11 @@ class Library:
         Where files may lie that collections are made of.
     emit : callable
         Tells whoever listens; in the transaction of the change.
+
+    Attributes
+    ----------
+    records : Records
+        What the catalog knows of them.
     """
 
     def __init__(
@@ -69,6 +60,7 @@ class Library:
         import_roots: Sequence[str],
         emit: Emit,
     ) -> None:
+        self.records = Records(catalog, emit)
         self.limits = limits
         self._root = root
         self._catalog = catalog
@@ -76,48 +68,15 @@ class Library:
         self._import_roots = import_roots
         self._emit = emit
 
-    # --- what the catalog knows
-
-    def find(self, tx: Transaction, ns: str, identifier: str) -> Record:
-        """Return the record of a collection by its id or name."""
-        record = tx.get(ns, KIND, identifier) or tx.find(ns, KIND, identifier)
-        if record is None:
-            raise NotFoundError(f"there is no collection {identifier}")
-        return record
-
     def get(self, ns: str, identifier: str) -> Record:
         """Return the record of a collection by its id or name."""
         with self._catalog.reading() as tx:
-            return self.find(tx, ns, identifier)
-
-    def page(self, ns: str, query: Query) -> tuple[Page, Summary]:
-        """Return a page of collections, and what all that are meant come to."""
-        with self._catalog.reading() as tx:
-            return tx.page(ns, KIND, query), tx.summary(ns, KIND, query, ["num_documents"])
+            return self.records.find(tx, ns, identifier)
 
     def features(self, tx: Transaction, ns: str, collection_id: str) -> Mapping[str, Any]:
         """Return the features of a collection by URI."""
-        found: Mapping[str, Any] = self.find(tx, ns, collection_id).body["features"]
+        found: Mapping[str, Any] = self.records.find(tx, ns, collection_id).body["features"]
         return found
-
-    def patch(self, ns: str, identifier: str, changes: PatchCollectionRequest) -> Record:
-        """Change name, description or metadata."""
-        with self._catalog.writing() as tx:
-            record = self.find(tx, ns, identifier)
-            body = dict(record.body)
-            for name in changes.model_fields_set:
-                value = getattr(changes, name)
-                if name == "collection_name" and value is None:
-                    raise InvalidError("expected a name", loc=["collection_name"])
-                body[name] = value if name != "metadata" else value or {}
-            name, text = body["collection_name"], body["description"] or ""
-            try:
-                changed = tx.replace(replace(record, body=body, name=name, text=text))
-            except Taken:
-                raise _named(name) from None
-            told = {"changed": sorted(changes.model_fields_set)}
-            self._emit(tx, ns, "collection.updated", KIND, record.id, told)
-            return changed
 
     # --- collections
 
@@ -147,7 +106,7 @@ class Library:
             if there is not None and asked.collection_id is None:
                 return there  # the same request, sent again
             if there is not None or tx.find(ns, KIND, name) is not None:
-                raise _named(collection_id if there is not None else name)
+                raise taken(collection_id if there is not None else name)
         versions = self.versions_of(ns, collection_id)
         try:
             version = self._make(versions, collection_id, asked)
@@ -164,7 +123,7 @@ class Library:
             "description": asked.description,
             "metadata": asked.metadata,
         }
-        body = {**_described(ns, version), **own}
+        body = {**described(ns, version), **own}
         record = Record(ns=ns, kind=KIND, id=collection_id, name=name, body=body,
                         text=asked.description or "")  # fmt: skip
         try:
@@ -179,7 +138,7 @@ class Library:
                 return there
             if there is None:  # so it is the name, and nobody knows of what was just made
                 self._remove_files(ns, collection_id)
-            raise _named(name) from None
+            raise taken(name) from None
 
     def _make(
         self, versions: Versions, collection_id: str, asked: CreateCollectionRequest
@@ -272,7 +231,7 @@ class Library:
                 pinned=expected,
             )
         told = {"added": done.added, "replaced": done.replaced}
-        self._note(ns, done.version, "collection.documents.written", told)
+        self.records.note(ns, done.version, "collection.documents.written", told)
         return done
 
     def remove(
@@ -296,7 +255,7 @@ class Library:
                 filters=filters,
                 pinned=expected,
             )
-        self._note(ns, version, "collection.updated", {"removed": n_removed})
+        self.records.note(ns, version, "collection.updated", {"removed": n_removed})
         return version, n_removed
 
     def publish(
@@ -320,7 +279,7 @@ class Library:
                 expected=expected,
                 now=self._catalog.clock(),
             )
-        self._note(ns, version, "collection.updated", {"run_id": run_id})
+        self.records.note(ns, version, "collection.updated", {"run_id": run_id})
         return version
 
     def undo(self, ns: str, identifier: str, run_id: str) -> Version:
@@ -332,7 +291,7 @@ class Library:
             version = publishing.undo(
                 self._store, opened.versions, run_id=run_id, now=self._catalog.clock()
             )
-        self._note(ns, version, "collection.updated", {"run_id": run_id})
+        self.records.note(ns, version, "collection.updated", {"run_id": run_id})
         return version
 
     def compact(self, ns: str, identifier: str) -> Version:
@@ -341,24 +300,8 @@ class Library:
         with self._answering(ns, opened):
             version = compacting.compact(self._store, opened.versions, now=self._catalog.clock())
         compacting.sweep(self._store, opened.versions)
-        self._note(ns, version, "collection.updated", {})
+        self.records.note(ns, version, "collection.updated", {})
         return version
-
-    def _note(self, ns: str, version: Version, event: str, told: Mapping[str, Any]) -> None:
-        """Let the catalog know of a version, unless it knows of it or a later one."""
-        for _ in range(10):
-            try:
-                with self._catalog.writing() as tx:
-                    record = tx.get(ns, KIND, version.collection_id)
-                    if record is None or record.body["version"] >= version.number:
-                        return
-                    body = {**record.body, **_described(ns, version)}
-                    tx.replace(replace(record, body=body))
-                    told = {**told, "version": version.number}
-                    self._emit(tx, ns, event, KIND, record.id, told)
-                    return
-            except Changed:
-                continue
 
     @contextmanager
     def _answering(self, ns: str, opened: Opened) -> Iterator[None]:
@@ -405,27 +348,3 @@ class Opened:
 
 def _folder(ns: str, collection_id: str) -> str:
     return f"ns/{ns}/collections/{collection_id}"
-
-
-def _named(name: str) -> ConflictError:
-    return ConflictError(f"there is a collection {name} already")
-
-
-def _described(ns: str, version: Version) -> dict[str, Any]:
-    """Return what the catalog knows of a version."""
-    return {
-        "collection_id": version.collection_id,
-        "namespace_id": ns,
-        "version": version.number,
-        "num_documents": version.n_rows,
-        "num_bytes": sum(file.bytes for file in version.files),
-        "num_files": len(version.files),
-        "features": {
-            uri: feature.model_dump(mode="json", exclude_none=True)
-            for uri, feature in version.features.items()
-        },
-        "id_column": version.id_column,
-        "text_column": version.text_column,
-        "columns": version.columns,
-        "enrichments": [each.model_dump(mode="json") for each in version.enrichments],
-    }

@@ -29,7 +29,7 @@ def list_collections(
     body: wire.ListCollectionsRequest, pages: Pages, call: Reads
 ) -> wire.ListCollectionsResponse:
     """List collections."""
-    page, summary = call.service.collections.page(call.ns, pages.query(body))
+    page, summary = call.service.collections.records.page(call.ns, pages.query(body))
     n_documents = int(summary.sums["num_documents"])
     return wire.ListCollectionsResponse(
         results=[as_answer(record) for record in page.records],
@@ -50,7 +50,7 @@ def patch_collection(
     collection_identifier: str, body: wire.PatchCollectionRequest, call: Runs
 ) -> wire.CollectionAnswer:
     """Change name, description or metadata."""
-    return as_answer(call.service.collections.patch(call.ns, collection_identifier, body))
+    return as_answer(call.service.collections.records.patch(call.ns, collection_identifier, body))
 
 
 @router.delete("/{collection_id}")

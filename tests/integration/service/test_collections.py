@@ -5,15 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import httpx2
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from gpucluster.places import place
@@ -235,103 +232,6 @@ def test_documents_are_deleted(client):
     assert [each["made_by"] for each in older["results"]] == ["create"]
     assert client.get(path_of(collection, "versions/2")).json()["num_documents"] == 10
     assert client.get(path_of(collection, "versions/5")).status_code == 404
-
-
-def test_a_collection_of_files_where_they_lie(client, files):
-    folder = files / "catalogue"
-    folder.mkdir()
-    for n in range(3):
-        table = pa.table({
-            "sku": [f"{n}-{row}" for row in range(5)],
-            "emb": pa.array(np.ones((5, DIM), np.float16).tolist(), pa.list_(pa.float16())),
-            "title": [f"Title {row}" for row in range(5)],
-        })  # fmt: skip
-        pq.write_table(table, folder / f"{n}.parquet")
-    body = {
-        "features": {TEXT: {"column": "emb", "dim": DIM}},
-        "id_column": "sku",
-        "text_column": "title",
-        "source": {"paths": [str(folder)]},
-    }
-    collection = made(client, **body)
-    assert collection["num_documents"] == 15
-    assert collection["features"][TEXT]["dtype"] == "float16"
-    found = client.post(path_of(collection, "documents/list"), json={"search": "title 3"}).json()
-    assert [each["document_id"] for each in found["results"]] == ["0-3", "1-3", "2-3"]
-    row = {"document_id": "new", TEXT: [0, 1, 0, 1], "title": "Title 3"}
-    assert send(client, collection, [row]).json()["num_documents"] == 16
-    path = path_of(collection, "documents/delete")
-    assert client.post(path, json={"document_ids": ["1-3"]}).json()["num_documents"] == 15
-    assert pq.read_metadata(folder / "1.parquet").num_rows == 5  # theirs is as it was
-    pq.write_table(table.slice(1), folder / "0.parquet")
-    changed = client.post(path_of(collection, "documents/list"), json={})
-    assert changed.status_code == 409
-    assert "not the file that it was" in changed.json()["error"]["message"]
-    for wrong, said in (
-        ({"features": {TEXT: {"column": "emb", "dim": 5}}}, "4 values.*5 in"),
-        ({"features": {TEXT: {"column": "none", "dim": 4}}}, "'none' is not among"),
-        ({"id_column": "none"}, "'none' is not among"),
-        ({"text_column": "none"}, "'none' is not among"),
-        ({"features": {TEXT: {"column": "emb", "dim": 4, "dtype": "float32"}}}, "float16"),
-        ({"source": {"paths": [str(folder / "none")]}}, "no such file"),
-        ({"source": {"paths": [str(folder)], "cpoy": True}}, "did you mean 'copy'|no such field"),
-    ):
-        answer = client.post("/v1/collections", json={**body, **wrong})
-        assert answer.status_code == 422, answer.text
-        assert re.search(said, answer.text), answer.text
-
-
-def test_a_collection_of_copies(client, files):
-    folder = files / "copies"
-    folder.mkdir()
-    write_table(folder / "a.parquet", 5)
-    lines = write_lines(folder / "b.jsonl", documents(*range(5, 8), kind="x"))
-    source = {"paths": [str(folder / "a.parquet"), str(lines)], "copy": True}
-    collection = made(client, source=source)
-    assert (collection["version"], collection["num_documents"]) == (1, 8)
-    (folder / "a.parquet").unlink()
-    found = client.post(path_of(collection, "documents/list"), json={}).json()["results"]
-    assert [each["document_id"] for each in found] == [f"doc-{n}" for n in range(8)]
-    write_table(folder / "a.parquet", 6)
-    twice = client.post("/v1/collections", json={"features": FEATURES, "source": source})
-    assert twice.status_code == 422
-    assert "more than once, such as doc-5" in twice.text
-
-
-def test_files_elsewhere_are_nobodys_business(client, files, tmp_path, server):
-    outside = write_table(tmp_path / "secret.parquet", 3)
-    (files / "link.parquet").symlink_to(outside)
-    (files / "folder").symlink_to(tmp_path)
-    own = server[1].settings.root
-    for path in (
-        str(outside),
-        str(tmp_path),
-        str(files / "link.parquet"),
-        str(files / "folder"),
-        f"{files}/../{tmp_path.name}/secret.parquet",
-        f"{files}/*/../../secret.parquet",
-        "relative.parquet",
-        "/etc/passwd",
-        "~/x.parquet",
-        "s3://bucket/x.parquet",
-        f"{own}/ns/default",
-        "/proc/self/environ",
-    ):
-        for copied in (False, True):
-            body = {"features": FEATURES, "source": {"paths": [path], "copy": copied}}
-            answer = client.post("/v1/collections", json=body)
-            assert answer.status_code in {403, 422}, (path, answer.text)
-            if answer.status_code == 422:
-                assert "no such file" in answer.text or "no file that" in answer.text, answer.text
-
-
-def test_nothing_is_imported_where_no_operator_says_so(tmp_path):
-    write_table(tmp_path / "x.parquet", 3)
-    with serving(tmp_path / "root", max_jobs=0) as (client, _):
-        source = {"paths": [str(tmp_path / "x.parquet")]}
-        answer = client.post("/v1/collections", json={"features": FEATURES, "source": source})
-    assert answer.status_code == 403
-    assert "import_roots" in answer.json()["error"]["details"]["hint"]
 
 
 def test_ids_and_names_are_taken_once(client):

@@ -1,0 +1,116 @@
+"""What the catalog knows of collections: a record of each, to list and name it by.
+
+Documents lie in files, and the latest version says which ones; what a record says of them may be
+a version old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from gpucluster.service.catalog.port import (
+    Catalog,
+    Changed,
+    Page,
+    Query,
+    Record,
+    Summary,
+    Taken,
+    Transaction,
+)
+from gpucluster.service.collections.versions import Version
+from gpucluster.service.definitions import Emit
+from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
+from gpucluster.wire.collections import PatchCollectionRequest
+
+KIND = "collection"
+ATTEMPTS = 10  # to note a version that others note as well
+
+
+class Records:
+    """The records of collections.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    emit : callable
+        Tells whoever listens; in the transaction of the change.
+    """
+
+    def __init__(self, catalog: Catalog, emit: Emit) -> None:
+        self._catalog = catalog
+        self._emit = emit
+
+    def find(self, tx: Transaction, ns: str, identifier: str) -> Record:
+        """Return the record of a collection by its id or name."""
+        record = tx.get(ns, KIND, identifier) or tx.find(ns, KIND, identifier)
+        if record is None:
+            raise NotFoundError(f"there is no collection {identifier}")
+        return record
+
+    def page(self, ns: str, query: Query) -> tuple[Page, Summary]:
+        """Return a page of collections, and what all that are meant come to."""
+        with self._catalog.reading() as tx:
+            return tx.page(ns, KIND, query), tx.summary(ns, KIND, query, ["num_documents"])
+
+    def patch(self, ns: str, identifier: str, changes: PatchCollectionRequest) -> Record:
+        """Change name, description or metadata."""
+        with self._catalog.writing() as tx:
+            record = self.find(tx, ns, identifier)
+            body = dict(record.body)
+            for name in changes.model_fields_set:
+                value = getattr(changes, name)
+                if name == "collection_name" and value is None:
+                    raise InvalidError("expected a name", loc=["collection_name"])
+                body[name] = value if name != "metadata" else value or {}
+            name, text = body["collection_name"], body["description"] or ""
+            try:
+                changed = tx.replace(replace(record, body=body, name=name, text=text))
+            except Taken:
+                raise taken(name) from None
+            told = {"changed": sorted(changes.model_fields_set)}
+            self._emit(tx, ns, "collection.updated", KIND, record.id, told)
+            return changed
+
+    def note(self, ns: str, version: Version, event: str, told: Mapping[str, Any]) -> None:
+        """Note a version, unless it or a later one is known; whoever notes it tells of it."""
+        for _ in range(ATTEMPTS):
+            try:
+                with self._catalog.writing() as tx:
+                    record = tx.get(ns, KIND, version.collection_id)
+                    if record is not None and record.body["version"] < version.number:
+                        body = {**record.body, **described(ns, version)}
+                        tx.replace(replace(record, body=body))
+                        self._emit(
+                            *(tx, ns, event, KIND, record.id), {**told, "version": version.number}
+                        )
+            except Changed:
+                continue
+            return
+
+
+def described(ns: str, version: Version) -> dict[str, Any]:
+    """Return what a record says of a version."""
+    return {
+        "collection_id": version.collection_id,
+        "namespace_id": ns,
+        "version": version.number,
+        "num_documents": version.n_rows,
+        "num_bytes": sum(file.bytes for file in version.files),
+        "num_files": len(version.files),
+        "features": {
+            uri: feature.model_dump(mode="json", exclude_none=True)
+            for uri, feature in version.features.items()
+        },
+        "id_column": version.id_column,
+        "text_column": version.text_column,
+        "columns": version.columns,
+        "enrichments": [each.model_dump(mode="json") for each in version.enrichments],
+    }
+
+
+def taken(name: str) -> ConflictError:
+    """Return the refusal of an id or a name that another collection has."""
+    return ConflictError(f"there is a collection {name} already")

@@ -1,0 +1,181 @@
+"""Columns of runs come and go, while documents come and go as well."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+
+from gpucluster.artifacts.store import LocalStore
+from gpucluster.errors import ConfigError
+from gpucluster.service.collections.compacting import compact, sweep
+from gpucluster.service.collections.data import read_data, write_data
+from gpucluster.service.collections.publishing import check_targets, publish, undo
+from gpucluster.service.collections.removing import remove
+from gpucluster.service.collections.versions import Overtaken
+from gpucluster.sources.collection import open_feature
+from tests.helpers.documents import FOLDER, NOW, TEXT, add, documents, everything, ids, start
+
+
+@pytest.fixture
+def store(tmp_path):
+    return LocalStore(tmp_path / "root")
+
+
+@pytest.fixture
+def versions(store):
+    versions = start(store)
+    add(store, versions, documents(0, 1, 2, own="x"))
+    add(store, versions, documents(3, 4))
+    return versions
+
+
+def enriched(store, versions, run_id, columns=("cluster_id",), drop=()):
+    """Write a file for each file of the latest version, as an enrichment does."""
+    version = versions.latest()
+    replaced = {}
+    for file in version.files:
+        batches = [
+            _with_columns(batch, run_id, columns, {*drop, *columns})
+            for batch in read_data(versions, file, version.schema.names)
+        ]
+        replaced[file.name] = write_data(
+            store, FOLDER, batches[0].schema, batches, version.id_column
+        )
+    return version, replaced
+
+
+def _with_columns(batch, run_id, columns, gone):
+    kept = batch.select([name for name in batch.schema.names if name not in gone])
+    new = {name: pa.array([f"{run_id}-{name}"] * batch.num_rows) for name in columns}
+    arrays = [*kept.columns, *new.values()]
+    return pa.record_batch(arrays, [*kept.schema.names, *new])
+
+
+def run(store, versions, run_id, columns=("cluster_id",), drop=()):
+    version, replaced = enriched(store, versions, run_id, columns, drop)
+    return publish(versions, replaced, columns=columns, run_id=run_id, expected=version, now=NOW)
+
+
+def values(versions, name="cluster_id"):
+    table = everything(versions)
+    if name not in table.column_names:
+        return None
+    return dict(zip(table["document_id"].to_pylist(), table[name].to_pylist(), strict=True))
+
+
+def test_columns_are_published_and_undone(store, versions):
+    before = versions.latest()
+    version = run(store, versions, "run_a", ("cluster_id", "label"))
+    assert [each.run_id for each in version.enrichments] == ["run_a"]
+    assert set(values(versions).values()) == {"run_a-cluster_id"}
+    assert version.schema.names == [*before.schema.names, "cluster_id", "label"]
+    assert open_feature(str(versions.path(version.number)), TEXT).info.n_rows == 5
+    undone = undo(store, versions, run_id="run_a", now=NOW)
+    assert undone.files == before.files
+    assert undone.schema.equals(before.schema)
+    assert undone.enrichments == ()
+    with pytest.raises(LookupError):
+        undo(store, versions, run_id="run_a", now=NOW)
+
+
+def test_what_was_added_meanwhile_stays(store, versions):
+    version, replaced = enriched(store, versions, "run_a")
+    add(store, versions, documents(5, late=True))
+    publish(versions, replaced, columns=["cluster_id"], run_id="run_a", expected=version, now=NOW)
+    assert values(versions) == {
+        **{f"doc-{n}": "run_a-cluster_id" for n in range(5)}, "doc-5": None
+    }  # fmt: skip
+    add(store, versions, documents(6))
+    undo(store, versions, run_id="run_a", now=NOW)
+    assert values(versions) is None
+    assert ids(versions) == [f"doc-{n}" for n in range(7)]
+    assert "late" in versions.latest().schema.names
+
+
+def test_what_was_removed_meanwhile_does_not_come_back(store, versions):
+    version, replaced = enriched(store, versions, "run_a")
+    remove(store, versions, now=NOW, ids=pa.array(["doc-1"]))
+    with pytest.raises(Overtaken):
+        publish(
+            versions, replaced, columns=["cluster_id"], run_id="run_a", expected=version, now=NOW
+        )
+    run(store, versions, "run_a")
+    remove(store, versions, now=NOW, ids=pa.array(["doc-3"]))
+    undo(store, versions, run_id="run_a", now=NOW)
+    assert values(versions) is None
+    assert sorted(ids(versions)) == ["doc-0", "doc-2", "doc-4"]
+
+
+def test_a_later_run_replaces_and_gives_back(store, versions):
+    run(store, versions, "run_a", ("cluster_id", "label"))
+    version = run(store, versions, "run_b", ("cluster_id",), drop=("label",))
+    assert [each.run_id for each in version.enrichments] == ["run_b"]
+    assert values(versions, "label") is None
+    undone = undo(store, versions, run_id="run_b", now=NOW)
+    assert set(values(versions, "label").values()) == {"run_a-label"}
+    assert [(e.run_id, e.columns) for e in undone.enrichments] == [
+        ("run_a", ("cluster_id", "label"))
+    ]
+
+
+def test_a_run_beneath_another_is_undone(store, versions):
+    run(store, versions, "run_a", ("first",))
+    run(store, versions, "run_b", ("second",))
+    undone = undo(store, versions, run_id="run_a", now=NOW)
+    assert values(versions, "first") is None
+    assert set(values(versions, "second").values()) == {"run_b-second"}
+    assert [each.run_id for each in undone.enrichments] == ["run_b"]
+    undone = undo(store, versions, run_id="run_b", now=NOW)
+    assert values(versions, "second") is None
+
+
+def test_columns_of_others_are_not_replaced(store, versions):
+    version = run(store, versions, "run_a")
+    check_targets(version, ["cluster_id", "new"], overwrite=False)
+    with pytest.raises(ConfigError, match="'own' that no run has written"):
+        check_targets(version, ["own"], overwrite=False)
+    check_targets(version, ["own"], overwrite=True)
+    for name in ("document_id", "text_embedding"):
+        with pytest.raises(ConfigError, match="no run has written"):
+            check_targets(version, [name], overwrite=True)
+
+
+def test_other_files_are_refused(store, versions):
+    version, replaced = enriched(store, versions, "run_a")
+    replaced.popitem()
+    with pytest.raises(ConfigError, match="not those of version 3"):
+        publish(
+            versions, replaced, columns=["cluster_id"], run_id="run_a", expected=version, now=NOW
+        )
+
+
+def test_small_files_are_put_together_and_leftovers_go(store, versions):
+    run(store, versions, "run_a")
+    table = everything(versions)
+    version = compact(store, versions, now=NOW)
+    assert len(version.files) == 1
+    assert everything(versions).select(table.column_names).equals(table)
+    assert compact(store, versions, now=NOW).number == version.number
+    _, replaced = enriched(store, versions, "run_b")  # which nobody publishes
+    assert sweep(store, versions) == []
+    (left,) = replaced.values()
+    assert sweep(store, versions, timedelta(seconds=-5)) == [left.name.removeprefix("../data/")]
+    for number in versions.numbers():
+        everything(versions, versions.read(number))
+    undo(store, versions, run_id="run_a", now=NOW)
+    assert values(versions) is None
+    assert ids(versions) == [f"doc-{n}" for n in range(5)]
+
+
+def test_what_is_added_while_files_are_put_together_stays(store, versions, monkeypatch):
+    from gpucluster.service.collections import compacting
+
+    def slowly(*arguments):
+        add(store, versions, documents(9))
+        return write_data(*arguments)
+
+    monkeypatch.setattr(compacting, "write_data", slowly)
+    compact(store, versions, now=NOW)
+    assert ids(versions) == [*(f"doc-{n}" for n in range(5)), "doc-9"]
