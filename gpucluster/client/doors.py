@@ -33,11 +33,13 @@ class Door(Generic[D]):
     ----------
     session : Session
     url : str
+    token : SecretStr or None
     """
 
-    def __init__(self, session: Session[D], url: str) -> None:
+    def __init__(self, session: Session[D], url: str, token: SecretStr | None) -> None:
         self._session = session
         self._url = url
+        self._token = token
         self.clusters = Clusters(session)
         self.templates = Templates(session)
         self.tasks = Tasks(session)
@@ -46,7 +48,7 @@ class Door(Generic[D]):
 
     def __repr__(self) -> str:
         name, namespace = type(self).__name__, self._session.namespace
-        return f"{name}({self._url!r}, namespace={namespace!r}, token={self._session.token!r})"
+        return f"{name}({self._url!r}, namespace={namespace!r}, token={self._token!r})"
 
     def in_namespace(self, namespace: str) -> Self:
         """Return this client for another namespace; both share their connections.
@@ -72,8 +74,8 @@ class Door(Generic[D]):
 
     def _with(self, session: Session[D]) -> Self:
         made = type(self).__new__(type(self))
-        vars(made).update({name: vars(self)[name] for name in ("_http",)})
-        Door.__init__(made, session, self._url)
+        vars(made)["_http"] = vars(self)["_http"]  # which both have
+        Door.__init__(made, session, self._url, self._token)
         return made
 
 
@@ -106,16 +108,15 @@ class Client(Door[Blocking]):
         retries: Retries = Retries(),  # noqa: B008 - a value
         **http: Any,
     ) -> None:
-        url = _url(base_url)
-        self._http = httpx2.Client(**_settings(url, timeout_s), **http)
+        url, secret = _url(base_url), _token(token)
+        self._http = httpx2.Client(**_settings(url, secret, timeout_s), **http)
         session = Session(
             driver=Blocking(self._http),
-            token=_token(token),
             namespace=namespace,
             key=None,
             retries=retries,
         )
-        super().__init__(session, url)
+        super().__init__(session, url, secret)
 
     def close(self) -> None:
         """Close the connections."""
@@ -157,16 +158,15 @@ class AsyncClient(Door[Awaiting]):
         retries: Retries = Retries(),  # noqa: B008 - a value
         **http: Any,
     ) -> None:
-        url = _url(base_url)
-        self._http = httpx2.AsyncClient(**_settings(url, timeout_s), **http)
+        url, secret = _url(base_url), _token(token)
+        self._http = httpx2.AsyncClient(**_settings(url, secret, timeout_s), **http)
         session = Session(
             driver=Awaiting(self._http),
-            token=_token(token),
             namespace=namespace,
             key=None,
             retries=retries,
         )
-        super().__init__(session, url)
+        super().__init__(session, url, secret)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -179,12 +179,13 @@ class AsyncClient(Door[Awaiting]):
         await self.close()
 
 
-def _settings(url: str, timeout_s: float) -> dict[str, Any]:
+def _settings(url: str, token: SecretStr | None, timeout_s: float) -> dict[str, Any]:
+    known = {} if token is None else {"Authorization": f"Bearer {token.get_secret_value()}"}
     return {
         "base_url": url,
         "timeout": httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s)),
         "limits": CONNECTIONS,
-        "headers": {"User-Agent": f"gpucluster/{__version__}"},
+        "headers": {"User-Agent": f"gpucluster/{__version__}", **known},  # which hides this one
     }
 
 

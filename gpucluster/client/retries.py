@@ -75,7 +75,7 @@ def reply_to(send: Send, retries: Retries, *, is_read: bool, is_repeatable: bool
             again = (
                 reply.status in BUSY
                 or (reply.status == 500 and is_read)
-                or (reply.status == 409 and error.details.get("code") == "in_progress")
+                or (reply.status == 409 and error.details.get("code") == "under_way")
             )
             again = again and (asked_s is None or asked_s <= retries.longest_s)
         if not again or not is_repeatable or n_tried >= retries.tries:

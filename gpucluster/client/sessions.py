@@ -1,13 +1,14 @@
-"""Whom a call is for: address, namespace, token, and the key that it may be repeated under."""
+"""Whom a call is for: a connection, a namespace, and the key that it may be repeated under."""
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 
 from gpucluster.client.answers import read_answer
 from gpucluster.client.calls import Call, Flow, Reply, Send
@@ -26,7 +27,6 @@ class Session(Generic[D]):
     Attributes
     ----------
     driver : Blocking or Awaiting
-    token : SecretStr or None
     namespace : str or None
         None: the token's own.
     key : str or None
@@ -35,7 +35,6 @@ class Session(Generic[D]):
     """
 
     driver: D
-    token: SecretStr | None
     namespace: str | None
     key: str | None
     retries: Retries
@@ -65,8 +64,6 @@ class Session(Generic[D]):
         self, call: Call[Any], headers: dict[str, str], *, is_streamed: bool
     ) -> Flow[Reply]:
         headers["X-Request-Id"] = secrets.token_hex(8)
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token.get_secret_value()}"
         if self.namespace is not None:
             headers["X-Namespace"] = self.namespace
         if not call.is_read:
@@ -99,8 +96,6 @@ class Session(Generic[D]):
 
 def as_json(value: Mapping[str, Any]) -> bytes:
     """Return a body as JSON, which knows no NaN."""
-    import json
-
     return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_plain).encode()
 
 

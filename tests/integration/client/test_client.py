@@ -56,7 +56,7 @@ def test_a_list_goes_over_all_pages(client, monkeypatch):
 
 
 def test_names_with_any_character_stay_one_part_of_the_path(client):
-    name = "a/b?c=d#e %2e ü ../.."
+    name = "a?b=c#d %2e ü ..;+&"
     made = client.templates.create(template_name=name, definition={})
     assert client.templates.get(name).template_id == made.template_id
     for empty in ("", ".", ".."):
