@@ -31,6 +31,8 @@ A caller who wants one ``except`` catches `GpuclusterError`. The tree::
     │   ├── DiskFullError                no space left
     │   ├── PermissionRefusedError       not allowed to write there
     │   └── RunLockedError               another process holds the run
+    ├── ClientError (RuntimeError)       a service refused, failed, or was not reached;
+    │                                    its classes are in gpucluster.client.errors
     ├── InternalError (AssertionError)   a broken invariant: our bug
     └── Cancelled                        the caller asked to stop
 
@@ -40,7 +42,7 @@ A message says what happened and where, what was got and expected, and what to d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class GpuclusterError(Exception):
@@ -281,6 +283,48 @@ class RunLockedError(StoreError):
     """Another process is working on the same run."""
 
     code = "run_locked"
+
+
+class ClientError(GpuclusterError, RuntimeError):
+    """A service refused, failed, or was not reached.
+
+    Parameters
+    ----------
+    message : str
+        What the service said, or what happened on the way to it.
+    hint : str, optional
+        What to do.
+    status : int, optional
+        Of HTTP; None where there was no answer.
+    request_id : str, optional
+        Under which the log of the service has the request.
+    details : mapping, optional
+        What the service says for programs.
+    retry_after_s : float, optional
+        When the service asks to be asked again.
+    """
+
+    code = "client_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.request_id = request_id
+        self.details = dict(details or {})
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        request = f" [request {self.request_id}]" if self.request_id else ""
+        return super().__str__() + request
 
 
 class InternalError(GpuclusterError, AssertionError):

@@ -8,6 +8,7 @@ import click
 
 from gpucluster.errors import (
     ArtifactError,
+    ClientError,
     ConfigError,
     DeviceError,
     ExecutorError,
@@ -17,7 +18,7 @@ from gpucluster.errors import (
     StoreError,
 )
 
-BUG, USAGE, CANNOT, PARTIAL, INPUT, REFUSED = 1, 2, 3, 4, 5, 7
+BUG, USAGE, CANNOT, PARTIAL, INPUT, REMOTE, REFUSED = 1, 2, 3, 4, 5, 6, 7
 
 MEANINGS = {
     0: "done",
@@ -26,6 +27,7 @@ MEANINGS = {
     CANNOT: "it will not fit, or a device, a library or a cluster is missing",
     PARTIAL: "done, but clusters have no name, or not a new one: the model did not name them",
     INPUT: "an input or a run is missing, damaged or unsuitable",
+    REMOTE: "a service refused, failed, or was not reached",
     REFUSED: "writing was refused: disk full, no permission, another process at work",
     128 + signal.SIGINT: "stopped by SIGINT (Ctrl-C)",
     128 + signal.SIGTERM: "stopped by SIGTERM",
@@ -41,6 +43,7 @@ _CODES: dict[type[BaseException], int] = {
     InputError: INPUT,
     SourceError: INPUT,
     ArtifactError: INPUT,
+    ClientError: REMOTE,
     StoreError: REFUSED,
     click.Abort: 128 + signal.SIGINT,  # what click makes of a KeyboardInterrupt
 }

@@ -109,7 +109,7 @@ class Front:
     ) -> None:
         """Do a request that has a key, or answer it as it was answered before."""
         once, fingerprint = self._service.once, hashlib.sha256(body).hexdigest()
-        begun = await run_in_threadpool(once.begin, call.ns, str(call.key), fingerprint)
+        begun = await once.begin(call.ns, str(call.key), fingerprint)
         if isinstance(begun, KeptAnswer):
             await _send_again(begun, send)
             return

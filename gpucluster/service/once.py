@@ -8,6 +8,7 @@ made.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import time
@@ -15,14 +16,16 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+
 from gpucluster.service.catalog.port import Catalog, Changed, Record, Taken
-from gpucluster.service.refusals import ConflictError, InvalidError
+from gpucluster.service.refusals import InvalidError, UnderWayError
 
 KIND = "idempotency"
 KEPT = timedelta(hours=24)
 ABANDONED = timedelta(seconds=60)  # a request takes less
 WAIT_S = 30.0
-LOOK_S = 0.05
+LOOK_S, MOST_LOOK_S = 0.05, 1.0
 MOST_BYTES = 1 << 20  # of an answer that is kept
 MAX_KEY = 255
 NOT_KEPT = {401, 413, 429}  # the next try may end otherwise
@@ -49,8 +52,10 @@ class Once:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def begin(self, ns: str, key: str, fingerprint: str) -> KeptAnswer | Record:
+    async def begin(self, ns: str, key: str, fingerprint: str) -> KeptAnswer | Record:
         """Take up a request.
+
+        Whoever waits holds no thread: the request that is waited for needs one.
 
         Parameters
         ----------
@@ -69,20 +74,19 @@ class Once:
         ------
         InvalidError
             The key was used for another body.
-        ConflictError
+        UnderWayError
             It is still being worked on.
         """
-        until = time.monotonic() + WAIT_S
-        while True:
-            found = self._take_up(ns, key, fingerprint)
-            if found is not None:
-                return found
+        until, pause = time.monotonic() + WAIT_S, LOOK_S
+        while (found := await run_in_threadpool(self._take_up, ns, key, fingerprint)) is None:
             if time.monotonic() > until:
-                raise ConflictError(
+                raise UnderWayError(
                     "the request with this Idempotency-Key is still being worked on",
                     hint="send it again",
                 )
-            time.sleep(LOOK_S)
+            await asyncio.sleep(pause)
+            pause = min(MOST_LOOK_S, 2 * pause)
+        return found
 
     def _take_up(self, ns: str, key: str, fingerprint: str) -> KeptAnswer | Record | None:
         now = self._catalog.clock()

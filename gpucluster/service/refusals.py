@@ -62,6 +62,13 @@ class ConflictError(Refusal):
     code = "conflict"
 
 
+class UnderWayError(ConflictError):
+    """The same request is being worked on; its answer comes when it is sent again."""
+
+    code = "under_way"
+    headers: ClassVar = {"Retry-After": "1"}
+
+
 class NoModelError(ConflictError):
     """Nothing was clustered yet that rows could join."""
 

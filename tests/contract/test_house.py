@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import gpucluster
 from gpucluster import errors
+from gpucluster.client import errors as client_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "gpucluster").rglob("*.py"))
@@ -116,17 +118,29 @@ def test_all_is_exact():
     assert names.keys() - {"__builtins__"} == set(PUBLIC)
 
 
-def test_error_tree_is_drawn_as_it_is():
-    assert dict(drawn_tree(errors.__doc__)) == {
+@pytest.mark.parametrize(
+    ("module", "root"), [(errors, errors.GpuclusterError), (client_errors, errors.ClientError)]
+)
+def test_error_tree_is_drawn_as_it_is(module: ModuleType, root: type):
+    assert dict(drawn_tree(module.__doc__, root)) == {
         child.__name__: {base.__name__ for base in child.__bases__}
-        for child in descendants(errors.GpuclusterError)
+        for child in descendants(root)
+        if child.__module__ == module.__name__
     }
 
 
-def drawn_tree(text: str) -> Iterator[tuple[str, set[str]]]:
+def test_errors_have_a_tree_to_stand_in():
+    homes = {child.__module__ for child in descendants(errors.GpuclusterError)}
+    assert {home for home in homes if home.startswith("gpucluster.")} == {
+        errors.__name__,
+        client_errors.__name__,
+    }
+
+
+def drawn_tree(text: str, root: type) -> Iterator[tuple[str, set[str]]]:
     """Read each class and its parents out of the tree in a docstring."""
     line = re.compile(r"    (?P<branch>[│ ]*[├└]── )(?P<name>\w+)(?: \((?P<builtin>\w+)\))?", re.M)
-    at_depth = {0: "GpuclusterError"}
+    at_depth = {0: root.__name__}
     for found in line.finditer(text):
         depth = len(found["branch"]) // 4
         at_depth[depth] = found["name"]

@@ -338,6 +338,7 @@ def test_every_error_has_the_exit_code_of_its_family() -> None:
         errors.InputError: 5,
         errors.SourceError: 5,
         errors.ArtifactError: 5,
+        errors.ClientError: 6,
         errors.StoreError: 7,
         errors.InternalError: 1,
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi import Query as Parameter
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from gpucluster.service import streams, tasks
 from gpucluster.service.calls import Call, Reads, Runs
@@ -42,18 +44,19 @@ def submit_by_query(
 
 
 @router.post("/{cluster_identifier}/execute")
-def execute(
+async def execute(
     cluster_identifier: str,
     call: Runs,
     body: wire.ExecuteRequest | None = None,
     wait: Wait = False,
 ) -> TaskResponse:
     """Execute a definition: the answer is its task, at once or when it is over."""
-    task = _started(call, cluster_identifier, body)
+    task = await run_in_threadpool(_started, call, cluster_identifier, body)
     until = time.monotonic() + WAIT_S
     while wait and task.status in LIVE and time.monotonic() < until:
-        time.sleep(LOOK_S)
-        task = tasks.as_answer(call.service.tasks.get(call.ns, task.task_id))
+        await asyncio.sleep(LOOK_S)  # and hold no thread, so that any number may wait
+        found = await run_in_threadpool(call.service.tasks.get, call.ns, task.task_id)
+        task = tasks.as_answer(found)
     return task
 
 
