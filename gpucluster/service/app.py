@@ -18,8 +18,10 @@ from gpucluster.service.routes import (
     clusters,
     collections,
     documents,
+    enrichment,
     executions,
     tasks,
+    taxonomies,
     webhooks,
 )
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 # What has a fixed path goes before what takes an id in its place.
 ROUTERS = (
     access.router,
+    enrichment.router,
+    taxonomies.router,
     executions.router,
     clusters.router,
     documents.router,

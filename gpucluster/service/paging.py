@@ -62,6 +62,11 @@ class Paging:
             next_cursor=page.next_cursor,
         )
 
+    def numbered(self, total: int, *, has_next: bool) -> Pagination:
+        """Return where a page of a list lies that is counted and has no cursors."""
+        after = self._link(offset=self.offset + self.limit) if has_next else None
+        return self.answer(Page((), None), total).model_copy(update={"next_page": after})
+
     def _link(self, **where: Any) -> str:
         total = {"include_total": "true"} if self.include_total else {}
         return "?" + urlencode({"limit": self.limit, **where, **total})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import StreamingResponse
 
 from gpucluster.artifacts.run import Run
 from gpucluster.places import for_arrow
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 
 ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
+STREAMED: dict[int | str, dict[str, Any]] = {  # in the description of the API
+    200: {
+        "content": {
+            NDJSON: {"schema": {"type": "string"}},
+            ARROW: {"schema": {"type": "string", "format": "binary"}},
+        }
+    }
+}
 CHUNK_ROWS = 8192  # of what becomes JSON
 CENTROID_ROWS = 1024
 FLUSH_BYTES = 1 << 20
@@ -30,13 +40,22 @@ def open_run(path: str) -> Run:
     return Run.open(path)
 
 
+def respond(path: str, headers: Mapping[str, str], asked: DataRequest) -> StreamingResponse:
+    """Return the stream of a run: lines of JSON, or Arrow IPC where ``Accept`` says so."""
+    check_columns(asked.columns)
+    run = open_run(path)
+    if ARROW in headers.get("accept", ""):
+        return StreamingResponse(as_arrow(run, asked), media_type=ARROW)
+    return StreamingResponse(as_lines(run, asked), media_type=NDJSON)
+
+
 def centroid_rows(run: Run, *, vectors: bool) -> Iterator[dict[str, Any]]:
     """Yield the clusters of a run, under their names, as JSON values."""
     table = Run.open(run.path).centroids  # names may be newer than what is open
     if not vectors:
         table = table.drop_columns(["centroid_vector"])
     for batch in table.to_batches(max_chunksize=CENTROID_ROWS):
-        yield from map(_plain, batch.to_pylist())
+        yield from map(plain, batch.to_pylist())
 
 
 def member_rows(run: Run, *, offset: int, limit: int | None) -> Iterator[dict[str, Any]]:
@@ -44,7 +63,7 @@ def member_rows(run: Run, *, offset: int, limit: int | None) -> Iterator[dict[st
     for batch in _cut(_member_batches(run, None, offset), limit):
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             for row in batch.slice(start, CHUNK_ROWS).to_pylist():
-                yield {"point_id": row["document_id"], **_plain(row)}
+                yield {"point_id": row["document_id"], **plain(row)}
 
 
 def as_lines(run: Run, asked: DataRequest) -> Iterator[bytes]:
@@ -134,7 +153,7 @@ def _lines(kind: str, rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
     yield "".join(parts).encode()
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def plain(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row in which what is no number is null: JSON has no NaN."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,7 @@ from gpucluster.service.catalog.port import Catalog, Transaction
 from gpucluster.service.collections.library import Library
 from gpucluster.service.collections.uploads import Limits
 from gpucluster.service.definitions import Definitions
+from gpucluster.service.enrichments import Enrichments
 from gpucluster.service.executions import Executions
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once
@@ -20,6 +21,7 @@ from gpucluster.service.outbound import Outbound, OutboundSettings
 from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Tasks
+from gpucluster.service.taxonomies import Taxonomies
 from gpucluster.service.tokens import Tokens
 from gpucluster.service.webhooks import Deliverer, Deliveries, Webhooks, emit
 
@@ -64,6 +66,12 @@ class Service:
         self.definitions = Definitions(self.catalog, self.collections, self._emit)
         self.executions = Executions(
             self.catalog, settings, self.definitions, self.collections, self.tasks, self._emit
+        )
+        self.enrichments = Enrichments(
+            *(self.catalog, settings, self.definitions, self.executions, self.tasks, self._emit)
+        )
+        self.taxonomies = Taxonomies(
+            *(self.catalog, settings, self.collections, self.enrichments, self.tasks, self._emit)
         )
         self.removal = Removal(
             self.catalog, self.definitions, self.executions, self.tasks, lambda *_: []

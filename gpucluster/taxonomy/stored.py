@@ -165,6 +165,7 @@ class StoredTaxonomy:
         vector_column: str | None = None,
         text_column: str | None = None,
         fresh: bool = False,
+        run_id: str | None = None,
     ) -> Run:
         """Let documents join the nodes, as a run of its own.
 
@@ -204,9 +205,10 @@ class StoredTaxonomy:
         """
         from gpucluster.definition import ClusterDefinition
         from gpucluster.device.select import decide
-        from gpucluster.given import open_like, text_column_of
+        from gpucluster.given import open_like, read_run_id, text_column_of
         from gpucluster.incremental import AssignmentRequest, assign_source
 
+        named = read_run_id(run_id)
         asked = ClusterDefinition.parse({"filters": filters} if filters else {}).filters
         request = AssignmentRequest(threshold=threshold, scope="all", filters=asked).checked()
         source = open_like(data, self.run, id_column=id_column, vector_column=vector_column)
@@ -220,6 +222,7 @@ class StoredTaxonomy:
             cancel=cancel or CancelToken(),
             text_column=text_column_of(source, self.run, text_column),
             fresh=fresh,
+            run_id=named,
         )
 
     def clone(

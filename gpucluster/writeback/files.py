@@ -140,6 +140,7 @@ def enrich_files(
     *,
     names: Sequence[str] | None = None,
     own: Collection[str] = (),
+    replaced: Collection[str] | None = None,
     reporter: Reporter,
 ) -> list[EnrichedFile]:
     """Write files of documents with all their columns, and those that a run knows.
@@ -162,6 +163,8 @@ def enrich_files(
         One for each file. Omitted: names that no other content has.
     own : collection of str
         As for `check_columns`; they are left out.
+    replaced : collection of str, optional
+        What is left out, where not all that earlier enrichments have written is to go.
     reporter : Reporter
 
     Returns
@@ -187,13 +190,16 @@ def enrich_files(
             hint="give the files that it was made of, in their order",
         )
     keys = keys_of(known, files)
+    if replaced is not None:  # so that what is kept tells files apart
+        keys = [digest([key, sorted(replaced)]) for key in keys]
     if names is None:
         names = [f"{_stem(file)}-{key[:12]}.parquet" for file, key in zip(files, keys, strict=True)]
-    work = _Work(known, store, folder, set(own), manner.batch_rows, reporter, total)
+    gone = [set(own) | own_columns(file) if replaced is None else set(replaced) for file in files]
+    work = _Work(known, store, folder, manner.batch_rows, reporter, total)
     with _threads(manner.parallelism, work.stopped) as threads:
         coming = [
             threads.submit(work.write, *each)
-            for each in zip(files, names, _begins(files), keys, strict=True)
+            for each in zip(files, names, _begins(files), keys, gone, strict=True)
         ]
         done, _ = wait(coming, return_when=FIRST_EXCEPTION)
         for each in done:  # what has failed, and not what was stopped because of it
@@ -209,7 +215,6 @@ class _Work:
         known: Known,
         store: Store,
         folder: str,
-        own: set[str],
         batch_rows: int | None,
         reporter: Reporter,
         total: int,
@@ -217,7 +222,6 @@ class _Work:
         self._known = known
         self._store = store
         self._folder = folder
-        self._own = own
         self._batch_rows = batch_rows
         self._reporter = reporter
         self._total = total
@@ -226,8 +230,10 @@ class _Work:
         self.stopped = threading.Event()
         self._now = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def write(self, file: DocumentFile, name: str, begin: int, key: str) -> EnrichedFile:
-        """Write one file, unless it is there."""
+    def write(
+        self, file: DocumentFile, name: str, begin: int, key: str, gone: set[str]
+    ) -> EnrichedFile:
+        """Write one file, without the columns `gone`, unless it is there."""
         target = f"{self._folder}/{name}"
         if (finished := self._finished(file, target, name, key)) is not None:
             self._progress(file.n_rows)
@@ -242,7 +248,7 @@ class _Work:
         }
 
         def write(content: BinaryIO) -> None:
-            schema = self._schema(file)
+            schema = self._schema(file, gone)
             options = parquet_options(schema, plain=file.id_column)
             with pq.ParquetWriter(content, schema, **options) as writer:
                 for group in _groups(self._batches(file, schema, begin, counts)):
@@ -252,10 +258,9 @@ class _Work:
         stored = self._store.put(target, write)
         return EnrichedFile(name, file.path, stored.bytes, stored.sha256, **counts, reused=False)
 
-    def _schema(self, file: DocumentFile) -> pa.Schema:
+    def _schema(self, file: DocumentFile, gone: set[str]) -> pa.Schema:
         new = self._known.knowledge.schema
-        gone = own_columns(file) | self._own | set(new.names)
-        kept = [field for field in file.schema if field.name not in gone]
+        kept = [field for field in file.schema if field.name not in gone | set(new.names)]
         metadata = {k: v for k, v in (file.schema.metadata or {}).items() if k != METADATA}
         return pa.schema([*kept, *new], metadata or None)
 

@@ -96,7 +96,7 @@ def publish(
             raise Overtaken
         files = tuple(_standing(file, replaced.get(file.name), run_id) for file in latest.files)
         own = noted.model_copy(update={"version": latest.number + 1})
-        schema = _schema_of(versions, latest, files)
+        schema = schema_of(versions, latest, files)
         kept = [each for each in latest.enrichments if each.run_id != run_id]
         return latest.next(
             "enrich",
@@ -141,7 +141,7 @@ def undo(store: Store, versions: Versions, *, run_id: str, now: datetime) -> Ver
             if own is None:
                 own = _without(store, versions, latest, file, found[0].columns, written)
             files.append(own)
-        schema = _schema_of(versions, latest, files)
+        schema = schema_of(versions, latest, files)
         earlier = versions.read(found[0].version - 1).enrichments
         known = {run_id, *(each.run_id for each in earlier)}
         later = [each for each in latest.enrichments if each.run_id not in known]
@@ -205,7 +205,7 @@ def _without(
     return written[file.name]
 
 
-def _schema_of(versions: Versions, latest: Version, files: Sequence[DataFile]) -> pa.Schema:
+def schema_of(versions: Versions, latest: Version, files: Sequence[DataFile]) -> pa.Schema:
     """Return the columns that some files have together, those that are known in their order."""
     own = [latest.id_column, *latest.vector_columns]
     found = pa.schema([latest.schema.field(name) for name in own])

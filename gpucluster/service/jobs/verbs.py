@@ -29,7 +29,36 @@ def assign(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -> 
     return describe(gpucluster.assign(**args, observer=observer, cancel=cancel))
 
 
-VERBS: dict[str, Verb] = {"cluster": cluster, "assign": assign}
+def enrich(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -> dict[str, Any]:
+    """Write what a run knows into collections; `args` are those of `jobs.enriching.enrich`."""
+    from gpucluster.service.jobs.enriching import enrich
+
+    return enrich(args, observer, cancel)
+
+
+def promote(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -> dict[str, Any]:
+    """Make clusters the nodes of a taxonomy; `args` are those of `gpucluster.promote`."""
+    import gpucluster
+
+    return gpucluster.promote(**args, observer=observer, cancel=cancel).to_json()
+
+
+def classify(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -> dict[str, Any]:
+    """Let documents join a taxonomy; `args` are those of `Taxonomy.apply` and where it lies."""
+    import gpucluster
+
+    own = dict(args)
+    taxonomy = gpucluster.open_taxonomy(own.pop("taxonomy"), version=own.pop("version"))
+    return describe(taxonomy.apply(**own, observer=observer, cancel=cancel))
+
+
+VERBS: dict[str, Verb] = {
+    "cluster": cluster,
+    "assign": assign,
+    "enrich": enrich,
+    "promote": promote,
+    "classify": classify,
+}
 
 
 def describe(run: Run) -> dict[str, Any]:

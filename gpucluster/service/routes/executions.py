@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi import Query as Parameter
@@ -17,22 +15,11 @@ from gpucluster.service.catalog.port import Query, Record, Summary
 from gpucluster.service.executions import as_answer
 from gpucluster.service.paging import Pages, Paging
 from gpucluster.service.refusals import ConflictError, NotFoundError
+from gpucluster.service.waiting import when_over
 from gpucluster.wire import executions as wire
-from gpucluster.wire.tasks import LIVE, TaskResponse
+from gpucluster.wire.tasks import TaskResponse
 
 router = APIRouter(prefix="/v1/clusters", tags=["executions"])
-
-WAIT_S = 300.0
-LOOK_S = 0.2
-_STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {
-            streams.NDJSON: {"schema": {"type": "string"}},
-            streams.ARROW: {"schema": {"type": "string", "format": "binary"}},
-        }
-    }
-}
-Wait = Annotated[bool, Parameter(description="Answer when it is over, or after 300 s.")]
 
 
 @router.post("/jobs/submit", tags=["other names"])
@@ -48,16 +35,13 @@ async def execute(
     cluster_identifier: str,
     call: Runs,
     body: wire.ExecuteRequest | None = None,
-    wait: Wait = False,
+    wait: Annotated[bool, Parameter(description="Answer when it is over, or after 300 s.")] = False,
 ) -> TaskResponse:
     """Execute a definition: the answer is its task, at once or when it is over."""
     task = await run_in_threadpool(_started, call, cluster_identifier, body)
-    until = time.monotonic() + WAIT_S
-    while wait and task.status in LIVE and time.monotonic() < until:
-        await asyncio.sleep(LOOK_S)  # and hold no thread, so that any number may wait
-        found = await run_in_threadpool(call.service.tasks.get, call.ns, task.task_id)
-        task = tasks.as_answer(found)
-    return task
+    if not wait:
+        return task
+    return tasks.as_answer((await when_over(call, [task.task_id]))[0])
 
 
 @router.post("/{cluster_identifier}/execute/submit")
@@ -131,7 +115,7 @@ def latest_artifacts(
 @router.get(
     "/{cluster_identifier}/executions/{run_id}/data",
     response_class=StreamingResponse,
-    responses=_STREAMED,
+    responses=streams.STREAMED,
 )
 def data(
     cluster_identifier: str,
@@ -148,7 +132,7 @@ def data(
 @router.post(
     "/{cluster_identifier}/executions/{run_id}/data",
     response_class=StreamingResponse,
-    responses=_STREAMED,
+    responses=streams.STREAMED,
 )
 def post_data(
     cluster_identifier: str, run_id: str, request: Request, call: Reads, body: wire.DataRequest
@@ -158,7 +142,9 @@ def post_data(
     return _streamed(record, request, body)
 
 
-@router.get("/{cluster_identifier}/data", response_class=StreamingResponse, responses=_STREAMED)
+@router.get(
+    "/{cluster_identifier}/data", response_class=StreamingResponse, responses=streams.STREAMED
+)
 def latest_data(
     cluster_identifier: str,
     request: Request,
@@ -263,8 +249,4 @@ def _artifacts(record: Record, asked: wire.ArtifactsRequest) -> wire.Artifacts:
 
 
 def _streamed(record: Record, request: Request, body: wire.DataRequest) -> StreamingResponse:
-    streams.check_columns(body.columns)
-    run = streams.open_run(record.body["artifacts"]["path"])
-    if streams.ARROW in request.headers.get("accept", ""):
-        return StreamingResponse(streams.as_arrow(run, body), media_type=streams.ARROW)
-    return StreamingResponse(streams.as_lines(run, body), media_type=streams.NDJSON)
+    return streams.respond(record.body["artifacts"]["path"], request.headers, body)
