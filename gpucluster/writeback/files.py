@@ -121,13 +121,18 @@ def check_columns(
             )
 
 
-def keys_of(known: Known, files: Sequence[DocumentFile]) -> list[str]:
+def keys_of(
+    known: Known,
+    files: Sequence[DocumentFile],
+    own: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> list[str]:
     """Return a digest for each file, of all that it depends on when it is enriched."""
-    begins = _begins(files)
+    columns = sorted(own), sorted(kept)
     # of the files as they are before they are read: what changes meanwhile is written anew
     return [
-        digest([file_state(file.path), known.key, None if known.has_ids else begin])
-        for file, begin in zip(files, begins, strict=True)
+        digest([file_state(file.path), known.key, columns, None if known.has_ids else begin])
+        for file, begin in zip(files, _begins(files), strict=True)
     ]
 
 
@@ -140,6 +145,7 @@ def enrich_files(
     *,
     names: Sequence[str] | None = None,
     own: Collection[str] = (),
+    kept: Collection[str] = (),
     reporter: Reporter,
 ) -> list[EnrichedFile]:
     """Write files of documents with all their columns, and those that a run knows.
@@ -161,7 +167,9 @@ def enrich_files(
     names : sequence of str, optional
         One for each file. Omitted: names that no other content has.
     own : collection of str
-        As for `check_columns`; they are left out.
+        As for `check_columns`; they are left out, as are those that the files name.
+    kept : collection of str
+        But for these: what another run has written, and is to stay beside what is new.
     reporter : Reporter
 
     Returns
@@ -186,10 +194,10 @@ def enrich_files(
             f"got {total:,}",
             hint="give the files that it was made of, in their order",
         )
-    keys = keys_of(known, files)
+    keys = keys_of(known, files, own, kept)
     if names is None:
         names = [f"{_stem(file)}-{key[:12]}.parquet" for file, key in zip(files, keys, strict=True)]
-    work = _Work(known, store, folder, set(own), manner.batch_rows, reporter, total)
+    work = _Work(known, store, folder, set(own), set(kept), manner.batch_rows, reporter, total)
     with _threads(manner.parallelism, work.stopped) as threads:
         coming = [
             threads.submit(work.write, *each)
@@ -210,6 +218,7 @@ class _Work:
         store: Store,
         folder: str,
         own: set[str],
+        kept: set[str],
         batch_rows: int | None,
         reporter: Reporter,
         total: int,
@@ -218,6 +227,7 @@ class _Work:
         self._store = store
         self._folder = folder
         self._own = own
+        self._kept = kept
         self._batch_rows = batch_rows
         self._reporter = reporter
         self._total = total
@@ -237,6 +247,7 @@ class _Work:
             "run_id": self._known.run_id,
             "enriched_at": self._now,
             "columns": self._known.knowledge.schema.names,
+            "kept": sorted(self._ours(file) & self._kept),
             "asked": self._known.key,
             "key": key,
         }
@@ -252,9 +263,12 @@ class _Work:
         stored = self._store.put(target, write)
         return EnrichedFile(name, file.path, stored.bytes, stored.sha256, **counts, reused=False)
 
+    def _ours(self, file: DocumentFile) -> set[str]:
+        return own_columns(file) | self._own
+
     def _schema(self, file: DocumentFile) -> pa.Schema:
         new = self._known.knowledge.schema
-        gone = own_columns(file) | self._own | set(new.names)
+        gone = self._ours(file) - self._kept | set(new.names)
         kept = [field for field in file.schema if field.name not in gone]
         metadata = {k: v for k, v in (file.schema.metadata or {}).items() if k != METADATA}
         return pa.schema([*kept, *new], metadata or None)

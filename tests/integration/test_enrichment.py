@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import gpucluster
+from gpucluster.artifacts import open_store
+from gpucluster.enrichment.settings import read_mappings
 from gpucluster.errors import (
     ConfigError,
     DtypeError,
@@ -24,10 +27,13 @@ from gpucluster.errors import (
     SourceNotFoundError,
     StoreError,
 )
-from gpucluster.events import Progress, StageFinished, StageStarted
+from gpucluster.events import Progress, Reporter, StageFinished, StageStarted
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.sources import open_feature
+from gpucluster.sources.documents import open_documents
 from gpucluster.writeback import publishing
+from gpucluster.writeback.files import Manner, check_columns, enrich_files
+from gpucluster.writeback.knowing import what_is_known
 from tests.helpers.topics import by, documents, topic_run
 
 URI = "mixpeek://text@v1/embedding"
@@ -414,3 +420,30 @@ def test_damage_after_the_footer_is_found(run: gpucluster.Run) -> None:
     with pytest.raises(CorruptInputError):
         run.enrich(str(path), fields=["cluster_id"], out="again")
     assert not Path("again/enrichment.json").exists()
+
+
+def test_columns_of_another_run_may_stay(run: gpucluster.Run) -> None:
+    """Whoever publishes by himself may keep what several runs have written side by side."""
+    store, manner = open_store(Path.cwd()), Manner()
+
+    def written(name: str, target: str, kept: tuple[str, ...]) -> Path:
+        known = what_is_known(
+            run, read_mappings(None, [{"source_field": "x", "target_field": target}])
+        )
+        file = open_documents(name, needs_ids=known.has_ids)
+        check_columns(known, [file], manner)
+        work = known, [file], store, "v", manner
+        (done,) = enrich_files(*work, kept=kept, reporter=Reporter("enrich"))
+        content = Path("v", done.name).read_bytes()
+        assert (done.bytes, done.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        return Path("v", done.name)
+
+    first = written("docs.parquet", "a", ())
+    both = written(str(first), "b", ("a",))
+    assert pq.read_schema(both).names[-2:] == ["a", "b"]
+    one = written(str(both), "b", ())
+    assert "a" not in pq.read_schema(one).names
+    two = written(str(both), "b", ("a",))  # of the same file and run, but another one
+    assert pq.read_schema(two).names[-2:] == ["a", "b"]
+    again = written(str(both), "a", ("b",))  # still ours, so it is replaced without a word
+    assert pq.read_schema(again).names[-2:] == ["b", "a"]
