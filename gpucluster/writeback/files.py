@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from gpucluster.artifacts.files import digest
 from gpucluster.artifacts.parquet import parquet_options
 from gpucluster.artifacts.store import Store
-from gpucluster.errors import Cancelled, ConfigError, InputError
+from gpucluster.errors import Cancelled, ConfigError, InputError, SchemaMismatchError
 from gpucluster.events import Reporter
 from gpucluster.notation import describe
 from gpucluster.sources.digests import file_state
@@ -255,7 +255,7 @@ class _Work:
         def write(content: BinaryIO) -> None:
             schema = self._schema(file)
             options = parquet_options(schema, plain=file.id_column)
-            with pq.ParquetWriter(content, schema, **options) as writer:
+            with _storing(file), pq.ParquetWriter(content, schema, **options) as writer:
                 for group in _groups(self._batches(file, schema, begin, counts)):
                     writer.write_table(group, row_group_size=group.num_rows)
                 writer.add_key_value_metadata({METADATA: json.dumps(record | counts).encode()})
@@ -321,6 +321,18 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             held = []
     if held:
         yield pa.Table.from_batches(held)
+
+
+@contextmanager
+def _storing(file: DocumentFile) -> Iterator[None]:
+    """Say of which documents something is that Parquet has no place for."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise SchemaMismatchError(
+            f"{file.path}: it cannot be stored as Parquet ({' '.join(str(error).split())[:120]})",
+            hint="leave the column out, or write it with another type",
+        ) from error
 
 
 @contextmanager

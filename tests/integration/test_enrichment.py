@@ -367,6 +367,10 @@ def test_a_manifest_that_changes_meanwhile(run: gpucluster.Run, monkeypatch: Any
 def test_what_is_wrong_is_said_before_anything_is_written(run: gpucluster.Run) -> None:
     np.save("docs.npy", np.ones((3, 12), np.float32))
     pq.write_table(documents(5).drop_columns(["document_id"]), "noids.parquet")
+    twice = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["document_id", "t", "t"])
+    pq.write_table(twice, "twice.parquet")
+    Path("empty.jsonl").write_text('{"document_id": "a", "payload": {}}\n')
+    Path("mixed.jsonl").write_text('{"document_id": "a", "p": 1}\n{"document_id": "b", "p": []}\n')
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ConfigError, "plain files cannot be changed in one step", {"data": "docs.parquet"}),
         (ConfigError, "plain files cannot be changed in one step", {}),
@@ -378,6 +382,13 @@ def test_what_is_wrong_is_said_before_anything_is_written(run: gpucluster.Run) -
         (ConfigError, "expected files of documents", {"data": [documents(3)], "out": "o"}),
         (DtypeError, "hold vectors and no other columns", {"data": "docs.npy", "out": "o"}),
         (SourceNotFoundError, "no such file", {"data": "gone.parquet", "out": "o"}),
+        (
+            SchemaMismatchError,
+            "several columns are called 't'",
+            {"data": "twice.parquet", "out": "o"},
+        ),
+        (SchemaMismatchError, "cannot be stored as Parquet", {"data": "empty.jsonl", "out": "o"}),
+        (SchemaMismatchError, "are of several types", {"data": "mixed.jsonl", "out": "o"}),
         (SchemaMismatchError, "no column holds ids", {"data": "noids.parquet", "out": "o"}),
         (SchemaMismatchError, "document_idd", {"id_column": "document_idd", "out": "o"}),
     ]
