@@ -12,7 +12,7 @@ from gpucluster.artifacts.run import Run
 from gpucluster.errors import ConfigError, SourceNotFoundError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
 from gpucluster.notation import describe
-from gpucluster.places import Place, place
+from gpucluster.places import ObjectPath, Place, place
 
 if TYPE_CHECKING:
     from gpucluster.enrichment.settings import EnrichmentSettings, FieldMapping
@@ -236,16 +236,17 @@ def _manifest(data: Any) -> Place | None:
     from gpucluster.sources import is_manifest
 
     items = data if isinstance(data, list | tuple) else [data]
-    if len(items) != 1 or not isinstance(items[0], str | os.PathLike):
+    if len(items) != 1 or not isinstance(items[0], str | os.PathLike | ObjectPath):
         return None
-    return place(items[0]).absolute() if is_manifest(items[0]) else None
+    path = place(items[0])
+    return path.absolute() if is_manifest(path.name) else None
 
 
 def _paths(data: Any) -> list[str]:
     items = data if isinstance(data, list | tuple) else [data]
-    if not items or not all(isinstance(item, str | os.PathLike) for item in items):
+    if not items or not all(isinstance(item, str | os.PathLike | ObjectPath) for item in items):
         raise ConfigError(f"got {describe(data)}, expected files of documents", path="data")
-    return [os.fspath(item) for item in items]
+    return [str(item) for item in items]
 
 
 def _own_paths(run: Run) -> list[tuple[str, str | None]]:

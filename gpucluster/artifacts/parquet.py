@@ -59,4 +59,6 @@ def _leaves(path: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType, b
 
 
 def _is_text(type_: pa.DataType) -> bool:
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+    type_ = type_.value_type if pa.types.is_dictionary(type_) else type_
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(type_) for test in tests)

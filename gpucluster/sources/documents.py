@@ -140,6 +140,8 @@ def open_documents(
                 hint="documents are Parquet, Arrow IPC or JSON lines",
             )
     schema: pa.Schema = opened["schema"]
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise SchemaMismatchError(f"{path}: several columns are called {twice[0]!r}")
     name = None
     if needs_ids:
         check_names({"id": id_column}, schema.names, path)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from gpucluster.artifacts.files import digest
 from gpucluster.artifacts.parquet import parquet_options
 from gpucluster.artifacts.store import Store
-from gpucluster.errors import Cancelled, ConfigError, InputError
+from gpucluster.errors import Cancelled, ConfigError, InputError, SchemaMismatchError
 from gpucluster.events import Reporter
 from gpucluster.notation import describe
 from gpucluster.sources.digests import file_state
@@ -121,13 +121,18 @@ def check_columns(
             )
 
 
-def keys_of(known: Known, files: Sequence[DocumentFile]) -> list[str]:
+def keys_of(
+    known: Known,
+    files: Sequence[DocumentFile],
+    own: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> list[str]:
     """Return a digest for each file, of all that it depends on when it is enriched."""
-    begins = _begins(files)
+    columns = sorted(own), sorted(kept)
     # of the files as they are before they are read: what changes meanwhile is written anew
     return [
-        digest([file_state(file.path), known.key, None if known.has_ids else begin])
-        for file, begin in zip(files, begins, strict=True)
+        digest([file_state(file.path), known.key, columns, None if known.has_ids else begin])
+        for file, begin in zip(files, _begins(files), strict=True)
     ]
 
 
@@ -140,7 +145,7 @@ def enrich_files(
     *,
     names: Sequence[str] | None = None,
     own: Collection[str] = (),
-    replaced: Collection[str] | None = None,
+    kept: Collection[str] = (),
     reporter: Reporter,
 ) -> list[EnrichedFile]:
     """Write files of documents with all their columns, and those that a run knows.
@@ -162,9 +167,9 @@ def enrich_files(
     names : sequence of str, optional
         One for each file. Omitted: names that no other content has.
     own : collection of str
-        As for `check_columns`; they are left out.
-    replaced : collection of str, optional
-        What is left out, where not all that earlier enrichments have written is to go.
+        As for `check_columns`; they are left out, as are those that the files name.
+    kept : collection of str
+        But for these: what another run has written, and is to stay beside what is new.
     reporter : Reporter
 
     Returns
@@ -189,17 +194,14 @@ def enrich_files(
             f"got {total:,}",
             hint="give the files that it was made of, in their order",
         )
-    keys = keys_of(known, files)
-    if replaced is not None:  # so that what is kept tells files apart
-        keys = [digest([key, sorted(replaced)]) for key in keys]
+    keys = keys_of(known, files, own, kept)
     if names is None:
         names = [f"{_stem(file)}-{key[:12]}.parquet" for file, key in zip(files, keys, strict=True)]
-    gone = [set(own) | own_columns(file) if replaced is None else set(replaced) for file in files]
-    work = _Work(known, store, folder, manner.batch_rows, reporter, total)
+    work = _Work(known, store, folder, set(own), set(kept), manner.batch_rows, reporter, total)
     with _threads(manner.parallelism, work.stopped) as threads:
         coming = [
             threads.submit(work.write, *each)
-            for each in zip(files, names, _begins(files), keys, gone, strict=True)
+            for each in zip(files, names, _begins(files), keys, strict=True)
         ]
         done, _ = wait(coming, return_when=FIRST_EXCEPTION)
         for each in done:  # what has failed, and not what was stopped because of it
@@ -215,6 +217,8 @@ class _Work:
         known: Known,
         store: Store,
         folder: str,
+        own: set[str],
+        kept: set[str],
         batch_rows: int | None,
         reporter: Reporter,
         total: int,
@@ -222,6 +226,8 @@ class _Work:
         self._known = known
         self._store = store
         self._folder = folder
+        self._own = own
+        self._kept = kept
         self._batch_rows = batch_rows
         self._reporter = reporter
         self._total = total
@@ -230,10 +236,8 @@ class _Work:
         self.stopped = threading.Event()
         self._now = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def write(
-        self, file: DocumentFile, name: str, begin: int, key: str, gone: set[str]
-    ) -> EnrichedFile:
-        """Write one file, without the columns `gone`, unless it is there."""
+    def write(self, file: DocumentFile, name: str, begin: int, key: str) -> EnrichedFile:
+        """Write one file, unless it is there."""
         target = f"{self._folder}/{name}"
         if (finished := self._finished(file, target, name, key)) is not None:
             self._progress(file.n_rows)
@@ -243,14 +247,15 @@ class _Work:
             "run_id": self._known.run_id,
             "enriched_at": self._now,
             "columns": self._known.knowledge.schema.names,
+            "kept": sorted(self._ours(file) & self._kept),
             "asked": self._known.key,
             "key": key,
         }
 
         def write(content: BinaryIO) -> None:
-            schema = self._schema(file, gone)
+            schema = self._schema(file)
             options = parquet_options(schema, plain=file.id_column)
-            with pq.ParquetWriter(content, schema, **options) as writer:
+            with _storing(file), pq.ParquetWriter(content, schema, **options) as writer:
                 for group in _groups(self._batches(file, schema, begin, counts)):
                     writer.write_table(group, row_group_size=group.num_rows)
                 writer.add_key_value_metadata({METADATA: json.dumps(record | counts).encode()})
@@ -258,9 +263,13 @@ class _Work:
         stored = self._store.put(target, write)
         return EnrichedFile(name, file.path, stored.bytes, stored.sha256, **counts, reused=False)
 
-    def _schema(self, file: DocumentFile, gone: set[str]) -> pa.Schema:
+    def _ours(self, file: DocumentFile) -> set[str]:
+        return own_columns(file) | self._own
+
+    def _schema(self, file: DocumentFile) -> pa.Schema:
         new = self._known.knowledge.schema
-        kept = [field for field in file.schema if field.name not in gone | set(new.names)]
+        gone = self._ours(file) - self._kept | set(new.names)
+        kept = [field for field in file.schema if field.name not in gone]
         metadata = {k: v for k, v in (file.schema.metadata or {}).items() if k != METADATA}
         return pa.schema([*kept, *new], metadata or None)
 
@@ -312,6 +321,18 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             held = []
     if held:
         yield pa.Table.from_batches(held)
+
+
+@contextmanager
+def _storing(file: DocumentFile) -> Iterator[None]:
+    """Say of which documents something is that Parquet has no place for."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise SchemaMismatchError(
+            f"{file.path}: it cannot be stored as Parquet ({' '.join(str(error).split())[:120]})",
+            hint="leave the column out, or write it with another type",
+        ) from error
 
 
 @contextmanager

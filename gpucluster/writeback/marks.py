@@ -54,7 +54,8 @@ class EnrichedFile:
 
 def own_columns(file: DocumentFile) -> set[str]:
     """Return the columns of a file that an earlier enrichment has written."""
-    return set(record_of(file.metadata).get("columns", ()))
+    record = record_of(file.metadata)
+    return {*record.get("columns", ()), *record.get("kept", ())}
 
 
 def is_enriched(file: DocumentFile, asked: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import gpucluster
+from gpucluster.artifacts import open_store
+from gpucluster.enrichment.settings import read_mappings
 from gpucluster.errors import (
     ConfigError,
     DtypeError,
@@ -24,10 +27,13 @@ from gpucluster.errors import (
     SourceNotFoundError,
     StoreError,
 )
-from gpucluster.events import Progress, StageFinished, StageStarted
+from gpucluster.events import Progress, Reporter, StageFinished, StageStarted
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.sources import open_feature
+from gpucluster.sources.documents import open_documents
 from gpucluster.writeback import publishing
+from gpucluster.writeback.files import Manner, check_columns, enrich_files
+from gpucluster.writeback.knowing import what_is_known
 from tests.helpers.topics import by, documents, topic_run
 
 URI = "mixpeek://text@v1/embedding"
@@ -361,6 +367,10 @@ def test_a_manifest_that_changes_meanwhile(run: gpucluster.Run, monkeypatch: Any
 def test_what_is_wrong_is_said_before_anything_is_written(run: gpucluster.Run) -> None:
     np.save("docs.npy", np.ones((3, 12), np.float32))
     pq.write_table(documents(5).drop_columns(["document_id"]), "noids.parquet")
+    twice = pa.Table.from_arrays([pa.array(["a"])] * 3, names=["document_id", "t", "t"])
+    pq.write_table(twice, "twice.parquet")
+    Path("empty.jsonl").write_text('{"document_id": "a", "payload": {}}\n')
+    Path("mixed.jsonl").write_text('{"document_id": "a", "p": 1}\n{"document_id": "b", "p": []}\n')
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ConfigError, "plain files cannot be changed in one step", {"data": "docs.parquet"}),
         (ConfigError, "plain files cannot be changed in one step", {}),
@@ -372,6 +382,13 @@ def test_what_is_wrong_is_said_before_anything_is_written(run: gpucluster.Run) -
         (ConfigError, "expected files of documents", {"data": [documents(3)], "out": "o"}),
         (DtypeError, "hold vectors and no other columns", {"data": "docs.npy", "out": "o"}),
         (SourceNotFoundError, "no such file", {"data": "gone.parquet", "out": "o"}),
+        (
+            SchemaMismatchError,
+            "several columns are called 't'",
+            {"data": "twice.parquet", "out": "o"},
+        ),
+        (SchemaMismatchError, "cannot be stored as Parquet", {"data": "empty.jsonl", "out": "o"}),
+        (SchemaMismatchError, "are of several types", {"data": "mixed.jsonl", "out": "o"}),
         (SchemaMismatchError, "no column holds ids", {"data": "noids.parquet", "out": "o"}),
         (SchemaMismatchError, "document_idd", {"id_column": "document_idd", "out": "o"}),
     ]
@@ -414,3 +431,30 @@ def test_damage_after_the_footer_is_found(run: gpucluster.Run) -> None:
     with pytest.raises(CorruptInputError):
         run.enrich(str(path), fields=["cluster_id"], out="again")
     assert not Path("again/enrichment.json").exists()
+
+
+def test_columns_of_another_run_may_stay(run: gpucluster.Run) -> None:
+    """Whoever publishes by himself may keep what several runs have written side by side."""
+    store, manner = open_store(Path.cwd()), Manner()
+
+    def written(name: str, target: str, kept: tuple[str, ...]) -> Path:
+        known = what_is_known(
+            run, read_mappings(None, [{"source_field": "x", "target_field": target}])
+        )
+        file = open_documents(name, needs_ids=known.has_ids)
+        check_columns(known, [file], manner)
+        work = known, [file], store, "v", manner
+        (done,) = enrich_files(*work, kept=kept, reporter=Reporter("enrich"))
+        content = Path("v", done.name).read_bytes()
+        assert (done.bytes, done.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        return Path("v", done.name)
+
+    first = written("docs.parquet", "a", ())
+    both = written(str(first), "b", ("a",))
+    assert pq.read_schema(both).names[-2:] == ["a", "b"]
+    one = written(str(both), "b", ())
+    assert "a" not in pq.read_schema(one).names
+    two = written(str(both), "b", ("a",))  # of the same file and run, but another one
+    assert pq.read_schema(two).names[-2:] == ["a", "b"]
+    again = written(str(both), "a", ("b",))  # still ours, so it is replaced without a word
+    assert pq.read_schema(again).names[-2:] == ["b", "a"]

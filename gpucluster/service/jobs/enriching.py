@@ -113,7 +113,8 @@ class _Work:
             old = [each for each in latest.enrichments if each.run_id in replaces]
             gone = {name for each in old for name in each.columns}
             files = [file for file in latest.files if file.rows]
-            written = self._write(versions, latest, files, versions.folder, gone)
+            ours = {name for each in latest.enrichments for name in each.columns}
+            written = self._write(versions, latest, files, versions.folder, gone, ours - gone)
             replaced = {file.name: _data(new) for file, new in zip(files, written, strict=True)}
             now, run_id = datetime.now(UTC), self._known.run_id
             try:
@@ -153,8 +154,10 @@ class _Work:
             check_targets(version, self._columns, overwrite=self._manner.overwrite)
         files, written = [], []
         for part, version in zip(parts, read, strict=True):
+            ours = {name for each in version.enrichments for name in each.columns}
             found = self._write(
-                part, version, [f for f in version.files if f.rows], versions.folder, set()
+                *(part, version, [f for f in version.files if f.rows], versions.folder),
+                *(set(), ours),
             )
             written += found
             files += [_data(each) for each in found]
@@ -187,12 +190,14 @@ class _Work:
         version: Version,
         files: Sequence[DataFile],
         folder: str,
-        gone: set[str],
+        own: set[str],
+        kept: set[str],
     ) -> list[EnrichedFile]:
         documents = [_documents(versions, version, file) for file in files]
         return enrich_files(
             *(self._known, documents, self._store, f"{folder}/data", self._manner),
-            replaced=gone,
+            own=own,
+            kept=kept,
             reporter=self._reporter,
         )
 
