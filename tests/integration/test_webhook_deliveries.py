@@ -437,6 +437,40 @@ def test_a_webhook_of_several_channels_repeats_none_that_answered(house, authori
     }
 
 
+def test_who_asks_for_another_try_during_one_gets_it(house, authority):
+    def decide(call):
+        if len(receiver.calls) == 1:
+            house.deliveries.redeliver("ns", "hook", only(house.found("hook")).delivery_id)
+            return 500
+        return 200
+
+    with receiving(decide, authority.context(NAME)) as receiver:
+        house.webhook(receiver.url(), timeout=10)
+        house.emit()
+        house.pass_time(house.clock.now + timedelta(seconds=4))
+    assert len(receiver.calls) == 2
+    done = only(house.found("hook"))
+    assert (done.status, done.attempt_count) == ("delivered", 1)  # the first was overtaken
+
+
+def test_a_delivery_whose_channel_is_gone_is_given_up(house, authority):
+    with receiving(
+        lambda call: 500 if call.path == "/b" else 200, authority.context(NAME)
+    ) as receiver:
+        house.webhook(receiver.url("/a"))
+        shown = house.webhooks.get("ns", "hook").model_dump(mode="json")
+        (one,) = shown["channels"]
+        second = {**one, "configs": {**one["configs"], "url": receiver.url("/b")}}
+        house.webhooks.update("ns", "hook", WebhookInput(**{**shown, "channels": [one, second]}))
+        house.emit()
+        house.step()
+        house.webhooks.update("ns", "hook", WebhookInput(**shown))
+        house.pass_time(house.clock.now + timedelta(hours=25))
+    assert Counter(call.path for call in receiver.calls) == {"/a": 1, "/b": 1}
+    dead = only(house.found("hook", "dead"))
+    assert (dead.channel_index, dead.attempts[-1].error) == (1, "its channel is gone")
+
+
 def test_a_ping_goes_to_one_webhook(house, authority):
     with receiving(lambda call: 200, authority.context(NAME)) as receiver:
         hook = house.webhook(receiver.url("/a"))

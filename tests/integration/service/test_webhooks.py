@@ -202,6 +202,21 @@ def test_other_namespaces_and_scopes(client):
     assert client.post(f"{ROOT}/hook/secret/rotate", headers=runs).status_code == 403
 
 
+def test_what_happens_to_definitions_is_told(server, client, authority, monkeypatch):
+    monkeypatch.setattr(server[1].definitions, "_check_features", lambda *_: None)
+    with receiving(lambda call: 200, authority.context("localhost")) as receiver:
+        types = ["cluster.created", "cluster.updated", "cluster.deleted"]
+        made(client, url=receiver.url(name="localhost"), event_types=types)
+        body = {"cluster_name": "c", "collection_ids": ["col_1"], "algorithm": "kmeans"}
+        cluster = client.post("/v1/clusters", json=body).json()["cluster_id"]
+        client.patch(f"/v1/clusters/{cluster}", json={"cluster_name": "d"})
+        client.delete(f"/v1/clusters/{cluster}")
+        eventually(lambda: receiver.accepted, lambda calls: len(calls) == 3)
+    told = [json.loads(call.body) for call in receiver.accepted]
+    assert {event["event_type"] for event in told} == set(types)
+    assert [event["subject"] for event in told] == [{"type": "cluster", "id": cluster}] * 3
+
+
 def test_messages_arrive_by_the_server_itself_and_nothing_secret_is_said(client, authority, caplog):
     caplog.set_level(logging.DEBUG)
     said = []
