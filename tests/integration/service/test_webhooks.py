@@ -162,6 +162,14 @@ def test_what_is_wrong_is_named(client, change, where, what):
     assert what in message
 
 
+def test_numbers_of_a_template_are_those_of_json(client):
+    text = json.dumps(given(configs={"payload_template": {"a": 1.5}})).replace("1.5", "1e999")
+    headers = {"Content-Type": "application/json"}
+    path, message = problem(client.post(ROOT, content=text, headers=headers))
+    assert path == "body.channels.0.configs.payload_template"
+    assert "not finite" in message
+
+
 def test_names_are_taken_once_and_requests_under_a_key_done_once(client):
     headers = {"Idempotency-Key": "one"}
     first = client.post(ROOT, json=given(), headers=headers)
