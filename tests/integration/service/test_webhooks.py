@@ -9,16 +9,11 @@ import time
 import pytest
 from standardwebhooks import Webhook
 
-from tests.helpers.receivers import Authority, receiving
+from tests.helpers.receivers import receiving
 from tests.helpers.serving import serving
 
 ROOT = "/v1/organizations/webhooks"
 MASK = "********"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture(scope="module")
