@@ -122,7 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "drip header":
                 self._drip(b"HTTP/1.1 200 OK\r\nX: ")
             case "endless":
-                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 200_000)
+                self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+                while not it.closing.is_set():
+                    self.wfile.write(b"x" * 10_000)
             case "redirect":
                 self.send_response(302)
                 self.send_header("Location", self.receiver.url("/elsewhere"))

@@ -198,7 +198,7 @@ class Webhooks:
             if each.channel == "email":
                 hint = "Channels are webhook and slack"
                 raise ConfigError("this service sends no mail", path=f"{path}.channel", hint=hint)
-            channel = unmasked(each.model_dump(mode="json"), kept, path=path)
+            channel = unmasked(each.model_dump(), kept, path=path)
             check_channel(channel, self._outbound, path=path)
             channels.append(channel)
         return channels

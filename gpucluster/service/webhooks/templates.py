@@ -33,9 +33,12 @@ def check_template(template: Any, *, path: str) -> None:
     Raises
     ------
     ConfigError
-        One is unknown, or the template is too long.
+        One is unknown, or the template is too long, or holds a number that JSON does not have.
     """
-    text = json.dumps(template, ensure_ascii=False)
+    try:
+        text = json.dumps(template, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise ConfigError("a number is not finite", path=path) from None
     if len(text) > MAX_TEMPLATE:
         raise ConfigError(f"{len(text):,} characters, expected at most {MAX_TEMPLATE:,}", path=path)
     for name in _PLACEHOLDER.findall(text):

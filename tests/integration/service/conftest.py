@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers import postgres
+from tests.helpers.deliveries import House
+from tests.helpers.receivers import Authority
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,15 @@ def catalog_options(request):
     server = request.getfixturevalue("postgres_server")
     name = f"catalog_{abs(hash(request.node.name))}"
     return "--catalog", server.new_database(name)
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture
+def house(authority, tmp_path):
+    house = House(authority, tmp_path)
+    yield house
+    house.close()

@@ -9,16 +9,11 @@ import time
 import pytest
 from standardwebhooks import Webhook
 
-from tests.helpers.receivers import Authority, receiving
+from tests.helpers.receivers import receiving
 from tests.helpers.serving import serving
 
 ROOT = "/v1/organizations/webhooks"
 MASK = "********"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +157,14 @@ def test_what_is_wrong_is_named(client, change, where, what):
     assert what in message
 
 
+def test_numbers_of_a_template_are_those_of_json(client):
+    text = json.dumps(given(configs={"payload_template": {"a": 1.5}})).replace("1.5", "1e999")
+    headers = {"Content-Type": "application/json"}
+    path, message = problem(client.post(ROOT, content=text, headers=headers))
+    assert path == "body.channels.0.configs.payload_template"
+    assert "not finite" in message
+
+
 def test_names_are_taken_once_and_requests_under_a_key_done_once(client):
     headers = {"Idempotency-Key": "one"}
     first = client.post(ROOT, json=given(), headers=headers)
@@ -200,6 +203,21 @@ def test_other_namespaces_and_scopes(client):
     assert client.post(ROOT, json=given(), headers=runs).status_code == 403
     assert client.delete(f"{ROOT}/hook", headers=runs).status_code == 403
     assert client.post(f"{ROOT}/hook/secret/rotate", headers=runs).status_code == 403
+
+
+def test_what_happens_to_definitions_is_told(server, client, authority, monkeypatch):
+    monkeypatch.setattr(server[1].definitions, "_check_features", lambda *_: None)
+    with receiving(lambda call: 200, authority.context("localhost")) as receiver:
+        types = ["cluster.created", "cluster.updated", "cluster.deleted"]
+        made(client, url=receiver.url(name="localhost"), event_types=types)
+        body = {"cluster_name": "c", "collection_ids": ["col_1"], "algorithm": "kmeans"}
+        cluster = client.post("/v1/clusters", json=body).json()["cluster_id"]
+        client.patch(f"/v1/clusters/{cluster}", json={"cluster_name": "d"})
+        client.delete(f"/v1/clusters/{cluster}")
+        eventually(lambda: receiver.accepted, lambda calls: len(calls) == 3)
+    told = [json.loads(call.body) for call in receiver.accepted]
+    assert {event["event_type"] for event in told} == set(types)
+    assert [event["subject"] for event in told] == [{"type": "cluster", "id": cluster}] * 3
 
 
 def test_messages_arrive_by_the_server_itself_and_nothing_secret_is_said(client, authority, caplog):

@@ -55,6 +55,13 @@ def test_the_certificate_is_checked_for_the_name(authority):
     assert receiver.calls == []
 
 
+def test_each_name_has_its_own_certificate(authority):
+    client = outbound(authority, allow_hosts=(NAME, "other.example"))
+    for name in (NAME, "other.example"):
+        with receiving(lambda call: 200, authority.context(name)) as receiver:
+            assert client.post(receiver.url(name=name), b"", {}).status == 200
+
+
 def test_an_unknown_authority_is_not_trusted(authority):
     with receiving(lambda call: 200, authority.context(NAME)) as receiver:
         client = outbound(authority, ca_file=None)
@@ -143,6 +150,12 @@ def test_nothing_of_a_call_is_logged_or_in_its_error(authority, caplog, behaviou
         except OutboundError as error:
             said = repr(error) + repr(error.__cause__) + repr(error.__context__)
     assert "canary" not in caplog.text + said
+
+
+@pytest.mark.parametrize("rest", ["/a#b", "/#", "/a\\b", "/a b", "/\u00e9", "/\x7f", "#", "?#"])
+def test_paths_are_what_is_sent_and_no_more(rest):
+    with pytest.raises(ConfigError, match="no address that can be called"):
+        Outbound(OutboundSettings()).check(f"https://example.com{rest}")
 
 
 @pytest.mark.parametrize(
