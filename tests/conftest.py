@@ -141,3 +141,11 @@ def postgres() -> Iterator[Server]:
 
     with serving() as server:
         yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of a catalog that is not there yet, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state' / 'catalog.sqlite'}"
+    return request.getfixturevalue("postgres").make_place()

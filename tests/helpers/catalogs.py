@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,6 +54,14 @@ def record(key: str = "a", **changes: Any) -> Record:
 def add(catalog: Catalog, *records: Record) -> list[Record]:
     with catalog.writing() as transaction:
         return [transaction.create(each) for each in records]
+
+
+def assert_whole(url: str) -> None:
+    """Let SQLite look at all of its file."""
+    if not url.startswith("postgres"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
 def walk(transaction: Transaction, query: Query, ns: str = "n") -> Iterator[list[str]]:

@@ -19,25 +19,18 @@ MINUTE = timedelta(minutes=1)
 Open = Callable[[], Catalog]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'state' / 'catalog.sqlite'}"
-    return request.getfixturevalue("postgres").make_place()
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def another(url: str, clock: Clock) -> Iterator[Open]:
+def another(catalog_url: str, clock: Clock) -> Iterator[Open]:
     """Open the catalog once more, as another server does."""
     opened = []
 
     def open_one() -> Catalog:
-        opened.append(open_catalog(url, clock=clock))
+        opened.append(open_catalog(catalog_url, clock=clock))
         return opened[-1]
 
     yield open_one

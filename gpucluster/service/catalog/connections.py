@@ -92,8 +92,12 @@ class SqlCatalog:
         self._turn = threading.Lock()  # of writers: where they wait for the database, they poll
         self._thread = threading.local()
         self._return_s = 0.0  # a database that was never there need not be waited for
-        with self._begun(writes=True) as execute:
-            migrate(lambda statement: execute(statement, {}), database.words, database.where)
+        try:
+            with self._begun(writes=True) as execute:
+                migrate(lambda statement: execute(statement, {}), database.words, database.where)
+        except BaseException:
+            self.close()
+            raise
         self._return_s = RETURN_S
 
     @contextmanager
