@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from gpucluster.errors import ConfigError, InternalError
 from gpucluster.service.catalog import open_catalog
 from gpucluster.service.catalog.port import Catalog, Changed, Query, Record, Taken
+from gpucluster.sources.filters import Filters
 from tests.helpers.catalogs import BEGIN, Clock, add, record, undone, walk
 
 MINUTE = timedelta(minutes=1)
@@ -312,6 +314,22 @@ def test_keys_that_cannot_be_kept_are_refused(catalog, field):
 def test_values_that_are_no_json_are_refused(catalog, value):
     with catalog.writing() as transaction, pytest.raises(ConfigError):
         transaction.create(record(body={"a": [value]}))
+
+
+def test_what_is_nested_too_deeply_is_refused(catalog):
+    def nested(depth: int):
+        return record(
+            f"{depth}", body=functools.reduce(lambda inner, _: {"a": inner}, range(depth), 1)
+        )
+
+    add(catalog, nested(100), record(body={"many": [{}] * 500}))
+    for depth in (101, 500, 100_000):
+        with catalog.writing() as transaction, pytest.raises(ConfigError):
+            transaction.create(nested(depth))
+    with catalog.reading() as transaction:
+        filters = Filters.model_validate({"field": "a.a.a", "operator": "exists"})
+        found = transaction.page("n", "k", Query(filters=filters)).records
+    assert [each.id for each in found] == ["100"]
 
 
 def test_what_is_closed_can_be_closed_again_and_opened_again(catalog, another):
