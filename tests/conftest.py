@@ -19,6 +19,7 @@ from gpucluster.device.select import probe_gpu
 
 if TYPE_CHECKING:
     from tests.helpers.object_service import Proxy
+    from tests.helpers.postgres import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = ROOT / "tests" / "stand_ins"
@@ -131,3 +132,20 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("GPUCLUSTER_DATA does not name the folder of the whole data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """Return a PostgreSQL that is another process."""
+    from tests.helpers.postgres import serving
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of a catalog that is not there yet, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state' / 'catalog.sqlite'}"
+    return request.getfixturevalue("postgres").make_place()

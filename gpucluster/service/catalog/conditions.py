@@ -63,7 +63,7 @@ def locate(name: str, dialect: Dialect, bind: Bind) -> Field:
 class Compiler:
     """Compiles the filters of one query.
 
-    Parameters
+    Attributes
     ----------
     dialect : Dialect
     bind : callable
@@ -113,9 +113,10 @@ class Compiler:
         if place.time:
             return self._time(operator, place.time, texts)
         parts = []
-        if place.text and operator in BY_VALUES:
+        texts = [text for text in texts if is_storable(text)]  # of others there is none
+        if place.text and texts and operator in BY_VALUES:
             parts.append(self._by_values(place.text, condition, case_sensitive=case_sensitive))
-        elif place.text and (texts := [text for text in texts if is_storable(text)]):
+        elif place.text and texts:
             parts.append(self._text(operator, place.text, texts, case_sensitive=case_sensitive))
         for one in values:
             if isinstance(one, bool):

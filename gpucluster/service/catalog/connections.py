@@ -91,8 +91,14 @@ class SqlCatalog:
         self._lent = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._turn = threading.Lock()  # of writers: where they wait for the database, they poll
         self._thread = threading.local()
-        with self._begun(writes=True, return_s=0.0) as execute:
-            migrate(lambda statement: execute(statement, {}), database.words, database.where)
+        self._return_s = 0.0  # a database that was never there need not be waited for
+        try:
+            with self._begun(writes=True) as execute:
+                migrate(lambda statement: execute(statement, {}), database.words, database.where)
+        except BaseException:
+            self.close()
+            raise
+        self._return_s = RETURN_S
 
     @contextmanager
     def reading(self) -> Iterator[SqlTransaction]:
@@ -122,12 +128,12 @@ class SqlCatalog:
             self._idle.pop().close()
 
     @contextmanager
-    def _begun(self, *, writes: bool, return_s: float = RETURN_S) -> Iterator[Execute]:
+    def _begun(self, *, writes: bool) -> Iterator[Execute]:
         """Begin a transaction, give what runs its statements, and end it."""
         if not self._lent.acquire(timeout=PATIENCE_S):
             raise Full(f"{self._database.where}: no connection was free for {PATIENCE_S:g} s")
         try:
-            connection = self._take(writes=writes, until=time.monotonic() + return_s)
+            connection = self._take(writes=writes, until=time.monotonic() + self._return_s)
             failures: list[Exception] = []
 
             def execute(statement: str, values: dict[str, Any]) -> list[Row]:

@@ -86,12 +86,12 @@ def read_cursor(query: Query, order: Order) -> list[Any]:
         found = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (ValueError, RecursionError, binascii.Error) as error:
         raise _no_cursor(cursor) from error
-    if not isinstance(found, list) or len(found) != len(order.types) + 2:
+    if not isinstance(found, list) or len(found) < 2:
         raise _no_cursor(cursor)
     if found[:2] != [query.sort, query.direction]:
         raise ConfigError("it belongs to another order", path="cursor", got=cursor)
     values = found[2:]
-    if not all(map(_fits, values, order.types)):
+    if len(values) != len(order.types) or not all(map(_fits, values, order.types)):
         raise _no_cursor(cursor)
     return values
 

@@ -11,7 +11,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from gpucluster.errors import BackendUnavailableError, ConfigError, InternalError, StoreError
+from gpucluster.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    InternalError,
+    PermissionRefusedError,
+    StoreError,
+)
 from gpucluster.service.catalog.connections import PATIENCE_S, Connection, SqlCatalog
 from gpucluster.service.catalog.dialect import Bind, Dialect
 from gpucluster.service.catalog.folding import pairs
@@ -153,11 +159,11 @@ class Postgres:
         """Open a connection."""
         connection = psycopg.connect(
             autocommit=True,
-            prepare_threshold=None,  # poolers in between do not know prepared statements
             **self._parts,  # type: ignore[arg-type]
         )
-        version, encoding = connection.info.server_version, connection.info.encoding
-        if version < OLDEST * 10_000 or encoding != "utf-8":
+        version = connection.info.server_version
+        encoding = connection.info.parameter_status("server_encoding")
+        if version < OLDEST * 10_000 or encoding != "UTF8":
             connection.close()
             raise ConfigError(
                 f"{self.where} is PostgreSQL {version // 10_000} with {encoding}",
@@ -196,7 +202,9 @@ class Postgres:
             return Full(message)
         if self.is_gone(error):
             return StoreError(message, hint="is the server of the database there?")
-        is_refusal = isinstance(error, psycopg.OperationalError) or state.startswith("42501")
+        if state == "42501":
+            return PermissionRefusedError(message)
+        is_refusal = isinstance(error, psycopg.OperationalError) or state == "25006"  # a standby
         return StoreError(message) if is_refusal else InternalError(message)
 
 

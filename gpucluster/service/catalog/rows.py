@@ -14,6 +14,7 @@ from gpucluster.service.catalog.folding import fold
 from gpucluster.service.catalog.port import Record
 
 MAX_KEY_BYTES = 500  # PostgreSQL's index rows hold 2,704 bytes, and up to four keys
+MAX_DEPTH = 100  # of nesting; SQLite reads 1,000 levels
 INSTEAD = "\ufffd"  # of what cannot be kept
 KEYS = ("ns", "kind", "id", "name", "status", "parent")
 COLUMNS = (*KEYS, "text", "due_at", "created_at", "updated_at", "version")  # of the table, in order
@@ -70,8 +71,9 @@ def encode(body: Mapping[str, Any]) -> str:
     Quotes are written ``\u0022``: inside a key, some versions of SQLite take ``\"`` for its end.
     """
     text = _dump(body)
-    if _SUSPECT.search(text) or not is_storable(text):
-        text = _dump(_cleaned(body))
+    may_be_deep = text.count("{") + text.count("[") > MAX_DEPTH
+    if may_be_deep or _SUSPECT.search(text) or not is_storable(text):
+        text = _dump(_cleaned(body, MAX_DEPTH))
     return _requoted(text)
 
 
@@ -98,16 +100,20 @@ def _requoted(text: str) -> str:
     return re.sub(r"\\.", lambda found: r"\u0022" if found[0] == r"\"" else found[0], text)
 
 
-def _cleaned(value: Any) -> Any:
+def _cleaned(value: Any, depth: int) -> Any:
+    """Return a value as it can be kept, and refuse it where it cannot."""
     if isinstance(value, str):
         return _LOST.sub(INSTEAD, value)
-    if isinstance(value, Mapping):
-        return {_LOST.sub(INSTEAD, str(key)): _cleaned(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cleaned(each) for each in value]
     if isinstance(value, int) and abs(value) > sys.float_info.max:
-        raise ConfigError(f"a record cannot hold a number of {len(str(value)):,} digits")
-    return value
+        raise ConfigError("a record cannot hold a number that is no double")
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if depth == 0:
+        raise ConfigError(f"a record cannot hold what is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        pairs = ((_cleaned(key, 0), _cleaned(each, depth - 1)) for key, each in value.items())
+        return dict(pairs)
+    return [_cleaned(each, depth - 1) for each in value]
 
 
 def _check_key(name: str, key: str | None) -> None:
