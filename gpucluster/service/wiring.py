@@ -10,8 +10,8 @@ from typing import Any
 from gpucluster.service import namespaces
 from gpucluster.service.catalog import open_catalog
 from gpucluster.service.catalog.port import Catalog, Transaction
+from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.library import Library
-from gpucluster.service.collections.uploads import Limits
 from gpucluster.service.definitions import Definitions
 from gpucluster.service.enrichments import Enrichments
 from gpucluster.service.executions import Executions

@@ -15,7 +15,8 @@ from gpucluster.artifacts import Store
 from gpucluster.service.collections.appending import Appended, append
 from gpucluster.service.collections.columns import first_schema, named_features
 from gpucluster.service.collections.data import empty_data, read_data
-from gpucluster.service.collections.uploads import Limits, given_documents, open_upload
+from gpucluster.service.collections.incoming import Limits
+from gpucluster.service.collections.uploads import given_documents, open_upload
 from gpucluster.service.collections.versions import Version, Versions
 from gpucluster.sources.collection import Feature
 

@@ -15,8 +15,8 @@ from gpucluster.errors import DuplicateIdsError, InputError
 from gpucluster.notation import shown
 from gpucluster.service.collections.columns import extended, fitted
 from gpucluster.service.collections.data import write_data
+from gpucluster.service.collections.incoming import Upload
 from gpucluster.service.collections.removing import Rewritten, but, find_ids
-from gpucluster.service.collections.uploads import Upload
 from gpucluster.service.collections.versions import (
     UNPUBLISHED,
     DataFile,

@@ -26,7 +26,8 @@ from gpucluster.service.collections.columns import (
     named_features,
 )
 from gpucluster.service.collections.data import empty_data, write_data
-from gpucluster.service.collections.uploads import ID, Kind, Limits, Upload, open_upload
+from gpucluster.service.collections.incoming import ID, Limits, Upload
+from gpucluster.service.collections.uploads import Kind, open_upload
 from gpucluster.service.collections.versions import DataFile, Version, Versions
 from gpucluster.service.refusals import ForbiddenError
 from gpucluster.sources.base import SourceInfo, reading

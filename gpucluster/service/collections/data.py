@@ -6,16 +6,16 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpucluster.artifacts.parquet import parquet_options
 from gpucluster.artifacts.store import Store
 from gpucluster.errors import CorruptArtifactError, CorruptInputError, SourceNotFoundError
 from gpucluster.service.collections.versions import DataFile, Versions
 from gpucluster.sources.base import reading
-from gpucluster.sources.columns import is_text
 from gpucluster.sources.digests import file_state
 from gpucluster.sources.parquet import open_file
 
@@ -51,7 +51,7 @@ def write_data(
 
     def write(file: BinaryIO) -> None:
         nonlocal n_rows
-        with pq.ParquetWriter(file, schema, **_layout(schema, id_column)) as writer:
+        with pq.ParquetWriter(file, schema, **parquet_options(schema, id_column)) as writer:
             for table in _groups(schema, batches):
                 writer.write_table(table, row_group_size=GROUP_ROWS)
                 n_rows += table.num_rows
@@ -73,37 +73,6 @@ def _groups(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa
             held, n_rows, n_bytes = [], 0, 0
     if n_rows:
         yield pa.Table.from_batches(held, schema)
-
-
-def _layout(schema: pa.Schema, id_column: str) -> dict[str, Any]:
-    """Return how columns are stored: vectors plain, since compression saves a tenth of them."""
-    compression, dictionary = {}, []
-    for field in schema:
-        is_vector = pa.types.is_fixed_size_list(field.type)
-        for path, kind in _leaves(field.name, field.type):
-            compression[path] = "none" if is_vector else "zstd"
-            if is_text(kind) and path != id_column:
-                dictionary.append(path)
-    return {
-        "compression": compression or "zstd",
-        "use_dictionary": dictionary,
-        "write_statistics": True,
-        "write_page_checksum": True,
-    }
-
-
-def _leaves(path: str, type_: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
-    """Yield what Parquet stores of a column, by its path there."""
-    if pa.types.is_struct(type_):
-        for field in type_:
-            yield from _leaves(f"{path}.{field.name}", field.type)
-    elif pa.types.is_map(type_):
-        yield from _leaves(f"{path}.key_value.key", type_.key_type)
-        yield from _leaves(f"{path}.key_value.value", type_.item_type)
-    elif pa.types.is_nested(type_):
-        yield from _leaves(f"{path}.list.element", type_.value_type)
-    else:
-        yield path, type_
 
 
 def empty_data(store: Store, folder: str, schema: pa.Schema, id_column: str) -> DataFile:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpucluster.errors import ConfigError
+from gpucluster.service.collections.incoming import ID
 from gpucluster.service.collections.scanning import check_filters, known_columns, scan
-from gpucluster.service.collections.uploads import ID
 from gpucluster.service.collections.values import json_value
 from gpucluster.service.collections.versions import Version, Versions
 from gpucluster.sources.attributes import absent, find, names_to_read

@@ -22,8 +22,8 @@ from gpucluster.service.collections.creating import (
     create_of_copies,
     create_of_files,
 )
+from gpucluster.service.collections.incoming import Limits, Upload
 from gpucluster.service.collections.records import KIND, Records, described, taken
-from gpucluster.service.collections.uploads import Limits, Upload
 from gpucluster.service.collections.versions import DataFile, Overtaken, Version, Versions
 from gpucluster.service.definitions import Emit
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError

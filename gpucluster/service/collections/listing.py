@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from gpucluster.artifacts.files import digest
 from gpucluster.errors import ConfigError
+from gpucluster.service.collections.incoming import ID
 from gpucluster.service.collections.scanning import (
     check_filters,
     fetch,
@@ -24,7 +25,6 @@ from gpucluster.service.collections.scanning import (
     scan,
     searching,
 )
-from gpucluster.service.collections.uploads import ID
 from gpucluster.service.collections.values import to_json
 from gpucluster.service.collections.versions import Version, Versions
 from gpucluster.sources.filters import Filters

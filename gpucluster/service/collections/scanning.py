@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from gpucluster.errors import ConfigError, SchemaMismatchError
 from gpucluster.service.collections.data import open_data, read_data
-from gpucluster.service.collections.uploads import ID
+from gpucluster.service.collections.incoming import ID
 from gpucluster.service.collections.versions import DataFile, Version, Versions
 from gpucluster.sources.attributes import names_to_read
 from gpucluster.sources.columns import is_key, is_text, to_keys, to_plain

@@ -18,6 +18,7 @@ from gpucluster.places import disk_of
 from gpucluster.service import streams
 from gpucluster.service.calls import Call, Reads, Runs
 from gpucluster.service.collections.facets import count_values
+from gpucluster.service.collections.incoming import Upload
 from gpucluster.service.collections.listing import (
     Cursor,
     Question,
@@ -28,7 +29,7 @@ from gpucluster.service.collections.listing import (
 )
 from gpucluster.service.collections.scanning import fetch, searching
 from gpucluster.service.collections.streaming import Documents
-from gpucluster.service.collections.uploads import Kind, Upload, given_documents, open_upload
+from gpucluster.service.collections.uploads import Kind, given_documents, open_upload
 from gpucluster.service.collections.versions import Version
 from gpucluster.service.once import digest_of
 from gpucluster.service.paging import Pages

@@ -7,11 +7,19 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 
+import gpucluster
+from gpucluster.artifacts import open_store
 from gpucluster.artifacts.store import LocalStore
 from gpucluster.errors import ConfigError
+from gpucluster.places import place
 from gpucluster.service.collections.compacting import compact, sweep
 from gpucluster.service.collections.data import read_data, write_data
-from gpucluster.service.collections.publishing import check_targets, publish, undo
+from gpucluster.service.collections.publishing import (
+    check_targets,
+    enriched_files,
+    publish,
+    undo,
+)
 from gpucluster.service.collections.removing import remove
 from gpucluster.service.collections.versions import Overtaken
 from gpucluster.sources.collection import open_feature
@@ -179,3 +187,29 @@ def test_what_is_added_while_files_are_put_together_stays(store, versions, monke
     monkeypatch.setattr(compacting, "write_data", slowly)
     compact(store, versions, now=NOW)
     assert ids(versions) == [*(f"doc-{n}" for n in range(5)), "doc-9"]
+
+
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_what_the_engine_enriches_is_published(tmp_path, request, where):
+    root = tmp_path / "root"
+    if where == "bucket":
+        root = place(request.getfixturevalue("bucket") + "/root")
+    store = open_store(root)
+    versions = start(store)
+    add(store, versions, documents(*range(20)))
+    add(store, versions, documents(*range(20, 30), title="x"))
+    version = versions.latest()
+    manifest = str(versions.path(version.number))
+    made = gpucluster.cluster(
+        manifest, out=tmp_path / "runs", algorithm="kmeans", algorithm_params={"n_clusters": 2},
+        device="cpu", feature_uris=[TEXT],
+    )  # fmt: skip
+    done = gpucluster.enrich(
+        made.path, manifest, fields=["cluster_id"], out=root / f"{FOLDER}/data/{made.run_id}"
+    )
+    replaced = enriched_files(versions, version, made.run_id, done.files)
+    publish(versions, replaced, columns=done.columns, run_id=made.run_id, expected=version, now=NOW)
+    assert set(values(versions).values()) == {"cl_0", "cl_1"}
+    assert ids(versions) == ids(versions, version)
+    undo(store, versions, run_id=made.run_id, now=NOW)
+    assert values(versions) is None

@@ -25,7 +25,7 @@ from gpucluster.errors import (
 )
 from gpucluster.service.collections.appending import KeyReused
 from gpucluster.service.collections.columns import named_features
-from gpucluster.service.collections.uploads import Limits
+from gpucluster.service.collections.incoming import Limits
 from gpucluster.sources.collection import Feature, open_feature
 from tests.helpers.documents import (
     DIM,
