@@ -1,7 +1,7 @@
 """How long the catalog takes to list, search and count many definitions.
 
-    python benchmarks/bench_catalog.py catalog.sqlite
-    python benchmarks/bench_catalog.py postgresql://localhost/empty --records 100000
+python benchmarks/bench_catalog.py catalog.sqlite
+python benchmarks/bench_catalog.py postgresql://localhost/empty --records 100000
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def _far(catalog: Catalog) -> str | None:
 
 
 def main() -> None:
+    """Fill a catalog where it is empty, and time what lists ask of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="of a catalog; an empty one is filled first")
     parser.add_argument("--records", type=int, default=100_000)

@@ -227,5 +227,5 @@ def test_type_checkers_see_answers_and_arguments(tmp_path):
     root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "pyproject.toml",
                "--follow-imports=silent", str(path)]  # fmt: skip
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -39,8 +39,8 @@ def test_what_is_made_is_made_once(client, broken, unlucky, fault):
     broken.script.extend([fault, fault])
     made = unlucky.templates.create(template_name=name, definition=DEFINITION)
     assert len(broken.seen) == 3
-    assert len(set(broken.keys())) == 1
-    assert None not in broken.keys()
+    (key,) = set(broken.keys())
+    assert key is not None
     assert names(client)[name] == 1
     assert client.templates.get(made.template_id) == made
 
@@ -84,9 +84,9 @@ def test_it_gives_up(broken, unlucky):
 
 
 def test_nobody_there():
-    with Client("http://127.0.0.1:9", retries=Retries(first_s=0.001)) as client:
-        with pytest.raises(ConnectionFailedError, match="no connection"):
-            client.tasks.get("task_a")
+    nobody = Client("http://127.0.0.1:9", retries=Retries(first_s=0.001))
+    with nobody as client, pytest.raises(ConnectionFailedError, match="no connection"):
+        client.tasks.get("task_a")
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -123,9 +123,9 @@ def test_however_it_goes_wrong_each_thing_is_there_once(client, broken, script):
             return None
         return made.template_id
 
-    with Client(broken.url, TOKEN, retries=Retries(tries=5, first_s=0.001)) as hasty:
-        with ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(make, range(12)))
+    retries = Retries(tries=5, first_s=0.001)
+    with Client(broken.url, TOKEN, retries=retries) as hasty, ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(make, range(12)))
     there = {each.template_name: each.template_id for each in client.templates.list()}
     assert set(names(client).values()) <= {1}
     for number, template_id in enumerate(made):
