@@ -47,7 +47,7 @@ class House:
         return Deliverer(self.catalog, self.outbound, Random(5))
 
     def webhook(self, url: str, *types: str, ns: str = "ns", name: str = "hook", **configs):
-        configs = {"url": url, "timeout": 0.25} | configs
+        configs = {"url": url} | configs
         given = {
             "webhook_name": name,
             "event_types": list(types or TYPES),

@@ -29,7 +29,9 @@ def test_each_of_500_events_arrives_at_receivers_that_fail_half_the_time(
     decide = lambda call: 200 if fate.random() < 0.5 else fate.choice(FAILURES)  # noqa: E731
     began = house.clock.now
     with receiving(decide, authority.context(NAME)) as receiver:
-        hooks = [house.webhook(receiver.url(f"/{kind}"), kind, name=kind) for kind in TYPES]
+        hooks = [
+            house.webhook(receiver.url(f"/{kind}"), kind, name=kind, timeout=0.25) for kind in TYPES
+        ]
         sent = {kind: {house.emit(kind, n=n) for n in range(50)} for kind in TYPES}
         house.pass_time(began + timedelta(hours=25), tick_s=20)
     accepted = Counter(call.headers["webhook-id"] for call in receiver.accepted)
@@ -131,7 +133,7 @@ def test_a_slow_receiver_holds_up_nobody_else(house, authority):
         lambda call: "hang" if call.path in slow else 200, authority.context(NAME)
     ) as receiver:
         for path in (*slow, "/quick"):
-            house.webhook(receiver.url(path), name=path)
+            house.webhook(receiver.url(path), name=path, timeout=0.25 if path in slow else 10)
         for _ in range(20):
             house.emit()
         began = house.clock.now
@@ -222,7 +224,7 @@ def test_who_asks_for_another_try_during_one_gets_it(house, authority):
         return 200
 
     with receiving(decide, authority.context(NAME)) as receiver:
-        house.webhook(receiver.url(), timeout=10)
+        house.webhook(receiver.url())
         house.emit()
         house.pass_time(house.clock.now + timedelta(seconds=4))
     assert len(receiver.calls) == 2

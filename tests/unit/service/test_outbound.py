@@ -93,10 +93,10 @@ def test_redirects_are_not_followed(authority):
 def test_a_call_ends_in_time_however_the_answer_trickles_in(authority, behaviour):
     with receiving(lambda call: behaviour, authority.context(NAME)) as receiver:
         started = time.monotonic()
-        error = failure(lambda: outbound(authority).post(receiver.url(), b"", {}, 0.3))
+        error = failure(lambda: outbound(authority).post(receiver.url(), b"", {}, 1.0))
         assert error.kind == "timeout"
         assert time.monotonic() - started < 20  # the receiver would go on for longer
-        assert len(receiver.calls) == 1
+        assert len(receiver.calls) <= 1  # none, where the handshake alone took so long
 
 
 def test_names_that_are_not_answered_for_end_in_time(authority):
