@@ -165,6 +165,12 @@ class TriggerExecutionConfig(Request):
     collection_ids: list[Name] = Field(min_length=1, description="Sources.")
     config: dict[str, Any] = Field(description="The rest of a definition: algorithm, and so on.")
 
+    @model_validator(mode="after")
+    def _sources_stand_once(self) -> TriggerExecutionConfig:
+        if {"collection_ids", "source_collection_ids"} & self.config.keys():
+            raise ValueError("expected collection_ids beside config, and not in it")
+        return self
+
 
 class _Create(Request):
     cluster_id: str | None = Field(

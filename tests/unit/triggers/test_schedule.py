@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -72,36 +71,6 @@ def times(schedule: CronSchedule, start: datetime, end: datetime) -> list[dateti
     while (start := next_due(schedule, start)) <= end:
         found.append(start)
     return found
-
-
-@pytest.mark.parametrize("zone", ZONES)
-def test_400_days_with_restarts_miss_and_double_nothing(zone: str) -> None:
-    """What a server that is up at times starts is what cron of Debian says, late ones once."""
-    end = START + timedelta(days=DAYS)
-    rng = random.Random(zone)
-    counts = []
-    for line, due in runs(LINES, zone, START, end).items():
-        schedule = cron(line, zone)
-        now, next_at, found = START, first_due(schedule, START), []
-        expected, left = [], list(due)
-        while now < end:
-            up_to = now + timedelta(minutes=rng.expovariate(1 / 5_000))
-            while next_at <= min(up_to, end):  # a server that sleeps until then
-                found.append(next_at)
-                next_at = next_due(schedule, next_at)
-            expected += [at for at in left if at <= up_to]
-            now = up_to + timedelta(minutes=rng.expovariate(1 / 1_000))  # down
-            missed = [at for at in left if up_to < at <= now]
-            if next_at <= now and now < end:
-                found.append(now)
-                next_at = next_due(schedule, now)
-            if missed and now < end:
-                expected.append(now)
-            left = [at for at in left if at > now]
-        assert found == expected, line
-        counts.append(len(found))
-    assert min(counts) > 0
-    assert sum(counts) > 10_000
 
 
 @pytest.mark.parametrize("zone", ZONES)
