@@ -94,9 +94,10 @@ def measure_drift(
     dict
         ``noise_ratio_rise``, ``mean_cosine_fall``, ``growth``; ``share_divergence``, and
         ``share_divergence_expected``, its mean where both are draws of the same shares;
-        ``mean_shift``, the distance of the mean rows, and ``mean_shift_expected``; ``surged``,
-        the clusters whose share at least doubled beyond chance, largest first; and what these
-        were computed from. None where something cannot be computed.
+        ``mean_shift``, the distance of the mean rows, and ``mean_shift_expected``;
+        ``cosine_drift``, 1 - cosine of the mean rows; ``surged``, the clusters whose share at
+        least doubled beyond chance, largest first; and what these were computed from. None where
+        something cannot be computed.
     """
     drift: dict[str, Any] = {
         "num_new": new.n_rows,
@@ -116,6 +117,9 @@ def measure_drift(
     scatter = max(0.0, 1 - float(base.mean @ base.mean))  # of unit rows around their mean
     drift["mean_shift"] = float(np.sqrt(apart @ apart))
     drift["mean_shift_expected"] = float(np.sqrt(scatter * (1 / new.n_rows + 1 / base.n_rows)))
+    lengths = float(np.sqrt((base.mean @ base.mean) * (new.mean @ new.mean)))
+    cosine = float(base.mean @ new.mean) / lengths if lengths else None
+    drift["cosine_drift"] = None if cosine is None else 1 - min(1.0, max(-1.0, cosine))
     if base.counts.sum() and new.counts.sum():
         drift["share_divergence"] = jensen_shannon(base.counts, new.counts)
         drift["share_divergence_expected"] = _by_chance(base.counts, new.counts, random_state)

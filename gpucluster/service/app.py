@@ -22,6 +22,7 @@ from gpucluster.service.routes import (
     executions,
     tasks,
     taxonomies,
+    triggers,
     webhooks,
 )
 
@@ -35,6 +36,7 @@ ROUTERS = (
     access.router,
     enrichment.router,
     taxonomies.router,
+    triggers.router,
     executions.router,
     clusters.router,
     documents.router,

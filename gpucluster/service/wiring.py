@@ -23,6 +23,7 @@ from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Tasks
 from gpucluster.service.taxonomies import Taxonomies
 from gpucluster.service.tokens import Tokens
+from gpucluster.service.triggers import Asking, ServiceClusters, TriggerLoop, Triggers
 from gpucluster.service.webhooks import Deliverer, Deliveries, Webhooks, emit
 
 
@@ -73,8 +74,15 @@ class Service:
         self.taxonomies = Taxonomies(
             *(self.catalog, settings, self.collections, self.enrichments, self.tasks, self._emit)
         )
+        clusters = ServiceClusters(
+            self.definitions, self.executions, self.tasks, self.collections.records
+        )
+        self.triggers = Triggers(self.catalog, clusters, self._emit, Asking(self.outbound))
+        self.executions.when_finished.append(self.triggers.finished)
+        self._trigger_loop = TriggerLoop(self.catalog, self.triggers)
         self.removal = Removal(
-            self.catalog, self.definitions, self.executions, self.tasks, lambda *_: []
+            *(self.catalog, self.definitions, self.executions, self.tasks),
+            self.triggers.cluster_gone,
         )
         self._jobs = JobHost(
             self.catalog, self.tasks, settings.max_jobs, timedelta(seconds=settings.hold_s)
@@ -84,12 +92,15 @@ class Service:
         """Begin to work on what is due."""
         if self.settings.max_jobs:
             self._jobs.start()
+        if self.settings.triggers:
+            self._trigger_loop.start()
         if self.settings.deliveries:
             self._deliverer.start()
 
     def stop(self) -> None:
         """Let others go on with what is not done."""
         self.is_over.set()
+        self._trigger_loop.stop()
         if self.settings.max_jobs:
             self._jobs.stop()
         self._deliverer.stop()
@@ -104,6 +115,7 @@ class Service:
         subject_id: str,
         metadata: Mapping[str, Any],
     ) -> None:
-        """Tell webhooks what happens, in the transaction in which it does."""
+        """Tell webhooks and triggers what happens, in the transaction in which it does."""
         now = self.catalog.clock()
         emit(tx, ns, event_type, subject_type, subject_id, metadata, now=now)
+        self.triggers.heard(tx, ns, event_type, subject_type, subject_id, metadata)

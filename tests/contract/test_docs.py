@@ -13,15 +13,22 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from pydantic import TypeAdapter
 
 import gpucluster
 from gpucluster.dialects import read_body
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.service.catalog.port import utc_now
+from gpucluster.service.triggers.schedule import check_schedule
 from gpucluster.service.webhooks.events import new_event
 from gpucluster.service.webhooks.signing import new_secret, signed
 from gpucluster.sources.collection import read_manifest
 from gpucluster.wire.collections import CreateCollectionRequest
+from gpucluster.wire.triggers import (
+    CreateTriggerRequest,
+    TriggerExecutionHistoryItem,
+    read_schedule,
+)
 from gpucluster.wire.webhooks import WebhookInput
 from tests.helpers.serving import serving
 
@@ -270,3 +277,16 @@ def test_collections_page(tmp_path: Path) -> None:
     assert [answer.status_code for answer in answers] == [201, 200, 200]
     assert [each["document_id"] for each in answers[-1].json()["results"]] == ["sku-1"]
     assert CreateCollectionRequest.model_validate_json(source).source is not None
+
+
+def test_triggers_page() -> None:
+    page = ROOT / "docs" / "triggers.md"
+    (command,), (schedules, conditions, entry) = blocks(page, "bash"), blocks(page, "json")
+    create: TypeAdapter[object] = TypeAdapter(CreateTriggerRequest)
+    create.validate_json(command.split("-d '", 1)[1].rstrip().removesuffix("'"))
+    for line in schedules.splitlines():
+        given = json.loads(line)
+        check_schedule(read_schedule(given["trigger_type"], given["schedule_config"]))
+    for line in conditions.splitlines():
+        read_schedule("conditional", json.loads(line))
+    assert json.loads(entry).keys() == TriggerExecutionHistoryItem.model_fields.keys()

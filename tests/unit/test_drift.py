@@ -50,6 +50,18 @@ def test_draws_of_the_same_shares_are_no_drift() -> None:
     assert judge_drift(few, QualityThresholds(), "run_a")[0] == []
 
 
+@pytest.mark.parametrize(
+    ("mean", "drift"), [((1.0, 0.0), 0.0), ((0.1, 0.1), 1 - 0.5**0.5), ((-1.0, 0.0), 2.0)]
+)
+def test_the_angle_between_means_does_not_depend_on_their_lengths(
+    mean: tuple[float, float], drift: float
+) -> None:
+    found = measure_drift(stock([5], 5), stock([5], 5, mean), 1.0)
+    assert found["cosine_drift"] == pytest.approx(drift, abs=1e-12)
+    assert 0 <= found["cosine_drift"] <= 2
+    assert measure_drift(stock([5], 5), stock([5], 5, (0, 0)), 1.0)["cosine_drift"] is None
+
+
 def test_a_cluster_that_doubles_is_named() -> None:
     base = stock([100, 50, 850], 1000)
     new = stock([90, 25, 385], 500)
