@@ -34,7 +34,7 @@ def serve(voice: Voice, **options: Any) -> None:
 
     \b
     gpucluster serve --root data
-    gpucluster serve --root s3://bucket/service --catalog postgresql://db/gpucluster
+    gpucluster serve --root data --no-auth --max-jobs 2
     """
     from pydantic import ValidationError
 

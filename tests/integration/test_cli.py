@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -639,9 +640,23 @@ def _try_examples(invoke: Callable[..., Result], examples: list[str], base_url: 
             args = shlex.split(re.sub(r"gpucluster-out/\w+", str(run["path"]), shlex.join(args)))
         if "--taxonomy" in args:
             assert invoke("promote", "gpucluster-out", "--name", "topics").exit_code == 0
+        if args[0] == "serve":
+            _try_serving(args)
+            continue
         done = invoke(*args)
         assert done.exit_code == 0, (args, done.stderr)
         assert done.stdout
+
+
+def _try_serving(args: list[str]) -> None:
+    """Start a server, wait until it listens, and end it."""
+    command = [sys.executable, "-m", "gpucluster", *args, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        said = next(line for line in server.stderr if "listening at http://127.0.0.1:" in line)
+        server.terminate()
+    assert said
+    assert server.returncode in {0, 128 + signal.SIGTERM}
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
