@@ -141,6 +141,27 @@ def test_filters_and_orders_are_those_of_plain_python(catalog, case, direction, 
     }
 
 
+@pytest.mark.parametrize(
+    "operator", ["eq", "contains", "starts_with", "ends_with", "text", "gt", "lte"]
+)
+def test_every_word_is_compared_with_every_other(catalog, operator):
+    words = [*WORDS, "\u03a3", "\u0391\u03a3", "\u03b1\u03c2", "\u03b1\u03c3", "Zebra", "zebra",
+        "Z a", "Éa"]  # fmt: skip
+    with undone(catalog) as transaction:
+        records = [
+            transaction.create(record(f"r{n:02}", body={"a": word})) for n, word in enumerate(words)
+        ]
+        for word in filter(str.strip, words):
+            for case in (True, False):
+                given = {"AND": [{"field": "a", "operator": operator, "value": word}]}
+                filters = Filters.model_validate({**given, "case_sensitive": case})
+                query = Query(filters=filters, sort="id", direction="asc", limit=100)
+                found = [each.body["a"] for each in transaction.page("n", "k", query).records]
+                assert found == [r.body["a"] for r in records if holds(filters, r)], (word, case)
+        (order,) = walk(transaction, Query(sort="a", direction="asc", limit=100))
+    assert order == [r.id for r in sorted(records, key=lambda r: sort_key(r, "a", "asc"))]
+
+
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(body=st.dictionaries(st.text(max_size=4), values | st.text(max_size=4), max_size=4))
 def test_a_body_comes_back_as_it_was_given(catalog, body):

@@ -138,9 +138,8 @@ class Compiler:
             return f"{self.dialect.position}({text}, {given}) > 0"
         if operator == "starts_with":
             return f"substr({text}, 1, {length}) = {given}"
-        if operator == "ends_with":
-            n = f"length({text})"
-            return f"({n} >= {length} AND substr({text}, {n} - {length - 1}) = {given})"
+        if operator == "ends_with":  # of a shorter text, less than the given one is left
+            return f"substr({text}, length({text}) - {length - 1}) = {given}"
         return f"{text} = {given}"
 
     def _by_values(self, text: str, condition: Condition, *, case_sensitive: bool) -> str:

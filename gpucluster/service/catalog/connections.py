@@ -46,7 +46,7 @@ class Database(Protocol):
     where: str
     dialect: ClassVar[Dialect]
     words: ClassVar[Mapping[str, str]]
-    errors: ClassVar[type[Exception]]
+    errors: type[Exception]
 
     def connect(self) -> Connection:
         """Open a connection."""

@@ -24,14 +24,6 @@ from gpucluster.service.catalog.folding import pairs
 from gpucluster.service.catalog.port import Clock, Full
 from gpucluster.service.catalog.statements import Row
 
-try:
-    import psycopg
-    from psycopg import conninfo
-except ImportError as missing:  # pragma: no cover - the extra is there where this is tested
-    raise BackendUnavailableError(
-        "a catalog in PostgreSQL needs psycopg", hint="pip install 'gpucluster[postgres]'"
-    ) from missing
-
 if TYPE_CHECKING:
     from psycopg.rows import TupleRow
 
@@ -49,6 +41,7 @@ BEGIN = {
 }
 BUSY = ("53", "57014", "55P03", "40")  # no room, took too long, no lock in time, a deadlock
 LOST = ("08", "57P", "25P03")  # no connection, a server that ends, a transaction that idled
+OF_SERVER = (*BUSY, *LOST, "42501", "25006")  # not allowed, and a standby that only reads
 
 
 def open_postgres(url: str, clock: Clock) -> SqlCatalog:
@@ -140,9 +133,16 @@ class Postgres:
         "json": ", fields JSONB NOT NULL GENERATED ALWAYS AS (body::jsonb) STORED",
         "functions": _functions(),
     }
-    errors: ClassVar[type[Exception]] = psycopg.Error
 
     def __init__(self, url: str) -> None:
+        try:
+            import psycopg
+            from psycopg import conninfo
+        except ImportError as missing:
+            raise BackendUnavailableError(
+                "a catalog in PostgreSQL needs psycopg", hint="pip install 'gpucluster[postgres]'"
+            ) from missing
+        self.errors: type[Exception] = psycopg.Error
         try:
             parts = conninfo.conninfo_to_dict(url, application_name="gpucluster")
         except psycopg.ProgrammingError as error:
@@ -157,6 +157,8 @@ class Postgres:
 
     def connect(self) -> Connection:
         """Open a connection."""
+        import psycopg
+
         connection = psycopg.connect(
             autocommit=True,
             **self._parts,  # type: ignore[arg-type]
@@ -189,23 +191,32 @@ class Postgres:
 
     def is_gone(self, error: Exception) -> bool:
         """Return whether the server ended, or is not there."""
-        if not isinstance(error, psycopg.OperationalError):
-            return False
-        return error.sqlstate is None or error.sqlstate.startswith(LOST)
+        state = _state(error)
+        return state is not None and (not state or state.startswith(LOST))
 
     def refusal(self, error: Exception) -> Exception:
         """Return what an error of PostgreSQL means."""
-        state = getattr(error, "sqlstate", None) or ""
+        state = _state(error)
         said = str(error).strip().splitlines() or [type(error).__name__]
         message = f"{self.where}: {said[0]}"
+        if state is None:
+            return InternalError(message)
         if state.startswith(BUSY):
             return Full(message)
         if self.is_gone(error):
             return StoreError(message, hint="is the server of the database there?")
         if state == "42501":
             return PermissionRefusedError(message)
-        is_refusal = isinstance(error, psycopg.OperationalError) or state == "25006"  # a standby
-        return StoreError(message) if is_refusal else InternalError(message)
+        return StoreError(message)
+
+
+def _state(error: Exception) -> str | None:
+    """Return the code of what is wrong with the server; None where the statement is at fault."""
+    import psycopg
+
+    state = getattr(error, "sqlstate", None) or ""
+    of_server = isinstance(error, psycopg.OperationalError) or state.startswith(OF_SERVER)
+    return state if of_server else None
 
 
 @lru_cache(maxsize=512)

@@ -153,7 +153,7 @@ class Sqlite:
         "json": "",
         "functions": "SELECT 1",  # they belong to connections
     }
-    errors: ClassVar[type[Exception]] = sqlite3.Error
+    errors: type[Exception] = sqlite3.Error
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
