@@ -1,8 +1,7 @@
-"""A browser that is driven, and collections for a server to cluster."""
+"""A browser that is driven, and what a server is to show in it."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from gpucluster.service.refusals import NotFoundError
 from tests.helpers.serving import ended
 from tests.helpers.topics import TOPICS
 
@@ -45,39 +43,16 @@ def browser(profile: Path) -> Iterator[Any]:
             context.close()
 
 
-class Libraries:
-    """Collections that are files with a manifest, in the place of the service's own."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: dict[str, tuple[Path, int]] = {}
-
-    def add(self, name: str, data: Path, dim: int) -> None:
-        """Make a collection of a Parquet file."""
-        manifest = self._folder / f"{name}.collection.json"
-        feature = {URI: {"column": "embedding", "dim": dim}}
-        fields = {"collection_id": name, "files": [str(data)], "features": feature}
-        fields |= {"id_column": "document_id", "text_column": "text"}
-        manifest.write_text(json.dumps(fields))
-        self._known[name] = (manifest, dim)
-
-    def features(self, tx: Any, ns: str, collection_id: str) -> Mapping[str, Any]:
-        """Return dimensions by feature."""
-        return {URI: {"dim": self._found(collection_id)[1]}}
-
-    def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
-        """Return where the manifest is, and its number."""
-        return str(self._found(collection_id)[0]), 1
-
-    def _found(self, name: str) -> tuple[Path, int]:
-        if name not in self._known:
-            raise NotFoundError(f"there is no collection {name}")
-        return self._known[name]
-
-    def lend_to(self, service: Any) -> None:
-        """Let a service cluster these collections."""
-        service.definitions._libraries = self
-        service.executions._collections = self
+def collect(client: Any, name: str, path: Path) -> str:
+    """Make a collection of a Parquet file; return its id."""
+    fields = {"collection_name": name, "id_column": "document_id", "text_column": "text"}
+    fields |= {
+        "source": {"paths": [str(path)]},
+        "features": {URI: {"column": "embedding", "dim": 12}},
+    }
+    answer = client.post("/v1/collections", json=fields)
+    assert answer.status_code == 201, answer.text
+    return answer.json()["collection_id"]
 
 
 def create(client: Any, body: Mapping[str, Any]) -> str:
@@ -87,7 +62,9 @@ def create(client: Any, body: Mapping[str, Any]) -> str:
     return answer.json()["cluster_id"]
 
 
-def make(client: Any, name: str, *, components: int = 2, noise: bool = False) -> str:
+def make(
+    client: Any, name: str, collection_id: str, *, components: int = 2, noise: bool = False
+) -> str:
     """Define a clustering by topic, with coordinates; return its id."""
     vector = {
         "feature_uri": URI,
@@ -96,7 +73,7 @@ def make(client: Any, name: str, *, components: int = 2, noise: bool = False) ->
         "dimension_reduction": {"method": "pca", "components": components},
     }
     labels = {"provider": "keywords"}
-    fields = {"cluster_name": name, "collection_ids": ["topics"], "cluster_type": "vector"}
+    fields = {"cluster_name": name, "collection_ids": [collection_id], "cluster_type": "vector"}
     return create(client, fields | {"vector_config": vector, "llm_labeling": labels})
 
 

@@ -8,7 +8,7 @@ const TYPING_MS = 250;
 
 /**
  * Show a list. `columns` are {name, cell, class}, `sorts` and `statuses` are [value, word] pairs;
- * `asked` adds to the body of the request.
+ * `asked` adds to the body of the request. Triggers have their page in the body, `inBody`.
  */
 export function listing({ label, path, columns, query, signal, search, sorts, statuses, asked, none }) {
   const rows = h("div", { class: "rows" });
@@ -44,7 +44,7 @@ export function listing({ label, path, columns, query, signal, search, sorts, st
     rows.setAttribute("aria-busy", "true");
     try {
       const found = await call(`${path}?${where}`, { method: "POST", body: body(), signal: mine });
-      rows.replaceChildren(table(found.results), pager(page, found.results.length, found.total_count));
+      rows.replaceChildren(table(found.results), pager(page, found.results.length, found.total_count ?? found.total));
     } catch (error) {
       if (!mine.aborted) rows.replaceChildren(problem(error));
     } finally {

@@ -3,6 +3,7 @@
 import { cluster } from "./cluster.js";
 import { clusters } from "./clusters.js";
 import { h, problem, say, to } from "./elements.js";
+import { collections, taxonomies, webhooks } from "./lists.js";
 import { run } from "./run.js";
 import { call, forget, remember, session } from "./session.js";
 import { tasks } from "./tasks.js";
@@ -11,6 +12,9 @@ const VIEWS = [
   [["clusters"], clusters, "Clusters"],
   [["clusters", null], cluster],
   [["clusters", null, "runs", null], run],
+  [["collections"], collections, "Collections"],
+  [["taxonomies"], taxonomies, "Taxonomies"],
+  [["webhooks"], webhooks, "Webhooks"],
   [["tasks"], tasks, "Tasks"],
 ];
 const content = document.getElementById("content");

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers.browsing import Libraries, browser, create, execute, make
+from tests.helpers.browsing import browser, collect, create, execute, make
 from tests.helpers.hostile import TEXTS
 from tests.helpers.serving import TOKEN, serving
 from tests.helpers.topics import documents
@@ -25,30 +25,24 @@ def chromium(tmp_path_factory):
 def world(tmp_path_factory):
     """A server with a definition that was run in both modes, and one that was not."""
     folder = tmp_path_factory.mktemp("page")
-    with serving(folder / "service") as (client, service):
-        libraries = Libraries(folder)
-        libraries.lend_to(service)
-        _collect(libraries, folder, "topics", documents(240))
-        _collect(libraries, folder, "hostile", _with_hostile_names())
+    pq.write_table(documents(240), folder / "topics.parquet")
+    pq.write_table(_with_hostile_names(), folder / "hostile.parquet")
+    with serving(folder / "service", import_roots=(str(folder),)) as (client, _):
         made = SimpleNamespace(client=client, url=str(client.base_url).rstrip("/"))
-        made.deep = make(client, "in depth", components=3, noise=True)
-        make(client, "never run")
+        made.topics = collect(client, "topics", folder / "topics.parquet")
+        made.texts = collect(client, TEXTS[1], folder / "hostile.parquet")
+        made.deep = make(client, "in depth", made.topics, components=3, noise=True)
+        make(client, "never run", made.topics)
         made.full = execute(client, made.deep)
         made.joined = execute(
             client, made.deep, mode="assign", scope="all", assignment_threshold=0.9999
         )
         attributes = {"cluster_type": "attribute", "attribute_config": {"attributes": ["topic"]}}
         made.hostile = create(
-            client, {"cluster_name": TEXTS[0], "collection_ids": ["hostile"], **attributes}
+            client, {"cluster_name": TEXTS[0], "collection_ids": [made.texts], **attributes}
         )
         made.hostile_run = execute(client, made.hostile)
         yield made
-
-
-def _collect(libraries, folder, name, table):
-    path = folder / f"{name}.parquet"
-    pq.write_table(table, path)
-    libraries.add(name, path, 12)
 
 
 def _with_hostile_names() -> pa.Table:

@@ -79,7 +79,7 @@ def test_lists_have_pages(inside, world):
             "/v1/clusters",
             json={
                 "cluster_name": f"paged {number:02}",
-                "collection_ids": ["topics"],
+                "collection_ids": [world.topics],
                 "cluster_type": "attribute",
                 "attribute_config": {"attributes": ["topic"]},
             },
@@ -128,7 +128,7 @@ def test_a_definition_shows_its_runs_and_metrics(inside, world):
 
 
 def test_executing_shows_progress_and_then_the_result(inside, world):
-    name = make(world.client, "to be run")
+    name = make(world.client, "to be run", world.topics)
     inside.goto(f"{world.url}/#/clusters/{name}")
     assert inside.wait_for_selector("option[value=assign]", state="attached").is_disabled()
     inside.click("text=Execute")
@@ -176,7 +176,7 @@ def test_rows_a_second_are_those_of_the_stage(inside):
 
 
 def test_a_live_run_is_canceled(inside, world):
-    name = make(world.client, "to be canceled")
+    name = make(world.client, "to be canceled", world.topics)
     task = world.client.post(f"/v1/clusters/{name}/execute", json={}).json()
     inside.goto(f"{world.url}/#/clusters/{name}")
     inside.click("text=Watch the live run")
@@ -186,7 +186,7 @@ def test_a_live_run_is_canceled(inside, world):
 
 
 def test_deleting_asks_first(inside, world):
-    name = make(world.client, "to be deleted")
+    name = make(world.client, "to be deleted", world.topics)
     inside.goto(f"{world.url}/#/clusters/{name}")
     inside.click("main button:has-text('Delete')")
     inside.keyboard.press("Escape")
