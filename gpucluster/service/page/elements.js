@@ -37,8 +37,12 @@ const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle
 
 export const count = (n) => (n === null || n === undefined ? "–" : whole.format(n));
 export const roughly = (n) => short.format(n);
-export const decimal = (x, digits = 3) =>
-  x === null || x === undefined || Number.isNaN(x) ? "–" : x.toFixed(digits);
+
+export function decimal(x) {
+  if (typeof x !== "number" || Number.isNaN(x)) return "–";
+  return Math.abs(x) >= 1000 ? whole.format(Math.round(x)) : x.toFixed(3);
+}
+
 
 /** Show a time in the zone of whoever reads it. */
 export function when(iso) {

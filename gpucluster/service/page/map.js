@@ -124,7 +124,7 @@ export class ClusterMap {
     return usual * (devicePixelRatio || 1) * Math.min(3, Math.max(1, nearer ** 0.35));
   }
 
-  /** Write names at the middles of the largest clusters, where there is room. */
+  /** Write names by the middles of the largest clusters, where there is room. */
   #names(shown) {
     const { context } = this.#dots;
     const view = this.#current();
@@ -140,7 +140,7 @@ export class ClusterMap {
       if (taken.length >= MOST_NAMES) break;
       if (this.#isFaded(index)) continue;
       const left = (x - view.x) * view.scale + this.canvas.width / 2;
-      const top = (view.y - y) * view.scale + this.canvas.height / 2;
+      const top = (view.y - y) * view.scale + this.canvas.height / 2 - size; // above a small cluster
       const name = cut(this.nameOf(index));
       const half = context.measureText(name).width / 2 + size / 2;
       const box = [left - half, top - size, left + half, top + size];
