@@ -7,10 +7,10 @@ const PAGE = 50;
 const TYPING_MS = 250;
 
 /**
- * Show a list. `columns` are {name, cell, class}, `sorts` and `statuses` are [value, word] pairs;
- * `asked` adds to the body of the request. Triggers have their page in the body, `inBody`.
+ * Show a list. `columns` are {name, cell, class}, `sorts` and `statuses` are [value, word] pairs.
+ * `body` makes the body of a request, where it is not the usual one.
  */
-export function listing({ label, path, columns, query, signal, search, sorts, statuses, asked, none }) {
+export function listing({ label, path, columns, query, signal, search, sorts, statuses, none, body = usual }) {
   const rows = h("div", { class: "rows" });
   let loading = new AbortController();
   let timer;
@@ -24,15 +24,9 @@ export function listing({ label, path, columns, query, signal, search, sorts, st
     return load();
   }
 
-  function body() {
-    const [field, direction] = (query.get("sort") ?? "").split(":");
-    const status = query.get("status");
-    return {
-      ...(query.get("search") ? { search: query.get("search") } : {}),
-      ...(field ? { sort: { field, direction: direction ?? "asc" } } : {}),
-      ...(status ? { filters: { AND: [{ field: "status", value: status }] } } : {}),
-      ...asked,
-    };
+  function wanted(page) {
+    const [field, direction = "asc"] = (query.get("sort") ?? "").split(":");
+    return { field, direction, search: query.get("search"), status: query.get("status"), limit: PAGE, offset: (page - 1) * PAGE };
   }
 
   async function load() {
@@ -40,10 +34,11 @@ export function listing({ label, path, columns, query, signal, search, sorts, st
     loading = new AbortController();
     const mine = AbortSignal.any([signal, loading.signal]);
     const page = Math.max(1, Number.parseInt(query.get("page") ?? "1", 10) || 1);
-    const where = new URLSearchParams({ limit: PAGE, offset: (page - 1) * PAGE, include_total: true });
+    const asked = wanted(page);
+    const where = new URLSearchParams({ limit: PAGE, offset: asked.offset, include_total: true });
     rows.setAttribute("aria-busy", "true");
     try {
-      const found = await call(`${path}?${where}`, { method: "POST", body: body(), signal: mine });
+      const found = await call(`${path}?${where}`, { method: "POST", body: body(asked), signal: mine });
       rows.replaceChildren(table(found.results), pager(page, found.results.length, found.total_count ?? found.total));
     } catch (error) {
       if (!mine.aborted) rows.replaceChildren(problem(error));
@@ -88,4 +83,12 @@ export function listing({ label, path, columns, query, signal, search, sorts, st
     statuses && select("status", "Status", statuses, "any"),
     sorts && select("sort", "Sort by", sorts, "newest first"));
   return { element: h("section", {}, controls, rows), load };
+}
+
+function usual({ search, field, direction, status }) {
+  return {
+    ...(search ? { search } : {}),
+    ...(field ? { sort: { field, direction } } : {}),
+    ...(status ? { filters: { AND: [{ field: "status", value: status }] } } : {}),
+  };
 }

@@ -1,4 +1,4 @@
-// What else the service holds: collections, taxonomies, webhooks.
+// What else the service holds: collections, taxonomies, triggers, webhooks.
 
 import { badge, count, h, roughly, to, when } from "./elements.js";
 import { listing } from "./listing.js";
@@ -24,6 +24,18 @@ const TAXONOMIES = [
   { name: "Comes from", class: "wide", cell: (each) => origin(each) },
   { name: "Promoted", cell: (each) => when(each.promoted_at) },
 ];
+const TRIGGERS = [
+  { name: "Trigger", cell: (each) => named(each.trigger_id, each.trigger_id, each.description) },
+  { name: "Status", cell: (each) => badge(each.status) },
+  { name: "When", cell: (each) => moment(each) },
+  { name: "Starts", cell: (each) => each.cluster_id
+    ? [h("a", { href: to("clusters", each.cluster_id) }, each.cluster_id), ` (${each.mode})`] : each.mode },
+  { name: "Times", class: "number", cell: (each) => count(each.execution_count) },
+  { name: "Last", cell: (each) => when(each.last_triggered_at) },
+  { name: "Next", cell: (each) => when(each.next_scheduled_at) },
+  { name: "Last error", class: "wide", cell: (each) => each.last_execution_error ?? "" },
+];
+const TRIGGER_STATUSES = ["active", "paused", "disabled", "failed"].map((each) => [each, each]);
 const WEBHOOKS = [
   { name: "Name", cell: (each) => named(each.webhook_name, each.webhook_id) },
   { name: "Status", cell: (each) => badge(each.is_active ? "active" : "paused") },
@@ -37,15 +49,28 @@ function origin({ cluster_id: cluster, source_run_id: run }) {
   return cluster ? h("a", { href: to("clusters", cluster, "runs", run) }, run) : run;
 }
 
-const shown = (label, path, columns, none, search) => async ({ query, signal }) => {
-  const list = listing({ label, path, columns, query, signal, search, none });
+/** Say in words when a trigger fires. */
+function moment({ trigger_type: type, schedule_config: at }) {
+  if (type === "cron") return `${at.cron_expression} (${at.timezone})`;
+  if (type === "interval") return `every ${count(at.interval_seconds)} s`;
+  if (type === "event") return `${count(at.event_threshold)} × ${String(at.event_type).replaceAll("_", " ")} in ${at.collection_id}`;
+  return [at.condition_type, at.metric, at.operator, at.threshold].filter((each) => each !== null && each !== undefined).join(" ");
+}
+
+const shown = (label, path, columns, none, more) => async ({ query, signal }) => {
+  const list = listing({ label, path, columns, query, signal, none, ...more });
   await list.load();
   return [h("h1", { tabindex: "-1" }, label), list.element];
 };
 
 export const collections = shown("Collections", "/v1/collections/list", COLLECTIONS,
-  "No collection yet. Make one with POST /v1/collections.", "Search");
+  "No collection yet. Make one with POST /v1/collections.", { search: "Search" });
 export const taxonomies = shown("Taxonomies", "/v1/taxonomies/list", TAXONOMIES,
-  "No taxonomy yet. Promote a run with POST /v1/clusters/{id}/promote.", "Search");
+  "No taxonomy yet. Promote a run with POST /v1/clusters/{id}/promote.", { search: "Search" });
+export const triggers = shown("Triggers", "/v1/clusters/triggers/list", TRIGGERS,
+  "No trigger yet. Make one with POST /v1/clusters/triggers.", {
+    statuses: TRIGGER_STATUSES,
+    body: ({ status, limit, offset }) => ({ limit, offset, ...(status ? { status } : {}) }),
+  });
 export const webhooks = shown("Webhooks", "/v1/organizations/webhooks/list", WEBHOOKS,
   "No webhook yet. Make one with POST /v1/organizations/webhooks.");

@@ -3,7 +3,7 @@
 import { cluster } from "./cluster.js";
 import { clusters } from "./clusters.js";
 import { h, problem, say, to } from "./elements.js";
-import { collections, taxonomies, webhooks } from "./lists.js";
+import { collections, taxonomies, triggers, webhooks } from "./lists.js";
 import { run } from "./run.js";
 import { call, forget, remember, session } from "./session.js";
 import { tasks } from "./tasks.js";
@@ -14,6 +14,7 @@ const VIEWS = [
   [["clusters", null, "runs", null], run],
   [["collections"], collections, "Collections"],
   [["taxonomies"], taxonomies, "Taxonomies"],
+  [["triggers"], triggers, "Triggers"],
   [["webhooks"], webhooks, "Webhooks"],
   [["tasks"], tasks, "Tasks"],
 ];

@@ -121,7 +121,8 @@ export class ClusterMap {
     const n = this.#points.length;
     const usual = n < 2_000 ? 3 : n < 20_000 ? 2.2 : n < 200_000 ? 1.5 : 1;
     const nearer = this.#current().scale / this.#whole().scale;
-    return usual * (devicePixelRatio || 1) * Math.min(3, Math.max(1, nearer ** 0.35));
+    const room = Math.sqrt(Math.min(1, this.canvas.clientWidth / 600));
+    return usual * room * (devicePixelRatio || 1) * Math.min(3, Math.max(1, nearer ** 0.35));
   }
 
   /** Write names by the middles of the largest clusters, where there is room. */

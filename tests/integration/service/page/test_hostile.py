@@ -71,7 +71,8 @@ def test_every_text_of_every_answer(inside, world):
     inside.route("**/v1/**", answered)
     deep = f"#/clusters/{world.deep}"
     runs = [f"{deep}/runs/{run}" for run in (world.joined, world.full)]
-    for n, where in enumerate(("#/clusters", "#/tasks", deep, *runs)):
+    lists = [f"#/{name}" for name in ("clusters", "collections", "tasks")]
+    for n, where in enumerate((*lists, deep, *runs)):
         inside.goto(f"{world.url}/?{n}{where}")  # another address, so that all is loaded anew
         inside.wait_for_selector("tbody tr")
         inside.wait_for_selector("main:not([aria-busy])")
