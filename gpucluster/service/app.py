@@ -20,6 +20,7 @@ from gpucluster.service.routes import (
     documents,
     enrichment,
     executions,
+    page,
     tasks,
     taxonomies,
     triggers,
@@ -43,6 +44,7 @@ ROUTERS = (
     collections.router,
     tasks.router,
     webhooks.router,
+    page.router,
 )
 
 

@@ -146,7 +146,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         if path.suffix in {".cu", ".cuh", ".hpp"}
     }
     assert wheel.name.endswith("-py3-none-any.whl")
-    assert files == modules | kernels | {"gpucluster/py.typed"}
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "gpucluster/service/page").iterdir()}
+    assert files == modules | kernels | page | {"gpucluster/py.typed"}
     assert f"{info}/licenses/LICENSE" in names
 
 

@@ -1,0 +1,116 @@
+// The clusters of a run as a table: sorted and searched here, since all of them are here.
+
+import { colourOf, css, theme, whenThemeChanges } from "./colours.js";
+import { count, decimal, h, scrolling } from "./elements.js";
+
+const MORE = 50; // rows at a time
+const COLUMNS = [
+  ["name", "Cluster", (row) => row.name.toLowerCase()],
+  ["size", "Members", (row) => row.num_members],
+  ["mean", "Mean cos", (row) => row.mean_cosine_similarity],
+  ["least", "Least cos", (row) => row.min_cosine_similarity],
+  ["level", "Level", (row) => row.hierarchy_level],
+];
+
+/** Return what a cluster is called: by its label, else its keywords, else its id. */
+export function nameOf(cluster) {
+  return cluster.label || (cluster.keywords ?? []).slice(0, 4).join(", ") || cluster.cluster_id;
+}
+
+export class ClusterTable {
+  #rows;
+  #sort = ["size", -1];
+  #most = MORE;
+  #chosen = null;
+
+  constructor(clusters, choose, signal) {
+    this.choose = choose;
+    this.#rows = clusters.map((cluster, index) => ({ ...cluster, index, name: nameOf(cluster) }));
+    this.largest = Math.max(1, ...this.#rows.map((row) => row.num_members));
+    this.hasLevels = this.#rows.some((row) => row.hierarchy_level > 0);
+    this.search = h("input", { type: "search", input: () => { this.#most = MORE; this.#show(); } });
+    this.found = h("span", { class: "hint", role: "status" });
+    this.rows = h("div", {});
+    this.element = h("div", { class: "clusters" },
+      h("form", { class: "controls", role: "search", submit: (event) => event.preventDefault() },
+        h("label", {}, "Find a cluster", this.search), this.found),
+      this.rows);
+    whenThemeChanges(() => this.#show(), signal);
+    this.#show();
+  }
+
+  /** Mark a cluster, by its index; null: none. */
+  mark(index) {
+    this.#chosen = index;
+    for (const button of this.rows.querySelectorAll("button[data-index]")) {
+      const isChosen = Number(button.dataset.index) === index;
+      button.setAttribute("aria-pressed", String(isChosen));
+      button.closest("tr").classList.toggle("chosen", isChosen);
+      if (isChosen) button.scrollIntoView({ block: "nearest" });
+    }
+  }
+
+  #show() {
+    const wanted = this.search.value.trim().toLowerCase();
+    const [key, direction] = this.#sort;
+    const value = COLUMNS.find(([name]) => name === key)[2];
+    const fitting = this.#rows.filter((row) => !wanted || text(row).includes(wanted));
+    fitting.sort((a, b) => compared(value(a), value(b), direction) || a.index - b.index);
+    this.found.textContent = `${count(fitting.length)} of ${count(this.#rows.length)}`;
+    const shown = fitting.slice(0, this.#most);
+    const more = fitting.length > shown.length && h("button", { type: "button",
+      click: () => { this.#most += MORE; this.#show(); } }, `Show ${Math.min(MORE, fitting.length - shown.length)} more`);
+    this.rows.replaceChildren(scrolling("Clusters", h("table", {},
+      h("thead", {}, h("tr", {}, this.#columns().map((column) => this.#heading(column)))),
+      h("tbody", {}, shown.map((row) => this.#row(row))))), more || "");
+  }
+
+  #columns() {
+    return COLUMNS.filter(([key]) => key !== "level" || this.hasLevels);
+  }
+
+  #heading([key, word]) {
+    const [sorted, direction] = this.#sort;
+    const isSorted = sorted === key;
+    const turn = () => {
+      this.#sort = [key, isSorted ? -direction : key === "name" || key === "level" ? 1 : -1];
+      this.#show();
+      this.rows.querySelector(`button[data-key="${key}"]`).focus();
+    };
+    return h("th", { scope: "col", class: key === "name" ? "" : "number",
+      "aria-sort": isSorted ? (direction > 0 ? "ascending" : "descending") : null },
+      h("button", { type: "button", class: "sort", "data-key": key, click: turn },
+        word, h("span", { "aria-hidden": "true" }, isSorted ? (direction > 0 ? " ▲" : " ▼") : "")));
+  }
+
+  #row(row) {
+    const isChosen = row.index === this.#chosen;
+    const swatch = h("span", { class: "swatch" });
+    swatch.style.background = css(colourOf(row.index, theme()));
+    const bar = h("span", { class: "bar", "aria-hidden": "true" });
+    bar.style.width = `${(100 * row.num_members) / this.largest}%`;
+    const button = h("button", { type: "button", class: "pick", "data-index": row.index, "aria-pressed": String(isChosen),
+      title: row.summary ?? row.cluster_id, click: () => this.choose(row.index === this.#chosen ? null : row.index) },
+      swatch, row.name);
+    const more = (row.keywords ?? []).filter((word) => !row.name.includes(word));
+    const words = more.length > 0 && h("small", {}, more.slice(0, 5).join(", "));
+    return h("tr", { class: isChosen ? "chosen" : null },
+      h("th", { scope: "row" }, button, words),
+      h("td", { class: "number size" }, count(row.num_members), bar),
+      h("td", { class: "number" }, decimal(row.mean_cosine_similarity)),
+      h("td", { class: "number" }, decimal(row.min_cosine_similarity)),
+      this.hasLevels && h("td", { class: "number" }, count(row.hierarchy_level)));
+  }
+}
+
+function text(row) {
+  return [row.name, row.cluster_id, row.summary, row.stable_id, ...(row.keywords ?? [])].join("\n").toLowerCase();
+}
+
+/** Compare in a direction; what is missing comes last in both. */
+function compared(a, b, direction) {
+  if (a === b) return 0;
+  if (a === null || a === undefined) return 1;
+  if (b === null || b === undefined) return -1;
+  return a < b ? -direction : direction;
+}
