@@ -33,6 +33,8 @@ class Call:
         Also in the answer, as ``X-Request-Id``.
     key : str or None
         Digest of caller, request and ``Idempotency-Key``, where that was given.
+    is_secret : bool
+        Set by an endpoint whose answer is not to be kept.
     """
 
     service: Service
@@ -40,6 +42,7 @@ class Call:
     token: Token
     request_id: str
     key: str | None = None
+    is_secret: bool = False
     _made: int = field(default=0, repr=False)
 
     def new_id(self, kind: str) -> str:

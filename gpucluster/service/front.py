@@ -21,6 +21,7 @@ from gpucluster.service.limits import MAX_DEPTH, InFlight, Rate, is_too_deep
 from gpucluster.service.namespaces import DEFAULT, exists
 from gpucluster.service.once import MAX_KEY, MOST_BYTES, KeptAnswer, digest_of
 from gpucluster.service.refusals import (
+    ConflictError,
     ForbiddenError,
     InvalidError,
     NotFoundError,
@@ -117,7 +118,7 @@ class Front:
         finished: KeptAnswer | None = None
         try:
             await self._app(scope, receive, heard)
-            finished = heard.answer
+            finished = _SPENT if call.is_secret else heard.answer
         finally:
             await run_in_threadpool(once.finish, _record(begun), finished)
 
@@ -184,6 +185,21 @@ class Front:
         name = re.sub(r":\d+$", "", headers.get("host", "")).lower()
         if allowed and name not in allowed:
             raise ForbiddenError("this server is not known under that name")
+
+
+# what a request is answered that is sent again and whose answer held a secret
+_SPENT = KeptAnswer(
+    409,
+    (("content-type", "application/json"),),
+    bytes(
+        answer_of(
+            ConflictError(
+                "this was done, and its answer held a secret, which is not kept",
+                hint="send it under another Idempotency-Key to have it done once more",
+            )
+        ).body
+    ),
+)
 
 
 class _Heard:

@@ -15,6 +15,7 @@ from gpucluster.service.collections.library import Library
 from gpucluster.service.definitions import Definitions
 from gpucluster.service.enrichments import Enrichments
 from gpucluster.service.executions import Executions
+from gpucluster.service.housekeeping import keep_house
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once
 from gpucluster.service.outbound import Outbound, OutboundSettings
@@ -84,12 +85,16 @@ class Service:
             *(self.catalog, self.definitions, self.executions, self.tasks),
             self.triggers.cluster_gone,
         )
+        self._housekeeping = threading.Thread(
+            target=keep_house, args=(self.catalog, self.is_over), name="housekeeping", daemon=True
+        )
         self._jobs = JobHost(
             self.catalog, self.tasks, settings.max_jobs, timedelta(seconds=settings.hold_s)
         )
 
     def start(self) -> None:
         """Begin to work on what is due."""
+        self._housekeeping.start()
         if self.settings.max_jobs:
             self._jobs.start()
         if self.settings.triggers:
@@ -104,6 +109,8 @@ class Service:
         if self.settings.max_jobs:
             self._jobs.stop()
         self._deliverer.stop()
+        if self._housekeeping.is_alive():
+            self._housekeeping.join()
         self.catalog.close()
 
     def _emit(

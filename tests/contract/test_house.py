@@ -90,7 +90,7 @@ def test_import_is_cheap():
 
 
 @pytest.mark.parametrize(
-    ("skipped", "needed"), [("gpucluster.service", set()), ("nothing", {"fastapi", "psycopg"})]
+    ("skipped", "needed"), [("gpucluster.service", set()), ("nothing", {"fastapi"})]
 )
 def test_every_module_can_be_imported_without_a_gpu_library(skipped, needed):
     code = (

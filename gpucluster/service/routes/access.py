@@ -54,6 +54,7 @@ def issue_token(body: wire.CreateTokenRequest, call: Administers) -> wire.Issued
         raise ForbiddenError(f"this token issues tokens for {call.token.namespace} alone")
     if body.namespace != ANY and not namespaces.exists(call.service.catalog, body.namespace):
         raise NotFoundError("there is no such namespace")
+    call.is_secret = True
     record, text = call.service.tokens.issue(
         body.namespace, body.scopes, name=body.token_name, expires_at=body.expires_at
     )
@@ -67,6 +68,7 @@ def rotate_token(
     """Give a token another secret; the one before works for a while."""
     _own(call, token_id)
     until = call.service.catalog.clock() + timedelta(seconds=body.overlap_s)
+    call.is_secret = True
     record, text = call.service.tokens.rotate(token_id, overlap_until=until)
     return wire.IssuedToken(**_token(record).model_dump(), token=text)
 

@@ -22,6 +22,7 @@ router = APIRouter(prefix="/v1/organizations/webhooks", tags=["webhooks"])
 @router.post("/", status_code=201, include_in_schema=False)
 def create_webhook(body: wire.WebhookInput, call: Administers) -> wire.WebhookCreated:
     """Make a webhook; its secret is in this answer and nowhere else."""
+    call.is_secret = True
     return call.service.webhooks.create(call.ns, call.new_id("webhook"), body)
 
 
@@ -66,6 +67,7 @@ def delete_webhook(identifier: str, call: Administers) -> None:
 @router.post("/{identifier}/secret/rotate")
 def rotate_secret(identifier: str, call: Administers) -> wire.SecretAnswer:
     """Give a webhook another secret; the one before signs beside it for a day."""
+    call.is_secret = True
     return call.service.webhooks.rotate_secret(call.ns, identifier)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -214,6 +215,30 @@ def test_a_refusal_under_a_key_is_repeated(client):
     answers = [keep(client, "k3", "bad", nope=1) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [422, 422]
     assert answers[0].text == answers[1].text
+
+
+def test_an_answer_with_a_secret_is_not_kept(server):
+    client, service = server
+    headers = {"Idempotency-Key": "a-secret"}
+    issued, again = (
+        client.post("/v1/tokens", json={"scopes": ["read"]}, headers=headers) for _ in range(2)
+    )
+    assert (issued.status_code, again.status_code) == (201, 409)
+    assert "held a secret" in again.json()["error"]["message"]
+    with service.catalog.reading() as tx:
+        kept = tx.page("default", once.KIND, Query(limit=1000)).records
+    secret = issued.json()["token"].encode()
+    bodies = [base64.b64decode(each.body["answer"]["body"]) for each in kept]
+    assert bodies
+    assert not [body for body in bodies if secret in body]
+
+
+def test_old_answers_are_forgotten(server, monkeypatch):
+    client, service = server
+    monkeypatch.setattr(once, "KEPT", timedelta(0))
+    keep(client, "short", "of-no-time")
+    assert once.forget_answers(service.catalog) == 1
+    assert once.forget_answers(service.catalog) == 0
 
 
 def test_what_a_dead_server_left_under_a_key_is_done_once(server, monkeypatch):

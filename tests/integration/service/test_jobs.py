@@ -175,9 +175,11 @@ def test_an_order_to_stop_gives_runs_back_and_the_next_server_ends_them(tmp_path
         server.stop()
 
 
-def test_ten_runs_end_well_though_the_server_is_killed_again_and_again(tmp_path, catalog_options):
+def test_ten_runs_end_well_though_the_server_is_killed_again_and_again(tmp_path, catalog_url):
     """SIGKILL at random times, five times; the runs are what they are without it."""
-    server = Killable(tmp_path / "root", "--hold-s", "2", "--max-jobs", "2", *catalog_options)
+    server = Killable(
+        tmp_path / "root", "--hold-s", "2", "--max-jobs", "2", "--catalog", catalog_url
+    )
     client = server.start()
     with_collection(client)
     clusters = [
