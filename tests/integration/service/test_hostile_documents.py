@@ -1,4 +1,4 @@
-"""Whatever is asked of documents is answered, or refused as wrong: never an error of the service."""
+"""Whatever is asked of documents is answered, or refused: never an error of the service."""
 
 from __future__ import annotations
 
