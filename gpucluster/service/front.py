@@ -17,7 +17,7 @@ from gpucluster.service.answers import answer_of
 from gpucluster.service.calls import Call
 from gpucluster.service.catalog.port import Full, Record
 from gpucluster.service.identifiers import NAMESPACE
-from gpucluster.service.limits import MAX_DEPTH, InFlight, Rate, is_too_deep
+from gpucluster.service.limits import MAX_DEPTH, InFlight, Rate, is_too_deep, is_unicode
 from gpucluster.service.namespaces import DEFAULT, exists
 from gpucluster.service.once import MAX_KEY, MOST_BYTES, KeptAnswer, digest_of
 from gpucluster.service.refusals import (
@@ -175,6 +175,8 @@ class Front:
                         raise InvalidError(
                             f"lists and objects lie deeper in each other than {MAX_DEPTH}", loc=[]
                         )
+                    if not is_unicode(body):
+                        raise InvalidError("a text is no Unicode: half of a pair", loc=[])
                     return body
         raise TooLargeError(f"the body has more than {most:,} bytes")
 

@@ -4,29 +4,70 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from gpucluster.sources.collection import Feature, FeatureUri
 from gpucluster.wire.base import Answer, ListRequest, Metadata, Pagination, Request, Time, Title
 
 CollectionId = Annotated[str, StringConstraints(pattern=r"^col_[A-Za-z0-9_]+$", max_length=100)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# a caller may name no other variable: what it holds is sent elsewhere
+SourceEnv = Annotated[str, StringConstraints(pattern=r"^GPUCLUSTER_SOURCE_[A-Z0-9_]{1,100}$")]
 
 
-class PathsSource(Request):
-    """Files that a collection is made of."""
+class PgvectorSource(Request):
+    """A table of PostgreSQL; the features of the collection name its columns of vectors."""
 
-    paths: Annotated[list[Annotated[str, Field(min_length=1, max_length=4096)]],
-                     Field(min_length=1, max_length=1000)] = Field(
+    dsn_env: SourceEnv = Field(description="Variable of the server that holds the connection.")
+    table: Annotated[str, StringConstraints(min_length=1, max_length=200)] = Field(
+        description="Its name, with the schema before it and a dot where it needs one."
+    )
+    payload: list[ColumnName] | None = Field(
+        default=None, description="Columns that are fields of documents. Omitted: all others."
+    )
+
+
+class QdrantSource(Request):
+    """A collection of Qdrant; the features name its vectors, or the one that has no name."""
+
+    url_env: SourceEnv = Field(description="Variable of the server that holds the address.")
+    api_key_env: SourceEnv | None = Field(default=None, description="That holds the key.")
+    collection: Annotated[str, StringConstraints(min_length=1, max_length=255)] = Field(
+        description="Its name there."
+    )
+    payload: list[ColumnName] | None = Field(
+        default=None, description="Fields that documents get. Omitted: all."
+    )
+
+
+class CollectionSource(Request):
+    """What a collection is made of: files, a table, or a collection of another service."""
+
+    paths: (
+        Annotated[
+            list[Annotated[str, Field(min_length=1, max_length=4096)]],
+            Field(min_length=1, max_length=1000),
+        ]
+        | None
+    ) = Field(
+        default=None,
         description="Absolute paths, folders, globs, or addresses such as s3://bucket/prefix/; "
-        "below what the operator allows."
-    )  # fmt: skip
+        "below what the operator allows.",
+    )
     copied: bool = Field(
         default=False,
         alias="copy",
-        description="Whether the documents are copied; otherwise the files stay where they are, "
-        "and must not change.",
+        description="Whether the documents of files are copied; otherwise the files stay where "
+        "they are, and must not change.",
     )
+    pgvector: PgvectorSource | None = None
+    qdrant: QdrantSource | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> CollectionSource:
+        if sum(each is not None for each in (self.paths, self.pgvector, self.qdrant)) != 1:
+            raise ValueError("expected one of paths, pgvector and qdrant")
+        return self
 
 
 class CreateCollectionRequest(Request):
@@ -43,7 +84,9 @@ class CreateCollectionRequest(Request):
         default=None, description="Where ids are. Omitted: document_id, or found by its name."
     )
     text_column: ColumnName | None = Field(default=None, description="Texts of the documents.")
-    source: PathsSource | None = Field(default=None, description="Omitted: documents come later.")
+    source: CollectionSource | None = Field(
+        default=None, description="Omitted: documents come later."
+    )
 
 
 class PatchCollectionRequest(Request):
@@ -80,6 +123,9 @@ class CollectionAnswer(Answer):
     text_column: str | None = None
     columns: dict[str, str] = Field(description="All other columns, with their Arrow types.")
     enrichments: list[EnrichmentAnswer] = []
+    source: dict[str, Any] | None = Field(
+        default=None, description="Where documents came from, and what is enriched may go back to."
+    )
     created_at: Time
     updated_at: Time
 
@@ -165,3 +211,21 @@ class DocumentsRemoved(Change):
     """How many documents are gone."""
 
     removed: int
+
+
+class WriteBackRequest(Request):
+    """Columns that go to where documents came from."""
+
+    columns: Annotated[list[ColumnName], Field(min_length=1, max_length=100)] = Field(
+        description="Such as those of an enrichment."
+    )
+    add_columns: bool = Field(
+        default=False, description="Whether a table gets columns that it does not have."
+    )
+
+
+class WrittenBack(Answer):
+    """What became of columns that went to where documents came from."""
+
+    updated: int = Field(description="Documents that are still there.")
+    missing: int = Field(description="Documents that are not.")

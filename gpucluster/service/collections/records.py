@@ -74,21 +74,35 @@ class Records:
             self._emit(tx, ns, "collection.updated", KIND, record.id, told)
             return changed
 
-    def note(self, ns: str, version: Version, event: str, told: Mapping[str, Any]) -> None:
-        """Note a version, unless it or a later one is known; whoever notes it tells of it."""
+    def note(
+        self,
+        ns: str,
+        version: Version,
+        event: str,
+        told: Mapping[str, Any],
+        *,
+        is_new: bool = True,
+    ) -> None:
+        """Note a version, unless a later one is known, and tell of what made it.
+
+        One that is not new was told of when it was, unless the server died over it.
+        """
         for _ in range(ATTEMPTS):
             try:
                 with self._catalog.writing() as tx:
                     record = tx.get(ns, KIND, version.collection_id)
-                    if record is not None and record.body["version"] < version.number:
+                    if record is None:
+                        return
+                    is_known = record.body["version"] >= version.number
+                    if not is_known:
                         body = {**record.body, **described(ns, version)}
                         tx.replace(replace(record, body=body))
-                        self._emit(
-                            *(tx, ns, event, KIND, record.id), {**told, "version": version.number}
-                        )
+                    if is_new or not is_known:
+                        metadata = {**told, "version": version.number}
+                        self._emit(tx, ns, event, KIND, record.id, metadata)
+                    return
             except Changed:
                 continue
-            return
 
 
 def described(ns: str, version: Version) -> dict[str, Any]:

@@ -96,6 +96,14 @@ def compact(collection_identifier: str, call: Runs) -> wire.Change:
     return change_of(call.service.collections.compact(call.ns, collection_identifier))
 
 
+@router.post("/{collection_identifier}/write-back")
+def write_back(
+    collection_identifier: str, body: wire.WriteBackRequest, call: Runs
+) -> wire.WrittenBack:
+    """Write columns to the table, or the collection of Qdrant, that documents came from."""
+    return call.service.collections.write_back(call.ns, collection_identifier, body)
+
+
 @router.delete("/{collection_identifier}/enrichments/{run_id}")
 def undo_enrichment(collection_identifier: str, run_id: str, call: Runs) -> wire.Change:
     """Take away the columns that a run has written; what other runs had written comes back."""

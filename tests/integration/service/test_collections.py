@@ -324,3 +324,26 @@ def test_small_files_are_put_together(client):
     found = client.post(path_of(collection, "documents/list"), json={}).json()["results"]
     assert [each["only_2"] for each in found] == [None, None, 2, None]
     assert client.post(path_of(collection, "compact")).json()["version"] == 6
+
+
+def test_whoever_listens_hears_of_every_append_once(tmp_path):
+    heard = []
+    with serving(tmp_path / "root", max_jobs=0) as (client, service):
+        service.collections.records._emit = lambda tx, ns, *told: heard.append(told)
+        collection = made(client)
+        ready = threading.Barrier(6)
+
+        def send_some(who):
+            ready.wait()
+            for _ in range(2):
+                headers = {"Idempotency-Key": f"k{who}", "Content-Type": NDJSON}
+                content = "".join(json.dumps(row) + "\n" for row in documents(who))
+                path = path_of(collection, "documents")
+                client.post(path, content=content, headers=headers).raise_for_status()
+
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(send_some, range(6)))
+        assert client.get(path_of(collection)).json()["version"] == 7
+    written = [told[-1] for told in heard if told[0] == "collection.documents.written"]
+    assert sorted(each["version"] for each in written) == [2, 3, 4, 5, 6, 7]
+    assert {each["added"] for each in written} == {1}
