@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from gpucluster.client.calls import Reply
@@ -37,18 +38,16 @@ _KINDS: dict[int, type[ClientError]] = {
 
 
 def read_answer(kind: type[A], reply: Reply) -> A:
-    """Return the model of an answer.
+    """Return an answer as what it should be.
 
     Parameters
     ----------
     kind : type
-        A model, or None's for answers without a body.
+        A model, dict, or None's for answers without a body.
     reply : Reply
     """
-    if not issubclass(kind, BaseModel):
-        return None  # type: ignore[return-value]
     try:
-        return kind.model_validate_json(reply.content)
+        found: A = _reader(cast("Hashable", kind)).validate_json(reply.content or b"null")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
@@ -58,6 +57,12 @@ def read_answer(kind: type[A], reply: Reply) -> A:
             status=reply.status,
             request_id=reply.headers.get("x-request-id"),
         ) from error
+    return found
+
+
+@lru_cache
+def _reader(kind: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast("type[Any]", kind))
 
 
 def failure_of(reply: Reply) -> ClientError:

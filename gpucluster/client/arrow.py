@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pydantic import BaseModel
 
 from gpucluster.client.calls import Call, Give, Items, Read, Reply, Sleep
 from gpucluster.client.errors import ConnectionFailedError, UnreadableAnswerError
 from gpucluster.client.sessions import Session
-from gpucluster.wire.executions import DataRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Following: TypeAlias = Callable[[int], tuple[BaseModel, int]]
 ARROW = "application/vnd.apache.arrow.stream"
 _MARK = 0xFFFFFFFF
 
 
-def batches_of(session: Session[Any], path: str, asked: DataRequest) -> Items[pa.RecordBatch]:
-    """Give the batches of a stream of members or centroids.
+def batches_of(session: Session[Any], path: str, asked: Following) -> Items[pa.RecordBatch]:
+    """Give the batches of a stream; one that breaks off is asked for again.
 
     Parameters
     ----------
     session : Session
     path : str
-    asked : DataRequest
-        Members alone go on where they were: centroids are few, and are asked for anew.
+    asked : callable
+        Gets the number of rows that are there, and returns the request for the others, and how
+        many of those that it brings are there nevertheless.
     """
     n_given = n_silent = 0
     while True:
         n_silent += 1
-        call: Call[Any] = Call("POST", path, type(None), _rest(asked, n_given), reads=True)
+        body, n_old = asked(n_given)
+        call: Call[Any] = Call("POST", path, type(None), body, reads=True)
         reply: Reply = yield from session.open(call, ARROW)
-        stream, n_skipped = Batches(), 0
+        stream = Batches()
         try:
             while piece := (yield Read(reply)):
                 for batch in stream.feed(piece):
-                    n_before = 0 if asked.include_members else n_given
-                    n_old = min(batch.num_rows, max(0, n_before - n_skipped))
-                    n_skipped += n_old
-                    if n_old < batch.num_rows:
-                        n_given, n_silent = n_given + batch.num_rows - n_old, 0
-                        yield Give(batch.slice(n_old))
+                    new = batch.slice(min(n_old, batch.num_rows))
+                    n_old -= batch.num_rows - new.num_rows
+                    if new.num_rows:
+                        n_given, n_silent = n_given + new.num_rows, 0
+                        yield Give(new)
             if stream.is_over:
                 return
             failed = ConnectionFailedError("the stream ended before its end")
@@ -51,14 +54,6 @@ def batches_of(session: Session[Any], path: str, asked: DataRequest) -> Items[pa
         if n_silent >= session.retries.tries:
             raise failed
         yield Sleep(session.retries.pause(max(1, n_silent)))
-
-
-def _rest(asked: DataRequest, n_given: int) -> DataRequest:
-    """Return what is still to be asked for."""
-    if not asked.include_members or not n_given:
-        return asked
-    limit = None if asked.limit is None else max(0, asked.limit - n_given)
-    return asked.model_copy(update={"offset": asked.offset + n_given, "limit": limit})
 
 
 class Batches:

@@ -18,8 +18,8 @@ class Upload(Protocol):
     """A body that is sent piece by piece."""
 
     @property
-    def media_type(self) -> str:
-        """What it is."""
+    def headers(self) -> Mapping[str, str]:
+        """What it is: ``Content-Type``, and how it is packed."""
 
     @property
     def is_repeatable(self) -> bool:
@@ -45,9 +45,11 @@ class Call(Generic[A_co]):
         Models are sent as what was set in them.
     query : mapping
         What is None is left out.
-    reads : bool
+    reads : bool, optional
         Whether the service changes nothing, so that it may be asked again without a key. Omitted:
         for GET.
+    patience_s : float, optional
+        How long an answer may take, where that is longer than the client's.
     """
 
     method: Method
@@ -56,6 +58,7 @@ class Call(Generic[A_co]):
     body: Body | None = None
     query: Query = field(default_factory=dict)
     reads: bool | None = None
+    patience_s: float | None = None
 
     @property
     def is_read(self) -> bool:
@@ -93,6 +96,7 @@ class Send:
     headers: Mapping[str, str]
     content: bytes | Upload | None = None
     is_streamed: bool = False
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,8 +159,9 @@ class Clusters(Group[D]):
             Omitted: the latest completed one.
         """
         pinned = run_id or (yield from self._latest(cluster))
+        asked = DataRequest(include_members=False)
         yield from batches_of(
-            self._session, _data(cluster, pinned), DataRequest(include_members=False)
+            self._session, _data(cluster, pinned), lambda n_given: (asked, n_given)
         )
 
     @Many
@@ -189,15 +190,19 @@ class Clusters(Group[D]):
         offset : int
             Rows that are left out first.
         """
-        pinned = run_id or (yield from self._latest(cluster))
-        asked = DataRequest(
-            include_centroids=False,
-            include_members=True,
-            columns=None if columns is None else tuple(columns),
-            limit=limit,
-            offset=offset,
-        )
-        yield from batches_of(self._session, _data(cluster, pinned), asked)
+        path = _data(cluster, run_id or (yield from self._latest(cluster)))
+
+        def rest(n_given: int) -> tuple[DataRequest, int]:
+            asked = DataRequest(
+                include_centroids=False,
+                include_members=True,
+                columns=None if columns is None else tuple(columns),
+                limit=None if limit is None else limit - n_given,
+                offset=offset + n_given,
+            )
+            return asked, 0
+
+        yield from batches_of(self._session, path, rest)
 
     def _latest(self, cluster: str) -> Flow[str]:
         """Return the run that was completed last, so that all of a stream is of one run."""

@@ -13,10 +13,12 @@ from pydantic import SecretStr
 from gpucluster import __version__
 from gpucluster.client.access import Namespaces, Tokens
 from gpucluster.client.clusters import Clusters, Templates
+from gpucluster.client.collections import Collections, Documents
 from gpucluster.client.drivers import Awaiting, Blocking
 from gpucluster.client.retries import Retries
 from gpucluster.client.sessions import D, Session
 from gpucluster.client.tasks import Tasks
+from gpucluster.client.webhooks import Webhooks
 from gpucluster.errors import ConfigError
 
 URL, TOKEN = "GPUCLUSTER_URL", "GPUCLUSTER_TOKEN"
@@ -42,7 +44,10 @@ class Door(Generic[D]):
         self._token = token
         self.clusters = Clusters(session)
         self.templates = Templates(session)
+        self.collections = Collections(session)
+        self.documents = Documents(session)
         self.tasks = Tasks(session)
+        self.webhooks = Webhooks(session)
         self.namespaces = Namespaces(session)
         self.tokens = Tokens(session)
 

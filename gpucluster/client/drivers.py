@@ -184,12 +184,16 @@ async def _pieces(upload: Upload) -> AsyncIterator[bytes]:
 
 
 def _request(http: httpx2.Client | httpx2.AsyncClient, send: Send, content: Any) -> httpx2.Request:
+    timeout = http.timeout
+    if send.patience_s is not None and (timeout.read or 0) < send.patience_s:
+        timeout = httpx2.Timeout(**{**timeout.as_dict(), "read": send.patience_s})
     return http.build_request(
         send.method,
         send.path,
         params=dict(send.query) or None,
         headers=dict(send.headers),
         content=content,
+        timeout=timeout,
     )
 
 

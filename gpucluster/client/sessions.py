@@ -77,7 +77,7 @@ class Session(Generic[D]):
             headers["Content-Type"] = JSON
             content = as_json(body)
         elif body is not None:
-            headers["Content-Type"] = body.media_type
+            headers.update(body.headers)
             content, is_repeatable = body, body.is_repeatable
         send = Send(
             method=call.method,
@@ -86,6 +86,7 @@ class Session(Generic[D]):
             headers=headers,
             content=content,
             is_streamed=is_streamed,
+            patience_s=call.patience_s,
         )
         return (
             yield from reply_to(

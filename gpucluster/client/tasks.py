@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
+from gpucluster.client.answers import read_answer
 from gpucluster.client.calls import Call, Flow, Give, Items, Read, Reply, Sleep
 from gpucluster.client.endpoints import Group, Many, ManyWith, One, every, part
 from gpucluster.client.errors import (
@@ -26,6 +28,7 @@ from gpucluster.wire.tasks import (
 FIRST_LOOK_S = 0.1  # then ever longer, so that short tasks are seen soon and long ones seldom
 LOOKS_GROW = 1.6
 LONGEST_LOOK_S = 30.0
+SILENT_S = 60.0  # the service sends a sign of life every 15 s
 
 
 class Tasks(Group[D]):
@@ -95,7 +98,7 @@ def waited(
 
 def followed(session: Session[Any], task_id: str) -> Items[TaskResponse]:
     """Give a task whenever it changed; a connection that breaks off is made again."""
-    call = Call("GET", f"/v1/tasks/{part(task_id)}/events", TaskResponse)
+    call = Call("GET", f"/v1/tasks/{part(task_id)}/events", TaskResponse, patience_s=SILENT_S)
     shown: TaskResponse | None = None
     n_silent = 0  # connections that brought nothing new
     while True:
@@ -105,7 +108,7 @@ def followed(session: Session[Any], task_id: str) -> Items[TaskResponse]:
             events = Events()
             while piece := (yield Read(reply)):
                 for data in events.feed(piece):
-                    seen = TaskResponse.model_validate_json(data)
+                    seen = read_answer(TaskResponse, replace(reply, content=data))
                     if seen != shown:
                         shown, n_silent = seen, 0
                         yield Give(seen)
