@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
 from gpucluster.client.calls import Call, Give, Items, Read, Reply, Sleep
 from gpucluster.client.errors import ConnectionFailedError, UnreadableAnswerError
 from gpucluster.client.sessions import Session
+from gpucluster.wire.executions import DataRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +21,9 @@ ARROW = "application/vnd.apache.arrow.stream"
 _MARK = 0xFFFFFFFF
 
 
-def batches_of(session: Session[Any], path: str, asked: Following) -> Items[pa.RecordBatch]:
+def batches_of(
+    session: Session[Any], path: str, asked: Following, *, method: Literal["GET", "POST"] = "POST"
+) -> Items[pa.RecordBatch]:
     """Give the batches of a stream; one that breaks off is asked for again.
 
     Parameters
@@ -30,12 +33,17 @@ def batches_of(session: Session[Any], path: str, asked: Following) -> Items[pa.R
     asked : callable
         Gets the number of rows that are there, and returns the request for the others, and how
         many of those that it brings are there nevertheless.
+    method : {'GET', 'POST'}
+        Whether the request is a query or a body.
     """
     n_given = n_silent = 0
     while True:
         n_silent += 1
         body, n_old = asked(n_given)
-        call: Call[Any] = Call("POST", path, type(None), body, reads=True)
+        call: Call[Any] = Call(method, path, type(None), body, reads=True)
+        if method == "GET":
+            query = body.model_dump(mode="json", exclude_unset=True)
+            call = Call(method, path, type(None), query=query)
         reply: Reply = yield from session.open(call, ARROW)
         stream = Batches()
         try:
@@ -54,6 +62,31 @@ def batches_of(session: Session[Any], path: str, asked: Following) -> Items[pa.R
         if n_silent >= session.retries.tries:
             raise failed
         yield Sleep(session.retries.pause(max(1, n_silent)))
+
+
+def members_after(
+    columns: Sequence[str] | None = None, limit: int | None = None, offset: int = 0
+) -> Following:
+    """Return what asks for the members that are not there yet.
+
+    Parameters
+    ----------
+    columns : sequence of str, optional
+    limit : int, optional
+    offset : int
+    """
+
+    def rest(n_given: int) -> tuple[DataRequest, int]:
+        asked = DataRequest(
+            include_centroids=False,
+            include_members=True,
+            columns=None if columns is None else tuple(columns),
+            limit=None if limit is None else limit - n_given,
+            offset=offset + n_given,
+        )
+        return asked, 0
+
+    return rest
 
 
 class Batches:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpucluster.client.arrow import batches_of
+from gpucluster.client.arrow import batches_of, members_after
 from gpucluster.client.calls import Call, Flow, Items
 from gpucluster.client.endpoints import Group, Many, ManyWith, One, OneWith, every, part
 from gpucluster.client.sessions import D
-from gpucluster.client.tasks import waited
+from gpucluster.client.tasks import WAITED_S, waited
 from gpucluster.wire import clusters as wire
 from gpucluster.wire.base import ListRequest
+from gpucluster.wire.enrichment import EnrichRequest, EnrichResponse
 from gpucluster.wire.executions import (
     Artifacts,
     DataRequest,
@@ -21,6 +22,7 @@ from gpucluster.wire.executions import (
     ListExecutionsResponse,
 )
 from gpucluster.wire.tasks import DeleteResponse, TaskResponse
+from gpucluster.wire.taxonomies import PromoteRequest, TaxonomyResponse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -191,18 +193,22 @@ class Clusters(Group[D]):
             Rows that are left out first.
         """
         path = _data(cluster, run_id or (yield from self._latest(cluster)))
+        yield from batches_of(self._session, path, members_after(columns, limit, offset))
 
-        def rest(n_given: int) -> tuple[DataRequest, int]:
-            asked = DataRequest(
-                include_centroids=False,
-                include_members=True,
-                columns=None if columns is None else tuple(columns),
-                limit=None if limit is None else limit - n_given,
-                offset=offset + n_given,
-            )
-            return asked, 0
+    @OneWith(EnrichRequest)
+    def enrich(self, body: EnrichRequest, cluster: str) -> Call[EnrichResponse]:
+        """Write what a run knows into the documents, and answer when that is done.
 
-        yield from batches_of(self._session, path, rest)
+        After 300 s the answer is that of a task that goes on: ``tasks.wait(task_ids[0])``.
+        """
+        path = f"{_path(cluster)}/enrich"
+        return Call("POST", path, EnrichResponse, body, patience_s=WAITED_S)
+
+    @OneWith(PromoteRequest)
+    def promote(self, body: PromoteRequest, cluster: str) -> Call[TaxonomyResponse]:
+        """Make clusters of a run the nodes of a taxonomy, and answer when that is done."""
+        path = f"{_path(cluster)}/promote"
+        return Call("POST", path, TaxonomyResponse, body, patience_s=WAITED_S)
 
     def _latest(self, cluster: str) -> Flow[str]:
         """Return the run that was completed last, so that all of a stream is of one run."""

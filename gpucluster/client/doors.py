@@ -18,6 +18,7 @@ from gpucluster.client.drivers import Awaiting, Blocking
 from gpucluster.client.retries import Retries
 from gpucluster.client.sessions import D, Session
 from gpucluster.client.tasks import Tasks
+from gpucluster.client.taxonomies import Taxonomies
 from gpucluster.client.webhooks import Webhooks
 from gpucluster.errors import ConfigError
 
@@ -47,6 +48,7 @@ class Door(Generic[D]):
         self.collections = Collections(session)
         self.documents = Documents(session)
         self.tasks = Tasks(session)
+        self.taxonomies = Taxonomies(session)
         self.webhooks = Webhooks(session)
         self.namespaces = Namespaces(session)
         self.tokens = Tokens(session)

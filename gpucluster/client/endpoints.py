@@ -11,12 +11,12 @@ import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from pydantic import BaseModel, ValidationError
 
 from gpucluster.client.answers import not_sent
-from gpucluster.client.calls import Call, Flow, Give, Items
+from gpucluster.client.calls import Call, Flow, Give, Items, Query
 from gpucluster.client.drivers import Awaiting, Blocking
 from gpucluster.client.errors import InvalidRequestError
 from gpucluster.client.sessions import D, Session
@@ -180,16 +180,19 @@ class ManyWith(Generic[P, R]):
 
 def every(session: Session[Any], call: Call[PageOf[A]]) -> Items[A]:
     """Give what is on all pages of a list."""
-    query = {"limit": PAGE, **call.query}
+    query: Query = {"limit": PAGE, **call.query}
     while True:
         asked = Call(call.method, call.path, call.answer, call.body, query, reads=True)
         page = yield from session.ask(asked)
         for item in page.results:
             yield Give(item)
-        cursor = page.pagination.next_cursor
-        if cursor is None:
+        where = page.pagination
+        if where.next_cursor is not None:
+            query = {**query, "cursor": where.next_cursor}
+        elif where.next_page is not None:  # some lists have numbered pages alone
+            query = {**query, **dict(parse_qsl(where.next_page.removeprefix("?")))}
+        else:
             return
-        query = {**query, "cursor": cursor}
 
 
 def part(identifier: str) -> str:

@@ -28,6 +28,7 @@ from gpucluster.wire.tasks import (
 FIRST_LOOK_S = 0.1  # then ever longer, so that short tasks are seen soon and long ones seldom
 LOOKS_GROW = 1.6
 LONGEST_LOOK_S = 30.0
+WAITED_S = 330.0  # the service answers within 300 s where it waits for a task
 SILENT_S = 60.0  # the service sends a sign of life every 15 s
 
 

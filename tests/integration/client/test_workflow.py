@@ -260,6 +260,39 @@ def test_all_of_it_awaited(url):
     assert rows_of(members).num_rows == len(listed) == 120
 
 
+def test_clusters_become_columns_and_nodes(client, clustered, broken, unlucky):
+    name, run_id = clustered
+    enriched = client.clusters.enrich(name, run_id=run_id, fields=("cluster_id",))
+    assert (enriched.status, enriched.enriched, enriched.failed) == ("COMPLETED", 240, 0)
+    assert "cluster_id" in client.documents.get("topics", "d0-0")
+    client.collections.undo_enrichment("topics", run_id)
+    assert "cluster_id" not in client.documents.get("topics", "d0-0")
+    broken.script.extend([LOST_REPLY, LOST_REQUEST])
+    made = unlucky.clusters.promote(name, run_id=run_id, taxonomy_name="topics of today")
+    assert (made.version, made.num_nodes) == (1, 6)
+    assert [each.taxonomy_id for each in client.taxonomies.list()] == [made.taxonomy_id]
+    assert client.taxonomies.get("topics of today") == made
+    nodes = client.taxonomies.nodes(made.taxonomy_id).nodes
+    task = client.tasks.wait(
+        client.taxonomies.apply(made.taxonomy_id, collection_id=collection_id_of(client))
+    )
+    (applied,) = client.taxonomies.applications(made.taxonomy_id)
+    assert applied.task_id == task.task_id
+    joined = rows_of(client.taxonomies.members(made.taxonomy_id, applied.run_id))
+    assert joined.num_rows == applied.num_documents == 240
+    assert set(joined["cluster_id"].to_pylist()) <= {each["node_id"] for each in nodes} | {"-1"}
+    second = client.taxonomies.create_version(
+        made.taxonomy_id, cluster_id=name, run_id=run_id, threshold=0.5
+    )
+    assert second.version == 2
+    assert [each.version for each in client.taxonomies.versions(made.taxonomy_id)] == [2, 1]
+    assert client.taxonomies.delete(made.taxonomy_id).success
+
+
+def collection_id_of(client):
+    return client.collections.get("topics").collection_id
+
+
 def test_webhooks(client):
     made = client.webhooks.create(
         webhook_name="ours",
