@@ -30,7 +30,7 @@ from gpucluster.wire.triggers import (
     read_schedule,
 )
 from gpucluster.wire.webhooks import WebhookInput
-from tests.helpers.serving import serving
+from tests.helpers.serving import TOKEN, serving
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -290,3 +290,13 @@ def test_triggers_page() -> None:
     for line in conditions.splitlines():
         read_schedule("conditional", json.loads(line))
     assert json.loads(entry).keys() == TriggerExecutionHistoryItem.model_fields.keys()
+
+
+def test_client_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "\n".join(blocks(ROOT / "docs/client.md", "python"))
+    with serving(folder / "service") as (http, _):
+        code = code.replace("http://127.0.0.1:8765", str(http.base_url)).replace("gpc_...", TOKEN)
+        exec(compile(code, "client.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith("5 ")
+    assert said.endswith("COMPLETED\n['topics']\n")
