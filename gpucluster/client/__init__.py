@@ -7,7 +7,16 @@ A call is described once, as a value or as a generator of what is to be sent, sl
 
 from __future__ import annotations
 
-from gpucluster.client.doors import AsyncClient, Client
 from gpucluster.client.retries import Retries
+from gpucluster.errors import BackendUnavailableError
+
+try:
+    from gpucluster.client.doors import AsyncClient, Client
+except ModuleNotFoundError as error:
+    if error.name != "httpx2":
+        raise
+    raise BackendUnavailableError(
+        "the client needs httpx2, which is missing", hint="pip install 'gpucluster[client]'"
+    ) from error
 
 __all__ = ["AsyncClient", "Client", "Retries"]

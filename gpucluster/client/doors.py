@@ -19,6 +19,7 @@ from gpucluster.client.retries import Retries
 from gpucluster.client.sessions import D, Session
 from gpucluster.client.tasks import Tasks
 from gpucluster.client.taxonomies import Taxonomies
+from gpucluster.client.triggers import Triggers
 from gpucluster.client.webhooks import Webhooks
 from gpucluster.errors import ConfigError
 
@@ -49,6 +50,7 @@ class Door(Generic[D]):
         self.documents = Documents(session)
         self.tasks = Tasks(session)
         self.taxonomies = Taxonomies(session)
+        self.triggers = Triggers(session)
         self.webhooks = Webhooks(session)
         self.namespaces = Namespaces(session)
         self.tokens = Tokens(session)

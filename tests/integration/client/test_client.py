@@ -190,10 +190,18 @@ def test_methods_look_like_functions(url):
         assert list(inspect.signature(client.clusters.get).parameters) == ["cluster"]
 
 
+def test_without_its_library_it_says_what_to_install():
+    code = "import sys; sys.modules['httpx2'] = None; import gpucluster.client"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'gpucluster[client]'" in done.stderr
+
+
 TYPED = """
-from typing import assert_type, AsyncIterator, Iterator
+from typing import Any, assert_type, AsyncIterator, Iterator
 from gpucluster.client import AsyncClient, Client
 from gpucluster.wire.clusters import ClusterDetail, ClusterMetadata
+from gpucluster.wire.collections import DocumentsAdded
 from gpucluster.wire.executions import ExecutionResult
 from gpucluster.wire.tasks import TaskResponse
 
@@ -205,6 +213,9 @@ def blocking(client: Client) -> None:
     assert_type(client.clusters.list(search="a"), Iterator[ClusterMetadata])
     assert_type(client.tasks.wait("task_a", timeout_s=1), TaskResponse)
     assert_type(client.in_namespace("a"), Client)
+    assert_type(client.documents.list("a", fields=["b"]), Iterator[dict[str, Any]])
+    assert_type(client.documents.add("a", [{"document_id": "b"}]), DocumentsAdded)
+    assert_type(client.webhooks.delete("a"), None)
 
 async def awaited(client: AsyncClient) -> None:
     assert_type(await client.clusters.get("a"), ClusterDetail)

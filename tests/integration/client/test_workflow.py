@@ -308,3 +308,33 @@ def test_webhooks(client):
     assert client.webhooks.delete("ours") is None
     with pytest.raises(NotFoundError):
         client.webhooks.get("ours")
+
+
+def test_triggers(client, clustered, monkeypatch):
+    monkeypatch.setattr("gpucluster.client.triggers.PAGE", 2)
+    cluster_id = client.clusters.get(clustered[0]).cluster_id
+    made = [
+        client.triggers.create(
+            "interval",
+            {"interval_seconds": 3600 + number},
+            cluster_id=cluster_id,
+            mode="assign",
+        )
+        for number in range(5)
+    ]
+    first = made[0]
+    assert (first.mode, first.status, first.trigger_type) == ("assign", "active", "interval")
+    assert client.triggers.get(first.trigger_id) == first
+    listed = [each.trigger_id for each in client.triggers.list(cluster_id=cluster_id)]
+    assert sorted(listed) == sorted(each.trigger_id for each in made)
+    assert client.triggers.pause(first.trigger_id).status == "paused"
+    assert client.triggers.resume(first.trigger_id).status == "active"
+    changed = client.triggers.update(first.trigger_id, description="each hour")
+    assert changed.description == "each hour"
+    assert list(client.triggers.history(first.trigger_id)) == []
+    with pytest.raises(InvalidRequestError, match="interval_seconds"):
+        client.triggers.create("interval", {"interval_seconds": 1}, cluster_id=cluster_id)
+    for each in made:
+        assert client.triggers.delete(each.trigger_id) is None
+    with pytest.raises(NotFoundError):
+        client.triggers.get(first.trigger_id)
