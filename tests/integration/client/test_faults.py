@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gpucluster.client import Client, Retries
 from gpucluster.client.errors import (
+    ConflictError,
     ConnectionFailedError,
     NotFoundError,
     ServiceError,
@@ -58,6 +59,13 @@ def test_two_calls_have_two_keys(broken, unlucky):
     for number in range(2):
         unlucky.templates.create(template_name=f"two keys {number}", definition=DEFINITION)
     assert len(set(broken.keys())) == 2
+
+
+def test_a_secret_whose_answer_is_lost_is_not_answered_again(client, broken, unlucky):
+    broken.script.append(LOST_REPLY)
+    with pytest.raises(ConflictError, match="its answer held a secret"):
+        unlucky.tokens.issue(token_name="told to nobody")
+    assert [each.token_name for each in client.tokens.list()].count("told to nobody") == 1
 
 
 def test_what_only_reads_has_no_key(broken, unlucky):
