@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -19,10 +20,12 @@ from gpucluster.service.catalog.port import (
     Transaction,
 )
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
+from gpucluster.wire.base import TITLE_PATTERN
 from gpucluster.wire.clusters import ClusterMetadata, PatchClusterRequest
 
 KIND = "cluster"
 TEMPLATE = "template"
+MAX_NAME = 200
 Emit = Callable[[Transaction, str, str, str, str, Mapping[str, Any]], object]
 
 
@@ -82,6 +85,7 @@ class Definitions:
             if template_id is not None:
                 body = _over(self.template(tx, ns, template_id).body["definition"], body)
             definition = ClusterDefinition.parse(body)
+            _check_name(definition.cluster_name)
             record = Record(
                 ns=ns,
                 kind=KIND,
@@ -193,6 +197,14 @@ class Definitions:
             return
         for uri in definition.vector_config.feature_uris or [None]:
             _check_feature(uri, known)
+
+
+def _check_name(name: str | None) -> None:
+    if name is not None and not (len(name) <= MAX_NAME and re.fullmatch(TITLE_PATTERN, name)):
+        raise InvalidError(
+            f"expected 1 to {MAX_NAME} characters, none of them a / or a control character",
+            loc=["cluster_name"],
+        )
 
 
 def _check_feature(uri: str | None, known: Mapping[str, Mapping[str, Any]]) -> None:

@@ -21,11 +21,11 @@ from gpucluster.service.limits import MAX_DEPTH, InFlight, Rate, is_too_deep, is
 from gpucluster.service.namespaces import DEFAULT, exists
 from gpucluster.service.once import MAX_KEY, MOST_BYTES, KeptAnswer, digest_of
 from gpucluster.service.refusals import (
-    ConflictError,
     ForbiddenError,
     InvalidError,
     NotFoundError,
     Refusal,
+    SpentError,
     TooLargeError,
     UnauthorizedError,
 )
@@ -195,7 +195,7 @@ _SPENT = KeptAnswer(
     (("content-type", "application/json"),),
     bytes(
         answer_of(
-            ConflictError(
+            SpentError(
                 "this was done, and its answer held a secret, which is not kept",
                 hint="send it under another Idempotency-Key to have it done once more",
             )

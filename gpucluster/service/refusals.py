@@ -75,6 +75,12 @@ class NoModelError(ConflictError):
     code = "no_model"
 
 
+class SpentError(ConflictError):
+    """It was done under this key, and the answer cannot be given again."""
+
+    code = "spent"
+
+
 class TooLargeError(Refusal):
     """The body exceeds what is read."""
 

@@ -10,7 +10,8 @@ from gpucluster.sources.filters import Filters
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]  # of what lies in a folder
-Title = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+TITLE_PATTERN = r"^[^\x00-\x1f/]+$"  # it may stand in an address, where %2F is a /
+Title = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=TITLE_PATTERN)]
 Metadata: TypeAlias = dict[str, Any]
 Time: TypeAlias = AwareDatetime
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ from gpucluster.wire.triggers import (
     read_schedule,
 )
 from gpucluster.wire.webhooks import WebhookInput
-from tests.helpers.serving import TOKEN, serving
+from tests.helpers.serving import TOKEN, Killable, serving
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -266,6 +267,29 @@ def test_webhooks_page() -> None:
     headers = signed(kept, ours["event_id"], now, message)
     read = names["receive"](headers, message)
     assert read == (ours["event_id"], "cluster.created", {"run_id": "run_1"})
+
+
+def test_service_page(tmp_path: Path) -> None:
+    """The calls of the page, by curl, against a server that was started as the page says."""
+    start, calls = blocks(ROOT / "docs" / "service.md", "bash")
+    assert '--root data --import-roots "$PWD/examples"' in start
+    server = Killable(tmp_path / "data", "--import-roots", str(ROOT / "examples"))
+    client = server.start()
+    names = {"URL": str(client.base_url).rstrip("/"), "TOKEN": TOKEN}
+    try:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", calls],
+            cwd=ROOT,
+            env={**os.environ, **names},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        server.stop()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"status":"COMPLETED"' in done.stdout
+    assert '"facets":{"topic":{"values":[{"value":"' in done.stdout
 
 
 def test_collections_page(tmp_path: Path) -> None:
