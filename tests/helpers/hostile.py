@@ -48,3 +48,4 @@ _WAYS = (
     "%3Cscript%3E{act}%3C/script%3E",
 )
 TEXTS = tuple(way.format(act=act) for way in _WAYS for act in _ACTS)
+NAMES = tuple(text for text in TEXTS if "/" not in text)  # names have no slash

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.browsing import browser, collect, create, execute, make
-from tests.helpers.hostile import TEXTS
+from tests.helpers.hostile import NAMES, TEXTS
 from tests.helpers.serving import TOKEN, serving
 from tests.helpers.topics import documents
 
@@ -30,7 +30,7 @@ def world(tmp_path_factory):
     with serving(folder / "service", import_roots=(str(folder),)) as (client, _):
         made = SimpleNamespace(client=client, url=str(client.base_url).rstrip("/"))
         made.topics = collect(client, "topics", folder / "topics.parquet")
-        made.texts = collect(client, TEXTS[1], folder / "hostile.parquet")
+        made.texts = collect(client, NAMES[1], folder / "hostile.parquet")
         made.deep = make(client, "in depth", made.topics, components=3, noise=True)
         make(client, "never run", made.topics)
         made.full = execute(client, made.deep)
@@ -39,7 +39,7 @@ def world(tmp_path_factory):
         )
         attributes = {"cluster_type": "attribute", "attribute_config": {"attributes": ["topic"]}}
         made.hostile = create(
-            client, {"cluster_name": TEXTS[0], "collection_ids": [made.texts], **attributes}
+            client, {"cluster_name": NAMES[0], "collection_ids": [made.texts], **attributes}
         )
         made.hostile_run = execute(client, made.hostile)
         yield made
