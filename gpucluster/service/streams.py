@@ -58,12 +58,16 @@ def centroid_rows(run: Run, *, vectors: bool) -> Iterator[dict[str, Any]]:
         yield from map(plain, batch.to_pylist())
 
 
-def member_rows(run: Run, *, offset: int, limit: int | None) -> Iterator[dict[str, Any]]:
+def member_rows(
+    run: Run, *, offset: int, limit: int | None, columns: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield members as JSON values, with their ids under both names."""
-    for batch in _cut(_member_batches(run, None, offset), limit):
+    names = None if columns is None else list(columns)
+    for batch in _cut(_member_batches(run, names, offset), limit):
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             for row in batch.slice(start, CHUNK_ROWS).to_pylist():
-                yield {"point_id": row["document_id"], **plain(row)}
+                ids = {"point_id": row["document_id"]} if "document_id" in row else {}
+                yield {**ids, **plain(row)}
 
 
 def as_lines(run: Run, asked: DataRequest) -> Iterator[bytes]:
@@ -71,7 +75,8 @@ def as_lines(run: Run, asked: DataRequest) -> Iterator[bytes]:
     if asked.include_centroids:
         yield from _lines("centroid", centroid_rows(run, vectors=True))
     if asked.include_members:
-        yield from _lines("member", member_rows(run, offset=asked.offset, limit=asked.limit))
+        rows = member_rows(run, offset=asked.offset, limit=asked.limit, columns=asked.columns)
+        yield from _lines("member", rows)
 
 
 def as_arrow(run: Run, asked: DataRequest) -> Iterator[bytes]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
+from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.helpers.serving import Killable, ended, serving
@@ -76,6 +79,32 @@ def test_a_run_goes_from_pending_to_completed(client):
     run = client.get(f"/v1/clusters/{cluster_id}/executions/{run_id}").json()
     assert [each["num_members"] for each in run["centroids"]] == [100] * 4
     assert run["metrics"]["silhouette_score"] > 0.5
+
+
+def test_members_are_streamed_as_lines_and_as_arrow(client):
+    cluster_id = defined(client, "streamed")
+    run_id = ended(client, executed(client, cluster_id)["task_id"])["outputs"][0]
+    path = f"/v1/clusters/{cluster_id}/executions/{run_id}/data"
+    asked = {"include_members": True, "columns": ["document_id", "cluster_id"]}
+    lines = [json.loads(line) for line in client.post(path, json=asked).text.splitlines()]
+    kinds = Counter(line.pop("type") for line in lines)
+    assert kinds == {"centroid": 4, "member": 400}
+    assert set(lines[-1]) == {"point_id", "document_id", "cluster_id"}
+    accept = {"Accept": "application/vnd.apache.arrow.stream"}
+    buffer = pa.py_buffer(client.post(path, json=asked, headers=accept).content)
+    reader = pa.BufferReader(buffer)
+    centroids = pa.ipc.open_stream(reader).read_all()
+    members = pa.ipc.open_stream(reader).read_all()
+    assert centroids.num_rows == 4
+    assert members.column_names == asked["columns"]
+    ids = [line["document_id"] for line in lines if "document_id" in line]
+    assert members["document_id"].to_pylist() == ids
+    part = client.post(path, json={**asked, "offset": 390, "limit": 5, "include_centroids": False})
+    assert [json.loads(each)["document_id"] for each in part.text.splitlines()] == ids[390:395]
+    wrong = client.post(path, json={**asked, "columns": ["nope"]})
+    assert wrong.status_code == 422
+    latest = client.get(f"/v1/clusters/{cluster_id}/data?include_members=true&limit=1")
+    assert latest.text.count('"type":"member"') == 1
 
 
 def test_one_run_of_a_definition_is_live_at_a_time(client):
