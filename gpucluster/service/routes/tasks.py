@@ -29,6 +29,15 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 EVENTS_S = 0.5  # between two looks at a task that is followed
 ALIVE_S = 15.0  # between two signs of life, for proxies on the way
 
+_EVENT = {  # in the description of the API
+    "type": "object",
+    "properties": {
+        "event": {"const": "task"},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+
 
 @router.post("/list")
 def list_tasks(body: ListTasksRequest, pages: Pages, call: Reads) -> ListTasksResponse:
@@ -64,7 +73,7 @@ def cancel_task(task_id: str, call: Runs) -> DeleteResponse:
 @router.get(
     "/{task_id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": _EVENT}}}},
 )
 async def follow_task(task_id: str, request: Request, call: Reads) -> StreamingResponse:
     """Send the task whenever it changed, as server-sent events, until it is over."""
