@@ -110,7 +110,7 @@ class LabelingSettings(_Settings):
     api_key_env: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Variable with the key: GPUCLUSTER_..., or listed in GPUCLUSTER_LLM_KEY_ENVS.",
+        description="Variable of the key: GPUCLUSTER_LLM_..., or one of GPUCLUSTER_LLM_KEY_ENVS.",
     )
     labeling_inputs: LabelingInputs | None = Field(
         default=None, description="Omitted: the whole payload as JSON."

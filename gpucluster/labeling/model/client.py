@@ -26,7 +26,7 @@ KEY_ENVS: Final = "GPUCLUSTER_LLM_KEY_ENVS"  # names of others that may, with co
 TEXTS_A_CALL: Final = 96  # that are embedded; Google embeds at most 100
 NO_KEY: Final = "none"  # for servers that need none: the header cannot be empty
 
-_PREFIX = "GPUCLUSTER_"
+_PREFIX = "GPUCLUSTER_LLM_"  # other names of ours hold tokens and addresses of the service
 # they go to the provider's own address alone
 _KEYS: dict[str, tuple[str, ...]] = {
     "openai": ("OPENAI_API_KEY",),

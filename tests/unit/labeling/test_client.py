@@ -393,28 +393,28 @@ class TestFailureOf:
 class TestSecrets:
     @pytest.mark.parametrize("key", [CANARY, "a-plain-word-key"])
     def test_a_key_is_in_no_message_traceback_repr_or_log(self, monkeypatch, caplog, key):
-        monkeypatch.setenv("GPUCLUSTER_MY_KEY", key)
+        monkeypatch.setenv("GPUCLUSTER_LLM_MY_KEY", key)
         caplog.set_level(logging.DEBUG)
         said = []
         kinds = ("unauthorized", "server_error", "timeout", "reset", "garbled", "rejected")
         for fault in kinds:
             with FakeServer(faults={fault: 1.0}, hang_s=1) as server:
                 said += told(
-                    failure(server.base_url, api_key_env="GPUCLUSTER_MY_KEY", timeout_s=0.2)
+                    failure(server.base_url, api_key_env="GPUCLUSTER_LLM_MY_KEY", timeout_s=0.2)
                 )
         with FakeServer(key="another") as server:  # its message repeats the key that it got
-            error = failure(server.base_url, api_key_env="GPUCLUSTER_MY_KEY")
+            error = failure(server.base_url, api_key_env="GPUCLUSTER_LLM_MY_KEY")
             assert error.kind == "unauthorized"
             said += told(error)
-        with closing(opened("http://127.0.0.1:9/v1", api_key_env="GPUCLUSTER_MY_KEY")) as model:
+        with closing(opened("http://127.0.0.1:9/v1", api_key_env="GPUCLUSTER_LLM_MY_KEY")) as model:
             said += [repr(model), str(model)]
         assert key not in "".join([*said, caplog.text])
 
     def test_a_key_that_breaks_a_header(self, monkeypatch):
         for odd in ("sk-secret\nX: y", "sk-secrét", "sk secret"):
-            monkeypatch.setenv("GPUCLUSTER_MY_KEY", odd)
-            with pytest.raises(ConfigError, match="GPUCLUSTER_MY_KEY") as caught:
-                opened("http://127.0.0.1:9/v1", api_key_env="GPUCLUSTER_MY_KEY")
+            monkeypatch.setenv("GPUCLUSTER_LLM_MY_KEY", odd)
+            with pytest.raises(ConfigError, match="GPUCLUSTER_LLM_MY_KEY") as caught:
+                opened("http://127.0.0.1:9/v1", api_key_env="GPUCLUSTER_LLM_MY_KEY")
             assert "secr" not in str(caught.value)
 
     def test_the_environment_redirects_nothing_and_adds_no_header(self, monkeypatch):
@@ -468,6 +468,12 @@ def told(error):
 
 
 AT_HOME = "http://127.0.0.1:9/v1"
+STRANGE = (
+    "AWS_SECRET_ACCESS_KEY",
+    "gpucluster_mine",
+    "GPUCLUSTER_SERVE_ADMIN_TOKEN",
+    "GPUCLUSTER_TOKEN",
+)
 OWN = {
     "openai": ("OPENAI_API_KEY",),
     "google": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
@@ -480,7 +486,7 @@ class TestWhereKeysGo:
 
     @pytest.fixture(autouse=True)
     def secrets(self, monkeypatch):
-        for name in ("AWS_SECRET_ACCESS_KEY", "GPUCLUSTER_MINE", *sum(OWN.values(), ())):
+        for name in ("AWS_SECRET_ACCESS_KEY", "GPUCLUSTER_LLM_MINE", *sum(OWN.values(), ())):
             monkeypatch.setenv(name, f"of-{name}")
 
     def key(self, **settings):
@@ -498,9 +504,7 @@ class TestWhereKeysGo:
         assert self.key(provider=provider) == f"of-{own}"
 
     @pytest.mark.parametrize("provider", [*OWN, "openai_compatible"])
-    @pytest.mark.parametrize(
-        "name", ["AWS_SECRET_ACCESS_KEY", "gpucluster_mine", *sum(OWN.values(), ())]
-    )
+    @pytest.mark.parametrize("name", [*STRANGE, *sum(OWN.values(), ())])
     def test_no_other_variable_is_sent(self, provider, name):
         for base_url in (AT_HOME, None):
             if base_url is None and provider == "openai_compatible":
@@ -518,7 +522,7 @@ class TestWhereKeysGo:
     def test_but_those_that_the_user_allows(self, monkeypatch):
         monkeypatch.setenv("GPUCLUSTER_LLM_KEY_ENVS", "ANOTHER, OPENAI_API_KEY ,")
         for provider in ("openai", "google", "openai_compatible"):
-            for name in ("OPENAI_API_KEY", "GPUCLUSTER_MINE"):
+            for name in ("OPENAI_API_KEY", "GPUCLUSTER_LLM_MINE"):
                 key = self.key(provider=provider, base_url=AT_HOME, api_key_env=name)
                 assert key == f"of-{name}"
         with pytest.raises(ConfigError, match="may not be sent to http"):
@@ -537,11 +541,11 @@ class TestReady:
             with pytest.raises(ConfigError, match=f"set {variable}$") as caught:
                 check_ready(LabelingSettings(model_name=name))
             assert caught.value.path == "llm_labeling.provider"
-        with pytest.raises(ConfigError, match="set GPUCLUSTER_MY_KEY") as caught:
-            check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="GPUCLUSTER_MY_KEY"))
+        with pytest.raises(ConfigError, match="set GPUCLUSTER_LLM_MY_KEY") as caught:
+            check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="GPUCLUSTER_LLM_MY_KEY"))
         assert caught.value.path == "llm_labeling.api_key_env"
-        monkeypatch.setenv("GPUCLUSTER_MY_KEY", "x")
-        check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="GPUCLUSTER_MY_KEY"))
+        monkeypatch.setenv("GPUCLUSTER_LLM_MY_KEY", "x")
+        check_ready(LabelingSettings(model_name="gpt-4o", api_key_env="GPUCLUSTER_LLM_MY_KEY"))
         check_ready(LabelingSettings(model_name="m", base_url="http://localhost:1/v1"))
 
     def test_nothing_is_needed_for_keywords_or_nothing(self, monkeypatch):
