@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,15 @@ class Server:
     @property
     def url(self) -> str:
         return f"postgresql://gpucluster@/postgres?host={self._folder}"
+
+    def make_place(self) -> str:
+        """Return the address of a schema of its own, which is empty."""
+        import psycopg
+
+        name = f"s{secrets.token_hex(6)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url}&options=-csearch_path%3D{name}"
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

@@ -194,9 +194,8 @@ def _die_at(house: House, n: int) -> bool:
     return False
 
 
-def test_two_deliverers_share_the_work(authority, tmp_path, catalog_options):
-    _, url = catalog_options or (None, None)
-    with closing(House(authority, tmp_path, url=url)) as house:
+def test_two_deliverers_share_the_work(authority, tmp_path, catalog_url):
+    with closing(House(authority, tmp_path, url=catalog_url)) as house:
         _share(house, authority)
 
 

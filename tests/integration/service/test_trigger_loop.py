@@ -50,8 +50,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty catalog."""
     if request.param == "sqlite":
         return str(tmp_path / "catalog.db")
-    server = request.getfixturevalue("postgres_server")
-    return server.new_database(f"triggers_{abs(hash(request.node.name))}")
+    return request.getfixturevalue("postgres").make_place()
 
 
 @pytest.fixture
