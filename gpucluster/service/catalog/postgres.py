@@ -145,12 +145,12 @@ class Postgres:
         self.errors: type[Exception] = psycopg.Error
         try:
             parts = conninfo.conninfo_to_dict(url, application_name="gpucluster")
-        except psycopg.ProgrammingError as error:
+        except psycopg.ProgrammingError:
             raise ConfigError(
                 "the address of PostgreSQL cannot be read",
                 path="catalog",
                 expected="postgresql://user:password@host:5432/database",
-            ) from error
+            ) from None  # which would show the password
         self._parts = {"connect_timeout": 10, **parts}
         host, name = parts.get("host") or "localhost", parts.get("dbname") or ""
         self.where = f"postgresql://{host}/{name}"
