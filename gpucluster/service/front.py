@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
     from gpucluster.service.wiring import Service
 
-UPLOADS = ("application/vnd.apache.parquet", "application/x-ndjson", "application/octet-stream")
+# bodies that only the endpoint of documents takes, piece by piece; everywhere else, and of every
+# other kind, a body is read here, up to its limit
+UPLOADS = ("application/vnd.apache.parquet", "application/x-ndjson")
+_TAKES_UPLOADS = re.compile(r"/v1/collections/[^/]+/documents")
 FAILURES_PER_S = 20 / 60  # wrong tokens of one address
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -87,8 +90,8 @@ class Front:
         ns = await self._namespace(scope, headers, token)
         call = Call(self._service, ns, token, request_id)
         scope.setdefault("state", {})["call"] = call
-        if headers.get("content-type", "").partition(";")[0].strip() in UPLOADS:
-            await self._app(scope, receive, send)  # the endpoint reads it, piece by piece
+        if _is_upload(scope, headers):
+            await self._app(scope, receive, send)
             return
         body = await self._body(headers, receive)
         replayed = _replay(body, receive)
@@ -234,6 +237,11 @@ class _Heard:
             if name.lower() != b"x-request-id"
         )
         return KeptAnswer(self._start["status"], headers, b"".join(self._parts))
+
+
+def _is_upload(scope: Scope, headers: Headers) -> bool:
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media in UPLOADS and _TAKES_UPLOADS.fullmatch(scope["path"]) is not None
 
 
 def _record(begun: Record | KeptAnswer) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from gpucluster.wire.base import Answer, Pagination, Request, Time, Title
 
@@ -45,7 +45,13 @@ EventType: TypeAlias = Literal[
     "alert.execution.completed",
     "alert.execution.failed",
 ]
+OTHER_NAMES: Final = {"cluster.completed": "cluster.execution.completed"}  # of the same event
 DeliveryStatus: TypeAlias = Literal["pending", "delivered", "dead"]
+
+
+def _usual(name: Any) -> Any:
+    return OTHER_NAMES.get(name, name) if isinstance(name, str) else name
+
 
 _Text = Annotated[str, Field(max_length=500)]
 
@@ -127,7 +133,9 @@ class WebhookInput(Request):
     """A webhook, to be created or written anew."""
 
     webhook_name: Title = Field(description="Unique in its namespace.")
-    event_types: list[EventType] = Field(min_length=1, max_length=100, description="Which events.")
+    event_types: list[Annotated[EventType, BeforeValidator(_usual)]] = Field(
+        min_length=1, max_length=100, description="Which events."
+    )
     channels: list[Channel] = Field(min_length=1, max_length=10, description="Where they go.")
     is_active: bool = Field(default=True, description="Whether anything is sent.")
     webhook_id: str | None = Field(

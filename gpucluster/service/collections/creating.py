@@ -307,7 +307,9 @@ def _check_inside(path: str, roots: Sequence[Place], own: Place) -> str:
     inside = any(_is_below(resolved, root) for root in roots)
     if is_relative or not inside or _is_below(resolved, _resolved(own)):
         raise ForbiddenError(
-            f"{shown(path, 120)} does not lie where the operator allows files to be imported from"
+            f"{shown(path, 120)} does not lie where the operator allows files to be imported from",
+            hint="start the server with --import-roots, the folder or bucket above it; its own root"
+            " and relative paths are never imported from",
         )
     return str(resolved)
 

@@ -37,18 +37,23 @@ def check_targets(version: Version, columns: Sequence[str], *, overwrite: bool) 
     Raises
     ------
     ConfigError
-        One of them is an id or a vector, or a payload column and `overwrite` does not say so.
+        One of them is what documents are read by: the id, a vector, the text. Or it is another
+        column that no run has written, and `overwrite` does not say so.
     """
     ours = {name for each in version.enrichments for name in each.columns}
-    fixed = {version.id_column, *version.vector_columns}
+    fixed = {version.id_column, version.text_column, *version.vector_columns}
     for name in columns:
-        if name in fixed or (name in version.schema.names and name not in ours and not overwrite):
+        if name in fixed:
+            raise ConfigError(
+                f"{name!r} is what {version.collection_id} is read by",
+                path="fields",
+                hint="choose another target_field",
+            )
+        if name in version.schema.names and name not in ours and not overwrite:
             raise ConfigError(
                 f"{version.collection_id} has a column {name!r} that no run has written",
                 path="fields",
-                hint="choose another target_field"
-                if name in fixed
-                else "overwrite: true replaces it",
+                hint="choose another target_field; overwrite: true replaces it",
             )
 
 
@@ -159,23 +164,33 @@ def _standing(file: DataFile, new: DataFile | None, run_id: str) -> DataFile:
 
 
 def undo(store: Store, versions: Versions, *, run_id: str, now: datetime) -> Version:
-    """Take away the columns that a run has written.
+    """Take away the columns that a run has written, however often it has.
 
     Where nothing has happened to a file since, it is the one of before again, with what other
-    runs had written; otherwise it is written anew without the columns. No document is lost.
+    runs had written; otherwise it is written anew without the columns, as in a collection that
+    began with them. No document is lost.
 
     Raises
     ------
     LookupError
         The collection has no columns of that run.
     """
+    version = _undo_latest(store, versions, run_id, now)
+    while run_id in {each.run_id for each in version.enrichments}:
+        version = _undo_latest(store, versions, run_id, now)
+    return version
+
+
+def _undo_latest(store: Store, versions: Versions, run_id: str, now: datetime) -> Version:
+    """Take away what a run has written last."""
     written: dict[str, DataFile] = {}
 
     def change(latest: Version) -> Version:
         found = [each for each in latest.enrichments if each.run_id == run_id]
         if not found:
             raise LookupError(run_id)
-        before = _before(versions, found[0])
+        earlier = _before(versions, found[0])
+        before = {} if earlier is None else {file.name: file for file in earlier.files}
         files = []
         for file in latest.files:
             own = before.get(file.before or "") if file.run_id == run_id else None
@@ -183,15 +198,15 @@ def undo(store: Store, versions: Versions, *, run_id: str, now: datetime) -> Ver
                 own = _without(store, versions, latest, file, found[0].columns, written)
             files.append(own)
         schema = schema_of(versions, latest, files)
-        earlier = versions.read(found[0].version - 1).enrichments
-        known = {run_id, *(each.run_id for each in earlier)}
+        kept = () if earlier is None else earlier.enrichments
+        known = {run_id, *(each.run_id for each in kept)}
         later = [each for each in latest.enrichments if each.run_id not in known]
         return latest.next(
             "undo",
             now,
             files=tuple(files),
             schema=schema,
-            enrichments=_valid([*earlier, *later], schema),
+            enrichments=_valid([*kept, *later], schema),
             details={"run_id": run_id, "columns": list(found[0].columns)},
         )
 
@@ -204,9 +219,9 @@ def undo(store: Store, versions: Versions, *, run_id: str, now: datetime) -> Ver
     return version
 
 
-def _before(versions: Versions, enrichment: Enrichment) -> dict[str, DataFile]:
-    """Return the files of the version that was enriched, by name."""
-    return {file.name: file for file in versions.read(enrichment.version - 1).files}
+def _before(versions: Versions, enrichment: Enrichment) -> Version | None:
+    """Return the version that was enriched; None where the first one has the columns."""
+    return None if enrichment.version == 1 else versions.read(enrichment.version - 1)
 
 
 def _valid(enrichments: Sequence[Enrichment], schema: pa.Schema) -> tuple[Enrichment, ...]:

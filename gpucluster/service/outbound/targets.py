@@ -128,10 +128,10 @@ class Rules:
         scheme = found["scheme"].lower()
         port = int(found["port"] or _PORTS[scheme])
         if scheme == "http" and host not in self._plain:
-            hint = "Use https; operators may allow others in http_hosts"
+            hint = "Use https; operators may allow others by --outbound-http-hosts"
             raise ConfigError("http is not allowed here", path=path, hint=hint)
         if not isinstance(host, str) and not self.admits(host, [host]):
-            hint = "Operators may allow addresses of their network in allow_hosts"
+            hint = "Operators may allow addresses of their network by --outbound-hosts"
             raise ConfigError("this address is not in the open internet", path=path, hint=hint)
         is_usual = port in _PORTS.values() or 1023 < port < 65536
         if not is_usual and (host not in self._own or not 0 < port < 1024):

@@ -36,6 +36,7 @@ async def apply_enrichment(body: wire.ApplyEnrichmentRequest, call: Runs) -> wir
     for number in range(len(body.clustering_ids)):
         task = await run_in_threadpool(_submit_one, call, body, number)
         tasks += await when_over(call, [task.id])
+    _check_done(tasks)
     return _answer(tasks)
 
 
@@ -58,9 +59,14 @@ async def enrich(
     task = await run_in_threadpool(submit)
     call.service.tasks.wake()
     done = (await when_over(call, [task.id]))[0] if wait else task
-    if done.status == "FAILED":
-        raise ConflictError(done.body["error"], task_id=done.id)
+    _check_done([done])
     return _answer([done])
+
+
+def _check_done(tasks: list[Record]) -> None:
+    """Refuse where nothing was written; of several, an answer says what was."""
+    if all(task.status == "FAILED" for task in tasks):
+        raise ConflictError(tasks[0].body["error"], task_id=tasks[0].id)
 
 
 def _submit_one(call: Call, body: wire.ApplyEnrichmentRequest, number: int) -> Record:

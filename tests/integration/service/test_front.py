@@ -152,6 +152,10 @@ def test_bodies_are_bounded(tmp_path):
                 yield b"x" * 1024
 
         assert client.post("/v1/clusters/list", content=pieces()).status_code == 413
+        for kind in ("application/octet-stream", "application/x-ndjson", "application/json", ""):
+            for path in ("/v1/clusters/list", "/v1/collections/list", "/v1/collections/x/compact"):
+                answer = client.post(path, content=b"x" * 4096, headers={"Content-Type": kind})
+                assert answer.status_code == 413, (path, kind)
         deep = b'{"filters":' + b"[" * 200 + b"]" * 200 + b"}"
         answer = client.post("/v1/clusters/list", content=deep)
         assert answer.status_code == 422

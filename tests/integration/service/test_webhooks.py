@@ -157,6 +157,11 @@ def test_what_is_wrong_is_named(client, change, where, what):
     assert what in message
 
 
+def test_the_other_name_of_an_event_means_the_same(client):
+    new = made(client, event_types=["cluster.completed", "cluster.execution.completed"])
+    assert new["event_types"] == ["cluster.execution.completed"]
+
+
 def test_numbers_of_a_template_are_those_of_json(client):
     text = json.dumps(given(configs={"payload_template": {"a": 1.5}})).replace("1.5", "1e999")
     headers = {"Content-Type": "application/json"}
@@ -169,7 +174,8 @@ def test_names_are_taken_once_and_requests_under_a_key_done_once(client):
     headers = {"Idempotency-Key": "one"}
     first = client.post(ROOT, json=given(), headers=headers)
     again = client.post(ROOT, json=given(), headers=headers)
-    assert (first.status_code, first.json()) == (again.status_code, again.json())
+    assert (first.status_code, again.status_code) == (201, 409)
+    assert again.json()["error"]["type"] == "SpentError"  # the secret is not kept
     assert client.post(ROOT, json=given()).status_code == 409
     made(client, webhook_name="second")
     assert client.put(f"{ROOT}/second", json=given()).status_code == 409

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -21,9 +22,9 @@ from gpucluster.service.collections.publishing import (
     undo,
 )
 from gpucluster.service.collections.removing import remove
-from gpucluster.service.collections.versions import Overtaken
+from gpucluster.service.collections.versions import Enrichment, Overtaken
 from gpucluster.sources.collection import open_feature
-from tests.helpers.documents import FOLDER, NOW, TEXT, add, documents, everything, ids, start
+from tests.helpers.documents import DIM, FOLDER, NOW, TEXT, add, documents, everything, ids, start
 
 
 @pytest.fixture
@@ -145,8 +146,9 @@ def test_columns_of_others_are_not_replaced(store, versions):
     with pytest.raises(ConfigError, match="'own' that no run has written"):
         check_targets(version, ["own"], overwrite=False)
     check_targets(version, ["own"], overwrite=True)
-    for name in ("document_id", "text_embedding"):
-        with pytest.raises(ConfigError, match="no run has written"):
+    version = replace(version, text_column="own")
+    for name in ("document_id", "text_embedding", "own"):
+        with pytest.raises(ConfigError, match="is read by"):
             check_targets(version, [name], overwrite=True)
 
 
@@ -213,3 +215,33 @@ def test_what_the_engine_enriches_is_published(tmp_path, request, where):
     assert ids(versions) == ids(versions, version)
     undo(store, versions, run_id=made.run_id, now=NOW)
     assert values(versions) is None
+
+
+def test_columns_that_a_collection_began_with_are_taken_away(store):
+    batch = pa.RecordBatch.from_pylist(documents(0, 1, cluster_id="cl_0"))
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(batch["text_embedding"].flatten(), pa.float32()), DIM
+    )
+    batch = batch.set_column(1, "text_embedding", vectors)
+    file = write_data(store, FOLDER, batch.schema, [batch], "document_id")
+    began = Enrichment(run_id="run_a", columns=("cluster_id",), version=1, created_at=NOW)
+    versions = start(store, files=(file,), schema=batch.schema, enrichments=(began,))
+    undone = undo(store, versions, run_id="run_a", now=NOW)
+    assert (undone.number, undone.enrichments) == (2, ())
+    assert values(versions) is None
+    assert ids(versions) == ["doc-0", "doc-1"]
+
+
+def test_all_that_a_run_has_written_is_taken_away(store, versions):
+    before = versions.latest()
+    run(store, versions, "run_a", ("first",))
+    run(store, versions, "run_a", ("second",), drop=("first",))
+    undone = undo(store, versions, run_id="run_a", now=NOW)
+    assert (undone.files, undone.enrichments) == (before.files, ())
+    run(store, versions, "run_a", ("first",))
+    run(store, versions, "run_b", ("other",))
+    run(store, versions, "run_a", ("second",))
+    undone = undo(store, versions, run_id="run_a", now=NOW)
+    assert [each.run_id for each in undone.enrichments] == ["run_b"]
+    assert (values(versions, "first"), values(versions, "second")) == (None, None)
+    assert set(values(versions, "other").values()) == {"run_b-other"}
