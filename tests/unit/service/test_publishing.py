@@ -213,3 +213,26 @@ def test_what_the_engine_enriches_is_published(tmp_path, request, where):
     assert ids(versions) == ids(versions, version)
     undo(store, versions, run_id=made.run_id, now=NOW)
     assert values(versions) is None
+
+
+def test_a_run_that_comes_twice_is_undone_once(store, versions):
+    before = versions.latest()
+    run(store, versions, "run_a", ("cluster_id", "label"))
+    add(store, versions, documents(5))
+    version = run(store, versions, "run_a", ("cluster_id", "keywords"), drop=("label",))
+    assert [each.columns for each in version.enrichments] == [("cluster_id", "keywords")]
+    undone = undo(store, versions, run_id="run_a", now=NOW)
+    assert values(versions) is None
+    assert values(versions, "keywords") is None
+    assert undone.enrichments == ()
+    assert undone.files[: len(before.files)] == before.files
+    assert ids(versions) == [f"doc-{n}" for n in range(6)]
+
+
+def test_enriched_files_are_not_swept_before_they_are_published(store, versions):
+    """They are named after the file that they were made of, which may be years old."""
+    old = "0123456789ab" + "c" * 16
+    store.put(f"{FOLDER}/data/{old}-0123456789ab.parquet", lambda file: file.write(b"new"))
+    store.put(f"{FOLDER}/data/{old}.parquet", lambda file: file.write(b"a leftover"))
+    assert sweep(store, versions) == [f"{old}.parquet"]
+    assert f"{old}-0123456789ab.parquet" in store.list(f"{FOLDER}/data")
