@@ -139,8 +139,8 @@ def publish(
         own = noted.model_copy(update={"version": latest.number + 1})
         kept = [each for each in latest.enrichments if each.run_id != run_id]
         for again in (each for each in latest.enrichments if each.run_id == run_id):
-            names = tuple(dict.fromkeys([*again.columns, *columns]))
-            own = own.model_copy(update={"version": again.version, "columns": names})
+            both = tuple(dict.fromkeys([*again.columns, *columns]))
+            own = own.model_copy(update={"version": again.version, "columns": both})
         schema = schema_of(versions, latest, files)
         return latest.next(
             "enrich",
