@@ -8,14 +8,15 @@ from typing import Any
 
 from gpucluster.definition import ClusterDefinition
 from gpucluster.enrichment.settings import read_mappings
-from gpucluster.service.catalog.port import Catalog, Query, Record, Taken, Transaction
+from gpucluster.service.catalog.port import Catalog, Query, Record, Transaction
+from gpucluster.service.collections.noting import Noting
 from gpucluster.service.collections.records import KIND as COLLECTION
 from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions, Emit
 from gpucluster.service.executions import KIND as EXECUTION
 from gpucluster.service.executions import Executions
 from gpucluster.service.identifiers import new_id
-from gpucluster.service.refusals import ConflictError, InvalidError, NoModelError
+from gpucluster.service.refusals import ConflictError, NoModelError
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Ended, Job, Tasks, status_of
 from gpucluster.wire.enrichment import EnrichRequest
@@ -51,6 +52,7 @@ class Enrichments:
     definitions : Definitions
     executions : Executions
     tasks : Tasks
+    noting : Noting
     emit : callable
     """
 
@@ -61,6 +63,7 @@ class Enrichments:
         definitions: Definitions,
         executions: Executions,
         tasks: Tasks,
+        noting: Noting,
         emit: Emit,
     ) -> None:
         self._catalog = catalog
@@ -68,6 +71,7 @@ class Enrichments:
         self._definitions = definitions
         self._executions = executions
         self._tasks = tasks
+        self._noting = noting
         self._emit = emit
         tasks.finishers["enrich"] = self._ended
         executions.when_finished.append(self._after_run)
@@ -155,8 +159,13 @@ class Enrichments:
         cluster = tx.get(task.ns, CLUSTER, data["cluster_id"] or "")
         shown: dict[str, Any] | None = None
         if result is not None:
-            known = [self._note(tx, task.ns, each, result) for each in result["collections"]]
-            shown = {**result, "collections": known}
+            written = result["collections"]
+            for each in written:
+                self._note(tx, task, each, result["run_id"])
+            names = ("collection_id", "version")
+            known = [{name: each[name] for name in names} for each in written]
+            columns = {"columns": result["columns"]}
+            shown = {**result, "collections": [each | columns for each in known]}
         if cluster is not None:
             noted = {
                 "task_id": task.id,
@@ -176,27 +185,19 @@ class Enrichments:
         return Ended(status_of(outcome), shown)
 
     def _note(
-        self, tx: Transaction, ns: str, described: Mapping[str, Any], result: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Let the catalog know of a version of a collection, which may be a new one."""
-        name = described["collection_id"]
+        self, tx: Transaction, task: Record, described: Mapping[str, Any], run_id: str
+    ) -> None:
+        """Let the catalog know of a version of a collection: the target may be a new one."""
+        ns, name = task.ns, described["collection_id"]
         record = tx.get(ns, COLLECTION, name)
-        if record is None:
+        if record is not None:
+            self._noting.note_in(tx, record, described["version"])
+        elif name == task.body["job"]["args"]["target"]:  # others were deleted meanwhile
             own = {"collection_name": name, "description": None, "metadata": {}}
             new = Record(ns=ns, kind=COLLECTION, id=name, name=name, body={**described, **own})
-            try:
-                tx.create(new)
-            except Taken:
-                raise InvalidError(
-                    f"there is a collection named {name} already", loc=["target_collection_id"]
-                ) from None
+            if tx.find(ns, COLLECTION, name) is not None:  # it got the name meanwhile
+                new = replace(new, name=None)
+            tx.create(new)
             self._emit(tx, ns, "collection.created", COLLECTION, name, {"collection_name": name})
-        elif record.body["version"] < described["version"]:
-            tx.replace(replace(record, body={**record.body, **described}))
-        told = {"version": described["version"], "run_id": result["run_id"]}
-        self._emit(tx, ns, "collection.updated", COLLECTION, name, told)
-        return {
-            "collection_id": name,
-            "version": described["version"],
-            "columns": result["columns"],
-        }
+            told = {"version": described["version"], "run_id": run_id}
+            self._emit(tx, ns, "collection.updated", COLLECTION, name, told)

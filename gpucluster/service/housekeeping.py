@@ -1,25 +1,33 @@
-"""What is removed in time, by whichever server comes first."""
+"""What is seen to in time, by whichever server comes first."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Mapping
 
-from gpucluster.service.catalog.port import Catalog, Full
-from gpucluster.service.once import forget_answers
+from gpucluster.service.catalog.port import Full
 
 logger = logging.getLogger(__name__)
 
 PAUSE_S = 300.0
 
 
-def keep_house(catalog: Catalog, is_over: threading.Event) -> None:
-    """Forget old answers until it is over."""
+def keep_house(chores: Mapping[str, Callable[[], bool]], is_over: threading.Event) -> None:
+    """See to what comes up, until it is over.
+
+    Parameters
+    ----------
+    chores : mapping of str to callable
+        By what they are for; each does a part, and says whether there may be more.
+    is_over : threading.Event
+    """
     while not is_over.wait(PAUSE_S):
-        try:
-            while forget_answers(catalog):
-                pass
-        except Full:
-            logger.info("the catalog is busy; old answers are forgotten later")
-        except Exception:
-            logger.exception("old answers were not forgotten")
+        for name, chore in chores.items():
+            try:
+                while chore() and not is_over.is_set():
+                    pass
+            except Full:
+                logger.info("the catalog is busy; %s: later", name)
+            except Exception:
+                logger.exception("%s: not done", name)

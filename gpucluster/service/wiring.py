@@ -17,7 +17,7 @@ from gpucluster.service.enrichments import Enrichments
 from gpucluster.service.executions import Executions
 from gpucluster.service.housekeeping import keep_house
 from gpucluster.service.jobs.host import JobHost
-from gpucluster.service.once import Once
+from gpucluster.service.once import Once, forget_answers
 from gpucluster.service.outbound import Outbound, OutboundSettings
 from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
@@ -70,7 +70,9 @@ class Service:
             self.catalog, settings, self.definitions, self.collections, self.tasks, self._emit
         )
         self.enrichments = Enrichments(
-            *(self.catalog, settings, self.definitions, self.executions, self.tasks, self._emit)
+            *(self.catalog, settings, self.definitions, self.executions, self.tasks),
+            self.collections.noting,
+            self._emit,
         )
         self.taxonomies = Taxonomies(
             *(self.catalog, settings, self.collections, self.enrichments, self.tasks, self._emit)
@@ -85,8 +87,12 @@ class Service:
             *(self.catalog, self.definitions, self.executions, self.tasks),
             self.triggers.cluster_gone,
         )
+        chores = {
+            "old answers are forgotten": lambda: forget_answers(self.catalog),
+            "versions that nobody has told of are told of": self.collections.noting.look,
+        }
         self._housekeeping = threading.Thread(
-            target=keep_house, args=(self.catalog, self.is_over), name="housekeeping", daemon=True
+            target=keep_house, args=(chores, self.is_over), name="housekeeping", daemon=True
         )
         self._jobs = JobHost(
             self.catalog, self.tasks, settings.max_jobs, timedelta(seconds=settings.hold_s)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gpucluster.artifacts.store import Store
 from gpucluster.service.collections.columns import fitted
-from gpucluster.service.collections.data import read_data, write_data
+from gpucluster.service.collections.data import begun_at, read_data, write_data
 from gpucluster.service.collections.versions import (
     UNPUBLISHED,
     DataFile,
@@ -96,22 +96,15 @@ def _rows(
 def sweep(store: Store, versions: Versions, older_than: timedelta = KEPT) -> list[str]:
     """Remove data files that no version names, and return their names.
 
-    Younger ones may be named by what is being written just now.
+    Younger ones may be named by what is being written just now. Files of enrichments bear the
+    name of what they were made of, and are found again by it, however old they are: they stay.
     """
     named = {file.name for n in versions.numbers() for file in versions.read(n).files}
     until = (time.time() - older_than.total_seconds()) * 1000
     removed = []
     for name in store.list(f"{versions.folder}/data"):
-        is_ours = name.endswith(".parquet") and f"../data/{name}" not in named
-        if is_ours and _written_at(name) < until:
+        begun = begun_at(name)
+        if f"../data/{name}" not in named and begun is not None and begun < until:
             store.delete(f"{versions.folder}/data/{name}")
             removed.append(name)
     return removed
-
-
-def _written_at(name: str) -> float:
-    """Return when a file was begun, as its name says, in milliseconds."""
-    try:
-        return int(name[:12], 16)
-    except ValueError:
-        return float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -58,6 +59,11 @@ def write_data(
 
     stored = store.put(f"{folder}/data/{name}", write)
     return DataFile(name=f"../data/{name}", rows=n_rows, bytes=stored.bytes, sha256=stored.sha256)
+
+
+def begun_at(name: str) -> float | None:
+    """Return when `write_data` began a file, as its name says, in ms; None for files of others."""
+    return int(name[:12], 16) if re.fullmatch(r"[0-9a-f]{28}\.parquet", name) else None
 
 
 def _groups(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

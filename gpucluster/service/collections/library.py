@@ -24,8 +24,9 @@ from gpucluster.service.collections.creating import (
     create_of_files,
 )
 from gpucluster.service.collections.incoming import Limits, Upload
+from gpucluster.service.collections.noting import Noting
 from gpucluster.service.collections.records import KIND, Records, described, taken
-from gpucluster.service.collections.versions import DataFile, Overtaken, Version, Versions
+from gpucluster.service.collections.versions import Overtaken, Version, Versions
 from gpucluster.service.definitions import Emit
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
 from gpucluster.service.removal import remove_folder
@@ -51,6 +52,8 @@ class Library:
     ----------
     records : Records
         What the catalog knows of them.
+    noting : Noting
+        How it gets to know.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Library:
         emit: Emit,
     ) -> None:
         self.records = Records(catalog, emit)
+        self.noting = Noting(catalog, emit, self.versions_of)
         self.limits = limits
         self._root = root
         self._catalog = catalog
@@ -236,10 +240,7 @@ class Library:
                 key=key,
                 pinned=expected,
             )
-        told = {"added": done.added, "replaced": done.replaced}
-        self.records.note(
-            *(ns, done.version, "collection.documents.written", told), is_new=done.is_new
-        )
+        self.noting.note(ns, done.version)
         return done
 
     def remove(
@@ -263,33 +264,8 @@ class Library:
                 filters=filters,
                 pinned=expected,
             )
-        told, is_new = {"removed": n_removed}, n_removed > 0
-        self.records.note(ns, version, "collection.updated", told, is_new=is_new)
+        self.noting.note(ns, version)
         return version, n_removed
-
-    def publish(
-        self,
-        ns: str,
-        collection_id: str,
-        replaced: Mapping[str, DataFile],
-        *,
-        columns: Sequence[str],
-        run_id: str,
-        expected: Version,
-    ) -> Version:
-        """Publish files that have columns of a run besides; see `publishing.publish`."""
-        opened = self.open(ns, collection_id)
-        with self._answering(ns, opened):
-            version = publishing.publish(
-                opened.versions,
-                replaced,
-                columns=columns,
-                run_id=run_id,
-                expected=expected,
-                now=self._catalog.clock(),
-            )
-        self.records.note(ns, version, "collection.updated", {"run_id": run_id})
-        return version
 
     def undo(self, ns: str, identifier: str, run_id: str) -> Version:
         """Take away the columns that a run has written."""
@@ -300,7 +276,7 @@ class Library:
             version = publishing.undo(
                 self._store, opened.versions, run_id=run_id, now=self._catalog.clock()
             )
-        self.records.note(ns, version, "collection.updated", {"run_id": run_id})
+        self.noting.note(ns, version)
         return version
 
     def write_back(self, ns: str, identifier: str, asked: WriteBackRequest) -> WrittenBack:
@@ -317,13 +293,13 @@ class Library:
         with self._answering(ns, opened):
             version = compacting.compact(self._store, opened.versions, now=self._catalog.clock())
         compacting.sweep(self._store, opened.versions)
-        is_new = version.number != opened.version.number
-        self.records.note(ns, version, "collection.updated", {}, is_new=is_new)
+        self.noting.note(ns, version)
         return version
 
     @contextmanager
     def _answering(self, ns: str, opened: Opened) -> Iterator[None]:
         """Translate what changes of versions raise."""
+        self.noting.expect(ns, opened.version.collection_id)
         try:
             yield
         except Overtaken:

@@ -6,13 +6,11 @@ a version old.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from gpucluster.service.catalog.port import (
     Catalog,
-    Changed,
     Page,
     Query,
     Record,
@@ -26,7 +24,6 @@ from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundErr
 from gpucluster.wire.collections import PatchCollectionRequest
 
 KIND = "collection"
-ATTEMPTS = 10  # to note a version that others note as well
 
 
 class Records:
@@ -73,36 +70,6 @@ class Records:
             told = {"changed": sorted(changes.model_fields_set)}
             self._emit(tx, ns, "collection.updated", KIND, record.id, told)
             return changed
-
-    def note(
-        self,
-        ns: str,
-        version: Version,
-        event: str,
-        told: Mapping[str, Any],
-        *,
-        is_new: bool = True,
-    ) -> None:
-        """Note a version, unless a later one is known, and tell of what made it.
-
-        One that is not new was told of when it was, unless the server died over it.
-        """
-        for _ in range(ATTEMPTS):
-            try:
-                with self._catalog.writing() as tx:
-                    record = tx.get(ns, KIND, version.collection_id)
-                    if record is None:
-                        return
-                    is_known = record.body["version"] >= version.number
-                    if not is_known:
-                        body = {**record.body, **described(ns, version)}
-                        tx.replace(replace(record, body=body))
-                    if is_new or not is_known:
-                        metadata = {**told, "version": version.number}
-                        self._emit(tx, ns, event, KIND, record.id, metadata)
-                    return
-            except Changed:
-                continue
 
 
 def described(ns: str, version: Version) -> dict[str, Any]:

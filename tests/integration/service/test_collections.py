@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from urllib.parse import quote
 
 import httpx2
@@ -14,6 +15,11 @@ import pyarrow as pa
 import pytest
 
 from gpucluster.places import place
+from gpucluster.service.collections.incoming import Limits
+from gpucluster.service.collections.uploads import given_documents
+from gpucluster.service.settings import ServiceSettings
+from gpucluster.service.wiring import Service
+from gpucluster.wire.collections import CreateCollectionRequest
 from tests.helpers.documents import DIM, TEXT, documents, write_lines, write_table
 from tests.helpers.serving import ended, serving
 
@@ -329,7 +335,7 @@ def test_small_files_are_put_together(client):
 def test_whoever_listens_hears_of_every_append_once(tmp_path):
     heard = []
     with serving(tmp_path / "root", max_jobs=0) as (client, service):
-        service.collections.records._emit = lambda tx, ns, *told: heard.append(told)
+        service.collections.noting._emit = lambda tx, ns, *told: heard.append(told)
         collection = made(client)
         ready = threading.Barrier(6)
 
@@ -347,3 +353,79 @@ def test_whoever_listens_hears_of_every_append_once(tmp_path):
     written = [told[-1] for told in heard if told[0] == "collection.documents.written"]
     assert sorted(each["version"] for each in written) == [2, 3, 4, 5, 6, 7]
     assert {each["added"] for each in written} == {1}
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A service that nobody serves, and what it tells."""
+    heard = []
+    service = Service(
+        ServiceSettings(root=str(tmp_path / "root"), admin_token="a-token-for-everything")
+    )
+    service.collections.noting._emit = lambda tx, ns, *told: heard.append(told)
+    service.collections.create(
+        "default", "col_a", CreateCollectionRequest.model_validate({"features": FEATURES})
+    )
+    yield service, heard
+    service.catalog.close()
+
+
+def append(library, *numbers):
+    return library.append(
+        "default", "col_a", lambda version: given_documents(documents(*numbers), version, Limits())
+    )
+
+
+def versions_told(heard):
+    return [(event, metadata["version"]) for event, _, _, metadata in heard]
+
+
+class Died(BaseException):
+    """What a server does."""
+
+
+def die_before_noting(service, change):
+    def die(*_):
+        raise Died
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service.collections.noting, "note", die)
+        with pytest.raises(Died):
+            change()
+
+
+def test_what_a_server_published_and_died_over_is_told_with_what_comes_next(told):
+    service, heard = told
+    library = service.collections
+    die_before_noting(service, lambda: append(library, 1, 2))
+    die_before_noting(service, lambda: library.remove("default", "col_a", document_ids=["doc-1"]))
+    append(library, 3)
+    written, updated = "collection.documents.written", "collection.updated"
+    assert versions_told(heard) == [(written, 2), (updated, 3), (written, 4)]
+    assert [m.get("added") for *_, m in heard] == [2, None, 1]
+    assert heard[1][-1]["removed"] == 1
+    assert library.get("default", "col_a").body["num_documents"] == 2
+
+
+def test_what_a_server_died_over_is_told_although_nothing_comes_next(told):
+    service, heard = told
+    die_before_noting(service, lambda: append(service.collections, 1, 2))
+    look = service.collections.noting.look
+    assert not look()  # it may still be at it
+    now = service.catalog.clock()
+    service.catalog.clock = lambda: now + timedelta(minutes=16)
+    assert look()
+    assert not look()
+    assert versions_told(heard) == [("collection.documents.written", 2)]
+
+
+def test_a_version_that_is_noted_after_a_later_one_is_told_once(told):
+    service, heard = told
+    library, noted = service.collections, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library.noting, "note", lambda *given: noted.append(given))
+        append(library, 1)
+        append(library, 2)
+    for given in reversed(noted):
+        library.noting.note(*given)
+    assert versions_told(heard) == [("collection.documents.written", n) for n in (2, 3)]

@@ -245,3 +245,26 @@ def test_all_that_a_run_has_written_is_taken_away(store, versions):
     assert [each.run_id for each in undone.enrichments] == ["run_b"]
     assert (values(versions, "first"), values(versions, "second")) == (None, None)
     assert set(values(versions, "other").values()) == {"run_b-other"}
+
+
+def test_a_run_that_comes_twice_is_undone_once(store, versions):
+    before = versions.latest()
+    run(store, versions, "run_a", ("cluster_id", "label"))
+    add(store, versions, documents(5))
+    version = run(store, versions, "run_a", ("cluster_id", "keywords"), drop=("label",))
+    assert [each.columns for each in version.enrichments] == [("cluster_id", "keywords")]
+    undone = undo(store, versions, run_id="run_a", now=NOW)
+    assert values(versions) is None
+    assert values(versions, "keywords") is None
+    assert undone.enrichments == ()
+    assert undone.files[: len(before.files)] == before.files
+    assert ids(versions) == [f"doc-{n}" for n in range(6)]
+
+
+def test_enriched_files_are_not_swept_before_they_are_published(store, versions):
+    """They are named after the file that they were made of, which may be years old."""
+    old = "0123456789ab" + "c" * 16
+    store.put(f"{FOLDER}/data/{old}-0123456789ab.parquet", lambda file: file.write(b"new"))
+    store.put(f"{FOLDER}/data/{old}.parquet", lambda file: file.write(b"a leftover"))
+    assert sweep(store, versions) == [f"{old}.parquet"]
+    assert f"{old}-0123456789ab.parquet" in store.list(f"{FOLDER}/data")
