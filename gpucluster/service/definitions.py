@@ -137,10 +137,12 @@ class Definitions:
             self._emit(tx, ns, "cluster.updated", "cluster", record.id, told)
             return changed
 
-    def page(self, ns: str, query: Query) -> tuple[Page, Summary]:
-        """Return a page of definitions, and what all that are meant come to."""
+    def page(self, ns: str, query: Query, sums: Sequence[str] = ()) -> tuple[Page, Summary]:
+        """Return a page of definitions, and what all that are meant come to.
+
+        They are counted by an index; for `sums` the body of each of them is read.
+        """
         with self._catalog.reading() as tx:
-            sums = ["num_documents_clustered"]
             return tx.page(ns, KIND, query), tx.summary(ns, KIND, query, sums)
 
     def delete(self, tx: Transaction, ns: str, cluster_id: str) -> None:

@@ -77,8 +77,10 @@ class ClusterListStats(Answer):
     """All definitions that are meant, whatever the page."""
 
     total_clusters: int = 0
-    total_documents: int = 0
-    avg_documents_per_cluster: float = 0.0
+    total_documents: int | None = Field(
+        default=None, description="With include_total alone: it takes long to add up."
+    )
+    avg_documents_per_cluster: float | None = Field(default=None, description="As above.")
     clusters_by_status: dict[str, int] = {}
 
 

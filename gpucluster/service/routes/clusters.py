@@ -45,12 +45,13 @@ def list_clusters(
     body: wire.ListClustersRequest, pages: Pages, call: Reads
 ) -> wire.ListClustersResponse:
     """List definitions."""
-    page, summary = call.service.definitions.page(call.ns, pages.query(body))
-    total, n_documents = summary.count, int(summary.sums["num_documents_clustered"])
+    sums = ["num_documents_clustered"] if pages.include_total else []
+    page, summary = call.service.definitions.page(call.ns, pages.query(body), sums)
+    total, n_documents = summary.count, summary.sums.get("num_documents_clustered")
     stats = wire.ClusterListStats(
         total_clusters=total,
-        total_documents=n_documents,
-        avg_documents_per_cluster=n_documents / total if total else 0.0,
+        total_documents=None if n_documents is None else int(n_documents),
+        avg_documents_per_cluster=None if n_documents is None else n_documents / max(1, total),
         clusters_by_status=dict(summary.by_status),
     )
     return wire.ListClustersResponse(

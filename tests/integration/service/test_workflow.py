@@ -320,6 +320,11 @@ def test_definitions_are_searched_filtered_and_removed(shop, walked):
     _, found = shop.caller.send("POST", "/v1/clusters/list", only)
     assert {"product_topics", "content_hierarchy"} <= {r["cluster_name"] for r in found["results"]}
     assert {row["algorithm"] for row in found["results"]} == {"hdbscan"}
+    assert found["total_count"] == found["stats"]["total_clusters"] == len(found["results"])
+    assert found["stats"]["total_documents"] is None
+    _, counted = shop.caller.send("POST", "/v1/clusters/list?include_total=true", only)
+    n_documents = sum(row["num_documents_clustered"] or 0 for row in counted["results"])
+    assert counted["stats"]["total_documents"] == n_documents > 0
     cluster_id, run_id = run_now(shop, scripts_of(2, {"enabled": False}))
     files = shop.service.executions.folder("shop", cluster_id) / run_id
     assert shop.caller.send("DELETE", f"/v1/clusters/{cluster_id}")[0] == 200
