@@ -372,3 +372,51 @@ def test_clusters_become_the_nodes_of_a_taxonomy(shop, walked):
     _, found = shop.caller.send("GET", f"/v1/taxonomies/{made_of['taxonomy_id']}/nodes")
     assert len(found["nodes"]) == 20
     assert all(node["label"] for node in found["nodes"])
+
+
+def test_triggers_execute_by_clock_and_by_event(shop):
+    _, kept = shop.caller.send("POST", "/v1/clusters", scripts_of(2, {"enabled": False}))
+    cluster_id = kept["cluster_id"]
+    schedules = {
+        "cron": {"cron_expression": "0 2 * * *", "timezone": "Europe/Berlin"},
+        "interval": {"interval_seconds": 3600, "start_immediately": True},
+        "event": {
+            "event_type": "documents_added",
+            "event_threshold": 5,
+            "collection_id": "col_ad_scripts",
+            "cooldown_seconds": 0,
+        },
+    }
+    ids = {}
+    for kind, schedule in schedules.items():
+        body = {"cluster_id": cluster_id, "trigger_type": kind, "schedule_config": schedule}
+        status, answer = shop.caller.send("POST", "/v1/clusters/triggers", body)
+        assert (status, answer["status"]) == (201, "active"), answer
+        ids[kind] = answer["trigger_id"]
+    assert fired(shop, ids["interval"]) == 1
+    path = "/v1/collections/col_ad_scripts/documents"
+    later = [
+        {**row, "document_id": f"event_{n}"} for n, row in enumerate(made("col_ad_scripts", 6))
+    ]
+    assert shop.caller.send("POST", path, {"documents": later})[0] == 200
+    assert fired(shop, ids["event"]) == 1
+    path = f"/v1/clusters/triggers/{ids['event']}"
+    _, history = shop.caller.send("POST", f"{path}/history", {})
+    assert history["executions"][0]["num_documents"] >= 206
+    _, runs = shop.caller.send("GET", f"/v1/clusters/{cluster_id}/executions")
+    assert {run["trigger_id"] for run in runs["results"]} == {ids["interval"], ids["event"]}
+    assert shop.caller.send("POST", f"{path}/pause")[1]["status"] == "paused"
+    for trigger_id in ids.values():
+        assert shop.caller.send("DELETE", f"/v1/clusters/triggers/{trigger_id}")[0] == 204
+
+
+def fired(shop, trigger_id):
+    """Return how many executions a trigger started, once one of them is over."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        _, history = shop.caller.send("POST", f"/v1/clusters/triggers/{trigger_id}/history", {})
+        if any(each["status"] == "completed" for each in history["executions"]):
+            _, trigger = shop.caller.send("GET", f"/v1/clusters/triggers/{trigger_id}")
+            return trigger["execution_count"]
+        time.sleep(0.2)
+    raise AssertionError(history)
