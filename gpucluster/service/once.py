@@ -125,10 +125,9 @@ class Once:
             }
         with self._catalog.writing() as tx:
             try:
+                begun = tx.replace(replace(begun, body={**begun.body, "answer": kept}))
                 if kept is None:
                     tx.delete(begun.ns, KIND, begun.id)
-                else:
-                    tx.replace(replace(begun, body={**begun.body, "answer": kept}))
             except Changed:
                 return  # it was taken for abandoned, and somebody else answers
 
