@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
-from gpucluster.artifacts import open_store
-from gpucluster.places import Place
 from gpucluster.service.catalog.port import Catalog, Query, Record, Transaction
 from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions
 from gpucluster.service.executions import KIND, LIVE, Executions
+from gpucluster.service.folders import remove_folder
 from gpucluster.service.refusals import ConflictError
 from gpucluster.service.tasks import Tasks
 from gpucluster.wire.clusters import DeleteClusterResponse
@@ -105,13 +102,3 @@ class Removal:
                     tx.delete(ns, KIND, record.id)
             if len(found) < AT_ONCE:
                 return
-
-
-def remove_folder(folder: Place) -> None:
-    """Remove a folder with all that is in it, on a disk or in a bucket."""
-    if isinstance(folder, Path):
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    store = open_store(folder)
-    for key in folder.sizes():
-        store.delete(key)
