@@ -9,8 +9,8 @@ from fastapi import Query as Parameter
 
 from gpucluster.service.calls import Reads, Runs
 from gpucluster.service.catalog.port import Query, Record
-from gpucluster.service.description import DEFINITION
 from gpucluster.service.definitions import TEMPLATE, all_of, as_answer, shown
+from gpucluster.service.description import DEFINITION
 from gpucluster.service.executions import as_answer as execution_answer
 from gpucluster.service.paging import Pages
 from gpucluster.service.refusals import InvalidError

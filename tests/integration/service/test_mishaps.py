@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -11,10 +12,11 @@ import pytest
 
 from gpucluster.errors import Cancelled, ConfigError, RunLockedError, StoreError
 from gpucluster.events import CancelToken
-from gpucluster.labeling.model.client import find_key
-from gpucluster.labeling.settings import LabelingSettings
-from gpucluster.service import once
+from gpucluster.service import once, streams
 from gpucluster.service.jobs import host, work
+from gpucluster.service.refusals import ConflictError
+from gpucluster.service.server import serve
+from gpucluster.service.settings import ServiceSettings
 from gpucluster.taxonomy import StoredTaxonomy
 from tests.helpers.serving import ended, serving
 from tests.integration.service.test_jobs import defined, executed, with_collection
@@ -36,17 +38,6 @@ def done(client, cluster_id, **body):
     task = ended(client, executed(client, cluster_id, **body)["task_id"])
     assert task["status"] == "COMPLETED", task
     return task["outputs"][0]
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["GPUCLUSTER_SERVE_ADMIN_TOKEN", "GPUCLUSTER_SERVE_CATALOG", "GPUCLUSTER_SOURCE_DSN"],
-)
-def test_a_definition_cannot_send_a_secret_of_the_service(monkeypatch, name):
-    monkeypatch.setenv(name, "secret")
-    settings = LabelingSettings(model_name="m", base_url="http://evil.test", api_key_env=name)
-    with pytest.raises(ConfigError, match="may not be sent"):
-        find_key(settings)
 
 
 def test_jobs_do_not_get_the_settings_of_the_server(server, monkeypatch):
@@ -97,17 +88,22 @@ def test_what_a_run_leads_to_is_begun_however_much_waits(tmp_path):
         assert enriched["status"] == "COMPLETED", enriched
 
 
-def test_a_task_whose_outcome_is_refused_fails_at_once(client):
-    """The documents are written; the catalog has no place for the collection of that name."""
-    features = {"mixpeek://text_extractor@v1/text_embedding": {"column": "embedding", "dim": 16}}
-    other = {"collection_name": "col_copies", "features": features}
-    assert client.post("/v1/collections", json=other).status_code == 201
+def test_a_task_whose_outcome_is_refused_fails_at_once(server, monkeypatch):
+    """The taxonomy is made; the catalog has no place for it under that name."""
+    client, service = server
     cluster_id = defined(client, "refused")
     done(client, cluster_id)
-    asked = {"target_collection_id": "col_copies"}
-    answer = client.post(f"/v1/clusters/{cluster_id}/enrich", json=asked)
+    end = service.tasks.finishers["promote"]
+
+    def ending(tx, task, outcome):
+        if outcome["ok"]:
+            raise ConflictError("there is a taxonomy of that name already")
+        return end(tx, task, outcome)
+
+    monkeypatch.setitem(service.tasks.finishers, "promote", ending)
+    answer = client.post(f"/v1/clusters/{cluster_id}/promote", json={"taxonomy_name": "no"})
     assert answer.status_code == 409
-    assert "col_copies already" in answer.json()["error"]["message"]
+    assert "of that name" in answer.json()["error"]["message"]
 
 
 def test_a_job_waits_for_the_process_that_had_its_run():
@@ -198,11 +194,10 @@ def test_a_collection_that_was_deleted_stays_deleted_though_it_is_being_enriched
 
     service.tasks.finishers["enrich"] = ending
     try:
-        answer = client.post(f"/v1/clusters/{cluster_id}/enrich", json={})
+        client.post(f"/v1/clusters/{cluster_id}/enrich", json={})
     finally:
         service.tasks.finishers["enrich"] = end
     assert removed == [True]
-    assert answer.json()["collections"] == []
     assert client.get("/v1/collections/col_going").status_code == 404
 
 
@@ -232,3 +227,88 @@ def test_who_was_overtaken_leaves_the_request_to_the_other(server, monkeypatch):
     service.once.finish(late, None)
     service.once.finish(other, once.KeptAnswer(200, (), b"{}"))
     assert service.once._take_up("default", "a-key", "f") == once.KeptAnswer(200, (), b"{}")
+
+
+def test_a_conflict_under_a_key_ends_when_what_it_was_with_does(server):
+    client, service = server
+    cluster_id = defined(client, "conflict")
+    with service.catalog.writing() as tx:
+        found = tx.get("default", "cluster", cluster_id)
+        found = tx.replace(replace(found, body={**found.body, "live_run_id": "run_other"}))
+    headers = {"Idempotency-Key": "conflict"}
+    path = f"/v1/clusters/{cluster_id}/execute"
+    assert client.post(path, json={}, headers=headers).status_code == 409
+    with service.catalog.writing() as tx:
+        tx.replace(replace(found, body={**found.body, "live_run_id": None}))
+    first, again = (client.post(path, json={}, headers=headers) for _ in range(2))
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert first.json()["task_id"] == again.json()["task_id"]
+    ended(client, first.json()["task_id"])
+
+
+def test_a_refusal_of_what_would_have_had_a_secret_is_repeated_as_it_was(client):
+    body = {"scopes": ["read"], "namespace": "nowhere"}
+    answers = [
+        client.post("/v1/tokens", json=body, headers={"Idempotency-Key": "refused-secret"})
+        for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    hook = {
+        "webhook_name": "bad",
+        "event_types": ["cluster.created"],
+        "channels": [{"channel": "webhook", "configs": {"url": "http://127.0.0.1/"}}],
+    }
+    path, headers = "/v1/organizations/webhooks", {"Idempotency-Key": "refused-webhook"}
+    answers = [client.post(path, json=hook, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [422, 422]
+
+
+def test_a_database_that_is_away_is_said_in_the_usual_form(server, monkeypatch):
+    client, service = server
+
+    def away(*_):
+        raise StoreError("the database is away")
+
+    monkeypatch.setattr(service.once, "_take_up", away)
+    answer = client.post("/v1/clusters", json={}, headers={"Idempotency-Key": "away"})
+    assert answer.status_code == 507
+    assert answer.json()["error"]["message"] == "the database is away"
+
+
+def test_more_vectors_than_one_answer_holds_are_streamed(client, monkeypatch):
+    cluster_id = defined(client, "many-vectors")
+    run_id = done(client, cluster_id)
+    monkeypatch.setattr(streams, "MOST_VALUES", 63)  # of 4 clusters with 16
+    path = f"/v1/clusters/{cluster_id}/executions/{run_id}"
+    refused = client.get(f"{path}/artifacts")
+    assert refused.status_code == 409
+    assert "/data" in refused.json()["error"]["details"]["hint"]
+    assert client.get(f"{path}/artifacts?include_centroids=false").status_code == 200
+    assert client.get(f"{path}/data").text.count("centroid_vector") == 4
+    monkeypatch.setattr(streams, "MOST_VALUES", 64)
+    assert len(client.get(f"{path}/artifacts").json()["centroids"]) == 4
+
+
+def test_a_port_that_is_taken_is_no_bug(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}"):
+            serve(ServiceSettings(root=str(tmp_path / "root"), port=port), print)
+    assert not (tmp_path / "root").exists()
+
+
+def test_who_waits_is_answered_when_the_server_is_told_to_stop(tmp_path):
+    with serving(tmp_path / "root", max_jobs=0) as (client, service):
+        with_collection(client)
+        cluster_id = defined(client, "never")
+        answers = []
+        path = f"/v1/clusters/{cluster_id}/execute?wait=true"
+        asking = threading.Thread(target=lambda: answers.append(client.post(path, json={})))
+        asking.start()
+        while not client.post("/v1/tasks/list", json={}).json()["results"]:
+            assert asking.is_alive()
+        service.is_over.set()
+        asking.join(30)
+        assert [answer.json()["status"] for answer in answers] == ["PENDING"]
