@@ -13,7 +13,6 @@ from gpucluster.service.collections.noting import Noting
 from gpucluster.service.collections.records import KIND as COLLECTION
 from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions, Emit
-from gpucluster.service.executions import KIND as EXECUTION
 from gpucluster.service.executions import Executions
 from gpucluster.service.identifiers import new_id
 from gpucluster.service.refusals import ConflictError, NoModelError
@@ -97,8 +96,12 @@ class Enrichments:
             execution = self._executions.get(tx, ns, cluster.id, request.run_id)
         return Asked(execution, cluster.body["input_collections"], request)
 
-    def submit(self, tx: Transaction, ns: str, task_id: str, asked: Asked) -> Record:
+    def submit(
+        self, tx: Transaction, ns: str, task_id: str, asked: Asked, *, follows: bool = False
+    ) -> Record:
         """Begin to write; call `Tasks.wake` after the commit.
+
+        See `Tasks.submit` for `follows`.
 
         Raises
         ------
@@ -124,7 +127,7 @@ class Enrichments:
             "target": request.target_collection_id,
             "fields": request.fields,
             "mappings": mappings and [mapping.model_dump() for mapping in mappings],
-            "replaces": self._runs_of(tx, ns, execution.parent or ""),
+            "replaces": self._others(tx, execution),
             "overwrite": request.overwrite,
             "batch_rows": request.batch_size,
             "parallelism": request.parallelism,
@@ -135,11 +138,13 @@ class Enrichments:
             inputs=[execution.id, *asked.sources],
             outputs=[target] if target else list(asked.sources),
             data={"run_id": execution.id, "cluster_id": execution.parent},
+            follows=follows,
         )
 
-    def _runs_of(self, tx: Transaction, ns: str, cluster_id: str) -> list[str]:
-        query = Query(parent=cluster_id, status="completed", limit=MOST_RUNS)
-        return [record.id for record in tx.page(ns, EXECUTION, query).records]
+    def _others(self, tx: Transaction, execution: Record) -> list[str]:
+        """Return what is of the same definition, or the same taxonomy."""
+        query = Query(parent=execution.parent, status="completed", limit=MOST_RUNS)
+        return [each.id for each in tx.page(execution.ns, execution.kind, query).records]
 
     def _after_run(self, tx: Transaction, execution: Record) -> None:
         """Enrich the collections of a definition that says so."""
@@ -151,7 +156,8 @@ class Enrichments:
         asked = Asked(
             execution, cluster.body["input_collections"], EnrichRequest(field_mappings=mappings)
         )
-        self.submit(tx, execution.ns, new_id("task", f"{execution.id}:enrich"), asked)
+        task_id = new_id("task", f"{execution.id}:enrich")
+        self.submit(tx, execution.ns, task_id, asked, follows=True)
 
     def _ended(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Ended:
         """Note in collections and definition what was written."""

@@ -12,6 +12,7 @@ from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions, Emit
 from gpucluster.service.refusals import ConflictError, NoModelError, NotFoundError
 from gpucluster.service.tasks import Ended, Job, Tasks, status_of
+from gpucluster.sources.filters import Condition, Filters
 from gpucluster.wire.executions import ExecuteRequest, ExecutionResult
 from gpucluster.wire.tasks import TaskStatus
 
@@ -29,6 +30,7 @@ _STATUS: dict[TaskStatus, str] = {
     "CANCELED": "canceled",
 }
 _SHOWN = ("run_id", "mode", "num_clusters", "num_points", "num_noise", "metrics", "artifacts")
+_NOT_ASSIGNED = Filters(NOT=(Condition(field="mode", value="assign"),))
 Finished = Callable[[Transaction, Record], None]
 
 
@@ -174,10 +176,11 @@ class Executions:
             if base.status != "completed":
                 raise NoModelError(f"{base.id} is {base.status}, rows join a completed run")
             return base
-        query = Query(parent=cluster.id, status="completed", limit=200)
-        for record in tx.page(ns, KIND, query).records:
-            if record.body["mode"] != "assign":  # those found clusters, or moved them
-                return record
+        # the others found clusters, or moved them
+        query = Query(parent=cluster.id, status="completed", filters=_NOT_ASSIGNED, limit=1)
+        found = tx.page(ns, KIND, query).records
+        if found:
+            return found[0]
         raise NoModelError(
             f"{cluster.id} has no completed full run that rows could join",
             hint="execute it with mode full first",
@@ -231,9 +234,13 @@ class Executions:
         return next(iter(tx.page(ns, KIND, query).records), None)
 
     def page(self, tx: Transaction, ns: str, query: Query) -> tuple[Page, Summary]:
-        """Return a page of executions, and what all that are meant come to."""
+        """Return a page of executions, and what all that are meant come to.
+
+        Sums are of those that are completed.
+        """
         sums = ["execution_time_ms", "num_points", "num_clusters"]
-        return tx.page(ns, KIND, query), tx.summary(ns, KIND, query, sums)
+        done = tx.summary(ns, KIND, replace(query, status="completed"), sums)
+        return tx.page(ns, KIND, query), replace(tx.summary(ns, KIND, query), sums=done.sums)
 
     def cancel(self, tx: Transaction, ns: str, cluster_id: str, run_id: str) -> Record:
         """Stop an execution that is live; `ConflictError` where it is over."""

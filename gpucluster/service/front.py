@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 from collections.abc import Callable
@@ -13,13 +14,14 @@ from urllib.parse import parse_qs
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 
+from gpucluster.errors import GpuclusterError
 from gpucluster.service.answers import answer_of
 from gpucluster.service.calls import Call
 from gpucluster.service.catalog.port import Full, Record
 from gpucluster.service.identifiers import NAMESPACE
 from gpucluster.service.limits import MAX_DEPTH, InFlight, Rate, is_too_deep, is_unicode
 from gpucluster.service.namespaces import DEFAULT, exists
-from gpucluster.service.once import MAX_KEY, MOST_BYTES, KeptAnswer, digest_of
+from gpucluster.service.once import MAX_KEY, MOST_BYTES, NOT_KEPT, KeptAnswer, digest_of
 from gpucluster.service.refusals import (
     ForbiddenError,
     InvalidError,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 # bodies that only the endpoint of documents takes, piece by piece; everywhere else, and of every
 # other kind, a body is read here, up to its limit
+logger = logging.getLogger(__name__)
+
 UPLOADS = ("application/vnd.apache.parquet", "application/x-ndjson")
 _TAKES_UPLOADS = re.compile(r"/v1/collections/[^/]+/documents")
 FAILURES_PER_S = 20 / 60  # wrong tokens of one address
@@ -78,7 +82,7 @@ class Front:
                     await self._app(scope, receive, send)
                     return
                 await self._serve(scope, headers, request_id, receive, send)
-        except (Refusal, Full) as refusal:
+        except (Refusal, Full, GpuclusterError) as refusal:
             await answer_of(refusal)(scope, receive, send)
 
     async def _serve(
@@ -121,9 +125,14 @@ class Front:
         finished: KeptAnswer | None = None
         try:
             await self._app(scope, receive, heard)
-            finished = _SPENT if call.is_secret else heard.answer
+            finished = heard.answer
+            if call.is_secret and finished is not None and finished.status < 400:
+                finished = _SPENT
         finally:
-            await run_in_threadpool(once.finish, _record(begun), finished)
+            try:
+                await run_in_threadpool(once.finish, _record(begun), finished)
+            except (Full, GpuclusterError):  # it was sent; the next try is taken for a repetition
+                logger.warning("%s: its answer was not kept", call.request_id)
 
     async def _token(self, scope: Scope, headers: Headers) -> Token:
         """Return what the caller may do."""
@@ -228,8 +237,10 @@ class _Heard:
 
     @property
     def answer(self) -> KeptAnswer | None:
-        """What was sent; None where it is too long, or was broken off."""
+        """What was sent; None where it is too long, was broken off, or may be another next time."""
         if not self._is_whole or self._bytes > MOST_BYTES:
+            return None
+        if self._start["status"] >= 500 or self._start["status"] in NOT_KEPT:
             return None
         headers = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))

@@ -28,7 +28,7 @@ WAIT_S = 30.0
 LOOK_S, MOST_LOOK_S = 0.05, 1.0
 MOST_BYTES = 1 << 20  # of an answer that is kept
 MAX_KEY = 255
-NOT_KEPT = {401, 413, 429}  # the next try may end otherwise
+NOT_KEPT = {401, 409, 413, 429}  # nothing was done, and the next try may end otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Once:
     def finish(self, begun: Record, answer: KeptAnswer | None) -> None:
         """Keep the answer of a request; without one, let the next try begin anew."""
         kept: dict[str, Any] | None = None
-        if answer is not None and answer.status < 500 and answer.status not in NOT_KEPT:
+        if answer is not None:
             kept = {
                 "status": answer.status,
                 "headers": [list(header) for header in answer.headers],
@@ -125,10 +125,9 @@ class Once:
             }
         with self._catalog.writing() as tx:
             try:
+                begun = tx.replace(replace(begun, body={**begun.body, "answer": kept}))
                 if kept is None:
                     tx.delete(begun.ns, KIND, begun.id)
-                else:
-                    tx.replace(replace(begun, body={**begun.body, "answer": kept}))
             except Changed:
                 return  # it was taken for abandoned, and somebody else answers
 

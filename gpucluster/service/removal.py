@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
-from gpucluster.artifacts import open_store
-from gpucluster.places import Place
 from gpucluster.service.catalog.port import Catalog, Query, Record, Transaction
+from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions
 from gpucluster.service.executions import KIND, LIVE, Executions
+from gpucluster.service.folders import remove_folder
 from gpucluster.service.refusals import ConflictError
 from gpucluster.service.tasks import Tasks
 from gpucluster.wire.clusters import DeleteClusterResponse
@@ -53,7 +51,8 @@ class Removal:
         ----------
         ns, cluster_id : str
         delete_artifacts : bool
-            Also its runs, as far as they are known and on disk.
+            Also its runs, as far as they are known and on disk; those of a definition that is
+            gone already, too: their files were to stay, or a server died over them.
 
         Raises
         ------
@@ -72,7 +71,8 @@ class Removal:
             for record in live:
                 self._tasks.cancel(tx, ns, record.body["task_id"])
             disabled = self._disable_triggers(tx, ns, cluster_id)
-            self._definitions.delete(tx, ns, cluster_id)
+            if not (delete_artifacts and self._has_left_runs(tx, ns, cluster_id)):
+                self._definitions.delete(tx, ns, cluster_id)
         if delete_artifacts:
             remove_folder(self._executions.folder(ns, cluster_id))
             self._forget(ns, cluster_id)
@@ -82,6 +82,10 @@ class Removal:
             disabled_trigger_ids=disabled,
             artifacts_deleted=delete_artifacts,
         )
+
+    def _has_left_runs(self, tx: Transaction, ns: str, cluster_id: str) -> bool:
+        """Whether a definition is gone, and its runs are not."""
+        return tx.get(ns, CLUSTER, cluster_id) is None and bool(self._runs(tx, ns, cluster_id))
 
     def _runs(
         self, tx: Transaction, ns: str, cluster_id: str, status: str | None = None
@@ -98,13 +102,3 @@ class Removal:
                     tx.delete(ns, KIND, record.id)
             if len(found) < AT_ONCE:
                 return
-
-
-def remove_folder(folder: Place) -> None:
-    """Remove a folder with all that is in it, on a disk or in a bucket."""
-    if isinstance(folder, Path):
-        shutil.rmtree(folder, ignore_errors=True)
-        return
-    store = open_store(folder)
-    for key in folder.sizes():
-        store.delete(key)

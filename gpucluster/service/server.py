@@ -8,6 +8,7 @@ from types import FrameType
 
 import uvicorn
 
+from gpucluster.errors import ConfigError
 from gpucluster.service.app import make_app
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tokens import ANY
@@ -27,8 +28,8 @@ def serve(settings: ServiceSettings, say: Callable[[str], object]) -> None:
     say : callable
         Gets lines for the operator, among them the first token of a new service.
     """
-    service = Service(settings)
     listening = _listen(settings.host, settings.port)
+    service = Service(settings)
     host, port = listening.getsockname()[:2]
     if settings.auth and service.tokens.is_empty():
         _, text = service.tokens.issue(ANY, ["admin"], name="first")
@@ -65,5 +66,13 @@ def _listen(host: str, port: int) -> socket.socket:
     # named as TCP, or asyncio lets small answers wait for those before to be acknowledged
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"cannot listen at {host}, port {port}: {error.strerror}",
+            path="port",
+            hint="choose another one; 0 is any that is free",
+        ) from error
     return listening

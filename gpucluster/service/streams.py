@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from gpucluster.artifacts.run import Run
 from gpucluster.places import for_arrow
-from gpucluster.service.refusals import InvalidError
+from gpucluster.service.refusals import ConflictError, InvalidError
 from gpucluster.wire.executions import DataRequest
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ CHUNK_ROWS = 8192  # of what becomes JSON
 CENTROID_ROWS = 1024
 FLUSH_BYTES = 1 << 20
 OPEN_RUNS = 32
+MOST_VALUES = 4_000_000  # of vectors in one answer: 80 MB of JSON
 
 
 @lru_cache(OPEN_RUNS)
@@ -56,6 +57,18 @@ def centroid_rows(run: Run, *, vectors: bool) -> Iterator[dict[str, Any]]:
         table = table.drop_columns(["centroid_vector"])
     for batch in table.to_batches(max_chunksize=CENTROID_ROWS):
         yield from map(plain, batch.to_pylist())
+
+
+def centroids_at_once(run: Run) -> list[dict[str, Any]]:
+    """Return the clusters of a run with their vectors, where one answer has room for them."""
+    table = Run.open(run.path).centroids
+    n_values = sum(len(chunk.flatten()) for chunk in table["centroid_vector"].chunks)
+    if n_values > MOST_VALUES:
+        raise ConflictError(
+            f"{len(table):,} clusters have vectors of {n_values:,} numbers together",
+            hint="stream them from .../data, or leave them out by include_centroids=false",
+        )
+    return list(centroid_rows(run, vectors=True))
 
 
 def member_rows(

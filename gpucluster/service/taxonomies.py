@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gpucluster.artifacts.run import Run
+from gpucluster.errors import TaxonomyNotFoundError
 from gpucluster.places import Place
 from gpucluster.service.catalog.port import (
     Catalog,
@@ -164,7 +166,8 @@ class Taxonomies:
     def delete(self, ns: str, identifier: str) -> None:
         """Remove a taxonomy with all its versions; what joined it stays."""
         record = self.get(ns, identifier)
-        self.open(ns, record).delete()
+        with suppress(TaxonomyNotFoundError):  # a server died between the files and the catalog
+            self.open(ns, record).delete()
         with self._catalog.writing() as tx:
             tx.delete(ns, KIND, record.id)
             self._emit(tx, ns, "taxonomy.deleted", KIND, record.id, {})
@@ -233,7 +236,9 @@ class Taxonomies:
         result = outcome.get("result")
         if result is not None:
             facts = {**result, "cluster_id": task.body["data"]["cluster_id"]}
-            event = "taxonomy.created" if result["version"] == 1 else "taxonomy.updated"
+            # a second try may find the first version made, and not noted
+            is_new = tx.get(task.ns, KIND, result["taxonomy_id"]) is None
+            event = "taxonomy.created" if is_new else "taxonomy.updated"
             self._put(tx, task.ns, facts, event, {"version": result["version"]})
         return Ended(status_of(outcome), result)
 
@@ -264,7 +269,8 @@ class Taxonomies:
                 }
             )
             asked = Asked(record, [body["collection_id"]], request)
-            self._enrichments.submit(tx, task.ns, new_id("task", f"{record.id}:enrich"), asked)
+            task_id = new_id("task", f"{record.id}:enrich")
+            self._enrichments.submit(tx, task.ns, task_id, asked, follows=True)
         shown = {name: body.get(name) for name in ("run_id", "num_documents", "num_joined")}
         return Ended(status, shown)
 

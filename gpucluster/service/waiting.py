@@ -17,16 +17,17 @@ LOOK_S = 0.2
 
 
 async def when_over(call: Call, task_ids: Sequence[str]) -> list[Record]:
-    """Return tasks once all of them are over, or as they are after `WAIT_S`."""
-    until = time.monotonic() + WAIT_S
+    """Return tasks once all of them are over, or as they are after `WAIT_S`.
+
+    They are returned as they are, too, where the server is told to stop: another one goes on.
+    """
+    until, is_over = time.monotonic() + WAIT_S, call.service.is_over
     while True:
         found = [
             await run_in_threadpool(call.service.tasks.get, call.ns, each) for each in task_ids
         ]
-        if all(task.status not in LIVE for task in found) or time.monotonic() > until:
+        if all(task.status not in LIVE for task in found):
+            return found
+        if is_over.is_set() or time.monotonic() > until:
             return found
         await asyncio.sleep(LOOK_S)
-
-
-def _task(call: Call, task_id: str) -> Record:
-    return call.service.tasks.get(call.ns, task_id)

@@ -70,8 +70,6 @@ class ClusterDetail(ClusterMetadata):
 class ListClustersRequest(ListRequest):
     """Which definitions are meant."""
 
-    case_sensitive: bool = False
-
 
 class ClusterListStats(Answer):
     """All definitions that are meant, whatever the page."""

@@ -28,8 +28,8 @@ from gpucluster.service.collections.noting import Noting
 from gpucluster.service.collections.records import KIND, Records, described, taken
 from gpucluster.service.collections.versions import Overtaken, Version, Versions
 from gpucluster.service.definitions import Emit
+from gpucluster.service.folders import remove_folder
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
-from gpucluster.service.removal import remove_folder
 from gpucluster.sources.filters import Filters
 from gpucluster.wire.collections import CreateCollectionRequest, WriteBackRequest, WrittenBack
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import subprocess
 import sys
@@ -15,7 +16,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import IO, Any
 
+from gpucluster.errors import ArtifactError, ConfigError
 from gpucluster.service.catalog.port import Catalog, Changed, Full, Record
+from gpucluster.service.refusals import Refusal
+from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import KIND, Tasks
 
 logger = logging.getLogger(__name__)
@@ -66,8 +70,13 @@ class JobHost:
             if not self._places.acquire(timeout=POLL_S):
                 continue
             task = None
-            with suppress(Full):
+            try:
                 task = self._claimed()
+            except Full:
+                pass  # another writer has the catalog
+            except Exception:  # such as a database that is away: this thread is the only one
+                logger.exception("no task was taken up; the next try is soon")
+                self._is_over.wait(POLL_S)
             if task is None:
                 self._places.release()
                 self._tasks.news.wait(POLL_S)
@@ -136,7 +145,12 @@ class Watched:
         """Start the process, write down how far it is, and in the end what came of it."""
         command = [sys.executable, "-m", "gpucluster.service.jobs.work"]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=_without_secrets(os.environ),
         )
         reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()
@@ -239,6 +253,10 @@ class Watched:
                     self._tasks.end(tx, self._task, outcome)
             except Changed:
                 self._reread()
+            except (Refusal, ConfigError, ArtifactError) as error:  # the next try ends like this
+                if not outcome["ok"]:
+                    raise
+                outcome = {"ok": False, "error": {"code": error.code, "message": str(error)}}
             else:
                 return
         raise Changed(self._task.id)
@@ -269,6 +287,12 @@ class Watched:
             if process.stdin is not None:
                 process.stdin.write(line + "\n")
                 process.stdin.flush()
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the settings of the server: what a job needs of them, it is given."""
+    prefix = ServiceSettings.model_config["env_prefix"]
+    return {name: value for name, value in environment.items() if not name.startswith(prefix)}
 
 
 def _failed(message: str) -> dict[str, Any]:

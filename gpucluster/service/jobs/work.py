@@ -14,12 +14,16 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from gpucluster.errors import Cancelled, GpuclusterError
+from gpucluster.errors import Cancelled, GpuclusterError, RunLockedError
 from gpucluster.events import CancelToken, Event, Progress, RunOpened, StageStarted, Waiting, Warned
 
+if TYPE_CHECKING:
+    from gpucluster.service.jobs.verbs import Verb
+
 ORPHAN_S = 20.0  # for an orderly end, once nobody listens any more
+LOCKED_S = 180.0  # for one whose server was taken for dead: it ends, or its lease does
 LOOK_S = 0.25  # between two words about progress
 
 
@@ -79,11 +83,24 @@ def _listen(lines: TextIO, cancel: CancelToken) -> None:
         os._exit(1)
 
 
+def _done(verb: Verb, args: Mapping[str, Any], say: _Speaker, cancel: CancelToken) -> Any:
+    """Do it, once a process that was given it before has let go of the run."""
+    until = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            return verb(args, say, cancel)
+        except RunLockedError:
+            if time.monotonic() > until:
+                raise
+        cancel.raise_if_cancelled()
+        time.sleep(LOOK_S)
+
+
 def _outcome(job: Mapping[str, Any], say: _Speaker, cancel: CancelToken) -> dict[str, Any]:
     from gpucluster.service.jobs.verbs import VERBS
 
     try:
-        return {"ok": True, "result": VERBS[job["verb"]](job["args"], say, cancel)}
+        return {"ok": True, "result": _done(VERBS[job["verb"]], job["args"], say, cancel)}
     except Cancelled:
         return {"ok": False, "canceled": True}
     except GpuclusterError as error:

@@ -10,6 +10,7 @@ from fastapi import Query as Parameter
 from gpucluster.service.calls import Reads, Runs
 from gpucluster.service.catalog.port import Query, Record
 from gpucluster.service.definitions import TEMPLATE, all_of, as_answer, shown
+from gpucluster.service.description import DEFINITION
 from gpucluster.service.executions import as_answer as execution_answer
 from gpucluster.service.paging import Pages
 from gpucluster.service.refusals import InvalidError
@@ -18,7 +19,6 @@ from gpucluster.wire.base import ListRequest
 from gpucluster.wire.tasks import DeleteResponse
 
 router = APIRouter(prefix="/v1/clusters", tags=["clusters"])
-DEFINITION = "CreateClusterRequest"  # in the description of the API
 _DESCRIBED = {
     "requestBody": {
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{DEFINITION}"}}},

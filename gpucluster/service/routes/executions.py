@@ -234,7 +234,7 @@ def _artifacts(record: Record, asked: wire.ArtifactsRequest) -> wire.Artifacts:
         if asked.projection_method == "2d":
             members = [{name: row[name] for name in row if name != "z"} for row in members]
     end = asked.offset + asked.limit
-    centroids = list(streams.centroid_rows(run, vectors=True)) if asked.include_centroids else None
+    centroids = streams.centroids_at_once(run) if asked.include_centroids else None
     return wire.Artifacts(
         run_id=record.id,
         cluster_id=record.body["cluster_id"],
