@@ -97,8 +97,10 @@ class Enrichments:
             execution = self._executions.get(tx, ns, cluster.id, request.run_id)
         return Asked(execution, cluster.body["input_collections"], request)
 
-    def submit(self, tx: Transaction, ns: str, task_id: str, asked: Asked) -> Record:
-        """Begin to write; call `Tasks.wake` after the commit.
+    def submit(
+        self, tx: Transaction, ns: str, task_id: str, asked: Asked, *, follows: bool = False
+    ) -> Record:
+        """Begin to write; call `Tasks.wake` after the commit. `follows`: as for `Tasks.submit`.
 
         Raises
         ------
@@ -135,6 +137,7 @@ class Enrichments:
             inputs=[execution.id, *asked.sources],
             outputs=[target] if target else list(asked.sources),
             data={"run_id": execution.id, "cluster_id": execution.parent},
+            follows=follows,
         )
 
     def _runs_of(self, tx: Transaction, ns: str, cluster_id: str) -> list[str]:
@@ -151,7 +154,7 @@ class Enrichments:
         asked = Asked(
             execution, cluster.body["input_collections"], EnrichRequest(field_mappings=mappings)
         )
-        self.submit(tx, execution.ns, new_id("task", f"{execution.id}:enrich"), asked)
+        self.submit(tx, execution.ns, new_id("task", f"{execution.id}:enrich"), asked, follows=True)
 
     def _ended(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Ended:
         """Note in collections and definition what was written."""

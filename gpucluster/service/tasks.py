@@ -75,10 +75,15 @@ class Tasks:
         inputs: Sequence[str] = (),
         outputs: Sequence[str] = (),
         data: Mapping[str, Any] | None = None,
+        follows: bool = False,
     ) -> Record:
-        """Add a task; `TooManyError` where too many wait. Call `wake` after the commit."""
+        """Add a task; `TooManyError` where too many wait. Call `wake` after the commit.
+
+        One that follows from another one, in the transaction that ends it, is not refused: it
+        takes its place.
+        """
         n_live = sum(tx.summary(ns, KIND, Query(status=status)).count for status in LIVE)
-        if n_live >= self._max_queued:
+        if n_live >= self._max_queued and not follows:
             raise TooManyError(f"{n_live:,} tasks wait or run already", after_s=30)
         body = {
             "task_id": task_id,

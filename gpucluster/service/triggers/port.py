@@ -36,7 +36,7 @@ class Clusters(Protocol):
 
         ``ConflictError`` where one is live, or there is no run to join; ``NotFoundError`` where
         the definition, or a collection of it, is gone; ``TooManyError`` where too many wait.
-        Nothing may have been written where one of the first two is raised.
+        Nothing may have been written where one of them is raised.
         """
 
     def wake(self) -> None:
