@@ -116,6 +116,7 @@ def settled(client, trigger, n):
 
 def test_made_shown_changed_and_removed(client, cluster):
     trigger = made(client, cluster_id="topics", description="hourly")
+    assert trigger.pop("secret") is None
     one = f"{ROOT}/{trigger['trigger_id']}"
     assert trigger["cluster_id"] == cluster  # a name is a name of something
     assert trigger["execution_config"]["collection_ids"] == ["col_docs"]
