@@ -102,9 +102,6 @@ def publish(
         files = tuple(_standing(file, replaced.get(file.name), run_id) for file in latest.files)
         own = noted.model_copy(update={"version": latest.number + 1})
         kept = [each for each in latest.enrichments if each.run_id != run_id]
-        for again in (each for each in latest.enrichments if each.run_id == run_id):
-            both = tuple(dict.fromkeys([*again.columns, *columns]))
-            own = own.model_copy(update={"version": again.version, "columns": both})
         schema = schema_of(versions, latest, files)
         return latest.next(
             "enrich",
@@ -122,8 +119,7 @@ def publish(
 def _standing(file: DataFile, new: DataFile | None, run_id: str) -> DataFile:
     if new is None:
         return file
-    before = file.before if file.run_id == run_id else file.name  # what has none of its columns
-    return new.model_copy(update={"before": before, "run_id": run_id})
+    return new.model_copy(update={"before": file.name, "run_id": run_id})
 
 
 def undo(store: Store, versions: Versions, *, run_id: str, now: datetime) -> Version:
