@@ -27,7 +27,7 @@ class Triggers(Group[D]):
         mode: wire.RunMode | None = None,
         description: str | None = None,
         status: Literal["active", "paused"] | None = None,
-    ) -> Call[wire.TriggerModel]:
+    ) -> Call[wire.TriggerCreated]:
         """Start executions at times, after events, or when a number says so.
 
         Parameters
@@ -56,7 +56,7 @@ class Triggers(Group[D]):
             "status": status,
         }
         body = {name: value for name, value in given.items() if value is not None}
-        return Call("POST", ROOT, wire.TriggerModel, body)
+        return Call("POST", ROOT, wire.TriggerCreated, body)
 
     @One
     def get(self, trigger_id: str) -> Call[wire.TriggerModel]:
@@ -87,6 +87,11 @@ class Triggers(Group[D]):
     def execute(self, trigger_id: str) -> Call[wire.TriggerExecutionHistoryItem]:
         """Start what it is for now, whatever its schedule and condition."""
         return Call("POST", f"{_path(trigger_id)}/execute", wire.TriggerExecutionHistoryItem)
+
+    @One
+    def rotate_secret(self, trigger_id: str) -> Call[wire.TriggerSecret]:
+        """Sign questions to the address of a condition by a new secret."""
+        return Call("POST", f"{_path(trigger_id)}/secret/rotate", wire.TriggerSecret)
 
     @ManyWith(wire.ListTriggersRequest)
     def list(self, body: wire.ListTriggersRequest) -> Items[wire.TriggerModel]:

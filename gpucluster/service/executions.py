@@ -155,15 +155,15 @@ class Executions:
             "num_clusters": 0,
             "num_points": 0,
         }
-        execution = tx.create(
-            Record(ns=ns, kind=KIND, id=run_id, parent=cluster.id, status="pending", body=body)
-        )
         data = {"run_id": run_id, "cluster_id": cluster.id}
         self._tasks.submit(
             *(tx, ns, task_id, "engine_cluster_build", job),
             inputs=[cluster.id, *pinned],
             outputs=[run_id],
             data=data,
+        )
+        execution = tx.create(
+            Record(ns=ns, kind=KIND, id=run_id, parent=cluster.id, status="pending", body=body)
         )
         changes = {"live_run_id": run_id, "last_execution_task_id": task_id}
         tx.replace(replace(cluster, body={**cluster.body, **changes}, status="PENDING"))

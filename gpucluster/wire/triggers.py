@@ -267,6 +267,24 @@ class TriggerModel(Answer):
     description: str | None = None
 
 
+class TriggerCreated(TriggerModel):
+    """A trigger that was just made."""
+
+    secret: str | None = Field(
+        default=None,
+        description="Signs what the address of a custom condition is asked, by Standard Webhooks; "
+        "it is in this answer and in no other.",
+    )
+
+
+class TriggerSecret(Answer):
+    """What signs questions from now on."""
+
+    trigger_id: str
+    secret: str
+    previous_until: Time = Field(description="Until then, the one before signs as well.")
+
+
 class ListTriggersRequest(Request):
     """Which triggers are meant, and in which order."""
 

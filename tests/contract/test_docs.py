@@ -20,9 +20,9 @@ import gpucluster
 from gpucluster.dialects import read_body
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.service.catalog.port import utc_now
+from gpucluster.service.outbound.signing import new_secret, signed
 from gpucluster.service.triggers.schedule import check_schedule
 from gpucluster.service.webhooks.events import new_event
-from gpucluster.service.webhooks.signing import new_secret, signed
 from gpucluster.sources.collection import read_manifest
 from gpucluster.wire.collections import CreateCollectionRequest
 from gpucluster.wire.triggers import (

@@ -17,6 +17,7 @@ from gpucluster.service.catalog.port import Catalog, Query, Record, Transaction
 from gpucluster.service.identifiers import new_id
 from gpucluster.service.refusals import ConflictError, NotFoundError, UnavailableError
 from gpucluster.service.triggers.loop import TriggerLoop
+from gpucluster.service.triggers.port import Question
 from gpucluster.service.triggers.triggers import Triggers
 from gpucluster.wire.triggers import (
     CreateTriggerRequest,
@@ -117,12 +118,14 @@ class Answers:
     def __init__(self) -> None:
         self.reply: Any = {"fire": False}
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
+        self.secrets: list[Any] = []
 
     def check(self, url: str, *, path: str) -> None:
         pass
 
-    def ask(self, url: str, body: Mapping[str, Any]) -> Any:
-        self.asked.append((url, body))
+    def ask(self, question: Question) -> Any:
+        self.asked.append((question.url, question.body))
+        self.secrets.append(question.secrets)
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply
@@ -159,6 +162,12 @@ class Stage:
 
     def get(self, trigger_id: str) -> TriggerModel:
         return self.triggers.get(NS, trigger_id)
+
+    def record(self, trigger_id: str) -> Record:
+        with self.catalog.reading() as tx:
+            found = tx.get(NS, "trigger", trigger_id)
+        assert found is not None
+        return found
 
     def run(self) -> int:
         """See to all that is due, and return how many that were."""

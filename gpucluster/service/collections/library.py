@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from gpucluster.artifacts import open_store
 from gpucluster.places import Place
-from gpucluster.service.catalog.port import Catalog, Record, Taken, Transaction
+from gpucluster.service.catalog.port import Catalog, Query, Record, Taken, Transaction
 from gpucluster.service.collections import compacting, connections, publishing, removing
 from gpucluster.service.collections.appending import Appended, KeyReused, OnDuplicate, append
 from gpucluster.service.collections.creating import (
@@ -30,8 +30,12 @@ from gpucluster.service.collections.versions import Overtaken, Version, Versions
 from gpucluster.service.definitions import Emit
 from gpucluster.service.folders import remove_folder
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
+from gpucluster.service.tasks import KIND as TASK
 from gpucluster.sources.filters import Filters
 from gpucluster.wire.collections import CreateCollectionRequest, WriteBackRequest, WrittenBack
+from gpucluster.wire.tasks import LIVE
+
+MOST_TASKS = 10_000  # that are looked through for one that works with a collection
 
 
 class Library:
@@ -168,8 +172,18 @@ class Library:
         return create_of_copies(self._store, versions, draft, openers, now)
 
     def delete(self, ns: str, collection_id: str, *, delete_artifacts: bool) -> None:
-        """Remove a collection; its files stay, unless they are to go as well."""
+        """Remove a collection; its files stay, unless they are to go as well.
+
+        Raises
+        ------
+        NotFoundError
+            There is neither a record nor a file of it.
+        ConflictError
+            Its files are to go, and a task that is not over reads or writes them.
+        """
         with self._catalog.writing() as tx:
+            if delete_artifacts:
+                self._check_unused(tx, ns, collection_id)
             known = tx.delete(ns, KIND, collection_id)
             if known:
                 self._emit(tx, ns, "collection.deleted", KIND, collection_id, {})
@@ -177,6 +191,17 @@ class Library:
             raise NotFoundError(f"there is no collection {collection_id}")
         if delete_artifacts:
             self._remove_files(ns, collection_id)
+
+    def _check_unused(self, tx: Transaction, ns: str, collection_id: str) -> None:
+        record = tx.get(ns, KIND, collection_id)
+        called = {collection_id, None if record is None else record.name}
+        for status in LIVE:
+            for task in tx.page(ns, TASK, Query(status=status, limit=MOST_TASKS)).records:
+                if called & {*task.body["inputs"], *task.body["outputs"]}:
+                    raise ConflictError(
+                        f"{task.id} is {status} and works with {collection_id}",
+                        hint="cancel it, and delete the files when it has stopped",
+                    )
 
     def _remove_files(self, ns: str, collection_id: str) -> None:
         remove_folder(self._root / _folder(ns, collection_id))

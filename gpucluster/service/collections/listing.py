@@ -110,9 +110,11 @@ class Cursor:
             version, row, question = found
             if 0 < version < 10**8 and 0 <= row < 2**62:
                 return cls(version, row, question)
-        raise ConfigError(
-            "it is no cursor", path="cursor", hint="take next_cursor of a page as it is"
-        )
+        raise _no_cursor()
+
+
+def _no_cursor() -> ConfigError:
+    return ConfigError("it is no cursor", path="cursor", hint="take next_cursor of a page as it is")
 
 
 def page(
@@ -160,6 +162,8 @@ def page(
             "it belongs to another question", path="cursor", hint="ask the same, or without it"
         )
     after = None if cursor is None else cursor.row
+    if after is not None and after >= version.n_rows:
+        raise _no_cursor()
     if question.sort is not None:
         rows = _sorted_rows(versions, version, question, filters, after, limit + 1)
     else:

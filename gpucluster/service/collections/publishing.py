@@ -6,16 +6,13 @@ added meanwhile stay as they are; where anything else has changed, it has to be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from gpucluster.artifacts.store import Store
 from gpucluster.errors import ConfigError
-from gpucluster.places import is_address
 from gpucluster.service.collections.columns import extended, fitted
 from gpucluster.service.collections.data import open_data, read_data, write_data
 from gpucluster.service.collections.versions import (
@@ -26,9 +23,6 @@ from gpucluster.service.collections.versions import (
     Version,
     Versions,
 )
-
-if TYPE_CHECKING:
-    from gpucluster.writeback.marks import EnrichedFile
 
 
 def check_targets(version: Version, columns: Sequence[str], *, overwrite: bool) -> None:
@@ -55,41 +49,6 @@ def check_targets(version: Version, columns: Sequence[str], *, overwrite: bool) 
                 path="fields",
                 hint="choose another target_field; overwrite: true replaces it",
             )
-
-
-def enriched_files(
-    versions: Versions, version: Version, folder: str, files: Iterable[EnrichedFile]
-) -> dict[str, DataFile]:
-    """Return what `gpucluster.enrich` has written as what `publish` takes.
-
-    Parameters
-    ----------
-    versions : Versions
-    version : Version
-        Whose manifest was enriched.
-    folder : str
-        Where to: a folder of that name below the data of the collection.
-    files : iterable of EnrichedFile
-
-    Returns
-    -------
-    dict of str to DataFile
-        By the name of the file that each stands for.
-    """
-    names = {_plain(versions.open_place(file)): file.name for file in version.files}
-    return {
-        names[_plain(file.source)]: DataFile(
-            name=f"../data/{folder}/{file.name}",
-            rows=file.rows,
-            bytes=file.bytes,
-            sha256=file.sha256,
-        )
-        for file in files
-    }
-
-
-def _plain(path: str) -> str:
-    return path if is_address(path) else str(Path(path).resolve())
 
 
 def publish(
@@ -143,9 +102,6 @@ def publish(
         files = tuple(_standing(file, replaced.get(file.name), run_id) for file in latest.files)
         own = noted.model_copy(update={"version": latest.number + 1})
         kept = [each for each in latest.enrichments if each.run_id != run_id]
-        for again in (each for each in latest.enrichments if each.run_id == run_id):
-            both = tuple(dict.fromkeys([*again.columns, *columns]))
-            own = own.model_copy(update={"version": again.version, "columns": both})
         schema = schema_of(versions, latest, files)
         return latest.next(
             "enrich",
@@ -163,8 +119,7 @@ def publish(
 def _standing(file: DataFile, new: DataFile | None, run_id: str) -> DataFile:
     if new is None:
         return file
-    before = file.before if file.run_id == run_id else file.name  # what has none of its columns
-    return new.model_copy(update={"before": before, "run_id": run_id})
+    return new.model_copy(update={"before": file.name, "run_id": run_id})
 
 
 def undo(store: Store, versions: Versions, *, run_id: str, now: datetime) -> Version:

@@ -284,7 +284,13 @@ class Versions:
         return f"{self.folder}/{file.name.removeprefix('../')}"
 
     def commit(self, version: Version) -> Version:
-        """Publish a version; `Overtaken` where its number is taken."""
+        """Publish a version; `Overtaken` where its number is taken.
+
+        A first one begins a collection, so nothing may be left of another: neither by a removal
+        that was broken off, nor by a change that came after one.
+        """
+        if version.number == 1 and self.numbers():
+            raise Overtaken
         content = version.to_manifest()
         try:
             self._store.put(

@@ -141,9 +141,9 @@ class _Work:
             raise ConfigError(f"{target} is what is read", path="target_collection_id")
         versions = self._versions(target)
         before = versions.latest()
-        if before is not None and versions.read(1).details.get("copies_of") != list(sources):
+        if before is not None and not _is_copy(versions, before, sources):
             raise ConfigError(
-                f"{target} has documents of its own, other than those of {', '.join(sources)}",
+                f"{target} has documents or columns other than those of {', '.join(sources)}",
                 path="target_collection_id",
                 hint="name another one",
             )
@@ -178,7 +178,14 @@ class _Work:
             enrichments=(noted,),
             keys={},
         )
-        version = versions.commit(replace(next_, schema=schema_of(versions, next_, files)))
+        try:
+            version = versions.commit(replace(next_, schema=schema_of(versions, next_, files)))
+        except Overtaken:
+            raise ConfigError(
+                f"{target} was changed meanwhile",
+                path="target_collection_id",
+                hint="enrich it when that is over, or name another one",
+            ) from None
         self._note(version, written)
 
     def _versions(self, collection_id: str) -> Versions:
@@ -212,6 +219,13 @@ def _latest(versions: Versions, collection_id: str) -> Version:
     if latest is None:
         raise ConfigError(f"the files of {collection_id} are gone", path="collection_ids")
     return latest
+
+
+def _is_copy(versions: Versions, version: Version, sources: Sequence[str]) -> bool:
+    """Whether a collection has nothing but what an enrichment copied, so that nothing is lost."""
+    while version.made_by in {"compact", "undo"} and version.parent is not None:
+        version = versions.read(version.parent)
+    return version.details.get("copies_of") == list(sources)
 
 
 def _documents(versions: Versions, version: Version, file: DataFile) -> DocumentFile:

@@ -12,8 +12,9 @@ ONE = "/clusters/triggers/{trigger_id}"
 
 
 @router.post("/clusters/triggers", status_code=201)
-def create_trigger(body: wire.CreateTriggerRequest, call: Runs) -> wire.TriggerModel:
+def create_trigger(body: wire.CreateTriggerRequest, call: Runs) -> wire.TriggerCreated:
     """Start executions at times, after events, or when a number says so."""
+    call.is_secret = isinstance(body.schedule_config, wire.CustomSchedule)
     trigger_id, cluster_id = call.new_id("trigger"), call.new_id("cluster")
     return call.service.triggers.create(
         *(call.ns, trigger_id, body), cluster_id=cluster_id, created_by=call.token.token_id
@@ -56,6 +57,13 @@ def pause_trigger(trigger_id: str, call: Runs) -> wire.TriggerModel:
 def resume_trigger(trigger_id: str, call: Runs) -> wire.TriggerModel:
     """Plan its next time from now on, also after failures."""
     return call.service.triggers.resume(call.ns, trigger_id)
+
+
+@router.post(f"{ONE}/secret/rotate")
+def rotate_trigger_secret(trigger_id: str, call: Runs) -> wire.TriggerSecret:
+    """Sign what an address is asked by a new secret; the one before signs too for a day."""
+    call.is_secret = True
+    return call.service.triggers.rotate_secret(call.ns, trigger_id)
 
 
 @router.post(f"{ONE}/history")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from gpucluster.service.outbound import Outbound, OutboundError
+from gpucluster.service.outbound.signing import signed
 from gpucluster.service.refusals import UnavailableError
+from gpucluster.service.triggers.port import Question
 
 
 class Asking:
-    """Asks by POST; what is asked and answered is JSON.
+    """Asks by POST, signed as messages of webhooks are; what is asked and answered is JSON.
 
     Parameters
     ----------
@@ -25,11 +26,14 @@ class Asking:
         """Refuse by ``ConfigError`` an address that may not be called."""
         self._outbound.check(url, path=path)
 
-    def ask(self, url: str, body: Mapping[str, Any]) -> Any:
+    def ask(self, question: Question) -> Any:
         """Return what is answered; ``UnavailableError`` where that is nothing of use."""
-        content = json.dumps(body, allow_nan=False).encode()
+        content = json.dumps(question.body, allow_nan=False).encode()
+        headers = signed(question.secrets, question.id, question.now, content)
         try:
-            reply = self._outbound.post(url, content, {"Content-Type": "application/json"})
+            reply = self._outbound.post(
+                question.url, content, {**headers, "Content-Type": "application/json"}
+            )
         except OutboundError as error:
             raise UnavailableError(f"the address of the condition: {error}") from None
         if not 200 <= reply.status < 300:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpucluster.service.catalog.port import Record, Transaction
 from gpucluster.service.definitions import Emit
-from gpucluster.service.refusals import ConflictError, NotFoundError
+from gpucluster.service.refusals import ConflictError, NotFoundError, TooManyError
 from gpucluster.service.triggers.conditions import (
     NOTHING_TO_COMPARE,
     Verdict,
@@ -135,7 +135,7 @@ class Firing:
         """Write down that nothing could be started."""
         trigger = trigger_of(record)
         time = Time(now, trigger.next_scheduled_at)
-        failed = self._failed(tx, record, _moved_on(trigger, time), error)
+        failed = self._failed(tx, record, _put_off(trigger, time), error)
         self._note(tx, record, failed, time, "failed", error=error)
         told = {"cluster_id": trigger.cluster_id, "run_id": None, "error": error}
         self._emit(tx, record.ns, "trigger.execution.failed", "trigger", record.id, told)
@@ -223,15 +223,17 @@ class Firing:
             numbers |= {"fired": False, "reason": f"the trigger is {trigger.status}"}
         settle_entry(tx, entry, "checked", **facts, check=numbers)
         if numbers["fired"]:
-            self._start_due(tx, record, trigger, Time(now, None, numbers))
+            time = Time(now, None, numbers)
+            try:
+                self._start_due(tx, record, trigger, time)
+            except TooManyError as error:  # the execution has to end all the same
+                self._note(tx, record, trigger, time, "skipped", error=error.message)
 
     def _start_due(self, tx: Transaction, record: Record, trigger: Trigger, time: Time) -> None:
         try:
             self.start(tx, record, trigger, time)
         except ConflictError as error:
-            moved = _moved_on(trigger, time)
-            if trigger.trigger_type == "event":  # what happened is not forgotten
-                moved = trigger.changed(next_scheduled_at=time.now + _pause(trigger))
+            moved = _put_off(trigger, time)
             self._note(tx, record, moved, time, "skipped", error=error.message)
         except NotFoundError as error:
             self._disable(tx, record, trigger, time, error.message)
@@ -291,7 +293,10 @@ def _moved_on(trigger: Trigger, time: Time) -> Trigger:
     return trigger.changed(next_scheduled_at=trigger.due_after(max(time.now, time.scheduled_at)))
 
 
-def _pause(trigger: Trigger) -> timedelta:
+def _put_off(trigger: Trigger, time: Time) -> Trigger:
+    """Return it with its next time; what an event trigger has counted is not forgotten."""
     schedule = trigger.schedule
-    cooldown = schedule.cooldown_seconds if isinstance(schedule, EventSchedule) else 0
-    return max(RETRY, timedelta(seconds=cooldown))
+    if not isinstance(schedule, EventSchedule):
+        return _moved_on(trigger, time)
+    pause = max(RETRY, timedelta(seconds=schedule.cooldown_seconds))
+    return trigger.changed(next_scheduled_at=time.now + pause)

@@ -13,6 +13,7 @@ from gpucluster.errors import GpuclusterError
 from gpucluster.service.catalog.port import Catalog, Changed, Full, Record, Transaction
 from gpucluster.service.refusals import Refusal, TooManyError, UnavailableError
 from gpucluster.service.triggers.conditions import Verdict, judge_reply
+from gpucluster.service.triggers.custom import question_of
 from gpucluster.service.triggers.record import KIND, trigger_of
 from gpucluster.service.triggers.triggers import Triggers
 from gpucluster.wire.triggers import CustomSchedule
@@ -136,11 +137,5 @@ class TriggerLoop:
         schedule = trigger.schedule
         if not isinstance(schedule, CustomSchedule):
             return None
-        body = {
-            "namespace_id": claimed.ns,
-            "trigger_id": claimed.id,
-            "cluster_id": trigger.cluster_id,
-            "metric": schedule.metric,
-            "threshold": schedule.threshold,
-        }
-        return judge_reply(schedule, self._triggers.asks.ask(schedule.url, body))
+        question = question_of(claimed, trigger, schedule, self._catalog.clock())
+        return judge_reply(schedule, self._triggers.asks.ask(question))

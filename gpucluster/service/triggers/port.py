@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from gpucluster.service.catalog.port import Record, Transaction
@@ -36,7 +38,7 @@ class Clusters(Protocol):
 
         ``ConflictError`` where one is live, or there is no run to join; ``NotFoundError`` where
         the definition, or a collection of it, is gone; ``TooManyError`` where too many wait.
-        Nothing may have been written where one of the first two is raised.
+        Nothing may have been written where one of them is raised.
         """
 
     def wake(self) -> None:
@@ -54,11 +56,33 @@ class Clusters(Protocol):
         """Return how many rows the collections of a definition have now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an address is asked.
+
+    Attributes
+    ----------
+    url : str
+    body : mapping
+    id : str
+        The same where it is asked again.
+    secrets : sequence of mapping
+        Those that sign; see `gpucluster.service.outbound.signing`.
+    now : datetime
+    """
+
+    url: str
+    body: Mapping[str, Any]
+    id: str
+    secrets: Sequence[Mapping[str, Any]]
+    now: datetime
+
+
 class Asks(Protocol):
     """Calls addresses that people gave."""
 
     def check(self, url: str, *, path: str) -> None:
         """Refuse by ``ConfigError`` an address that may not be called."""
 
-    def ask(self, url: str, body: Mapping[str, Any]) -> Any:
+    def ask(self, question: Question) -> Any:
         """Return the JSON that is answered; ``UnavailableError`` where none is."""

@@ -16,7 +16,6 @@ from gpucluster.wire.triggers import (
     EventSchedule,
     RunMode,
     TriggerExecutionConfig,
-    TriggerModel,
     TriggerStatus,
     TriggerType,
     read_schedule,
@@ -34,6 +33,8 @@ class Trigger(BaseModel):
         What equal distances are counted from.
     num_times : int
         Entries of its history.
+    secrets : list of dict
+        By which questions to an address are signed, the newest first.
     deleted : bool
         It is kept for the sake of its history.
     """
@@ -59,6 +60,7 @@ class Trigger(BaseModel):
     event_counter: int = 0
     last_cooldown_at: datetime | None = None
     num_times: int = 0
+    secrets: list[dict[str, Any]] = []
     deleted: bool = False
 
     @property
@@ -108,17 +110,3 @@ def found(tx: Transaction, ns: str, trigger_id: str) -> Record:
     if record is None or record.body["deleted"]:
         raise NotFoundError(f"there is no trigger {trigger_id}")
     return record
-
-
-def as_answer(record: Record) -> TriggerModel:
-    """Return what is shown of a trigger."""
-    return TriggerModel.model_validate(
-        {
-            **record.body,
-            "trigger_id": record.id,
-            "namespace_id": record.ns,
-            "internal_id": record.ns,
-            "created_at": record.created_at,
-            "updated_at": record.updated_at,
-        }
-    )

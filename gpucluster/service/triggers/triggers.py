@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from gpucluster.service.catalog.port import Catalog, Query, Record, Taken, Transaction
 from gpucluster.service.definitions import Emit
+from gpucluster.service.outbound.signing import BOTH_FOR, new_secret, rotated
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
+from gpucluster.service.triggers.custom import as_answer, as_created, unmasked, with_secret
 from gpucluster.service.triggers.firing import Firing, Time
 from gpucluster.service.triggers.history import as_item, read_entries
 from gpucluster.service.triggers.port import Asks, Clusters
 from gpucluster.service.triggers.record import (
     KIND,
     Trigger,
-    as_answer,
     found,
     record_of,
     trigger_of,
@@ -34,10 +36,12 @@ from gpucluster.wire.triggers import (
     EventType,
     ListTriggersRequest,
     ListTriggersResponse,
+    TriggerCreated,
     TriggerExecutionHistoryItem,
     TriggerHistoryRequest,
     TriggerHistoryResponse,
     TriggerModel,
+    TriggerSecret,
     UpdateTriggerRequest,
     read_schedule,
 )
@@ -87,7 +91,7 @@ class Triggers:
         *,
         cluster_id: str,
         created_by: str | None = None,
-    ) -> TriggerModel:
+    ) -> TriggerCreated:
         """Keep a trigger.
 
         Parameters
@@ -115,7 +119,7 @@ class Triggers:
             if there is None and request.status == "active":
                 self._check_quota(tx, ns)
         if there is not None:  # the same request, sent again
-            return as_answer(there)
+            return as_created(there)
         if request.execution_config is not None:
             self.clusters.define(ns, cluster_id, request.execution_config)
         with self._catalog.writing() as tx:
@@ -132,6 +136,7 @@ class Triggers:
                 description=request.description,
                 created_by=created_by,
             )
+            trigger = with_secret(trigger)
             if trigger.status == "active":
                 self._check_quota(tx, ns)
                 due = first_due(request.schedule_config, now)
@@ -140,11 +145,11 @@ class Triggers:
             try:
                 record = tx.create(record_of(blank, trigger))
             except Taken:
-                return as_answer(found(tx, ns, trigger_id))
+                return as_created(found(tx, ns, trigger_id))
             told = {"cluster_id": own_id, "trigger_type": trigger.trigger_type}
             self._emit(tx, ns, "trigger.created", "trigger", trigger_id, told)
         self.news.set()
-        return as_answer(record)
+        return as_created(record)
 
     def get(self, ns: str, trigger_id: str) -> TriggerModel:
         """Return a trigger; ``NotFoundError`` where there is none."""
@@ -227,6 +232,16 @@ class Triggers:
             self._emit(tx, ns, "trigger.resumed", "trigger", trigger_id, {})
         self.news.set()
         return as_answer(record)
+
+    def rotate_secret(self, ns: str, trigger_id: str) -> TriggerSecret:
+        """Sign questions by a new secret; the one before signs beside it for a day."""
+        secret, now = new_secret(), self._catalog.clock()
+        with self._catalog.writing() as tx:
+            record = found(tx, ns, trigger_id)
+            trigger = trigger_of(record)
+            kept = rotated(trigger.secrets, secret, now)
+            tx.replace(replace(record, body={**record.body, "secrets": kept}))
+        return TriggerSecret(trigger_id=trigger_id, secret=secret, previous_until=now + BOTH_FOR)
 
     def history(
         self, ns: str, trigger_id: str, request: TriggerHistoryRequest
@@ -351,11 +366,12 @@ class Triggers:
     def _rescheduled(
         self, tx: Transaction, ns: str, trigger: Trigger, given: Mapping[str, Any]
     ) -> Trigger:
-        config = self._checked(tx, ns, read_schedule(trigger.trigger_type, given))
         before, now = trigger.schedule_config, self._catalog.clock()
+        schedule = read_schedule(trigger.trigger_type, unmasked(given, before))
+        config = self._checked(tx, ns, schedule)
         if any(config.get(name) != before.get(name) for name in ("event_type", "collection_id")):
             trigger = trigger.changed(event_counter=0)  # it counts something else
-        return _planned(trigger.changed(schedule_config=config, anchor=now), now)
+        return _planned(with_secret(trigger.changed(schedule_config=config, anchor=now)), now)
 
 
 def _planned(trigger: Trigger, now: datetime) -> Trigger:

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from gpucluster.errors import ConfigError
 from gpucluster.service.outbound import Outbound
+from gpucluster.service.outbound.signing import signed
 from gpucluster.service.webhooks.masks import ADDRESS, Channel
-from gpucluster.service.webhooks.signing import signed
 from gpucluster.service.webhooks.templates import check_template, filled
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")

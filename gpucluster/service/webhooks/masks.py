@@ -27,7 +27,7 @@ def masked(channel: Channel) -> dict[str, Any]:
     """
     configs = dict(channel["configs"])
     field = ADDRESS[channel["channel"]]
-    configs[field] = _shown(channel["channel"], configs[field])
+    configs[field] = shown_address(channel["channel"], configs[field])
     if "headers" in configs:
         configs["headers"] = dict.fromkeys(configs["headers"], MASK)
     return {"channel": channel["channel"], "configs": configs}
@@ -72,7 +72,8 @@ def unmasked(channel: Channel, kept: Sequence[Channel], *, path: str) -> dict[st
     return {"channel": kind, "configs": configs}
 
 
-def _shown(kind: str, url: str) -> str:
+def shown_address(kind: str, url: str) -> str:
+    """Return an address of a kind of channel as it is shown."""
     parts = urlsplit(url)
     if kind == "slack":
         return f"{parts.scheme}://{parts.netloc}/{MASK}"

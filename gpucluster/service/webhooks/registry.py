@@ -9,6 +9,7 @@ from typing import Any
 from gpucluster.errors import ConfigError
 from gpucluster.service.catalog.port import Catalog, Query, Record, Taken, Transaction
 from gpucluster.service.outbound import Outbound
+from gpucluster.service.outbound.signing import BOTH_FOR, new_secret, rotated
 from gpucluster.service.refusals import ConflictError, NotFoundError
 from gpucluster.service.webhooks.channels import check_channel
 from gpucluster.service.webhooks.events import new_event
@@ -24,7 +25,6 @@ from gpucluster.service.webhooks.records import (
     settle,
     webhooks,
 )
-from gpucluster.service.webhooks.signing import BOTH_FOR, new_secret, rotated
 from gpucluster.wire.webhooks import (
     SecretAnswer,
     WebhookCreated,

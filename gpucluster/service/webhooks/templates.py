@@ -37,6 +37,9 @@ def check_template(template: Any, *, path: str) -> None:
     """
     try:
         text = json.dumps(template, ensure_ascii=False, allow_nan=False)
+        filled(template, {})
+    except RecursionError:
+        raise ConfigError("lists in lists in lists, and so on, too deep", path=path) from None
     except ValueError:
         raise ConfigError("a number is not finite", path=path) from None
     if len(text) > MAX_TEMPLATE:

@@ -429,3 +429,38 @@ def test_a_version_that_is_noted_after_a_later_one_is_told_once(told):
     for given in reversed(noted):
         library.noting.note(*given)
     assert versions_told(heard) == [("collection.documents.written", n) for n in (2, 3)]
+
+
+def test_nothing_is_made_of_what_a_removal_left(client, server, tmp_path):
+    collection = made(client)
+    own = {"collection_id": collection["collection_id"]}
+    send(client, collection, documents(1))
+    service = server[1]
+    with service.catalog.writing() as tx:  # all that was done before the server died
+        tx.delete("default", "collection", own["collection_id"])
+    folder = service.collections.versions_of("default", own["collection_id"]).path(1)
+    folder.unlink()
+    again = {**own, "features": FEATURES}
+    refused = client.post("/v1/collections", json=again)
+    assert refused.status_code == 409
+    assert "delete_artifacts" in refused.text
+    removed = client.delete(path_of(collection), params={"delete_artifacts": True})
+    assert removed.status_code == 200
+    assert client.post("/v1/collections", json=again).json()["num_documents"] == 0
+
+
+def test_files_stay_while_a_task_works_with_them(tmp_path):
+    with serving(tmp_path / "root", max_jobs=0) as (client, _):
+        collection = made(client, collection_name="documents")
+        send(client, collection, documents(*range(9)))
+        vectors = {"feature_uri": TEXT, "clustering_method": "kmeans"}
+        body = {"collection_ids": ["documents"], "vector_config": vectors}
+        cluster = client.post("/v1/clusters", json=body).json()["cluster_id"]
+        task = client.post(f"/v1/clusters/{cluster}/execute", json={}).json()["task_id"]
+        path, gone = path_of(collection), {"delete_artifacts": True}
+        refused = client.delete(path, params=gone)
+        assert refused.status_code == 409
+        assert task in refused.text
+        assert client.get(path).status_code == 200
+        assert client.delete(f"/v1/tasks/{task}").is_success
+        assert client.delete(path, params=gone).status_code == 200

@@ -9,11 +9,14 @@ from datetime import timedelta
 import httpx2
 import numpy as np
 import pytest
+from standardwebhooks import Webhook
 
 from gpucluster.service.catalog.port import utc_now
 from gpucluster.service.outbound import Outbound, OutboundSettings
+from gpucluster.service.outbound.signing import new_secret
 from gpucluster.service.refusals import UnavailableError
 from gpucluster.service.triggers import Asking
+from gpucluster.service.triggers.port import Question
 from tests.helpers.receivers import Authority, receiving
 from tests.helpers.serving import serving
 
@@ -113,6 +116,7 @@ def settled(client, trigger, n):
 
 def test_made_shown_changed_and_removed(client, cluster):
     trigger = made(client, cluster_id="topics", description="hourly")
+    assert trigger.pop("secret") is None
     one = f"{ROOT}/{trigger['trigger_id']}"
     assert trigger["cluster_id"] == cluster  # a name is a name of something
     assert trigger["execution_config"]["collection_ids"] == ["col_docs"]
@@ -326,20 +330,30 @@ def authority(tmp_path_factory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
+SECRET = new_secret()
+
+
 @pytest.fixture
 def asking(authority) -> Asking:
     settings = OutboundSettings(allow_hosts=("localhost",), ca_file=authority.file)
     return Asking(Outbound(settings))
 
 
-def test_an_address_is_asked_in_json(asking, authority):
+def question(url, body):
+    return Question(url, body, "trig.1", [{"secret": SECRET, "until": None}], utc_now())
+
+
+def test_an_address_is_asked_in_json_and_signed(asking, authority):
     with receiving(lambda _: 200, authority.context("localhost")) as receiver:
         receiver.reply = b'{"fire": true, "reason": "so"}'
-        found = asking.ask(receiver.url(name="localhost"), {"trigger_id": "t", "threshold": 0.5})
+        found = asking.ask(
+            question(receiver.url(name="localhost"), {"trigger_id": "t", "threshold": 0.5})
+        )
     assert found == {"fire": True, "reason": "so"}
     (call,) = receiver.calls
     assert json.loads(call.body) == {"trigger_id": "t", "threshold": 0.5}
     assert call.headers["content-type"] == "application/json"
+    Webhook(SECRET).verify(call.body, call.headers)  # raises where it is not
 
 
 @pytest.mark.parametrize(
@@ -356,4 +370,4 @@ def test_anything_else_is_no_answer(asking, authority, behaviour, reply, said):
     with receiving(lambda _: behaviour, authority.context("localhost")) as receiver:
         receiver.reply = reply
         with pytest.raises(UnavailableError, match=said):
-            asking.ask(receiver.url(name="localhost"), {})
+            asking.ask(question(receiver.url(name="localhost"), {}))

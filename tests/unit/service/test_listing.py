@@ -169,6 +169,16 @@ def test_a_cursor_belongs_to_its_question(store):
         page(versions, versions.latest(), other, limit=3, cursor=cursor)
 
 
+@pytest.mark.parametrize("sort", [None, "n"])
+@pytest.mark.parametrize("row", [40, 2**61])
+def test_a_cursor_leads_to_a_document_that_is_there(store, sort, row):
+    versions = filled(store, rows_of(0))
+    question = Question(sort=sort)
+    cursor = Cursor(versions.latest().number, row, question.digest())
+    with pytest.raises(ConfigError, match="no cursor"):
+        page(versions, versions.latest(), question, limit=3, cursor=cursor)
+
+
 def test_a_document_is_found_by_its_id(store, small):
     versions = filled(store, rows_of(0))
     version = versions.latest()

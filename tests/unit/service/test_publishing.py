@@ -12,17 +12,18 @@ import gpucluster
 from gpucluster.artifacts import open_store
 from gpucluster.artifacts.store import LocalStore
 from gpucluster.errors import ConfigError
+from gpucluster.events import CancelToken
 from gpucluster.places import place
 from gpucluster.service.collections.compacting import compact, sweep
 from gpucluster.service.collections.data import read_data, write_data
 from gpucluster.service.collections.publishing import (
     check_targets,
-    enriched_files,
     publish,
     undo,
 )
 from gpucluster.service.collections.removing import remove
-from gpucluster.service.collections.versions import Enrichment, Overtaken
+from gpucluster.service.collections.versions import Enrichment, Overtaken, Versions
+from gpucluster.service.jobs.enriching import enrich
 from gpucluster.sources.collection import open_feature
 from tests.helpers.documents import DIM, FOLDER, NOW, TEXT, add, documents, everything, ids, start
 
@@ -191,8 +192,22 @@ def test_what_is_added_while_files_are_put_together_stays(store, versions, monke
     assert ids(versions) == [*(f"doc-{n}" for n in range(5)), "doc-9"]
 
 
+def clustered(tmp_path, versions):
+    """Return what a job gets that enriches a collection by a run of it."""
+    manifest = str(versions.path(versions.latest().number))
+    made = gpucluster.cluster(
+        manifest, out=tmp_path / "runs", algorithm="kmeans", algorithm_params={"n_clusters": 2},
+        device="cpu", feature_uris=[TEXT],
+    )  # fmt: skip
+    return {
+        "ns": "default", "run": str(made.path), "sources": ["col_a"], "target": None,
+        "fields": ["cluster_id"], "mappings": None, "replaces": [made.run_id],
+        "overwrite": False, "batch_rows": None, "parallelism": 1,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("where", ["disk", "bucket"])
-def test_what_the_engine_enriches_is_published(tmp_path, request, where):
+def test_what_a_job_enriches_is_published_and_undone(tmp_path, request, where):
     root = tmp_path / "root"
     if where == "bucket":
         root = place(request.getfixturevalue("bucket") + "/root")
@@ -201,20 +216,14 @@ def test_what_the_engine_enriches_is_published(tmp_path, request, where):
     add(store, versions, documents(*range(20)))
     add(store, versions, documents(*range(20, 30), title="x"))
     version = versions.latest()
-    manifest = str(versions.path(version.number))
-    made = gpucluster.cluster(
-        manifest, out=tmp_path / "runs", algorithm="kmeans", algorithm_params={"n_clusters": 2},
-        device="cpu", feature_uris=[TEXT],
-    )  # fmt: skip
-    done = gpucluster.enrich(
-        made.path, manifest, fields=["cluster_id"], out=root / f"{FOLDER}/data/{made.run_id}"
-    )
-    replaced = enriched_files(versions, version, made.run_id, done.files)
-    publish(versions, replaced, columns=done.columns, run_id=made.run_id, expected=version, now=NOW)
-    assert set(values(versions).values()) == {"cl_0", "cl_1"}
+    args = {**clustered(tmp_path, versions), "root": str(root)}
+    for _ in range(2):  # the second time as after a server that died before it wrote the end down
+        done = enrich(args, lambda _: None, CancelToken())
+        assert set(values(versions).values()) == {"cl_0", "cl_1"}
     assert ids(versions) == ids(versions, version)
-    undo(store, versions, run_id=made.run_id, now=NOW)
+    undone = undo(store, versions, run_id=done["run_id"], now=NOW)
     assert values(versions) is None
+    assert undone.files == version.files
 
 
 def test_columns_that_a_collection_began_with_are_taken_away(store):
@@ -268,3 +277,19 @@ def test_enriched_files_are_not_swept_before_they_are_published(store, versions)
     store.put(f"{FOLDER}/data/{old}.parquet", lambda file: file.write(b"a leftover"))
     assert sweep(store, versions) == [f"{old}.parquet"]
     assert f"{old}-0123456789ab.parquet" in store.list(f"{FOLDER}/data")
+
+
+def test_documents_that_came_to_copies_are_not_lost(tmp_path, store, versions):
+    args = {**clustered(tmp_path, versions), "root": str(store.root), "target": "col_b"}
+
+    def copy():
+        return enrich(args, lambda _: None, CancelToken())["collections"][0]["version"]
+
+    copies = Versions(store, FOLDER.replace("col_a", "col_b"))
+    assert [copy(), copy()] == [1, 2]
+    compact(store, copies, now=NOW)
+    assert copy() == 4
+    add(store, copies, documents(77))
+    with pytest.raises(ConfigError, match="documents or columns other than those of col_a"):
+        copy()
+    assert "doc-77" in ids(copies)

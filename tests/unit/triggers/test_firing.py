@@ -9,6 +9,7 @@ import pytest
 
 from gpucluster.errors import ConfigError
 from gpucluster.service.refusals import ConflictError, TooManyError
+from gpucluster.service.triggers.firing import RETRY
 from gpucluster.wire.triggers import TriggerHistoryRequest, UpdateTriggerRequest
 from tests.helpers.scheduled import CLUSTER, NS, START, UNANSWERED, Stage
 
@@ -392,3 +393,15 @@ def test_checks_that_fail_count(stage: Stage) -> None:
 def test_executions_that_no_trigger_started_are_passed_over(stage: Stage) -> None:
     stage.finish(stage.add_run())
     assert stage.events == []
+
+
+def test_events_that_could_not_start_anything_are_tried_later_and_not_at_once(stage: Stage) -> None:
+    schedule = {"event_type": "documents_added", "collection_id": "docs", "cooldown_seconds": 0}
+    trigger = stage.create("event", schedule)
+    stage.definitions.errors = [OSError("the disk is away")] * 5
+    with stage.catalog.writing() as tx:
+        stage.triggers.documents_changed(tx, NS, "docs", "documents_added", 3)
+    assert stage.run() == 1
+    found = stage.get(trigger)
+    assert (found.status, found.consecutive_failures, found.event_counter) == ("active", 1, 3)
+    assert found.next_scheduled_at == stage.clock() + RETRY
