@@ -97,7 +97,7 @@ class Front:
         if _is_upload(scope, headers):
             await self._app(scope, receive, send)
             return
-        body = await self._body(headers, receive)
+        body = await self._body(scope, headers, receive)
         replayed = _replay(body, receive)
         key = headers.get("idempotency-key")
         if key is None or scope["method"] not in {"POST", "PUT", "PATCH", "DELETE"}:
@@ -169,7 +169,7 @@ class Front:
             known.add(name)
         return name in known
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
         """Read the body of a request."""
         most = self._service.settings.max_body_bytes
         told = headers.get("content-length", "0")
@@ -190,7 +190,11 @@ class Front:
                     if not is_unicode(body):
                         raise InvalidError("a text is no Unicode: half of a pair", loc=[])
                     return body
-        raise TooLargeError(f"the body has more than {most:,} bytes")
+        is_for_uploads = _TAKES_UPLOADS.fullmatch(scope["path"])
+        hint = f"more documents come as a file: Content-Type {' or '.join(UPLOADS)}"
+        raise TooLargeError(
+            f"the body has more than {most:,} bytes", hint=hint if is_for_uploads else None
+        )
 
     def _check_host(self, headers: Headers) -> None:
         """Refuse names that nobody said this server has: a page elsewhere may have made one up."""

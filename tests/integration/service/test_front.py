@@ -156,6 +156,8 @@ def test_bodies_are_bounded(tmp_path):
             for path in ("/v1/clusters/list", "/v1/collections/list", "/v1/collections/x/compact"):
                 answer = client.post(path, content=b"x" * 4096, headers={"Content-Type": kind})
                 assert answer.status_code == 413, (path, kind)
+        answer = client.post("/v1/collections/x/documents", content=b"x" * 4096)
+        assert "Content-Type" in answer.json()["error"]["details"]["hint"]
         deep = b'{"filters":' + b"[" * 200 + b"]" * 200 + b"}"
         answer = client.post("/v1/clusters/list", content=deep)
         assert answer.status_code == 422
