@@ -74,6 +74,7 @@ def body_of(operation, ids):
         "POST /v1/clusters/triggers": {"cluster_id": cluster, **schedule},
         "POST /v1/clusters": {**DEFINITION, "collection_ids": [ids["collection_id"]]},
         "POST /v1/clusters/templates": {"template_name": "another", "definition": {}},
+        "POST /v1/collections/{collection_identifier}/write-back": {"columns": ["headline"]},
         "POST /v1/collections/{collection_identifier}/documents": {"documents": [{"a": 1}]},
         "POST /v1/collections/{collection_identifier}/documents/facets": {"fields": ["a"]},
         "POST /v1/collections/{collection_identifier}/documents/delete": {"document_ids": ["a"]},
