@@ -195,8 +195,6 @@ class Definitions:
                 known[name] = self._libraries.features(tx, ns, name)
             except NotFoundError as error:
                 raise InvalidError(str(error), loc=["collection_ids"]) from error
-        if definition.cluster_type != "vector":
-            return
         for uri in definition.vector_config.feature_uris or [None]:
             _check_feature(uri, known)
 

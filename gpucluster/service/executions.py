@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gpucluster.places import place
 from gpucluster.service.catalog.port import Catalog, Page, Query, Record, Summary, Transaction
 from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions, Emit
@@ -228,6 +229,18 @@ class Executions:
             raise NotFoundError(f"{cluster_id} has no execution {run_id}")
         return record
 
+    def left(self, tx: Transaction, ns: str, cluster_id: str, run_id: str) -> Record:
+        """Return the execution that left a run, as that run: it may be of a feature of several."""
+        first, _, _ = run_id.rpartition("-")
+        if not first:
+            return self.get(tx, ns, cluster_id, run_id)
+        record = self.get(tx, ns, cluster_id, first)
+        if run_id not in record.body.get("related", ()):
+            raise NotFoundError(f"{cluster_id} has no execution {run_id}")
+        path = place(record.body["artifacts"]["path"]).parent / run_id
+        body = {**record.body, "run_id": run_id, "artifacts": {"path": str(path)}}
+        return replace(record, id=run_id, body=body)
+
     def latest(self, tx: Transaction, ns: str, cluster_id: str) -> Record | None:
         """Return the execution that was completed last."""
         query = Query(parent=cluster_id, status="completed", limit=1)
@@ -325,13 +338,21 @@ class Executions:
                 "llm_labeling_errors": result["llm_labeling_errors"],
                 "algorithm": result["definition"]["vector_config"]["clustering_method"]
                 or body["algorithm"],
-                "learned_weights": (result["features"] or {}).get("weights"),
+                **_learned(result["features"] or {}),
             }
         tx.replace(replace(cluster, body=body, status=status))
 
 
 def _execution_of(tx: Transaction, task: Record) -> Record | None:
     return tx.get(task.ns, KIND, task.body["data"]["run_id"])
+
+
+def _learned(features: Mapping[str, Any]) -> dict[str, Any]:
+    is_learned = features.get("learned")
+    return {
+        "learned_weights": features["feature_weights"] if is_learned else None,
+        "learning_quality_score": features["learning_quality_score"] if is_learned else None,
+    }
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, Any]:

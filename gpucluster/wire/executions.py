@@ -92,6 +92,9 @@ class ExecutionResult(Answer):
     artifacts: dict[str, Any] | None = Field(
         default=None, description="Where the run lies, and its files."
     )
+    related: list[str] = Field(
+        default=[], description="Runs of the other features, where each one has its own."
+    )
     device: str | None = None
     warnings: list[str] = []
     error_message: str | None = None

@@ -99,7 +99,7 @@ def artifacts(
     asked: Annotated[wire.ArtifactsRequest, Parameter()],
 ) -> wire.Artifacts:
     """Show what a run left: its files, clusters with their vectors, and members."""
-    return _artifacts(_finished(_execution(call, cluster_identifier, run_id)), asked)
+    return _artifacts(_left(call, cluster_identifier, run_id), asked)
 
 
 @router.get("/{cluster_identifier}/artifacts")
@@ -125,7 +125,7 @@ def data(
     body: Annotated[wire.DataRequest, Parameter()],
 ) -> StreamingResponse:
     """Stream clusters and members: lines of JSON, or Arrow IPC where ``Accept`` says so."""
-    record = _finished(_execution(call, cluster_identifier, run_id))
+    record = _left(call, cluster_identifier, run_id)
     return _streamed(record, request, body)
 
 
@@ -138,7 +138,7 @@ def post_data(
     cluster_identifier: str, run_id: str, request: Request, call: Reads, body: wire.DataRequest
 ) -> StreamingResponse:
     """Stream clusters and members, as asked for in the body."""
-    record = _finished(_execution(call, cluster_identifier, run_id))
+    record = _left(call, cluster_identifier, run_id)
     return _streamed(record, request, body)
 
 
@@ -208,7 +208,10 @@ def _execution(call: Call, identifier: str, run_id: str) -> Record:
         return call.service.executions.get(tx, call.ns, cluster.id, run_id)
 
 
-def _finished(execution: Record) -> Record:
+def _left(call: Call, identifier: str, run_id: str) -> Record:
+    with call.service.catalog.reading() as tx:
+        cluster = call.service.definitions.get(tx, call.ns, identifier)
+        execution = call.service.executions.left(tx, call.ns, cluster.id, run_id)
     if execution.status != "completed":
         raise ConflictError(f"{execution.id} is {execution.status}: it left nothing to show")
     return execution
