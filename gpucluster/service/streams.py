@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -86,10 +86,10 @@ def member_rows(
 def as_lines(run: Run, asked: DataRequest) -> Iterator[bytes]:
     """Yield lines of JSON; each says under ``type`` what it is."""
     if asked.include_centroids:
-        yield from _lines("centroid", centroid_rows(run, vectors=True))
+        yield from json_lines(_of("centroid", centroid_rows(run, vectors=True)))
     if asked.include_members:
         rows = member_rows(run, offset=asked.offset, limit=asked.limit, columns=asked.columns)
-        yield from _lines("member", rows)
+        yield from json_lines(_of("member", rows))
 
 
 def as_arrow(run: Run, asked: DataRequest) -> Iterator[bytes]:
@@ -159,11 +159,16 @@ def ipc_stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator
     yield sink.getvalue()
 
 
-def _lines(kind: str, rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+def _of(kind: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return ({"type": kind, **row} for row in rows)
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Yield rows as lines of JSON, many at a time."""
     parts: list[str] = []
     n_chars = 0
     for row in rows:
-        parts.append(json.dumps({"type": kind, **row}, separators=(",", ":")) + "\n")
+        parts.append(json.dumps(row, separators=(",", ":")) + "\n")
         n_chars += len(parts[-1])
         if n_chars >= FLUSH_BYTES:
             yield "".join(parts).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -10,7 +9,7 @@ import pyarrow as pa
 from gpucluster.service.collections.listing import Question, fields_of, to_documents
 from gpucluster.service.collections.scanning import check_filters, completed, scan, searching
 from gpucluster.service.collections.versions import Version, Versions
-from gpucluster.service.streams import FLUSH_BYTES, ipc_stream
+from gpucluster.service.streams import ipc_stream, json_lines
 
 LINE_ROWS = 1 << 12
 
@@ -42,17 +41,12 @@ class Documents:
 
     def lines(self) -> Iterator[bytes]:
         """Yield them as lines of JSON."""
-        parts: list[str] = []
-        n_chars = 0
-        for table in self.tables():
-            for start in range(0, table.num_rows, LINE_ROWS):
-                for each in to_documents(table.slice(start, LINE_ROWS), self._version):
-                    parts.append(json.dumps(each, separators=(",", ":")) + "\n")
-                    n_chars += len(parts[-1])
-                if n_chars >= FLUSH_BYTES:
-                    yield "".join(parts).encode()
-                    parts, n_chars = [], 0
-        yield "".join(parts).encode()
+        slices = (
+            table.slice(start, LINE_ROWS)
+            for table in self.tables()
+            for start in range(0, table.num_rows, LINE_ROWS)
+        )
+        yield from json_lines(each for part in slices for each in to_documents(part, self._version))
 
     def arrow(self) -> Iterator[bytes]:
         """Yield them as an Arrow IPC stream."""
