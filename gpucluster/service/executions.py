@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 KIND = "execution"
 LIVE = ("pending", "processing")
+# an execution with a purpose only finds something out, for a trigger: it is in the history, and is
+# not the state of its definition
+WITHOUT_PURPOSE = Condition(field="purpose", operator="is_null", value=True)
 KEPT_REASONS = 1000
 _STATUS: dict[TaskStatus, str] = {
     "COMPLETED": "completed",
@@ -242,8 +245,9 @@ class Executions:
         return replace(record, id=run_id, body=body)
 
     def latest(self, tx: Transaction, ns: str, cluster_id: str) -> Record | None:
-        """Return the execution that was completed last."""
-        query = Query(parent=cluster_id, status="completed", limit=1)
+        """Return the execution that was completed last, without a purpose."""
+        only = Filters(AND=(WITHOUT_PURPOSE,))
+        query = Query(filters=only, parent=cluster_id, status="completed", limit=1)
         return next(iter(tx.page(ns, KIND, query).records), None)
 
     def page(self, tx: Transaction, ns: str, query: Query) -> tuple[Page, Summary]:
@@ -327,7 +331,7 @@ class Executions:
         if body["live_run_id"] == execution.id:
             body["live_run_id"] = None
         body["num_executions"] += 1
-        if result is not None:
+        if result is not None and execution.body.get("purpose") is None:
             body |= {
                 "last_run_id": execution.id,
                 "completed_at": now.isoformat(),

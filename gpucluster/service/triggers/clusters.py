@@ -8,7 +8,7 @@ from gpucluster.errors import ConfigError
 from gpucluster.service.catalog.port import Query, Record, Transaction
 from gpucluster.service.collections.records import Records
 from gpucluster.service.definitions import Definitions
-from gpucluster.service.executions import KIND, Executions
+from gpucluster.service.executions import KIND, WITHOUT_PURPOSE, Executions
 from gpucluster.service.identifiers import new_id
 from gpucluster.service.refusals import InvalidError
 from gpucluster.service.tasks import Tasks
@@ -84,8 +84,9 @@ class ServiceClusters:
     def latest(
         self, tx: Transaction, ns: str, cluster_id: str, *, mode: RunMode | None = None
     ) -> Record | None:
-        """Return the execution that was completed last, of a mode or of any."""
-        only = None if mode is None else Filters(AND=(Condition(field="mode", value=mode),))
+        """Return the execution that was completed last, without a purpose, of a mode or of any."""
+        of_mode = () if mode is None else (Condition(field="mode", value=mode),)
+        only = Filters(AND=(WITHOUT_PURPOSE, *of_mode))
         query = Query(filters=only, parent=cluster_id, status="completed", limit=1)
         return next(iter(tx.page(ns, KIND, query).records), None)
 

@@ -307,8 +307,29 @@ def test_documents_that_come_drift_and_are_clustered_anew(server, client, cluste
     assert checked["check"]["num_new"] == 80
     assert (full["status"], full["num_documents"]) == ("completed", 480)
     assert full["check"]["run_id"] == checked["job_id"]
+    service.catalog.clock.by += timedelta(seconds=61)
+    service.triggers.news.set()
+    *_, looked = settled(client, by_drift, 3)  # nothing is new: a run of no documents
+    assert looked["check"]["num_new"] == 0
+    known = client.get(f"/v1/clusters/{cluster}").json()
+    assert (known["last_run_id"], known["num_documents_clustered"]) == (full["job_id"], 480)
+    artifacts = client.get(f"/v1/clusters/{cluster}/artifacts").json()
+    assert artifacts["run_id"] == full["job_id"]
+    by_quality = made(
+        client,
+        "conditional",
+        {
+            "condition_type": "quality",
+            "metric": "noise_ratio",
+            "threshold": 1.5,
+            "check_interval_seconds": 60,
+        },
+        cluster_id=cluster,
+    )
     service.catalog.clock.by += timedelta(seconds=3600)
     service.triggers.news.set()
+    (entry,) = settled(client, by_quality, 1)
+    assert entry["check"]["run_id"] == full["job_id"]
     (entry,) = settled(client, by_volume, 1)
     assert (entry["status"], entry["job_id"]) == ("checked", None)
     assert (entry["check"]["num_rows"], entry["check"]["num_rows_base"]) == (480, 480)
