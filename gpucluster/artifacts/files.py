@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from gpucluster.errors import CorruptArtifactError
+from gpucluster.errors import CorruptArtifactError, SchemaTooNewError
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -46,6 +46,35 @@ def unseal(fields: Mapping[str, Any]) -> dict[str, Any]:
     if fields.get(_SEAL) != digest(content):
         raise ValueError(f"its {_SEAL} is not that of its content")
     return content
+
+
+def read_sealed(text: str | bytes, where: object, newest: int) -> dict[str, Any]:
+    """Return what was sealed in a file.
+
+    Parameters
+    ----------
+    text : str or bytes
+    where : object
+        The file, for messages.
+    newest : int
+        The latest ``schema_version`` that is known.
+
+    Raises
+    ------
+    SchemaTooNewError
+        A newer version of gpucluster wrote it.
+    ValueError, TypeError, RecursionError
+        It is damaged, or was altered.
+    """
+    fields = dict(json.loads(text))
+    version = fields.get("schema_version")
+    if isinstance(version, int) and version > newest:
+        later = fields.get("gpucluster_version")
+        raise SchemaTooNewError(
+            f"{where} has schema version {version}, this gpucluster reads up to {newest}",
+            hint=f"install gpucluster {later} or later" if later else "install a later gpucluster",
+        )
+    return unseal(fields)
 
 
 def write_npy(array: Array, file: BinaryIO) -> None:

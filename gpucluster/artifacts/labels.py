@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-from gpucluster.artifacts.files import seal, unseal
+from gpucluster.artifacts.files import read_sealed, seal
 from gpucluster.artifacts.manifest import FileEntry, FileName, RunId, Sha256
-from gpucluster.errors import CorruptArtifactError, SchemaTooNewError
+from gpucluster.errors import CorruptArtifactError
 
 if TYPE_CHECKING:
     from gpucluster.artifacts.store import Store
@@ -148,15 +148,7 @@ def read_labeling(run: Place) -> Labeling | None:
     except OSError as error:
         raise CorruptArtifactError(f"cannot read {path}: {error.strerror}") from error
     try:
-        fields = dict(json.loads(text))
-        version = fields.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise SchemaTooNewError(
-                f"{path} has schema version {version}, this gpucluster reads up to "
-                f"{SCHEMA_VERSION}",
-                hint=f"install gpucluster {fields.get('gpucluster_version')} or later",
-            )
-        return Labeling.model_validate_json(json.dumps(unseal(fields)))
+        return Labeling.model_validate_json(json.dumps(read_sealed(text, path, SCHEMA_VERSION)))
     except (ValueError, TypeError, RecursionError) as error:
         raise CorruptArtifactError(
             f"{path} is damaged: {str(error).splitlines()[0]}", hint=RELABEL

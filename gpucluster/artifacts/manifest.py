@@ -19,10 +19,10 @@ from pydantic import (
     computed_field,
 )
 
-from gpucluster.artifacts.files import digest, seal, unseal
+from gpucluster.artifacts.files import digest, read_sealed, seal
 from gpucluster.artifacts.store import KEY, NAME
 from gpucluster.device.select import Decision
-from gpucluster.errors import CorruptArtifactError, SchemaTooNewError
+from gpucluster.errors import CorruptArtifactError
 from gpucluster.events import StageRecord, Warned
 
 SCHEMA_VERSION: Final = 1
@@ -172,15 +172,7 @@ class Manifest(_Frozen):
             It is no manifest, or it was altered.
         """
         try:
-            fields = dict(json.loads(text))
-            version = fields.get("schema_version")
-            if isinstance(version, int) and version > SCHEMA_VERSION:
-                raise SchemaTooNewError(
-                    f"{where} has schema version {version}, this gpucluster reads up to "
-                    f"{SCHEMA_VERSION}",
-                    hint=f"install gpucluster {fields.get('gpucluster_version')} or later",
-                )
-            fields = unseal(fields)
+            fields = read_sealed(text, where, SCHEMA_VERSION)
             fields.pop("content_sha256", None)
             return cls.model_validate_json(json.dumps(fields))
         except (ValueError, TypeError, RecursionError) as error:

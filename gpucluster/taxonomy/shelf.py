@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
 from gpucluster.artifacts import Manifest, Run, Store, open_store, write_files
-from gpucluster.artifacts.files import digest, seal, unseal
+from gpucluster.artifacts.files import digest, read_sealed, seal
 from gpucluster.artifacts.manifest import FILE_NAME, RunId
 from gpucluster.errors import (
     ArtifactError,
     CorruptArtifactError,
     RunLockedError,
-    SchemaTooNewError,
     TaxonomyNotFoundError,
 )
 from gpucluster.events import Reporter
@@ -127,15 +126,7 @@ class Shelf:
         except FileNotFoundError as error:
             raise TaxonomyNotFoundError(f"no taxonomy at {where.parent}") from error
         try:
-            fields = dict(json.loads(text))
-            version = fields.get("schema_version")
-            if isinstance(version, int) and version > SCHEMA_VERSION:
-                raise SchemaTooNewError(
-                    f"{where} has schema version {version}, this gpucluster reads up to "
-                    f"{SCHEMA_VERSION}",
-                    hint="install a later gpucluster",
-                )
-            return Record.model_validate_json(json.dumps(unseal(fields)))
+            return Record.model_validate_json(json.dumps(read_sealed(text, where, SCHEMA_VERSION)))
         except (ValueError, TypeError, RecursionError) as error:
             raise CorruptArtifactError(
                 f"{where} is damaged: {str(error).splitlines()[0]}",
