@@ -64,3 +64,17 @@ def test_a_check_ends_although_nothing_can_be_started(server):
     assert (skipped["status"], checked["status"]) == ("skipped", "checked")
     assert "tasks wait or run already" in skipped["error"]
     assert checked["check"]["fired"] is True
+
+
+def test_documents_that_joined_a_taxonomy_are_enriched(server):
+    client, _ = server
+    cluster_id = defined(client)
+    run(client, cluster_id)
+    body = {"taxonomy_name": "kinds", "force": True}
+    client.post(f"/v1/clusters/{cluster_id}/promote", json=body).raise_for_status()
+    body = {"collection_id": NAME, "enrich": True}
+    applied = client.post("/v1/taxonomies/kinds/apply", json=body).json()
+    assert ended(client, applied["task_id"])["status"] == "COMPLETED"
+    (newest, *_) = client.post("/v1/tasks/list", json={}).json()["results"]
+    assert newest["task_type"] == "api_collections_documents_enrich"
+    assert ended(client, newest["task_id"])["status"] == "COMPLETED"
