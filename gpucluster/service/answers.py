@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gpucluster.errors import (
     ArtifactError,
@@ -118,6 +119,10 @@ def handle_errors(app: FastAPI) -> None:
     def by_framework(_: Request, error: HTTPException) -> JSONResponse:
         kind = _TYPES.get(error.status_code, "BadRequestError")
         return _answer(error.status_code, str(error.detail), kind, {}, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(_: Request, __: Exception) -> JSONResponse:  # nobody hears it, and it is no error
+        return _answer(400, "the request was broken off", _TYPES[400], {})
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:
