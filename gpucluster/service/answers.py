@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from gpucluster.errors import (
     ArtifactError,
@@ -22,7 +23,7 @@ from gpucluster.errors import (
     StoreError,
 )
 from gpucluster.notation import nearest
-from gpucluster.service.catalog.port import Changed, Full
+from gpucluster.service.catalog.port import Changed, Full, NoRoom
 from gpucluster.service.refusals import InvalidError, Refusal, TooManyError
 from gpucluster.wire.base import ErrorAnswer, ValidationAnswer
 
@@ -72,9 +73,7 @@ def answer_of(error: Exception) -> JSONResponse:
         message = "somebody changed it at the same time; read it again"
         return _answer(409, message, "ConflictError", {"code": "changed"})
     if isinstance(error, Full):
-        headers = {"Retry-After": str(RETRY_S)}
-        details = {"code": "busy"}
-        return _answer(503, "the catalog is busy", "UnavailableError", details, headers)
+        return _of_catalog(error)
     return _answer(500, "an error of the service; its log has more", "InternalError", {})
 
 
@@ -87,6 +86,14 @@ def _of_engine(error: GpuclusterError) -> JSONResponse:
     return _answer(
         status, error.message, type(error).__name__, {"code": error.code, "hint": error.hint}
     )
+
+
+def _of_catalog(error: Full) -> JSONResponse:
+    if isinstance(error, NoRoom):
+        message = "the disk of the catalog is full; nothing was changed"
+        return _answer(507, message, "StoreError", {"code": "disk_full"})
+    headers = {"Retry-After": str(RETRY_S)}
+    return _answer(503, "the catalog is busy", "UnavailableError", {"code": "busy"}, headers)
 
 
 def invalid(problems: Sequence[Mapping[str, Any]]) -> JSONResponse:
@@ -112,6 +119,10 @@ def handle_errors(app: FastAPI) -> None:
     def by_framework(_: Request, error: HTTPException) -> JSONResponse:
         kind = _TYPES.get(error.status_code, "BadRequestError")
         return _answer(error.status_code, str(error.detail), kind, {}, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(_: Request, __: Exception) -> JSONResponse:  # nobody hears it, and it is no error
+        return _answer(400, "the request was broken off", _TYPES[400], {})
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -48,6 +48,10 @@ class ClusterMetadata(Answer):
     num_documents_clustered: int | None = None
     execution_time_seconds: float | None = None
     hierarchy_detected: bool = False
+    # published, and null: a definition is part of no other; centroids say how clusters lie
+    parent_cluster_id: str | None = None
+    child_cluster_ids: list[str] | None = None
+    hierarchy_relationships: list[dict[str, Any]] | None = None
     status: str = "PENDING"
     last_execution_task_id: str | None = None
     last_run_id: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ class ExecuteRequest(Request):
     mode: Mode = Field(
         default="full", description="full clusters anew; assign lets new documents join."
     )
-    assignment_threshold: float | Literal["auto"] = Field(
+    assignment_threshold: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = Field(
         default=USUAL_THRESHOLD,
         description="Least cosine similarity to a centroid, inclusive; auto: each cluster's own.",
     )
@@ -137,6 +137,7 @@ class Executions(ListExecutionsResponse):
     created_at: Time | None = None
     completed_at: Time | None = None
     error_message: str | None = None
+    llm_labeling_errors: list[str] | None = None
 
 
 class Artifacts(Answer):

@@ -23,7 +23,7 @@ from gpucluster.errors import (
 )
 from gpucluster.service.catalog import connections, open_catalog, sqlite
 from gpucluster.service.catalog import postgres as catalog_of_postgres
-from gpucluster.service.catalog.port import Catalog, Full, Query
+from gpucluster.service.catalog.port import Catalog, Full, NoRoom, Query
 from gpucluster.service.catalog.schema import VERSION
 from tests.helpers.catalogs import add, assert_whole, record
 from tests.helpers.faults import end_of, fork
@@ -67,7 +67,7 @@ def test_a_full_disk_leaves_what_was_there(file, monkeypatch):
     monkeypatch.setattr(sqlite, "SETTINGS", (*sqlite.SETTINGS, "PRAGMA max_page_count = 60"))
     catalog = open_catalog(str(file))
     n_written = fill_up(catalog)
-    with pytest.raises(Full, match="full"):
+    with pytest.raises(NoRoom, match="full"):
         add(catalog, record(body={"filler": "x" * 20_000}))
     with catalog.reading() as transaction:
         assert transaction.summary("n", "k", Query()).count == n_written
@@ -215,7 +215,7 @@ def test_a_postgres_that_is_started_again_is_found_again(postgres, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("error", "meaning"),
-    [(psycopg.errors.DiskFull, Full), (psycopg.errors.QueryCanceled, Full),
+    [(psycopg.errors.DiskFull, NoRoom), (psycopg.errors.QueryCanceled, Full),
      (psycopg.errors.TooManyConnections, Full), (psycopg.errors.AdminShutdown, StoreError),
      (psycopg.errors.InsufficientPrivilege, PermissionRefusedError),
      (psycopg.errors.UndefinedColumn, InternalError)],

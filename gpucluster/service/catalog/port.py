@@ -37,6 +37,10 @@ class Full(Exception):  # noqa: N818
     """The database could not be written to in time, or has no room."""
 
 
+class NoRoom(Full):
+    """The disk of the database is full."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One thing that the service knows.

@@ -21,7 +21,7 @@ from gpucluster.errors import (
 from gpucluster.service.catalog.connections import PATIENCE_S, Connection, SqlCatalog
 from gpucluster.service.catalog.dialect import Bind, Dialect
 from gpucluster.service.catalog.folding import pairs
-from gpucluster.service.catalog.port import Clock, Full
+from gpucluster.service.catalog.port import Clock, Full, NoRoom
 from gpucluster.service.catalog.statements import Row
 
 if TYPE_CHECKING:
@@ -201,6 +201,8 @@ class Postgres:
         message = f"{self.where}: {said[0]}"
         if state is None:
             return InternalError(message)
+        if state == "53100":
+            return NoRoom(message)
         if state.startswith(BUSY):
             return Full(message)
         if self.is_gone(error):

@@ -13,7 +13,7 @@ from gpucluster.errors import ConfigError, InternalError, PermissionRefusedError
 from gpucluster.service.catalog.connections import PATIENCE_S, Connection, SqlCatalog
 from gpucluster.service.catalog.dialect import Bind, Dialect
 from gpucluster.service.catalog.folding import fold
-from gpucluster.service.catalog.port import Clock, Full
+from gpucluster.service.catalog.port import Clock, Full, NoRoom
 from gpucluster.service.catalog.rows import encode_texts, label
 from gpucluster.service.catalog.statements import Row
 
@@ -31,7 +31,7 @@ SETTINGS = (
 )
 MEANINGS: dict[int, type[Exception]] = {
     sqlite3.SQLITE_BUSY: Full,
-    sqlite3.SQLITE_FULL: Full,
+    sqlite3.SQLITE_FULL: NoRoom,
     sqlite3.SQLITE_LOCKED: Full,
     sqlite3.SQLITE_PERM: PermissionRefusedError,
     sqlite3.SQLITE_READONLY: PermissionRefusedError,

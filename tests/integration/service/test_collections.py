@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from gpucluster.places import place
+from gpucluster.service.app import make_app
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.uploads import given_documents
 from gpucluster.service.settings import ServiceSettings
@@ -191,6 +193,39 @@ def test_an_upload_without_a_length_ends_at_the_limit(client):
     except httpx2.TransportError:  # the server answers before it has read all, and hangs up
         return
     assert answer.status_code == 413
+
+
+def test_an_upload_that_is_broken_off_is_no_error_of_the_service(server, client, caplog):
+    path = path_of(made(client), "documents")
+    parts = [
+        {"type": "http.request", "body": b"PAR1", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    headers = {"authorization": client.headers["Authorization"], "content-type": PARQUET}
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    sent = []
+
+    async def receive():
+        return parts.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(make_app(server[1])(scope, receive, send))
+    assert (parts, sent[0]["status"]) == ([], 400)
+    assert caplog.records == []
 
 
 def test_documents_are_streamed(client):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,8 +12,12 @@ from datetime import timedelta
 import httpx2
 import pytest
 
+from gpucluster.errors import ConfigError
 from gpucluster.service import once
+from gpucluster.service.catalog import sqlite
 from gpucluster.service.catalog.port import Query
+from gpucluster.service.server import serve
+from gpucluster.service.settings import ServiceSettings
 from tests.helpers.serving import TOKEN, serving
 
 TEMPLATE = {"template_name": "usual", "definition": {"algorithm": "kmeans"}}
@@ -258,6 +263,27 @@ def test_what_a_dead_server_left_under_a_key_is_done_once(server, monkeypatch):
     again = keep(client, "died", "of-a-dead-server")
     assert again.status_code == 201
     assert again.json()["template_id"] == first.json()["template_id"]
+
+
+def test_a_full_disk_is_no_busy_catalog(tmp_path, monkeypatch):
+    with serving(tmp_path, max_jobs=0) as (client, service):
+        small = (*sqlite.SETTINGS, "PRAGMA max_page_count = 1")
+        monkeypatch.setattr(sqlite, "SETTINGS", small)
+        while service.catalog._idle:  # what is opened from now on is full
+            service.catalog._idle.pop().close()
+        for n in range(1000):
+            body = TEMPLATE | {"template_name": f"{n}"}
+            answer = client.post("/v1/clusters/templates", json=body)
+            if answer.status_code >= 400:
+                break
+        assert (answer.status_code, answer.json()["error"]["type"]) == (507, "StoreError")
+
+
+def test_a_port_that_is_taken_is_said(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        settings = ServiceSettings(root=str(tmp_path), port=other.getsockname()[1])
+        with pytest.raises(ConfigError, match="cannot listen at 127.0.0.1"):
+            serve(settings, print)
 
 
 def test_fifty_clients_at_once_lose_nothing(client):
