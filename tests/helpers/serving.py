@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import signal
@@ -64,6 +65,11 @@ class Killable:
         self._log = root.parent / f"{root.name}.log"
         self.process: subprocess.Popen[str] | None = None
         self.client: httpx2.Client | None = None
+        atexit.register(self._kill)  # where a test fails before it stops its server
+
+    def _kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
 
     def start(self) -> httpx2.Client:
         """Start it, and return a client once it answers."""
