@@ -64,7 +64,9 @@ def make_app(service: Service) -> ASGIApp:
 
     @app.get("/healthz", include_in_schema=False)
     def health() -> dict[str, str]:
-        """Say that the server answers."""
+        """Say that the server answers, and its catalog."""
+        with service.catalog.reading() as tx:
+            tx.next_due("task")
         return {"status": "ok", "version": __version__}
 
     handle_errors(app)

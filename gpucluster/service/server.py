@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
-from gpucluster.errors import ConfigError
+from gpucluster.artifacts import open_store
+from gpucluster.errors import ConfigError, PermissionRefusedError
+from gpucluster.places import Place
 from gpucluster.service.app import make_app
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tokens import ANY
@@ -29,6 +33,7 @@ def serve(settings: ServiceSettings, say: Callable[[str], object]) -> None:
         Gets lines for the operator, among them the first token of a new service.
     """
     listening = _listen(settings.host, settings.port)
+    _check_root(settings.place)
     service = Service(settings)
     host, port = listening.getsockname()[:2]
     if settings.auth and service.tokens.is_empty():
@@ -59,6 +64,19 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._service.is_over.set()
         super().handle_exit(sig, frame)
+
+
+def _check_root(root: Place) -> None:
+    """Raise where nothing can be kept; of a bucket, where it cannot be asked."""
+    if not isinstance(root, Path):
+        open_store(root).list("ns")
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot use {root}: {error.strerror}", path="root") from error
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise PermissionRefusedError(f"no permission to write in {root}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -92,7 +92,18 @@ class ServiceSettings(BaseSettings):
     )
     @classmethod
     def _listed(cls, value: object) -> object:
-        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+        given = [value] if isinstance(value, str) else value
+        if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+            return value
+        return tuple(part for each in given for part in each.split(",") if part)
+
+    @field_validator("import_roots")
+    @classmethod
+    def _are_there(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        for root in roots:
+            if isinstance(place(root), Path) and not place(root).is_dir():
+                raise ValueError(f"folders and buckets; there is no folder {root}")
+        return roots
 
     @field_validator("outbound_hosts", "outbound_http_hosts")
     @classmethod

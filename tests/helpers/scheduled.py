@@ -47,6 +47,8 @@ class Definitions:
         Whether executions last; or they are over when they begin.
     errors : list
         Raised by the next starts, after they wrote.
+    look : Record or None
+        The latest look at the drift, where nothing has changed since.
     started : callable
         Called there, too.
     """
@@ -56,6 +58,7 @@ class Definitions:
         self.n_rows = 1000
         self.lasts = True
         self.errors: list[Exception] = []
+        self.look: Record | None = None
         self.started: Callable[[], None] = lambda: None
 
     def define(self, ns: str, cluster_id: str, config: TriggerExecutionConfig) -> None:
@@ -110,6 +113,9 @@ class Definitions:
 
     def num_rows(self, tx: Transaction, ns: str, cluster_id: str) -> int:
         return self.n_rows
+
+    def last_look(self, tx: Transaction, ns: str, cluster_id: str) -> Record | None:
+        return self.look
 
 
 class Answers:

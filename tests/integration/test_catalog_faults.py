@@ -44,6 +44,20 @@ def test_a_newer_layout_is_refused_with_what_to_install(catalog_url):
     assert "install gpucluster 9.9.9 or newer" in one.value.hint
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_gone_takes_nothing_more(file, replaced):
+    with closing(open_catalog(str(file))) as catalog:
+        add(catalog, record("a"))
+        for path in file.parent.glob("catalog.sqlite*"):
+            path.unlink()
+        if replaced:
+            file.touch()
+        with pytest.raises(StoreError, match="removed or replaced"):
+            add(catalog, record("b"))
+        with pytest.raises(StoreError, match="removed or replaced"), catalog.reading():
+            pass
+
+
 def test_an_error_of_a_statement_that_is_caught_undoes_the_transaction_nevertheless(catalog_url):
     catalog = open_catalog(catalog_url)
     with pytest.raises(InternalError), catalog.writing() as transaction:  # noqa: PT012

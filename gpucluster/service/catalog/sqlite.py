@@ -157,6 +157,7 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
+        self._is = _identity(path)
 
     def connect(self) -> Connection:
         """Open a connection."""
@@ -174,7 +175,12 @@ class Sqlite:
         return connection
 
     def begin(self, connection: Connection, *, writes: bool) -> None:
-        """Begin a transaction."""
+        """Begin a transaction, unless others would not see it: the file has to be there still."""
+        if _identity(Path(self.where)) != self._is:
+            raise StoreError(
+                f"{self.where} was removed or replaced while it was open",
+                hint="put it back and start the server again",
+            )
         connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def undo(self, connection: Connection) -> None:
@@ -215,6 +221,14 @@ class Sqlite:
                 f"{self.where}: SQLite cannot keep a write-ahead log there",
                 hint="point GPUCLUSTER_STATE_DIR to a folder on a local disk",
             )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _fold(text: str | None) -> str | None:

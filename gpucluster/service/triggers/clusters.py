@@ -12,6 +12,7 @@ from gpucluster.service.executions import KIND, WITHOUT_PURPOSE, Executions
 from gpucluster.service.identifiers import new_id
 from gpucluster.service.refusals import InvalidError
 from gpucluster.service.tasks import Tasks
+from gpucluster.service.triggers.port import DRIFT_CHECK
 from gpucluster.sources.filters import Condition, Filters
 from gpucluster.wire.executions import ExecuteRequest
 from gpucluster.wire.triggers import RunMode, TriggerExecutionConfig
@@ -99,6 +100,18 @@ class ServiceClusters:
         names = self._definitions.get(tx, ns, cluster_id).body["input_collections"]
         found = [self._collections.find(tx, ns, name) for name in names]
         return sum(int(record.body["num_documents"]) for record in found)
+
+    def last_look(self, tx: Transaction, ns: str, cluster_id: str) -> Record | None:
+        """Return the latest look at the drift, where nothing has changed since; otherwise None."""
+        only = Filters(AND=(Condition(field="purpose", value=DRIFT_CHECK),))
+        query = Query(filters=only, parent=cluster_id, status="completed", limit=1)
+        look = next(iter(tx.page(ns, KIND, query).records), None)
+        base = self.latest(tx, ns, cluster_id, mode="full")
+        if look is None or base is None or look.body["base_run_id"] != base.id:
+            return None
+        names = self._definitions.get(tx, ns, cluster_id).body["input_collections"]
+        now = {name: self._collections.find(tx, ns, name).body["version"] for name in names}
+        return look if look.body["collection_versions"] == now else None
 
 
 def _misplaced(message: str, where: Sequence[str | int], hint: str | None) -> InvalidError:

@@ -182,8 +182,20 @@ class Firing:
             self._emit(tx, record.ns, kind, "trigger", record.id, told)
 
     def _begin_check(self, tx: Transaction, record: Record, trigger: Trigger, time: Time) -> None:
-        """Let new documents join the clusters; `_conclude_check` reads how far they drifted."""
+        """Let new documents join the clusters; `_conclude_check` reads how far they drifted.
+
+        Where nothing has changed since the last time, what that has found holds still.
+        """
         moved = _moved_on(trigger, time)
+        look = self._clusters.last_look(tx, record.ns, trigger.cluster_id)
+        if look is not None and isinstance(trigger.schedule, DriftSchedule):
+            verdict = judge_drift(trigger.schedule, look.body.get("drift"))
+            time = Time(time.now, time.scheduled_at, {**verdict.numbers, "run_id": look.id})
+            if verdict.fire:  # its threshold was another one then
+                self._start_due(tx, record, trigger, time)
+            else:
+                self._note(tx, record, moved, time, "checked")
+            return
         if self._clusters.latest(tx, record.ns, trigger.cluster_id, mode="full") is None:
             told = {"fired": False, "reason": NOTHING_TO_COMPARE}
             self._note(tx, record, moved, Time(time.now, time.scheduled_at, told), "checked")

@@ -55,6 +55,9 @@ class Clusters(Protocol):
     def num_rows(self, tx: Transaction, ns: str, cluster_id: str) -> int:
         """Return how many rows the collections of a definition have now."""
 
+    def last_look(self, tx: Transaction, ns: str, cluster_id: str) -> Record | None:
+        """Return the latest look at the drift, where nothing has changed since; otherwise None."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:

@@ -369,6 +369,25 @@ def test_drift_is_found_by_letting_documents_join(stage: Stage) -> None:
     ]
 
 
+def test_drift_is_not_looked_for_again_where_nothing_has_changed(stage: Stage) -> None:
+    trigger = stage.create("conditional", check("drift", threshold=0.2))
+    stage.add_run()
+    later(stage, seconds=600)
+    stage.finish(**drifted(0.1))
+    n_runs = len(stage.runs())
+    stage.definitions.look = stage.runs()[-1]
+    later(stage, seconds=600)
+    entry = stage.history(trigger)[-1]
+    assert (entry.status, entry.check["fired"], entry.check["value"]) == ("checked", False, 0.1)
+    assert entry.check["run_id"] == stage.definitions.look.id
+    assert len(stage.runs()) == n_runs
+    given = UpdateTriggerRequest(schedule_config=check("drift", threshold=0.05))
+    stage.triggers.patch(NS, trigger, given)
+    later(stage, seconds=600)
+    assert stage.history(trigger)[-1].status == "pending"
+    assert stage.runs()[-1].body["mode"] == "full"
+
+
 def test_a_check_that_ends_after_a_pause_starts_nothing(stage: Stage) -> None:
     trigger = stage.create("conditional", check("drift", threshold=0.2))
     stage.add_run()
