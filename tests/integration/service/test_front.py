@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import socket
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ from gpucluster.service.catalog import sqlite
 from gpucluster.service.catalog.port import Query
 from gpucluster.service.server import serve
 from gpucluster.service.settings import ServiceSettings
-from tests.helpers.serving import TOKEN, serving
+from tests.helpers.serving import HEADERS, TOKEN, serving
 
 TEMPLATE = {"template_name": "usual", "definition": {"algorithm": "kmeans"}}
 
@@ -286,23 +286,34 @@ def test_a_port_that_is_taken_is_said(tmp_path):
             serve(settings, print)
 
 
-def test_fifty_clients_at_once_lose_nothing(client):
-    barrier = threading.Barrier(50)
+def test_a_thousand_clients_at_once_lose_nothing(tmp_path):
+    """Each on a connection of its own, that makes something and reads it."""
 
-    def talk(number):
-        codes = []
-        with httpx2.Client(base_url=client.base_url, headers=client.headers, timeout=60) as own:
-            barrier.wait()
-            for i in range(20):
-                name = f"load-{number}-{i}"
-                made = own.post("/v1/clusters/templates", json=TEMPLATE | {"template_name": name})
-                codes.append(made.status_code)
-                if made.status_code == 201:
-                    got = own.get(f"/v1/clusters/templates/{made.json()['template_id']}")
-                    codes.append(got.status_code)
-        return codes
+    async def talk(client, number):
+        body = TEMPLATE | {"template_name": f"load-{number}"}
+        made = await client.post("/v1/clusters/templates", json=body)
+        got = await client.get(f"/v1/clusters/templates/{made.json()['template_id']}")
+        return made.status_code, got.status_code, got.json()["template_name"]
 
-    with ThreadPoolExecutor(50) as pool:
-        codes = [code for each in pool.map(talk, range(50)) for code in each]
-    assert set(codes) == {200, 201}
-    assert codes.count(200) == codes.count(201) == 1000
+    async def all_talk(url):
+        limits = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000)
+        client = httpx2.AsyncClient(base_url=url, headers=HEADERS, timeout=120, limits=limits)
+        async with client:
+            return await asyncio.gather(*(talk(client, number) for number in range(1000)))
+
+    with serving(tmp_path, max_jobs=0, rate_per_s=1e6) as (client, _):
+        answers = asyncio.run(all_talk(str(client.base_url)))
+        assert answers == [(201, 200, f"load-{number}") for number in range(1000)]
+
+
+def test_more_requests_than_are_worked_on_at_a_time_are_told_to_come_again(tmp_path):
+    async def all_ask(url):
+        async with httpx2.AsyncClient(base_url=url, headers=HEADERS, timeout=120) as client:
+            wanted = [client.get("/v1/namespaces") for _ in range(100)]
+            return await asyncio.gather(*wanted)
+
+    with serving(tmp_path, max_jobs=0, max_in_flight=5) as (client, _):
+        answers = asyncio.run(all_ask(str(client.base_url)))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
