@@ -235,7 +235,7 @@ def test_a_slow_server_changes_nothing_any_more(tmp_path: Path) -> None:
         server.answers.reply = {"fire": True}
     asked = []
 
-    def ask(url: str, body: object) -> object:
+    def ask(_: object) -> object:
         clock.now += 2 * HOLD
         asked.append(quick.run())  # takes it for abandoned
         return {"fire": True}
@@ -257,7 +257,7 @@ def test_a_pause_between_claim_and_start_is_heeded(tmp_path: Path) -> None:
         {"condition_type": "custom", "url": "https://example.com", "check_interval_seconds": 600},
     )
 
-    def ask(url: str, body: object) -> object:
+    def ask(_: object) -> object:
         stage.triggers.pause(NS, trigger)
         return {"fire": True}
 

@@ -15,7 +15,7 @@ from tests.helpers.serving import TOKEN, serving
 from tests.helpers.topics import documents
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it keeps an event loop, beside which no other test can run one
 def chromium(tmp_path_factory):
     with browser(tmp_path_factory.mktemp("profile")) as context:
         yield context
