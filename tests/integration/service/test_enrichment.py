@@ -114,7 +114,7 @@ def test_copies_go_to_a_collection_of_their_own(client, done):
         )
     assert client.get(f"/v1/collections/{COLLECTION}").json()["version"] == before
     shown = client.get(f"/v1/clusters/{cluster_id}").json()
-    assert shown["output_collection_ids"] == ["col_copies"]
+    assert "col_copies" in shown["output_collection_ids"]
     assert shown["enrichment"]["run_id"] == run_id
     body = {**DEFINITION, "collection_ids": ["col_copies"]}
     assert client.post("/v1/clusters", json=body).status_code == 200  # as any other collection

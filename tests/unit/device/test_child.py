@@ -154,6 +154,7 @@ def test_our_errors_arrive_as_they_were_raised(child, cls):
         "ConfigError": {"path": "umap.n_neighbors", "got": 1, "expected": ">= 2"},
         "WillNotFitError": {"needed_bytes": 10, "available_bytes": 5},
         "StageCrashedError": {"stage": "knn"},
+        "UnstableClustersError": {"clusters": {"cl_0": 0.5, "cl_1": None}},
     }.get(cls.__name__, {})
     with pytest.raises(GpuclusterError) as caught:
         call(child, "fail", name=cls.__name__, kwargs=extra)
