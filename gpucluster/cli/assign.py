@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import click
@@ -14,6 +15,7 @@ from gpucluster.device.select import DeviceRequest
 from gpucluster.types import USUAL_THRESHOLD
 
 if TYPE_CHECKING:
+    from gpucluster.events import CancelToken, Observer
     from gpucluster.finished import Run
 
 AUTO: Final = "auto"
@@ -81,23 +83,14 @@ def assign(
     gpucluster assign new.parquet --run gpucluster-out/run_0123456789abcdef --threshold auto
     gpucluster assign all.parquet --run gpucluster-out --scope all --json | jq .drift
     """
-    from contextlib import closing
-    from datetime import UTC, datetime
-
-    from gpucluster.cli.interrupt import interruptible, typed_command
-    from gpucluster.cli.progress import watcher
-    from gpucluster.cli.result import show_run
     from gpucluster.finished import assign as assign_rows
 
     if not inputs:
         raise usage_error("missing INPUT: name a file, a folder or a glob")
-    begun = datetime.now(UTC)
-    kept = "a fresh run keeps nothing; start it again" if fresh else "resume"
-
     least = read_threshold(threshold)
     conditions = read_filters(options["filter"])
 
-    def work(cancel: Any) -> Run:
+    def work(observer: Observer, cancel: CancelToken) -> Run:
         return assign_rows(
             inputs[0] if len(inputs) == 1 else list(inputs),
             run=run,
@@ -115,9 +108,29 @@ def assign(
             fresh=fresh,
         )
 
+    join_and_show(voice, work, fresh=fresh)
+
+
+def join_and_show(
+    voice: Voice, work: Callable[[Observer, CancelToken], Run], *, fresh: bool
+) -> None:
+    """Let rows join what `work` names, under a progress bar, and show the run that this leaves."""
+    from contextlib import closing
+    from datetime import UTC, datetime
+
+    from gpucluster.cli.interrupt import interruptible, typed_command
+    from gpucluster.cli.progress import watcher
+    from gpucluster.cli.result import show_run
+
+    begun = datetime.now(UTC)
+    kept = "a fresh run keeps nothing; start it again" if fresh else "resume"
     with closing(watcher(voice)) as observer:
-        hint = f"{kept} with: {typed_command()}"
-        found = interruptible(work, hint=hint, say=voice.say, tick=observer.tick)
+        found = interruptible(
+            lambda cancel: work(observer, cancel),
+            hint=f"{kept} with: {typed_command()}",
+            say=voice.say,
+            tick=observer.tick,
+        )
     if found.manifest.completed_at < begun:
         voice.say("nothing was left to do: the run was finished before; --fresh computes it anew")
     show_run(voice, found, N_CLUSTERS)

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from gpucluster.cli.assign import AUTO, read_threshold
+from gpucluster.cli.assign import AUTO, join_and_show, read_threshold
 from gpucluster.cli.changes import read_filters, usage_error
 from gpucluster.cli.request import row_options
-from gpucluster.cli.run import N_CLUSTERS, SETTINGS
+from gpucluster.cli.run import SETTINGS
 from gpucluster.cli.voice import Voice, speaking
 from gpucluster.device.select import DeviceRequest
 
 if TYPE_CHECKING:
+    from gpucluster.events import CancelToken, Observer
     from gpucluster.finished import Run
 
 
@@ -73,22 +74,14 @@ def classify(
     gpucluster classify new.parquet --taxonomy gpucluster-out
     gpucluster classify new.parquet --taxonomy gpucluster-out --version 1 --json | jq .clusters
     """
-    from contextlib import closing
-    from datetime import UTC, datetime
-
-    from gpucluster.cli.interrupt import interruptible, typed_command
-    from gpucluster.cli.progress import watcher
-    from gpucluster.cli.result import show_run
     from gpucluster.taxonomies import open_taxonomy
 
     if not inputs:
         raise usage_error("missing INPUT: name a file, a folder or a glob")
-    begun = datetime.now(UTC)
-    kept = "a fresh run keeps nothing; start it again" if fresh else "resume"
     least = read_threshold(threshold)
     conditions = read_filters(options["filter"])
 
-    def work(cancel: Any) -> Run:
+    def work(observer: Observer, cancel: CancelToken) -> Run:
         return open_taxonomy(taxonomy, version=version).apply(
             inputs[0] if len(inputs) == 1 else list(inputs),
             threshold=least,
@@ -103,9 +96,4 @@ def classify(
             fresh=fresh,
         )
 
-    with closing(watcher(voice)) as observer:
-        hint = f"{kept} with: {typed_command()}"
-        found = interruptible(work, hint=hint, say=voice.say, tick=observer.tick)
-    if found.manifest.completed_at < begun:
-        voice.say("nothing was left to do: the run was finished before; --fresh computes it anew")
-    show_run(voice, found, N_CLUSTERS)
+    join_and_show(voice, work, fresh=fresh)

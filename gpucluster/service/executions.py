@@ -26,7 +26,6 @@ LIVE = ("pending", "processing")
 # an execution with a purpose only finds something out, for a trigger: it is in the history, and is
 # not the state of its definition
 WITHOUT_PURPOSE = Condition(field="purpose", operator="is_null", value=True)
-KEPT_REASONS = 1000
 _STATUS: dict[TaskStatus, str] = {
     "COMPLETED": "completed",
     "COMPLETED_WITH_ERRORS": "completed",

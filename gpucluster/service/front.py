@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from gpucluster.errors import GpuclusterError
 from gpucluster.service.answers import answer_of
 from gpucluster.service.calls import Call
-from gpucluster.service.catalog.port import Full, Record
+from gpucluster.service.catalog.port import Full
 from gpucluster.service.identifiers import NAMESPACE
 from gpucluster.service.limits import MAX_DEPTH, InFlight, Rate, is_too_deep, is_unicode
 from gpucluster.service.namespaces import DEFAULT, exists
@@ -130,7 +130,7 @@ class Front:
                 finished = _SPENT
         finally:
             try:
-                await run_in_threadpool(once.finish, _record(begun), finished)
+                await run_in_threadpool(once.finish, begun, finished)
             except (Full, GpuclusterError):  # it was sent; the next try is taken for a repetition
                 logger.warning("%s: its answer was not kept", call.request_id)
 
@@ -257,12 +257,6 @@ class _Heard:
 def _is_upload(scope: Scope, headers: Headers) -> bool:
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     return media in UPLOADS and _TAKES_UPLOADS.fullmatch(scope["path"]) is not None
-
-
-def _record(begun: Record | KeptAnswer) -> Record:
-    if not isinstance(begun, Record):
-        raise TypeError("an answer is no record")
-    return begun
 
 
 def _with_headers(send: Send, request_id: str) -> Send:

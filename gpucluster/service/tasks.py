@@ -82,9 +82,10 @@ class Tasks:
         `TooManyError` where too many wait, unless it `follows` from one that ends: nobody would
         be there to ask again.
         """
-        n_live = sum(tx.summary(ns, KIND, Query(status=status)).count for status in LIVE)
-        if n_live >= self._max_queued and not follows:
-            raise TooManyError(f"{n_live:,} tasks wait or run already", after_s=30)
+        if not follows:
+            n_live = sum(tx.summary(ns, KIND, Query(status=status)).count for status in LIVE)
+            if n_live >= self._max_queued:
+                raise TooManyError(f"{n_live:,} tasks wait or run already", after_s=30)
         body = {
             "task_id": task_id,
             "task_type": kind,

@@ -29,8 +29,6 @@ from gpucluster.service.collections.values import to_json
 from gpucluster.service.collections.versions import Version, Versions
 from gpucluster.sources.filters import Filters
 
-MAX_LIMIT = 1_000
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:

@@ -181,7 +181,7 @@ def test_a_live_run_is_canceled(inside, world):
     inside.goto(f"{world.url}/#/clusters/{name}")
     inside.click("text=Watch the live run")
     inside.click("button:has-text('Cancel')")
-    ended(world.client, task["task_id"])
+    assert ended(world.client, task["task_id"])["status"] == "CANCELED"
     inside.wait_for_selector(".badge:has-text('canceled')")
 
 
