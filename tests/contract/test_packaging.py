@@ -146,8 +146,12 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         if path.suffix in {".cu", ".cuh", ".hpp"}
     }
     assert wheel.name.endswith("-py3-none-any.whl")
-    page = {str(path.relative_to(ROOT)) for path in (ROOT / "gpucluster/service/page").iterdir()}
-    assert files == modules | kernels | page | {"gpucluster/py.typed"}
+    pages = {
+        str(path.relative_to(ROOT))
+        for folder in ("gpucluster/service/page", "gpucluster/report/web")
+        for path in (ROOT / folder).iterdir()
+    }
+    assert files == modules | kernels | pages | {"gpucluster/py.typed"}
     assert f"{info}/licenses/LICENSE" in names
 
 

@@ -5,7 +5,7 @@ import { ClusterTable, nameOf } from "./cluster_table.js";
 import { badge, count, decimal, duration, facts, h, problem, roughly, say, to, when } from "./elements.js";
 import { follow, Speed } from "./following.js";
 import { ClusterMap, drawn, framed } from "./map.js";
-import { read } from "./points.js";
+import { read } from "./members.js";
 import { api, call } from "./session.js";
 
 const METRICS = [

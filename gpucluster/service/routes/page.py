@@ -46,7 +46,9 @@ class _File:
 def files() -> dict[str, _File]:
     """Return the files of the page by their names."""
     found = {}
-    for entry in resources.files("gpucluster.service").joinpath("page").iterdir():
+    own = resources.files("gpucluster.service").joinpath("page").iterdir()
+    shared = resources.files("gpucluster.report").joinpath("web").iterdir()  # with reports
+    for entry in (*own, *shared):
         suffix = "." + entry.name.rpartition(".")[2]
         if suffix in MEDIA_TYPES:
             content = entry.read_bytes()
