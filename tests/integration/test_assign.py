@@ -240,7 +240,7 @@ def test_killed_at_every_durable_operation_each_document_has_one_row(
     reference = assign_small(base, new, tmp_path / "reference", counter)
     numbers = due(counter.operations, fault)
     assert len(counter.operations) > 100
-    numbers = numbers[:: 1 if ALL_KILLS else 2]
+    numbers = numbers[:: 1 if ALL_KILLS else 4]
     for n in numbers:
         out = tmp_path / str(n)
         dying = functools.partial(assign_small, base, new, out, Faulty(n, fault))
