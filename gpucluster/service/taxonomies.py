@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from gpucluster.artifacts.run import Run
@@ -12,6 +15,7 @@ from gpucluster.errors import TaxonomyNotFoundError
 from gpucluster.places import Place
 from gpucluster.service.catalog.port import (
     Catalog,
+    Changed,
     Page,
     Query,
     Record,
@@ -32,6 +36,8 @@ from gpucluster.wire.taxonomies import ApplyRequest, PatchTaxonomyRequest
 
 KIND = "taxonomy"
 APPLICATION = "application"
+ATTEMPTS, PAUSE_S = 20, 0.05  # of a note, each time overtaken by another
+NAMED = ("taxonomy_name", "description", "metadata", "updated_at")  # what a patch changes
 _STATUS = {"COMPLETED": "completed", "FAILED": "failed", "CANCELED": "canceled"}
 NODE_FIELDS = (
     {"source_field": "cluster_id", "target_field": "node_id"},
@@ -149,19 +155,19 @@ class Taxonomies:
         with self._catalog.reading() as tx:
             other = tx.find(ns, KIND, given.get("name", ""))
         if other is not None and other.id != record.id:
-            raise ConflictError(f"there is a taxonomy named {given['name']} already")
-        changed = self.open(ns, record).patch(**given)
-        return self._note(ns, changed.to_json(), "taxonomy.updated", {"changed": sorted(given)})
+            raise _taken(given["name"])
+        self.open(ns, record).patch(**given)
+        return self._note(ns, record.id, "taxonomy.updated", {"changed": sorted(given)})
 
     def clone(self, ns: str, identifier: str, name: str, **facts: Any) -> Record:
         """Copy the latest version into a taxonomy of its own."""
         record = self.get(ns, identifier)
         with self._catalog.reading() as tx:
             if tx.find(ns, KIND, name) is not None:
-                raise ConflictError(f"there is a taxonomy named {name} already")
+                raise _taken(name)
         made = self.open(ns, record).clone(name, **facts)
         own = {"cluster_id": record.body["cluster_id"]}
-        return self._note(ns, {**made.to_json(), **own}, "taxonomy.created", {})
+        return self._note(ns, made.taxonomy_id, "taxonomy.created", {}, own)
 
     def delete(self, ns: str, identifier: str) -> None:
         """Remove a taxonomy with all its versions; what joined it stays."""
@@ -237,9 +243,14 @@ class Taxonomies:
         if result is not None:
             facts = {**result, "cluster_id": task.body["data"]["cluster_id"]}
             # a second try may find the first version made, and not noted
-            is_new = tx.get(task.ns, KIND, result["taxonomy_id"]) is None
-            event = "taxonomy.created" if is_new else "taxonomy.updated"
-            self._put(tx, task.ns, facts, event, {"version": result["version"]})
+            there = tx.get(task.ns, KIND, result["taxonomy_id"])
+            event = "taxonomy.created" if there is None else "taxonomy.updated"
+            if there is not None:
+                facts = _joined(there.body, facts)
+            try:
+                self._put(tx, task.ns, there, facts, event, {"version": result["version"]})
+            except Taken:
+                raise _taken(facts["taxonomy_name"]) from None
         return Ended(status_of(outcome), result)
 
     def _applied(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Ended:
@@ -275,22 +286,39 @@ class Taxonomies:
         return Ended(status, shown)
 
     def _note(
-        self, ns: str, facts: Mapping[str, Any], event: str, told: Mapping[str, Any]
+        self,
+        ns: str,
+        taxonomy_id: str,
+        event: str,
+        told: Mapping[str, Any],
+        own: Mapping[str, Any] | None = None,
     ) -> Record:
-        with self._catalog.writing() as tx:
-            return self._put(tx, ns, facts, event, told)
+        """Keep what the files of a taxonomy say, as they are after the catalog was read.
+
+        So of those who change one at a time, whoever comes last notes what all of them did.
+        """
+        for _ in range(ATTEMPTS):
+            with self._catalog.reading() as tx:
+                there = tx.get(ns, KIND, taxonomy_id)
+            facts = {**StoredTaxonomy.open(self.folder(ns) / taxonomy_id).to_json(), **(own or {})}
+            try:
+                with self._catalog.writing() as tx:
+                    return self._put(tx, ns, there, facts, event, told)
+            except (Changed, Taken):  # the name is of one that is called otherwise by now
+                time.sleep(PAUSE_S)
+        raise _taken(facts["taxonomy_name"])
 
     def _put(
         self,
         tx: Transaction,
         ns: str,
+        there: Record | None,
         facts: Mapping[str, Any],
         event: str,
         told: Mapping[str, Any],
     ) -> Record:
-        """Keep what is known of a taxonomy."""
+        """Keep what is known of a taxonomy, in place of what was read."""
         name, key = facts["taxonomy_name"], facts["taxonomy_id"]
-        there = tx.get(ns, KIND, key)
         kept = {} if there is None else {"cluster_id": there.body.get("cluster_id")}
         body = {**kept, **facts, "namespace_id": ns}
         new = Record(
@@ -303,11 +331,23 @@ class Taxonomies:
             text=facts["description"] or "",
             body=body,
         )
-        try:
-            record = (
-                tx.create(new) if there is None else tx.replace(replace(new, version=there.version))
-            )
-        except Taken:
-            raise ConflictError(f"there is a taxonomy named {name} already") from None
+        record = (
+            tx.create(new) if there is None else tx.replace(replace(new, version=there.version))
+        )
         self._emit(tx, ns, event, KIND, key, {"taxonomy_name": name, **told})
         return record
+
+
+def _joined(known: Mapping[str, Any], promoted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known after a promotion that may be noted later than what came after it."""
+    latest = max(promoted, known, key=itemgetter("version"))
+    named = max(promoted, known, key=lambda each: datetime.fromisoformat(each["updated_at"]))
+    return {
+        **latest,
+        **{name: named[name] for name in NAMED},
+        "versions": sorted({*known["versions"], *promoted["versions"]}),
+    }
+
+
+def _taken(name: str) -> ConflictError:
+    return ConflictError(f"there is a taxonomy named {name} already")

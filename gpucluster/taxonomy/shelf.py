@@ -180,6 +180,19 @@ class Shelf:
                 time.sleep(ASK_AGAIN_S)
             yield
 
+    @contextmanager
+    def named(self, name: str, reporter: Reporter) -> Iterator[str]:
+        """Hold the taxonomy of a name, or the id that it may have; yield that id.
+
+        Whoever gives a name holds it like this, so that no two taxonomies get it.
+        """
+        while True:
+            taxonomy_id = self.id_of(name)
+            with self.held(taxonomy_id, reporter):
+                if self.id_of(name) == taxonomy_id:  # else it was given meanwhile, or is free again
+                    yield taxonomy_id
+                    return
+
     def add(self, record: Record, frozen: Frozen) -> int:
         """Write the next version of a taxonomy; return its number. The caller holds it.
 

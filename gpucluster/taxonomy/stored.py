@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -86,8 +87,7 @@ class StoredTaxonomy:
         reporter = Reporter("promote", observer or ignore, cancel)
         frozen = freeze(base, request, reporter)
         shelf = Shelf(place(out) if out is not None else base.path.parent)
-        taxonomy_id = shelf.id_of(request.name)
-        with shelf.held(taxonomy_id, reporter):
+        with shelf.named(request.name, reporter) as taxonomy_id:
             reporter.progress(0, None, "clusters")
             number = shelf.add(Record.new(taxonomy_id, request.name, **facts), frozen)
             reporter.progress(len(frozen.table), len(frozen.table), "clusters")
@@ -256,8 +256,7 @@ class StoredTaxonomy:
         )
         self.run.verify()
         shelf = Shelf(place(out)) if out is not None else self._shelf
-        taxonomy_id = shelf.id_of(name)
-        with shelf.held(taxonomy_id, Reporter("clone")):
+        with shelf.named(name, Reporter("clone")) as taxonomy_id:
             if shelf.is_there(taxonomy_id) and shelf.versions(taxonomy_id):
                 raise _taken(name, taxonomy_id)
             record = Record.new(taxonomy_id, name, source_taxonomy_id=self.taxonomy_id, **facts)
@@ -281,8 +280,9 @@ class StoredTaxonomy:
         metadata : mapping or None, optional
             In place of what there was.
         """
-        shelf = self._shelf
-        with shelf.held(self.taxonomy_id, Reporter("patch")):
+        shelf, reporter = self._shelf, Reporter("patch")
+        with ExitStack() as stack:
+            stack.enter_context(shelf.held(self.taxonomy_id, reporter))
             record = shelf.record(self.taxonomy_id)
             facts = _checked_facts(
                 record.description if description is KEEP else description,
@@ -290,10 +290,10 @@ class StoredTaxonomy:
             )
             if name is not KEEP:
                 check_name(name)
-                other = shelf.id_of(name)
-                if other != self.taxonomy_id and shelf.is_there(other):
-                    raise _taken(name, other)
                 facts["taxonomy_name"] = name
+            if name not in (KEEP, record.taxonomy_name):
+                _check_free(shelf, name)  # before the wait: its holder may wait for this one
+                _check_free(shelf, name, stack.enter_context(shelf.named(name, reporter)))
             shelf.write_record(record.model_copy(update=facts | {"updated_at": datetime.now(UTC)}))
         return type(self)._at(shelf, self.taxonomy_id, self.version)
 
@@ -346,6 +346,13 @@ def _only(shelf: Shelf) -> str:
     raise TaxonomyNotFoundError(
         f"{shelf.root} holds {len(found)} taxonomies", hint=f"name the folder of one: {names}"
     )
+
+
+def _check_free(shelf: Shelf, name: str, taxonomy_id: str | None = None) -> None:
+    """Raise `ConfigError` where a taxonomy has a name, by the id that goes with it."""
+    found = taxonomy_id or shelf.id_of(name)
+    if shelf.is_there(found):
+        raise _taken(name, found)
 
 
 def _taken(name: str, taxonomy_id: str) -> ConfigError:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 
 import gpucluster
 from gpucluster.artifacts import LocalStore
-from gpucluster.errors import RunLockedError, StoreError, TaxonomyNotFoundError
+from gpucluster.errors import ConfigError, RunLockedError, StoreError, TaxonomyNotFoundError
 from gpucluster.events import Reporter
 from gpucluster.taxonomy import list_taxonomies, shelf
 from tests.helpers.faults import (
@@ -148,6 +151,33 @@ def test_each_of_those_who_promote_at_once_gets_a_number(
         one.run.verify()
         thresholds |= {round(value, 4) for value in one.nodes["threshold"].to_pylist()}
     assert thresholds == {writer / 10 for writer in range(N_WRITERS)}
+
+
+def test_a_name_that_several_give_at_once_is_given_to_one(
+    tmp_path: Path, base: gpucluster.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two renames, a clone and a promotion: all of them have seen that the name is free."""
+    ready, usual = threading.Barrier(4), shelf.Shelf.id_of
+    began = threading.local()
+
+    def slow(self: shelf.Shelf, name: str) -> str:
+        found = usual(self, name)
+        if not hasattr(began, "is_so"):
+            began.is_so = True
+            ready.wait(60)
+        return found
+
+    first, second, third = (base.promote(name, out=tmp_path) for name in ("a", "b", "c"))
+    monkeypatch.setattr(shelf.Shelf, "id_of", slow)
+    with ThreadPoolExecutor(4) as threads:
+        work = [threads.submit(each.patch, name="same") for each in (first, second)]
+        work.append(threads.submit(third.clone, "same"))
+        work.append(threads.submit(base.promote, "same", out=tmp_path))
+    errors = [each.exception() for each in work]
+    assert {type(each) for each in errors} == {type(None), ConfigError}
+    names = Counter(each.name for each in list_taxonomies(tmp_path))
+    assert set(names.values()) == {1}
+    assert names.keys() >= {"c", "same"}
 
 
 def test_who_waits_too_long_is_told(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpucluster.taxonomy import StoredTaxonomy
 from tests.helpers.serving import ended, serving
 from tests.helpers.shop import made, stock, stranger
 from tests.helpers.stocked import COLLECTION, DEFINITION
@@ -17,7 +18,7 @@ LATER = "col_later"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A server, a definition with a run, and a collection of documents that came later."""
-    with serving(tmp_path_factory.mktemp("taxonomies") / "root", max_jobs=2) as (client, _):
+    with serving(tmp_path_factory.mktemp("taxonomies") / "root", max_jobs=2) as (client, service):
         stock(client, {COLLECTION: N})
         uri = DEFINITION["vector_config"]["feature_uri"]
         features = {uri: {"column": "text_embedding", "dim": 16}}
@@ -28,7 +29,7 @@ def shop(tmp_path_factory):
         assert client.post(path, json={"documents": later}).is_success
         cluster_id = defined(client, "archetypes", 20)
         run_id = executed(client, cluster_id)
-        yield SimpleNamespace(client=client, cluster_id=cluster_id, run_id=run_id)
+        yield SimpleNamespace(client=client, service=service, cluster_id=cluster_id, run_id=run_id)
 
 
 def defined(client, name, k, **config):
@@ -155,6 +156,42 @@ def test_names_change_and_copies_go_their_own_way(shop):
     assert shop.client.get(path).status_code == 404
     assert nodes_of(shop, "copy")["nodes"]
     assert shop.client.get(f"{path}/nodes").status_code == 404
+
+
+def test_what_two_change_at_once_is_kept_of_both(shop, monkeypatch):
+    taxonomy_id = promoted(shop, "one of two")["taxonomy_id"]
+    path, usual = f"/v1/taxonomies/{taxonomy_id}", StoredTaxonomy.patch
+
+    def slow(self, **given):
+        changed = usual(self, **given)
+        if "name" in given:  # the other one begins later, and is done earlier
+            assert shop.client.patch(path, json={"metadata": {"b": 2}}).is_success
+        return changed
+
+    monkeypatch.setattr(StoredTaxonomy, "patch", slow)
+    answer = shop.client.patch(path, json={"taxonomy_name": "of both"})
+    assert (answer.status_code, answer.json()["metadata"]) == (200, {"b": 2})
+    shown = shop.client.get("/v1/taxonomies/of both").json()
+    assert (shown["taxonomy_id"], shown["metadata"]) == (taxonomy_id, {"b": 2})
+    assert shop.client.delete(path).is_success
+
+
+def test_a_promotion_that_is_noted_late_takes_nothing_back(shop):
+    taxonomy_id = promoted(shop, "early", cluster_ids=["cl_0"])["taxonomy_id"]
+    path = f"/v1/taxonomies/{taxonomy_id}"
+    asked = {"filters": {"task_type": "api_taxonomies_create"}}
+    task_id = shop.client.post("/v1/tasks/list", json=asked).json()["results"][0]["task_id"]
+    task = shop.service.tasks.get("default", task_id)
+    assert promoted(shop, "early")["version"] == 2
+    assert shop.client.patch(path, json={"taxonomy_name": "late"}).is_success
+    before = shop.client.get(path).json()
+    outcome = {"ok": True, "result": task.body["data"]["result"]}
+    with shop.service.catalog.writing() as tx:
+        shop.service.tasks.finishers["promote"](tx, task, outcome)
+    after = shop.client.get(path).json()
+    assert after == before
+    assert (after["taxonomy_name"], after["version"], after["versions"]) == ("late", 2, [1, 2])
+    assert shop.client.delete(path).is_success
 
 
 def test_taxonomies_are_listed(shop):
