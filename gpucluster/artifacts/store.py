@@ -17,8 +17,10 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"  # no hidden names, no "..", nothing to escape
 KEY = rf"{NAME}(/{NAME})*"
 BUFFER_BYTES = 1 << 20
+TEMPORARY = ".*.tmp"  # what `LocalStore.put` writes before it publishes
 
 
 class Stored(NamedTuple):
@@ -74,6 +77,9 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove a published file; a missing one is no error."""
+
+    def sweep(self, prefix: str, older_than: timedelta) -> None:
+        """Remove what writers that were killed so long ago have left below `prefix`."""
 
     def lease(self, key: str) -> AbstractContextManager[None]:
         """Hold what lies below `key` for this writer alone, or raise `RunLockedError`."""
@@ -209,6 +215,16 @@ class LocalStore:
                 self._durable.unlink(path)
                 self._durable.fsync_dir(path.parent)
 
+    def sweep(self, prefix: str, older_than: timedelta) -> None:
+        """Remove temporary files below `prefix` that nobody has written to for so long."""
+        folder = self._path(prefix)
+        until = time.time() - older_than.total_seconds()
+        with _refusals(folder, "delete"):
+            for temp in folder.rglob(TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):  # its writer is done
+                    if temp.stat().st_mtime < until:
+                        temp.unlink()
+
     @contextlib.contextmanager
     def lease(self, key: str) -> Iterator[None]:
         """Hold the folder `key` for this writer alone.
@@ -227,7 +243,7 @@ class LocalStore:
             fd = self._locked(folder, lock)
         try:
             with _refusals(folder):
-                for temp in folder.rglob(".*.tmp"):
+                for temp in folder.rglob(TEMPORARY):
                     temp.unlink()
             yield
         finally:

@@ -94,11 +94,12 @@ def _rows(
 
 
 def sweep(store: Store, versions: Versions, older_than: timedelta = KEPT) -> list[str]:
-    """Remove data files that no version names, and return their names.
+    """Remove data files that no version names, and return their names; and what is half written.
 
     Younger ones may be named by what is being written just now. Files of enrichments bear the
     name of what they were made of, and are found again by it, however old they are: they stay.
     """
+    store.sweep(versions.folder, older_than)
     named = {file.name for n in versions.numbers() for file in versions.read(n).files}
     until = (time.time() - older_than.total_seconds()) * 1000
     removed = []

@@ -172,7 +172,12 @@ def test_small_files_are_put_together_and_leftovers_go(store, versions):
     _, replaced = enriched(store, versions, "run_b")  # which nobody publishes
     assert sweep(store, versions) == []
     (left,) = replaced.values()
+    half = store.root / versions.folder / "versions/.00000003.collection.json.1-ab.tmp"
+    half.write_bytes(b"half")
+    assert sweep(store, versions) == []
+    assert half.exists()  # its writer may be at work
     assert sweep(store, versions, timedelta(seconds=-5)) == [left.name.removeprefix("../data/")]
+    assert not half.exists()
     for number in versions.numbers():
         everything(versions, versions.read(number))
     undo(store, versions, run_id="run_a", now=NOW)
