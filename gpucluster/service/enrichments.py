@@ -72,6 +72,7 @@ class Enrichments:
         self._tasks = tasks
         self._noting = noting
         self._emit = emit
+        tasks.preparers["enrich"] = self._note_versions
         tasks.finishers["enrich"] = self._ended
         executions.when_finished.append(self._after_run)
 
@@ -160,14 +161,14 @@ class Enrichments:
         self.submit(tx, execution.ns, task_id, asked, follows=True)
 
     def _ended(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Ended:
-        """Note in collections and definition what was written."""
+        """Note in a new collection and in the definition what was written."""
         result, data = outcome.get("result"), task.body["data"]
         cluster = tx.get(task.ns, CLUSTER, data["cluster_id"] or "")
         shown: dict[str, Any] | None = None
         if result is not None:
             written = result["collections"]
             for each in written:
-                self._note(tx, task, each, result["run_id"])
+                self._note_target(tx, task, each, result["run_id"])
             names = ("collection_id", "version")
             known = [{name: each[name] for name in names} for each in written]
             columns = {"columns": result["columns"]}
@@ -190,15 +191,18 @@ class Enrichments:
             tx.replace(replace(cluster, body=body))
         return Ended(status_of(outcome), shown)
 
-    def _note(
+    def _note_versions(self, task: Record, outcome: Mapping[str, Any]) -> None:
+        """Let the catalog know of the versions that were published."""
+        for each in (outcome.get("result") or {}).get("collections", ()):
+            self._noting.note_number(task.ns, each["collection_id"], each["version"])
+
+    def _note_target(
         self, tx: Transaction, task: Record, described: Mapping[str, Any], run_id: str
     ) -> None:
-        """Let the catalog know of a version of a collection: the target may be a new one."""
+        """Let the catalog know of a collection that was made for the documents."""
         ns, name = task.ns, described["collection_id"]
-        record = tx.get(ns, COLLECTION, name)
-        if record is not None:
-            self._noting.note_in(tx, record, described["version"])
-        elif name == task.body["job"]["args"]["target"]:  # others were deleted meanwhile
+        is_target = name == task.body["job"]["args"]["target"]  # others were deleted meanwhile
+        if is_target and tx.get(ns, COLLECTION, name) is None:
             own = {"collection_name": name, "description": None, "metadata": {}}
             new = Record(ns=ns, kind=COLLECTION, id=name, name=name, body={**described, **own})
             if tx.find(ns, COLLECTION, name) is not None:  # it got the name meanwhile

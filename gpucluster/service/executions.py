@@ -46,8 +46,8 @@ class RunningError(ConflictError):
 class Pinned(Protocol):
     """Collections as they are now."""
 
-    def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
-        """Return the address of the latest version's manifest, and its number."""
+    def manifest(self, tx: Transaction, ns: str, identifier: str) -> tuple[str, int]:
+        """Return the address of the manifest of the version that is noted, and its number."""
 
 
 class Executions:
@@ -142,7 +142,8 @@ class Executions:
             )
         base = self._base(tx, ns, cluster, request) if request.mode == "assign" else None
         pinned = {
-            name: self._collections.manifest(ns, name) for name in cluster.body["input_collections"]
+            name: self._collections.manifest(tx, ns, name)
+            for name in cluster.body["input_collections"]
         }
         job = self._job(cluster, request, base, run_id, [path for path, _ in pinned.values()])
         body = {

@@ -27,6 +27,7 @@ class Ended(NamedTuple):
     shown: Mapping[str, Any] | None = None
 
 
+Preparer: TypeAlias = Callable[[Record, Mapping[str, Any]], None]
 Finisher: TypeAlias = Callable[[Transaction, Record, Mapping[str, Any]], Ended]
 
 
@@ -51,6 +52,9 @@ class Tasks:
     ----------
     starters : dict
         What writes down that a verb is being worked on, in the transaction that takes its task up.
+    preparers : dict
+        What reads and notes, before that transaction, what an outcome speaks of: it may take long,
+        and is done again where the transaction is.
     finishers : dict
         What writes down the outcome of a verb, in the transaction that ends its task.
     news : threading.Event
@@ -61,6 +65,7 @@ class Tasks:
         self._catalog = catalog
         self._max_queued = max_queued
         self.starters: dict[str, Starter] = {}
+        self.preparers: dict[str, Preparer] = {}
         self.finishers: dict[str, Finisher] = {}
         self.news = threading.Event()
 
@@ -128,6 +133,12 @@ class Tasks:
         if task.status == "PENDING":
             return self.end(tx, task, {"ok": False, "canceled": True})
         return task
+
+    def prepare(self, task: Record, outcome: Mapping[str, Any]) -> None:
+        """Do what has to be done before the transaction of `end`, and not in it."""
+        preparer = self.preparers.get(task.body["job"]["verb"])
+        if preparer is not None:
+            preparer(task, outcome)
 
     def end(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Record:
         """Write down what came of a task, and of all that hangs on it.

@@ -10,7 +10,6 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from gpucluster.artifacts.run import Run
 from gpucluster.errors import TaxonomyNotFoundError
 from gpucluster.places import Place
 from gpucluster.service.catalog.port import (
@@ -190,7 +189,7 @@ class Taxonomies:
         version = asked.version or record.body["version"]
         if version not in record.body["versions"]:
             raise NotFoundError(f"{record.id} has no version {version}")
-        manifest, number = self._collections.manifest(ns, asked.collection_id)
+        manifest, number = self._collections.manifest(tx, ns, asked.collection_id)
         args = {
             "taxonomy": str(self.folder(ns) / record.id),
             "version": version,
@@ -271,11 +270,9 @@ class Taxonomies:
             }
         record = tx.replace(replace(record, body=body, status=_STATUS[status]))
         if result is not None and body["enrich"]:
-            run = Run.open(result["path"])
-            named = any(label is not None for label in run.centroids["label"].to_pylist())
             request = EnrichRequest.model_validate(
                 {
-                    "field_mappings": NODE_FIELDS if named else NODE_FIELDS[:1],
+                    "field_mappings": NODE_FIELDS if result["is_named"] else NODE_FIELDS[:1],
                     "target_collection_id": body["target_collection_id"],
                 }
             )

@@ -223,10 +223,14 @@ class Library:
             raise NotFoundError(f"the files of {record.id} are gone")
         return Opened(versions, version)
 
-    def manifest(self, ns: str, collection_id: str) -> tuple[str, int]:
-        """Return the address of the latest version's manifest, and its number."""
-        opened = self.open(ns, collection_id)
-        return str(opened.versions.path(opened.version.number)), opened.version.number
+    def manifest(self, tx: Transaction, ns: str, identifier: str) -> tuple[str, int]:
+        """Return the address of the manifest of the version that is noted, and its number.
+
+        No file is read, which would hold up all who write. What was answered is noted.
+        """
+        record = self.records.find(tx, ns, identifier)
+        number = record.body["version"]
+        return str(self.versions_of(ns, record.id).path(number)), number
 
     # --- changes
 

@@ -63,9 +63,12 @@ class Noting:
             with self._catalog.writing() as tx:
                 self._tell(tx, ns, version.collection_id, new)
 
-    def note_in(self, tx: Transaction, record: Record, number: int) -> None:
-        """Note the version of that number, and those before it, in a transaction of others."""
-        self._tell(tx, record.ns, record.id, self._between(record, number + 1))
+    def note_number(self, ns: str, collection_id: str, number: int) -> None:
+        """Note the version of that number, and those before it that nobody has noted."""
+        with self._catalog.reading() as tx:
+            record = tx.get(ns, KIND, collection_id)
+        if record is not None and record.body["version"] < number:
+            self.note(ns, self._versions_of(ns, collection_id).read(number))
 
     def look(self) -> bool:
         """Note what servers have published that died over it; return whether there is more."""

@@ -249,6 +249,7 @@ class Watched:
             return
         for _ in range(3):
             try:
+                self._tasks.prepare(self._task, outcome)
                 with self._catalog.writing() as tx:
                     self._tasks.end(tx, self._task, outcome)
             except Changed:

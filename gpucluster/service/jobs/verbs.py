@@ -49,7 +49,9 @@ def classify(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -
 
     own = dict(args)
     taxonomy = gpucluster.open_taxonomy(own.pop("taxonomy"), version=own.pop("version"))
-    return describe(taxonomy.apply(**own, observer=observer, cancel=cancel))
+    run = taxonomy.apply(**own, observer=observer, cancel=cancel)
+    is_named = any(label is not None for label in run.centroids["label"].to_pylist())
+    return {**describe(run), "is_named": is_named}
 
 
 VERBS: dict[str, Verb] = {

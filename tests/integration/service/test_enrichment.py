@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gpucluster.artifacts import LocalStore, Run
 from gpucluster.service.jobs.host import MAX_DEATHS
 from tests.helpers.serving import ended, serving
 from tests.helpers.shop import made, stock
@@ -166,6 +167,42 @@ def test_definitions_may_enrich_by_themselves(client):
     assert {key: row["own_topic"] for key, row in found.items()} == members(
         client, cluster_id, run_id
     )
+
+
+def test_no_file_is_read_while_others_wait_to_write(server, monkeypatch):
+    """A run that enriches, and documents that join a taxonomy and get its nodes."""
+    client, service = server
+    one_thread_writes, read = service.catalog._thread, []
+
+    def watched(usual):
+        def reading(*args):
+            if getattr(one_thread_writes, "writes", False):
+                read.append(args[1:])
+            return usual(*args)
+
+        return reading
+
+    for name in ("open", "read_bytes", "exists", "list"):
+        monkeypatch.setattr(LocalStore, name, watched(getattr(LocalStore, name)))
+    monkeypatch.setattr(Run, "open", watched(Run.open))
+    cluster_id, run_id = executed(client, "watched", enrich_source_collection=True)
+    path = f"/v1/clusters/{cluster_id}/promote"
+    made_of = client.post(path, json={"taxonomy_name": "watched"}).json()
+    applied = client.post(
+        f"/v1/taxonomies/{made_of['taxonomy_id']}/apply?wait=true",
+        json={"collection_id": COLLECTION, "target_collection_id": "col_watched"},
+    )
+    assert applied.json()["status"] == "COMPLETED"
+    statuses = ["PENDING", "IN_PROGRESS"]
+    live = {"filters": {"field": "status", "operator": "in", "value": statuses}}
+    until = time.monotonic() + 60
+    while client.post("/v1/tasks/list", json=live).json()["results"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert client.get("/v1/collections/col_watched").json()["num_documents"] == N
+    assert read == []
+    gone = client.delete(f"/v1/collections/{COLLECTION}/enrichments/{run_id}")
+    assert gone.is_success, gone.text
 
 
 @pytest.mark.parametrize(
