@@ -55,21 +55,26 @@ def serving(root: Path, **settings) -> Iterator[tuple[httpx2.Client, Service]]:
 
 
 class Killable:
-    """``gpucluster serve`` as a process, which can be started again after it was killed."""
+    """``gpucluster serve`` as a process, which can be started again after it was killed.
 
-    def __init__(self, root: Path, *options: str) -> None:
+    Several on one root need a log each: the address is read from it.
+    """
+
+    def __init__(self, root: Path, *options: str, log: Path | None = None) -> None:
         self._command = [
             *(sys.executable, "-m", "gpucluster", "serve", "--root", str(root), "--port", "0"),
             *("--device", "cpu", *options),
         ]
-        self._log = root.parent / f"{root.name}.log"
+        self._log = log or root.parent / f"{root.name}.log"
         self.process: subprocess.Popen[str] | None = None
         self.client: httpx2.Client | None = None
-        atexit.register(self._kill)  # where a test fails before it stops its server
+        atexit.register(self.kill)  # where a test fails before it stops its server
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End it at once, where it still runs."""
         if self.process is not None:
             self.process.kill()
+            self.process.wait(SECONDS)
 
     def start(self) -> httpx2.Client:
         """Start it, and return a client once it answers."""
