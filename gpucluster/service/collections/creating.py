@@ -28,7 +28,7 @@ from gpucluster.service.collections.columns import (
 from gpucluster.service.collections.data import empty_data, write_data
 from gpucluster.service.collections.incoming import ID, Limits, Upload
 from gpucluster.service.collections.uploads import Kind, open_upload
-from gpucluster.service.collections.versions import DataFile, Version, Versions
+from gpucluster.service.collections.versions import DataFile, Overtaken, Version, Versions
 from gpucluster.service.refusals import ForbiddenError
 from gpucluster.sources.base import SourceInfo, reading
 from gpucluster.sources.collection import Collection, Feature, open_feature
@@ -90,13 +90,23 @@ class Draft:
 
 
 def create_empty(store: Store, versions: Versions, draft: Draft, now: datetime) -> Version:
-    """Make a collection without documents; `Overtaken` where its files are there already."""
+    """Make a collection without documents; `Overtaken` where files of it are there already.
+
+    What a server left that died before anybody knew of it is the same, and is taken.
+    """
     first = draft.version(now)
     if first.text_column is not None and first.text_column not in first.schema.names:
         text = pa.field(first.text_column, pa.string())
         first = replace(first, schema=first.schema.append(text))
     file = empty_data(store, versions.folder, first.schema, first.id_column)
-    return versions.commit(replace(first, files=(file,)))
+    try:
+        return versions.commit(replace(first, files=(file,)))
+    except Overtaken:
+        store.delete(versions.key(file))
+        there = versions.latest()
+        if there is None or there.n_rows or replace(there, created_at=now, files=()) != first:
+            raise
+        return there
 
 
 def create_of_files(

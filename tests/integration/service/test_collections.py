@@ -83,6 +83,19 @@ def test_a_collection_is_made_filled_and_read(client):
     assert listed["stats"] == {"total_collections": 1, "total_documents": 30}
 
 
+def test_a_collection_that_a_server_died_over_is_made_by_the_next_try(server):
+    client, service = server
+    body = {"collection_id": "col_died", "features": FEATURES}
+    asked = CreateCollectionRequest.model_validate(body)
+    versions = service.collections.versions_of("default", "col_died")
+    service.collections._make(versions, "col_died", asked)  # and no record
+    other = client.post("/v1/collections", json={**body, "text_column": "text"})
+    assert other.status_code == 409
+    assert made(client, **body)["version"] == 1
+    data = service.settings.place / versions.folder / "data"
+    assert len(list(data.iterdir())) == 1
+
+
 def test_pages_of_documents(client):
     collection = made(client)
     send(client, collection, documents(*range(25), kind="a"))
@@ -294,7 +307,7 @@ def test_ids_and_names_are_taken_once(client):
 def test_a_collection_is_deleted_and_its_files_stay_unless_they_go(client, server):
     folder = place(server[1].settings.root) / "ns/default/collections/col_gone"
     for kept in (True, False):
-        made(client, collection_id="col_gone")
+        send(client, made(client, collection_id="col_gone"), documents(1))
         query = {"delete_artifacts": not kept}
         assert client.delete("/v1/collections/col_gone", params=query).status_code == 200
         assert client.get("/v1/collections/col_gone").status_code == 404
