@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -230,3 +231,29 @@ def test_ten_runs_end_well_though_the_server_is_killed_again_and_again(tmp_path,
             assert client.get(f"/v1/clusters/{cluster_id}").json()["status"] == "COMPLETED"
     finally:
         assert server.stop() in {0, 143}
+
+
+def test_servers_on_one_root_share_its_file(tmp_path):
+    """One works and the other only answers; both change the same things at once."""
+    with (
+        serving(tmp_path / "root", max_jobs=0) as (first, _),
+        serving(tmp_path / "root") as (second, _),
+    ):
+        with_collection(first, n=40)
+        with ThreadPoolExecutor(4) as threads:
+            body = {
+                "cluster_name": "once",
+                "collection_ids": ["col_docs"],
+                "vector_config": {"feature_uri": URI, **KMEANS},
+            }
+            asked = [
+                threads.submit(client.post, "/v1/clusters", json=body)
+                for client in (first, second) * 4
+            ]
+        made = [each.result() for each in asked]
+        assert Counter(each.status_code for each in made) == {200: 1, 409: 7}
+        task = executed(first, "once")
+        refused = second.post("/v1/clusters/once/execute", json={})
+        assert refused.status_code == 409, refused.text
+        assert ended(first, task["task_id"])["status"] == "COMPLETED"
+        assert first.get("/v1/clusters/once").json() == second.get("/v1/clusters/once").json()
