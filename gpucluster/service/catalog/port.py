@@ -9,7 +9,7 @@ so a server that was taken for dead finds that out when it writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -172,7 +172,13 @@ class Transaction(Protocol):
         """Count all that are meant, whatever the page, and add up fields of their bodies."""
 
     def claim(
-        self, kind: str, *, hold: timedelta, limit: int = 1, status: str | None = None
+        self,
+        kind: str,
+        *,
+        hold: timedelta,
+        limit: int = 1,
+        status: str | None = None,
+        filters: Filters | None = None,
     ) -> list[Record]:
         """Take up records of any namespace that are due, those first that were due first.
 
@@ -182,6 +188,15 @@ class Transaction(Protocol):
 
     def next_due(self, kind: str) -> datetime | None:
         """Return when the next record of a kind is due."""
+
+    def count_due(self, kind: str, field: str) -> Mapping[tuple[str | None, str | None], int]:
+        """Count records of any namespace that have a due time, by status and a text in the body."""
+
+    def prune(self, kind: str, *, before: datetime, limit: int, keep: Collection[str] = ()) -> int:
+        """Remove records of any namespace that were last written before a time, the oldest first.
+
+        Those of a status that is to be kept stay. Returns how many went: `limit` of them at most.
+        """
 
     def counter(self, name: str, add: int = 1) -> int:
         """Add to a number that only grows, such as that of events, and return it."""

@@ -45,6 +45,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "{functions}",
         "CREATE TABLE gpucluster_counters (name {text} PRIMARY KEY, value BIGINT NOT NULL)",
     ),
+    ("CREATE INDEX gpucluster_by_age ON gpucluster_records (kind, updated_at)",),
 )
 VERSION = len(MIGRATIONS)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from gpucluster.errors import ConfigError, InternalError
@@ -22,6 +22,7 @@ from gpucluster.service.catalog.rows import (
     micros,
     to_row,
 )
+from gpucluster.sources.filters import Filters
 
 Row = Sequence[Any]
 Execute = Callable[[str, dict[str, Any]], list[Row]]
@@ -172,19 +173,24 @@ class SqlTransaction:
         )
 
     def claim(
-        self, kind: str, *, hold: timedelta, limit: int = 1, status: str | None = None
+        self,
+        kind: str,
+        *,
+        hold: timedelta,
+        limit: int = 1,
+        status: str | None = None,
+        filters: Filters | None = None,
     ) -> list[Record]:
         """Take up records that are due; until now and `hold`, nobody else gets them."""
         self._about_to_write()
         time = self._clock()
         now, due = micros(time), micros(time + hold)
-        only = "" if status is None else " AND r.status = :status"
+        chosen = self._select(None, kind, Query(status=status, filters=filters))
         rows = self._execute(
             f"SELECT {RECORD}, r.key FROM {WHOLE}"
-            f" WHERE r.kind = :kind AND r.due_at <= :now{only}"
+            f" WHERE {chosen.where()} AND r.due_at <= :now"
             " ORDER BY r.due_at, r.key LIMIT :limit",
-            {"kind": kind, "now": now, "limit": limit}
-            | ({} if status is None else {"status": status}),
+            {**chosen.values, "now": now, "limit": limit},
         )
         for row in rows:
             self._execute(
@@ -204,6 +210,32 @@ class SqlTransaction:
             {"kind": kind},
         )
         return None if due is None else from_micros(due)
+
+    def count_due(self, kind: str, field: str) -> Mapping[tuple[str | None, str | None], int]:
+        """Count records of any namespace that have a due time, by status and a text in the body."""
+        chosen = self._select(None, kind, Query())
+        text = locate(field, self._dialect, chosen.bind).text
+        rows = self._execute(
+            f"SELECT r.status, {text}, count(*) FROM {WHOLE}"
+            f" WHERE {chosen.where()} AND r.due_at > 0 GROUP BY 1, 2",  # so that the index is used
+            chosen.values,
+        )
+        return {(status, value): n for status, value, n in rows}
+
+    def prune(self, kind: str, *, before: datetime, limit: int, keep: Collection[str] = ()) -> int:
+        """Remove records that were last written before a time, and return how many."""
+        self._about_to_write()
+        chosen = self._select(None, kind, Query())
+        kept = [f"r.status <> {chosen.bind(status)}" for status in keep]
+        old = (
+            f"SELECT r.key FROM gpucluster_records r WHERE {joined([*chosen.parts, *kept], 'AND')}"
+            " AND r.updated_at < :before ORDER BY r.updated_at, r.key LIMIT :limit"
+        )
+        values = {**chosen.values, "before": micros(before), "limit": limit}
+        ((n,),) = self._execute(f"SELECT count(*) FROM ({old}) o", values)
+        if n:
+            self._execute(f"DELETE FROM gpucluster_records WHERE key IN ({old})", values)
+        return int(n)
 
     def counter(self, name: str, add: int = 1) -> int:
         """Add to a number that only grows, and return it."""
@@ -235,7 +267,7 @@ class SqlTransaction:
         if other is not None and other.id != row["id"]:
             raise Taken(f"{row['kind']} {row['name']!r} is there already: {other.id}")
 
-    def _select(self, ns: str, kind: str, query: Query) -> Selection:
+    def _select(self, ns: str | None, kind: str, query: Query) -> Selection:
         """Return the conditions of a query, its cursor apart."""
         chosen = Selection()
         for column, value in (
