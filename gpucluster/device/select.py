@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -76,6 +79,42 @@ def _obstacle() -> str | None:
     return None
 
 
+def list_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    The driver's tool is asked, not CUDA: a process that has asked CUDA holds memory of a GPU.
+    Parts of a divided GPU stand for it. Empty where there is none, or no library that uses one.
+    """
+    if find_spec("cupy") is None:
+        return ()
+    found = _named_by_driver(_driver_says("--list-gpus"))
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if not found or named is None:
+        return found
+    return tuple(itertools.takewhile(_is_device, (name.strip() for name in named.split(","))))
+
+
+_IDENTITY = re.compile(r"\(UUID: ((?:GPU|MIG)-[^)\s]+)\)")
+_DEVICE = re.compile(r"\d+|(?:GPU|MIG)-\S+")
+
+
+def _is_device(name: str) -> bool:  # CUDA sees those before the first that is none
+    return _DEVICE.fullmatch(name) is not None
+
+
+def _named_by_driver(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return the identities in a list of GPUs, with the parts of one in its place."""
+    found: list[str] = []
+    for line in lines:
+        identity = _IDENTITY.search(line)
+        if identity is None:
+            continue
+        if identity[1].startswith("MIG") and found and found[-1].startswith("GPU"):
+            found.pop()
+        found.append(identity[1])
+    return tuple(found)
+
+
 def gpu_facts() -> Iterator[tuple[str, str | None]]:
     """Yield what is known of GPUs, driver, CUDA and libraries: names and values.
 
@@ -114,24 +153,29 @@ def _unusable(error: Exception) -> str:
 
 def _cards() -> Iterator[str]:
     """Yield what the driver says of each GPU."""
-    if shutil.which("nvidia-smi") is None:
-        return
     query = "--query-gpu=name,driver_version,compute_cap,memory.free,memory.total"
+    for line in _driver_says(query, "--format=csv,noheader"):
+        name, driver, capability, free, total = line.rsplit(", ", 4)
+        yield (
+            f"{name}, driver {driver}, compute capability {capability}, {free} of {total} are free"
+        )
+
+
+def _driver_says(*options: str) -> list[str]:
+    """Return the lines that the driver's tool answers; none where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
     try:
         answer = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader"],  # noqa: S607 - whichever is installed
+            ["nvidia-smi", *options],  # noqa: S607 - whichever is installed
             capture_output=True,
             text=True,
             timeout=20,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return
-    for line in answer.stdout.splitlines():
-        name, driver, capability, free, total = line.rsplit(", ", 4)
-        yield (
-            f"{name}, driver {driver}, compute capability {capability}, {free} of {total} are free"
-        )
+        return []
+    return answer.stdout.splitlines()
 
 
 def _dotted(cuda: int) -> str:

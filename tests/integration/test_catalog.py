@@ -14,8 +14,9 @@ import pytest
 from gpucluster.errors import ConfigError, InternalError
 from gpucluster.service.catalog import open_catalog
 from gpucluster.service.catalog.port import Catalog, Changed, Query, Record, Taken
+from gpucluster.service.jobs.host import ON_CPU
 from gpucluster.sources.filters import Filters
-from tests.helpers.catalogs import BEGIN, Clock, add, record, undone, walk
+from tests.helpers.catalogs import BEGIN, Clock, add, assert_whole, record, undone, walk
 
 MINUTE = timedelta(minutes=1)
 Open = Callable[[], Catalog]
@@ -295,6 +296,74 @@ def test_what_is_due_is_taken_up_by_one_until_its_hold_ends(catalog, another, cl
     with catalog.writing() as transaction:
         taken = transaction.claim("k", hold=MINUTE, limit=5)
         assert [each.id for each in taken] == ["later", "future"]  # due at once: as they came
+
+
+def test_only_what_filters_mean_is_taken_up(catalog):
+    on_gpu = {"job": {"args": {"device": "auto"}}}
+    add(
+        catalog,
+        record("gpu", due_at=BEGIN, body=on_gpu),
+        record("cpu", due_at=BEGIN, body={"job": {"args": {"device": "cpu"}}}),
+        record("neither", due_at=BEGIN, body={"job": {"args": {}}}),
+    )
+    with catalog.writing() as transaction:
+        taken = transaction.claim("k", hold=MINUTE, limit=5, filters=ON_CPU)
+        assert [each.id for each in taken] == ["cpu", "neither"]
+        assert [each.id for each in transaction.claim("k", hold=MINUTE, limit=5)] == ["gpu"]
+
+
+def test_what_is_to_be_done_is_counted_in_all_namespaces(catalog):
+    def to_do(key, verb, status, **changes):
+        return record(key, due_at=BEGIN, status=status, body={"job": {"verb": verb}}, **changes)
+
+    add(
+        catalog,
+        to_do("a", "cluster", "PENDING"),
+        to_do("b", "cluster", "PENDING", ns="m"),
+        to_do("c", "assign", "IN_PROGRESS"),
+        to_do("d", "cluster", "PENDING", kind="l"),
+        record("e", due_at=BEGIN),
+        record("f", status="PENDING", body={"job": {"verb": "cluster"}}),
+    )
+    with catalog.reading() as transaction:
+        assert transaction.count_due("none", "job.verb") == {}
+        assert transaction.count_due("k", "job.verb") == {
+            ("PENDING", "cluster"): 2,
+            ("IN_PROGRESS", "assign"): 1,
+            (None, None): 1,
+        }
+
+
+def test_what_is_old_goes_the_oldest_first_and_leaves_nothing(catalog, clock, catalog_url):
+    for n in range(5):
+        add(catalog, record(f"old{n}", ns=f"n{n}", status="DONE", body={"n": n}))
+        clock.advance(1)
+    add(catalog, record("live", status="PENDING"), record("other", kind="l", status="DONE"))
+    before = clock.advance(1)
+    add(catalog, record("new", status="DONE"))
+
+    def prune(limit, keep=("PENDING", "IN_PROGRESS")):
+        with catalog.writing() as transaction:
+            return transaction.prune("k", before=before, limit=limit, keep=keep)
+
+    def left():
+        with catalog.reading() as transaction:
+            return [n for n in range(5) if transaction.get(f"n{n}", "k", f"old{n}") is not None]
+
+    assert (prune(2), left()) == (2, [2, 3, 4])
+    with catalog.writing() as transaction:  # what is changed is not old
+        third = transaction.get("n2", "k", "old2")
+        transaction.replace(replace(third, body={"n": 20}))
+    assert (prune(2), left()) == (2, [2])
+    assert prune(2) == 0
+    assert {each for each in ("live", "new") if get(catalog, each)} == {"live", "new"}
+    assert prune(2, keep=()) == 1
+    assert get(catalog, "live") is None
+    with catalog.reading() as transaction:
+        assert transaction.get("n", "l", "other") is not None
+        with pytest.raises(InternalError, match="only reads"):
+            transaction.prune("k", before=before, limit=1)
+    assert_whole(catalog_url)
 
 
 @pytest.mark.parametrize("field", ["ns", "kind", "id", "name", "status", "parent"])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +21,7 @@ from gpucluster.service.catalog.port import Catalog, Changed, Full, Record
 from gpucluster.service.refusals import Refusal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import KIND, Tasks
+from gpucluster.sources.filters import Condition, Filters
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,16 @@ SAVE_S = 1.0  # between two writes of progress
 STOP_S = 60.0  # until a process that was asked to stop is made to
 MAX_DEATHS = 3  # of the process, without a word about the reason
 MAX_TAKEOVERS = 20  # of servers, during one task
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+# What a job may compute on is among what it gets; one that gets none computes nothing
+ON_CPU = Filters(NOT=(Condition(field="job.args.device", operator="in", value=["auto", "gpu"]),))
+
+
+def uses_gpu(task: Record) -> bool:
+    """Whether a task may need a GPU."""
+    return task.body["job"]["args"].get("device") in {"auto", "gpu"}
 
 
 class JobHost:
@@ -42,16 +53,39 @@ class JobHost:
         Processes at a time.
     hold : timedelta
         Silence after which another server takes a task over.
+    gpus : sequence of str
+        As ``CUDA_VISIBLE_DEVICES`` names them. A job that may use a GPU is given one of them, and
+        waits until one is free; without any, jobs find their device themselves.
     """
 
-    def __init__(self, catalog: Catalog, tasks: Tasks, places: int, hold: timedelta) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        tasks: Tasks,
+        places: int,
+        hold: timedelta,
+        gpus: Sequence[str] = (),
+    ) -> None:
         self._catalog = catalog
         self._tasks = tasks
+        self.n_places = places
+        self.n_gpus = len(gpus)
         self._places = threading.Semaphore(places)
+        self._free_gpus = list(gpus)  # only the thread that takes up tasks takes from it
         self._hold = hold
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._take_up, name="jobs", daemon=True)
         self._watchers: set[threading.Thread] = set()
+
+    @property
+    def n_running(self) -> int:
+        """Jobs that work now."""
+        return len(self._watchers)
+
+    @property
+    def n_gpus_free(self) -> int:
+        """GPUs that no job has."""
+        return len(self._free_gpus)
 
     def start(self) -> None:
         """Begin to take up tasks."""
@@ -82,13 +116,15 @@ class JobHost:
                 self._tasks.news.wait(POLL_S)
                 self._tasks.news.clear()
                 continue
-            watcher = threading.Thread(target=self._watch, args=(task,), name=task.id)
+            gpu = self._free_gpus.pop(0) if self.n_gpus and uses_gpu(task) else None
+            watcher = threading.Thread(target=self._watch, args=(task, gpu), name=task.id)
             self._watchers.add(watcher)
             watcher.start()
 
     def _claimed(self) -> Record | None:
         with self._catalog.writing() as tx:
-            due = tx.claim(KIND, hold=self._hold, limit=1)
+            only = ON_CPU if self.n_gpus and not self._free_gpus else None
+            due = tx.claim(KIND, hold=self._hold, limit=1, filters=only)
             if not due:
                 return None
             task = due[0]
@@ -108,16 +144,18 @@ class JobHost:
                 begun(tx, task)
             return task
 
-    def _watch(self, task: Record) -> None:
-        """See a task through, and free its place."""
+    def _watch(self, task: Record, gpu: str | None) -> None:
+        """See a task through, and free its place and its GPU."""
         try:
-            Watched(self._catalog, self._tasks, task, self._hold, self._is_over).see_through()
+            Watched(self._catalog, self._tasks, task, self._hold, self._is_over).see_through(gpu)
         except Changed:
             logger.warning("%s was taken over by another server", task.id)
         except Exception:
             logger.exception("%s was left; it will be taken up again", task.id)
         finally:
             self._watchers.discard(threading.current_thread())
+            if gpu is not None:
+                self._free_gpus.append(gpu)
             self._places.release()
             self._tasks.wake()
 
@@ -141,8 +179,14 @@ class Watched:
         self._news: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._data: dict[str, Any] = {}
 
-    def see_through(self) -> None:
-        """Start the process, write down how far it is, and in the end what came of it."""
+    def see_through(self, gpu: str | None = None) -> None:
+        """Start the process, write down how far it is, and in the end what came of it.
+
+        Parameters
+        ----------
+        gpu : str, optional
+            The only one that it sees.
+        """
         command = [sys.executable, "-m", "gpucluster.service.jobs.work"]
         process = subprocess.Popen(
             command,
@@ -150,7 +194,7 @@ class Watched:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env=_without_secrets(os.environ),
+            env=_without_secrets(os.environ) | ({} if gpu is None else {VISIBLE: gpu}),
         )
         reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()

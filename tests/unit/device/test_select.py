@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
 import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from gpucluster.device import select
 from gpucluster.device.select import decide, gpu_facts, probe_gpu
 from gpucluster.errors import BackendUnavailableError, DeviceUnavailableError
 
@@ -115,3 +117,42 @@ def test_facts_name_versions_and_what_is_missing(monkeypatch: pytest.MonkeyPatch
         "cuml": None,
         "rmm": None,
     }
+
+
+MIXED = """GPU 0: NVIDIA H200 (UUID: GPU-aaaa-1)
+GPU 1: NVIDIA H200 (UUID: GPU-bbbb-2)
+  MIG 1g.18gb     Device  0: (UUID: MIG-cccc-3)
+  MIG 1g.18gb     Device  1: (UUID: MIG-dddd-4)
+GPU 2: NVIDIA H200 (UUID: GPU-eeee-5)
+"""
+MIXED_NAMES = ("GPU-aaaa-1", "MIG-cccc-3", "MIG-dddd-4", "GPU-eeee-5")
+
+
+@pytest.mark.parametrize(
+    ("said", "named", "expected"),
+    [
+        (MIXED, None, MIXED_NAMES),
+        (MIXED, "2,0", ("2", "0")),
+        (MIXED, "MIG-dddd-4, GPU-aaaa-1", ("MIG-dddd-4", "GPU-aaaa-1")),
+        (MIXED, "1,-1,0", ("1",)),  # as CUDA reads it
+        (MIXED, "", ()),
+        (MIXED, "none", ()),
+        ("No devices were found\n", None, ()),
+        ("No devices were found\n", "0", ()),
+    ],
+)
+def test_gpus_are_those_that_the_driver_names_and_the_environment_leaves(
+    monkeypatch, tmp_path, said, named, expected
+):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n[ \"$*\" = --list-gpus ] && cat <<'E'\n{said}E\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(select, "find_spec", lambda name: True)
+    environment = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
+    assert select.list_gpus(environment) == expected
+    monkeypatch.setattr(select, "find_spec", lambda name: None)
+    assert select.list_gpus(environment) == ()  # nothing would use them
+    monkeypatch.setattr(select, "find_spec", lambda name: True)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert select.list_gpus(environment) == ()
