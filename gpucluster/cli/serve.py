@@ -47,7 +47,7 @@ def serve(voice: Voice, **options: Any) -> None:
         settings = ServiceSettings(**given)
     except ValidationError as error:
         raise setting_error(error, lambda _: list(ServiceSettings.model_fields)) from error
-    run_server(settings, voice.say)
+    run_server(settings, voice.say, quiet=voice.quiet)
 
 
 def _options() -> list[click.Option]:

@@ -13,6 +13,7 @@ from gpucluster import __version__
 from gpucluster.service.answers import DOCUMENTED, handle_errors
 from gpucluster.service.description import describe
 from gpucluster.service.front import Front
+from gpucluster.service.observing import Observed
 from gpucluster.service.routes import (
     access,
     clusters,
@@ -20,6 +21,7 @@ from gpucluster.service.routes import (
     documents,
     enrichment,
     executions,
+    operating,
     page,
     tasks,
     taxonomies,
@@ -45,6 +47,7 @@ ROUTERS = (
     tasks.router,
     webhooks.router,
     page.router,
+    operating.router,
 )
 
 
@@ -62,16 +65,10 @@ def make_app(service: Service) -> ASGIApp:
     for router in ROUTERS:
         app.include_router(router)
 
-    @app.get("/healthz", include_in_schema=False)
-    def health() -> dict[str, str]:
-        """Say that the server answers, and its catalog."""
-        with service.catalog.reading() as tx:
-            tx.next_due("task")
-        return {"status": "ok", "version": __version__}
-
+    app.state.service = service
     handle_errors(app)
     describe(app)
-    return Front(app, service)
+    return Observed(Front(app, service), is_logged=service.settings.log_requests)
 
 
 def _lifespan(service: Service) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic_core import to_json
 
 from gpucluster.service.identifiers import new_id
 from gpucluster.service.refusals import ForbiddenError
@@ -65,6 +67,25 @@ def may(scope: Scope) -> Callable[..., Call]:
         return call
 
     return let_in
+
+
+def in_turn(endpoint: Callable[..., Any]) -> Callable[..., Awaitable[Response]]:
+    """Let an endpoint, and the writing of its answer, wait for a thread of `Service.readers`.
+
+    Whoever waits holds none of the threads that all other requests share.
+    """
+
+    @functools.wraps(endpoint)
+    async def waiting(**given: Any) -> Response:
+        def answered() -> Response:
+            answer = endpoint(**given)
+            if isinstance(answer, Response):
+                return answer
+            return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")
+
+        return await cast("Call", given["call"]).service.readers.run(answered)
+
+    return waiting
 
 
 Reads: TypeAlias = Annotated[Call, Depends(may("read"))]

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 # other kind, a body is read here, up to its limit
 logger = logging.getLogger(__name__)
 
+PROBES = ("/healthz", "/readyz")
+METRICS = "/metrics"
 UPLOADS = ("application/vnd.apache.parquet", "application/x-ndjson")
 _TAKES_UPLOADS = re.compile(r"/v1/collections/[^/]+/documents")
 FAILURES_PER_S = 20 / 60  # wrong tokens of one address
@@ -74,11 +76,16 @@ class Front:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
         send = _with_headers(send, request_id)
+        path = scope["path"]
+        if path in PROBES:  # under any name, and when there is too much to do
+            await self._app(scope, receive, send)
+            return
         try:
             with self._in_flight:
                 self._check_host(headers)
-                if not scope["path"].startswith("/v1/"):
+                if not path.startswith("/v1/") and path != METRICS:
                     await self._app(scope, receive, send)
                     return
                 await self._serve(scope, headers, request_id, receive, send)
@@ -90,10 +97,11 @@ class Front:
     ) -> None:
         """Answer a request to the API."""
         token = await self._token(scope, headers)
+        scope["state"]["token_id"] = token.token_id
         self._rate.take(token.token_id)
         ns = await self._namespace(scope, headers, token)
         call = Call(self._service, ns, token, request_id)
-        scope.setdefault("state", {})["call"] = call
+        scope["state"]["call"] = call
         if _is_upload(scope, headers):
             await self._app(scope, receive, send)
             return

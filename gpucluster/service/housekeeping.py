@@ -11,6 +11,7 @@ from gpucluster.service.catalog.port import Full
 logger = logging.getLogger(__name__)
 
 PAUSE_S = 300.0
+BREATH_S = 0.05  # between parts, for whoever else wants to write
 
 
 def keep_house(chores: Mapping[str, Callable[[], bool]], is_over: threading.Event) -> None:
@@ -25,7 +26,7 @@ def keep_house(chores: Mapping[str, Callable[[], bool]], is_over: threading.Even
     while not is_over.wait(PAUSE_S):
         for name, chore in chores.items():
             try:
-                while chore() and not is_over.is_set():
+                while chore() and not is_over.wait(BREATH_S):
                     pass
             except Full:
                 logger.info("the catalog is busy; %s: later", name)

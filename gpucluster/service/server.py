@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from gpucluster.artifacts import open_store
 from gpucluster.errors import ConfigError, PermissionRefusedError
 from gpucluster.places import Place
 from gpucluster.service.app import make_app
+from gpucluster.service.log import logged
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tokens import ANY
 from gpucluster.service.wiring import Service
@@ -23,7 +25,7 @@ BACKLOG = 2048
 GRACE_S = 10  # for answers that are on their way when the server is told to stop
 
 
-def serve(settings: ServiceSettings, say: Callable[[str], object]) -> None:
+def serve(settings: ServiceSettings, say: Callable[[str], object], *, quiet: bool = False) -> None:
     """Answer requests until a signal says stop.
 
     Parameters
@@ -31,7 +33,14 @@ def serve(settings: ServiceSettings, say: Callable[[str], object]) -> None:
     settings : ServiceSettings
     say : callable
         Gets lines for the operator, among them the first token of a new service.
+    quiet : bool
+        Whether errors alone are logged.
     """
+    with logged(settings.log_format, logging.ERROR if quiet else logging.INFO):
+        _serve(settings, say)
+
+
+def _serve(settings: ServiceSettings, say: Callable[[str], object]) -> None:
     listening = _listen(settings.host, settings.port)
     _check_root(settings.place)
     service = Service(settings)

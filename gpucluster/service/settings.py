@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gpucluster.places import Place, place, working_folder
+from gpucluster.service.log import LogFormat
 from gpucluster.service.outbound import OutboundSettings
 
 MB = 1 << 20
@@ -60,6 +61,9 @@ class ServiceSettings(BaseSettings):
     max_in_flight: Annotated[int, Field(ge=1)] = Field(
         default=2000, description="Requests at a time; more are told to come again."
     )
+    max_reads: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="Reads of documents and members at a time; more wait."
+    )
     rate_per_s: Annotated[float, Field(gt=0)] = Field(
         default=500.0, description="Requests of one token in a second, on average."
     )
@@ -84,6 +88,12 @@ class ServiceSettings(BaseSettings):
     hold_s: Annotated[float, Field(ge=1)] = Field(
         default=15.0, description="Silence after which another server takes over a task."
     )
+    retention_days: Annotated[float, Field(ge=0, le=36500)] = Field(
+        default=90.0,
+        description="Days that ended tasks and histories of triggers are kept; 0: for ever.",
+    )
+    log_format: LogFormat = Field(default="text", description="Of the log on stderr: text or json.")
+    log_requests: bool = Field(default=True, description="Whether each request is logged.")
     triggers: bool = Field(default=True, description="Whether this server fires triggers.")
     deliveries: bool = Field(default=True, description="Whether this server delivers webhooks.")
 

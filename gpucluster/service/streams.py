@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +41,29 @@ def open_run(path: str) -> Run:
     return Run.open(path)
 
 
-def respond(path: str, headers: Mapping[str, str], asked: DataRequest) -> StreamingResponse:
-    """Return the stream of a run: lines of JSON, or Arrow IPC where ``Accept`` says so."""
+def respond(
+    path: str,
+    headers: Mapping[str, str],
+    asked: DataRequest,
+    each: Callable[[Iterator[bytes]], AsyncIterator[bytes]],
+) -> StreamingResponse:
+    """Return the stream of a run: lines of JSON, or Arrow IPC where ``Accept`` says so.
+
+    Parameters
+    ----------
+    path : str
+        Of the run.
+    headers : mapping
+        Of the request.
+    asked : DataRequest
+    each : callable
+        Reads the parts in turn with others.
+    """
     check_columns(asked.columns)
     run = open_run(path)
     if ARROW in headers.get("accept", ""):
-        return StreamingResponse(as_arrow(run, asked), media_type=ARROW)
-    return StreamingResponse(as_lines(run, asked), media_type=NDJSON)
+        return StreamingResponse(each(as_arrow(run, asked)), media_type=ARROW)
+    return StreamingResponse(each(as_lines(run, asked)), media_type=NDJSON)
 
 
 def centroid_rows(run: Run, *, vectors: bool) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from gpucluster.service.catalog.port import Catalog, Page, Query, Record, Summary, Transaction
+from gpucluster.service.counters import TASKS_ENDED
 from gpucluster.service.refusals import NotFoundError, TooManyError
 from gpucluster.wire.tasks import LIVE, TaskResponse, TaskStatus, TaskType
 
@@ -157,7 +158,9 @@ class Tasks:
         data = {**task.body["data"], "result": None if shown is None else dict(shown)}
         data.pop("progress", None)
         body = {**task.body, "data": data, "error": error}
-        return tx.replace(replace(task, body=body, status=status, due_at=None))
+        ended = tx.replace(replace(task, body=body, status=status, due_at=None))
+        TASKS_ENDED.labels(body["job"]["verb"], status).inc()
+        return ended
 
 
 def status_of(outcome: Mapping[str, Any]) -> TaskStatus:

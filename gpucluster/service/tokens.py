@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias
 from gpucluster.service.catalog.port import Catalog, Query, Record
 from gpucluster.service.refusals import NotFoundError
 
-Scope: TypeAlias = Literal["read", "run", "admin"]
-SCOPES: tuple[Scope, ...] = ("read", "run", "admin")
+Scope: TypeAlias = Literal["metrics", "read", "run", "admin"]
+SCOPES: tuple[Scope, ...] = ("metrics", "read", "run", "admin")
 ANY = "*"  # every namespace
 KIND = "token"
 REMEMBERED_S = 5.0  # how long a token works on after it was revoked

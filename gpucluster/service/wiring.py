@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from gpucluster.service import namespaces
+from gpucluster.device.select import list_gpus
+from gpucluster.service import namespaces, retention
 from gpucluster.service.catalog import open_catalog
 from gpucluster.service.catalog.port import Catalog, Transaction
 from gpucluster.service.collections.incoming import Limits
@@ -19,6 +20,7 @@ from gpucluster.service.housekeeping import keep_house
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once, forget_answers
 from gpucluster.service.outbound import Outbound, OutboundSettings
+from gpucluster.service.readers import Readers
 from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import Tasks
@@ -47,6 +49,7 @@ class Service:
         self.tasks = Tasks(self.catalog, settings.max_queued)
         self.known_namespaces: set[str] = set()
         self.is_over = threading.Event()
+        self.readers = Readers(settings.max_reads)
         namespaces.ensure_default(self.catalog)
         self.outbound = Outbound(
             OutboundSettings(
@@ -90,19 +93,22 @@ class Service:
         chores = {
             "old answers are forgotten": lambda: forget_answers(self.catalog),
             "versions that nobody has told of are told of": self.collections.noting.look,
+            **retention.chores(self.catalog, settings.retention_days),
         }
         self._housekeeping = threading.Thread(
             target=keep_house, args=(chores, self.is_over), name="housekeeping", daemon=True
         )
-        self._jobs = JobHost(
-            self.catalog, self.tasks, settings.max_jobs, timedelta(seconds=settings.hold_s)
+        uses_gpus = settings.max_jobs > 0 and settings.device != "cpu"
+        self.jobs = JobHost(
+            *(self.catalog, self.tasks, settings.max_jobs, timedelta(seconds=settings.hold_s)),
+            list_gpus() if uses_gpus else (),
         )
 
     def start(self) -> None:
         """Begin to work on what is due."""
         self._housekeeping.start()
         if self.settings.max_jobs:
-            self._jobs.start()
+            self.jobs.start()
         if self.settings.triggers:
             self._trigger_loop.start()
         if self.settings.deliveries:
@@ -113,7 +119,7 @@ class Service:
         self.is_over.set()
         self._trigger_loop.stop()
         if self.settings.max_jobs:
-            self._jobs.stop()
+            self.jobs.stop()
         self._deliverer.stop()
         if self._housekeeping.is_alive():
             self._housekeeping.join()

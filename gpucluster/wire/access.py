@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from gpucluster.wire.base import Answer, Request, Time, Title
 
-Scope = Literal["read", "run", "admin"]
+Scope = Literal["metrics", "read", "run", "admin"]
 NamespaceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 
 
@@ -42,7 +42,8 @@ class CreateTokenRequest(Request):
         default="default", description="What it opens; * for all."
     )
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)] = Field(
-        default=("read",), description="What it allows: run includes read, admin all."
+        default=("read",),
+        description="What it allows: run includes read, admin all; metrics shows no data.",
     )
     expires_at: Time | None = Field(default=None, description="When it ends by itself.")
 

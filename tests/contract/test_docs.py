@@ -7,7 +7,9 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from pydantic import TypeAdapter
 
 import gpucluster
+from gpucluster.cli.serve import serve
 from gpucluster.dialects import read_body
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.service.catalog.port import utc_now
@@ -290,6 +293,51 @@ def test_service_page(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"status":"COMPLETED"' in done.stdout
     assert '"facets":{"topic":{"values":[{"value":"' in done.stdout
+
+
+def test_operating_page(tmp_path: Path) -> None:
+    """The unit starts a server, which the probes and calls of the page find well."""
+    page = ROOT / "docs" / "operating.md"
+    (unit,), (image,) = blocks(page, "ini"), blocks(page, "dockerfile")
+    (calls,), (line,), _ = (blocks(page, kind) for kind in ("bash", "json", "yaml"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    given = re.findall(r"^(\w+)=(.+)$", unit, re.M)
+    places = {"8765": port, "/var/lib/gpucluster": str(tmp_path / "root")}
+    for there, here in places.items():
+        given = [(name, text.replace(there, here)) for name, text in given]
+    unit_of = dict(given)
+    installed, *arguments = shlex.split(unit_of["ExecStart"])
+    assert installed == "/opt/gpucluster/bin/gpucluster"
+    name, _, value = unit_of["Environment"].partition("=")
+    environment = {**os.environ, name: value, "GPUCLUSTER_SERVE_ADMIN_TOKEN": TOKEN}
+    probe = json.loads(re.search(r"HEALTHCHECK .* CMD (\[.*\])$", image, re.M)[1])
+    names = {"URL": f"http://127.0.0.1:{port}", "TOKEN": TOKEN}
+    with (tmp_path / "log").open("w") as log:
+        command = [sys.executable, "-m", "gpucluster", *arguments]
+        server = subprocess.Popen(command, env=environment, stderr=log)
+    try:
+        subprocess.run(shlex.split(unit_of["ExecStartPost"]), check=True)
+        subprocess.run([sys.executable, *(p.replace("8765", port) for p in probe[1:])], check=True)
+        shown = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", calls],
+            env={**os.environ, **names},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    finally:
+        server.terminate()
+        assert server.wait(60) == int(unit_of["SuccessExitStatus"])
+    counted = re.findall(r"`(gpucluster_\w+)`", page.read_text())
+    ours = [name for name in counted if not name.endswith(("_", "_seconds"))]
+    assert len(ours) > 12
+    told = set(re.findall(r"^# TYPE (\w+)", shown, re.M))
+    assert {name for name in ours if name not in told} == set()
+    logged = [text for text in (tmp_path / "log").read_text().splitlines() if "/v1/tokens" in text]
+    assert json.loads(logged[0]).keys() == json.loads(line).keys()
+    started = json.loads(re.search(r"^ENTRYPOINT (\[.*\])$", image, re.M)[1])
+    assert serve.make_context("serve", started[2:]).params["host"] == "0.0.0.0"
 
 
 def test_collections_page(tmp_path: Path) -> None:

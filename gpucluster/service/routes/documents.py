@@ -14,9 +14,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from gpucluster.device.memory import give_back
 from gpucluster.places import disk_of
 from gpucluster.service import streams
-from gpucluster.service.calls import Call, Reads, Runs
+from gpucluster.service.calls import Call, Reads, Runs, in_turn
 from gpucluster.service.collections.facets import count_values
 from gpucluster.service.collections.incoming import Upload
 from gpucluster.service.collections.listing import (
@@ -100,12 +101,19 @@ async def add_documents(
     with tempfile.TemporaryFile(dir=place) as file:  # without a name: it goes with this process
         await _receive(request, file, limits.upload_bytes)
         path = Path(f"/proc/self/fd/{file.fileno()}")
-        return await run_in_threadpool(
-            add, lambda version: open_upload(path, kind, version, limits), _key_of(call, request)
-        )
+        key = _key_of(call, request)
+
+        def add_file() -> collections.DocumentsAdded:
+            try:
+                return add(lambda version: open_upload(path, kind, version, limits), key)
+            finally:
+                give_back()  # a file of 2 GB leaves much behind, which nobody may need again
+
+        return await run_in_threadpool(add_file)
 
 
 @router.post("/list")
+@in_turn
 def list_documents(
     collection_identifier: str, body: wire.ListDocumentsRequest, pages: Pages, call: Reads
 ) -> wire.ListDocumentsResponse:
@@ -144,6 +152,7 @@ def list_documents(
 
 
 @router.post("/facets")
+@in_turn
 def facets(
     collection_identifier: str, body: wire.FacetsRequest, call: Reads
 ) -> wire.FacetsResponse:
@@ -166,6 +175,7 @@ def facets(
 
 
 @router.post("/data", response_class=StreamingResponse, responses=_STREAMED)
+@in_turn
 def stream_documents(
     collection_identifier: str, request: Request, body: wire.DataDocumentsRequest, call: Reads
 ) -> StreamingResponse:
@@ -177,10 +187,10 @@ def stream_documents(
         fields=body.fields,
         include_vectors=body.include_vectors,
     )
-    found = Documents(opened.versions, opened.version, question)
+    found, each = Documents(opened.versions, opened.version, question), call.service.readers.each
     if streams.ARROW in request.headers.get("accept", ""):
-        return StreamingResponse(found.arrow(), media_type=streams.ARROW)
-    return StreamingResponse(found.lines(), media_type=streams.NDJSON)
+        return StreamingResponse(each(found.arrow()), media_type=streams.ARROW)
+    return StreamingResponse(each(found.lines()), media_type=streams.NDJSON)
 
 
 @router.post("/delete")
@@ -198,6 +208,7 @@ def delete_documents(
 
 
 @router.get("/{document_id:path}")
+@in_turn
 def get_document(
     collection_identifier: str,
     document_id: str,

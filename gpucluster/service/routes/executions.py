@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from gpucluster.service import streams, tasks
-from gpucluster.service.calls import Call, Reads, Runs
+from gpucluster.service.calls import Call, Reads, Runs, in_turn
 from gpucluster.service.catalog.port import Query, Record, Summary
 from gpucluster.service.executions import as_answer
 from gpucluster.service.paging import Pages, Paging
@@ -92,6 +92,7 @@ def cancel(cluster_identifier: str, run_id: str, call: Runs) -> wire.ExecutionRe
 
 
 @router.get("/{cluster_identifier}/executions/{run_id}/artifacts")
+@in_turn
 def artifacts(
     cluster_identifier: str,
     run_id: str,
@@ -103,6 +104,7 @@ def artifacts(
 
 
 @router.get("/{cluster_identifier}/artifacts")
+@in_turn
 def latest_artifacts(
     cluster_identifier: str,
     call: Reads,
@@ -126,7 +128,7 @@ def data(
 ) -> StreamingResponse:
     """Stream clusters and members: lines of JSON, or Arrow IPC where ``Accept`` says so."""
     record = _left(call, cluster_identifier, run_id)
-    return _streamed(record, request, body)
+    return _streamed(call, record, request, body)
 
 
 @router.post(
@@ -139,7 +141,7 @@ def post_data(
 ) -> StreamingResponse:
     """Stream clusters and members, as asked for in the body."""
     record = _left(call, cluster_identifier, run_id)
-    return _streamed(record, request, body)
+    return _streamed(call, record, request, body)
 
 
 @router.get(
@@ -152,7 +154,7 @@ def latest_data(
     body: Annotated[wire.DataRequest, Parameter()],
 ) -> StreamingResponse:
     """Stream clusters and members of the latest completed run."""
-    return _streamed(_latest_finished(call, cluster_identifier), request, body)
+    return _streamed(call, _latest_finished(call, cluster_identifier), request, body)
 
 
 def _started(call: Call, identifier: str, body: wire.ExecuteRequest | None) -> TaskResponse:
@@ -251,5 +253,8 @@ def _artifacts(record: Record, asked: wire.ArtifactsRequest) -> wire.Artifacts:
     )
 
 
-def _streamed(record: Record, request: Request, body: wire.DataRequest) -> StreamingResponse:
-    return streams.respond(record.body["artifacts"]["path"], request.headers, body)
+def _streamed(
+    call: Call, record: Record, request: Request, body: wire.DataRequest
+) -> StreamingResponse:
+    path, each = record.body["artifacts"]["path"], call.service.readers.each
+    return streams.respond(path, request.headers, body, each)

@@ -226,7 +226,8 @@ def application_data(
         found = call.service.taxonomies.application(tx, call.ns, taxonomy_identifier, run_id)
     if found.status != "completed":
         raise ConflictError(f"{run_id} is {found.status}: it left nothing to show")
-    return streams.respond(found.body["artifacts"]["path"], request.headers, body)
+    path, each = found.body["artifacts"]["path"], call.service.readers.each
+    return streams.respond(path, request.headers, body, each)
 
 
 async def _promoted(

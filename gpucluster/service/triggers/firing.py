@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gpucluster.service.catalog.port import Record, Transaction
+from gpucluster.service.counters import TRIGGER_TIMES
 from gpucluster.service.definitions import Emit
 from gpucluster.service.refusals import ConflictError, NotFoundError, TooManyError
 from gpucluster.service.triggers.conditions import (
@@ -287,6 +288,8 @@ class Firing:
         """Write a trigger and an entry of its history."""
         counted = trigger.changed(num_times=trigger.num_times + 1)
         tx.replace(record_of(record, counted))
+        outcome = "fired" if status == "pending" else status
+        TRIGGER_TIMES.labels(trigger.trigger_type, outcome).inc()
         return write_entry(
             *(tx, record.ns, record.id, counted.num_times),
             status=status,

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from gpucluster.service.catalog.port import Catalog, Changed, Full, Record, Transaction
+from gpucluster.service.counters import DELIVERIES
 from gpucluster.service.outbound import Outbound, OutboundError
 from gpucluster.service.webhooks.channels import message
 from gpucluster.service.webhooks.events import EVENT
@@ -221,8 +222,10 @@ class Deliverer:
     def _write_down(self, delivery: Record, outcome: _Outcome) -> None:
         """Record a call, unless somebody else has the delivery by now."""
         now = self._catalog.clock()
+        after = self._after(delivery, outcome, now)
+        DELIVERIES.labels("failed" if after.status == PENDING else after.status).inc()
         with suppress(Changed), self._catalog.writing() as transaction:
-            transaction.replace(self._after(delivery, outcome, now))
+            transaction.replace(after)
         if outcome.is_gone:
             with self._catalog.writing() as transaction:
                 _disable(transaction, delivery)
