@@ -49,6 +49,12 @@ class Run(StoredRun):
 
         return enrich(self, data, **options)
 
+    def export(self, path: str | Path, **options: Any) -> Path:
+        """Write members with coordinates and texts to a file: `exported.export` with this run."""
+        from gpucluster.exported import export
+
+        return export(self, path, **options)
+
     def label(
         self, settings: LabelingSettings | Mapping[str, Any] | None = None, **options: Any
     ) -> Run:
@@ -56,7 +62,9 @@ class Run(StoredRun):
         return label(self, settings, **options)
 
     def plot(self, kind: str, path: str | Path | None = None, **options: Any) -> Figure | Path:
-        """Draw a picture: `gpucluster.plot` with this run."""
+        """Draw a picture: `plots.plot` with this run."""
+        from gpucluster.plots import plot
+
         return plot(self, kind, path, **options)
 
     def promote(self, name: str, **options: Any) -> Taxonomy:
@@ -210,65 +218,6 @@ def compare(
         run if isinstance(run, StoredRun) else StoredRun.open(run) for run in (previous, current)
     ]
     return Comparison.of(*runs, by=by)
-
-
-def plot(
-    run: StoredRun | str | Place,
-    kind: str,
-    path: str | Path | None = None,
-    *,
-    theme: Literal["light", "dark"] = "light",
-    width: float | None = None,
-    height: float | None = None,
-    dpi: int = 150,
-    **options: Any,
-) -> Figure | Path:
-    """Draw a picture of a finished run.
-
-    Parameters
-    ----------
-    run : Run or path
-        An output folder stands for its latest run.
-    kind : {"map", "silhouette", "sizes", "similarity", "tree", "k-distance"}
-        See docs/plots.md.
-    path : str or Path, optional
-        Ends with ``.png``, ``.svg`` or ``.pdf``; a file that is there is replaced. Omitted: nothing
-        is written.
-    theme : {"light", "dark"}, default "light"
-    width, height : float, optional
-        Inches. Omitted: what suits the picture.
-    dpi : int, default 150
-        Dots per inch of a PNG, and of the dots of a map in other files.
-    **options
-        ``colour_by`` (``cluster``, ``similarity``, ``truth``) and ``legend`` of a map; ``level`` of
-        map, sizes and similarity; ``data``, where vectors or documents are now, of map,
-        silhouette and k-distance.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or Path
-        The picture, or where it lies. The same run gives the same bytes.
-
-    Raises
-    ------
-    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
-        There is no such run, or it is damaged, or of a newer version.
-    ConfigError
-        The kind or an option is unknown or does not fit the run, or the name of the file ends
-        otherwise.
-    SourceError
-        What the picture needs beside the run cannot be read any more.
-    BackendUnavailableError
-        Matplotlib is missing.
-    StoreError
-        The file could not be written.
-    """
-    from gpucluster.bases import latest_run
-    from gpucluster.plots import draw
-    from gpucluster.report.drawing.canvas import Look, finish
-
-    look = Look(theme, width, height, dpi)
-    return finish(lambda: draw(latest_run(run), kind, look, options), path, dpi)
 
 
 def label(

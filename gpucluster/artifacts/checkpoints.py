@@ -128,7 +128,8 @@ class Checkpoints:
 def kept_array(run: Place, stage: str, name: str) -> Array | None:
     """Return an array of a stage that lies in the folder of a run; None where none does, whole."""
     try:
-        for done in sorted(run.glob(f"{FOLDER}/{stage}-*/{DONE}"), key=str):
+        finished: list[Place] = [*run.glob(f"{FOLDER}/{stage}-*/{DONE}")]
+        for done in sorted(finished, key=str):
             entry = unseal(json.loads(done.read_bytes()))["files"][name]
             path = done.parent / f"{name}.npy"
             with path.open("rb") as file:

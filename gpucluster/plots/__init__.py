@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gpucluster.plots.kinds import KINDS, draw
+from gpucluster.plots.kinds import KINDS, plot
 
-__all__ = ["KINDS", "draw"]
+__all__ = ["KINDS", "plot"]

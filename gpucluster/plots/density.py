@@ -157,7 +157,8 @@ def _alike(run: Run) -> Iterator[Place]:
         same = [config[name] for name in ("preprocessing_steps", "normalize_features")]
         return manifest.data_sha256, manifest.random_state, manifest.versions, same
 
-    for path in sorted(run.path.parent.glob(f"*/{FILE_NAME}"), key=str):
+    manifests: list[Place] = [*run.path.parent.glob(f"*/{FILE_NAME}")]
+    for path in sorted(manifests, key=str):
         try:
             other = Manifest.from_json(path.read_bytes(), str(path))
         except (OSError, ArtifactError):

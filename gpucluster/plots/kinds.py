@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from gpucluster.bases import latest_run
 from gpucluster.errors import ConfigError
 from gpucluster.notation import nearest
 from gpucluster.plots import clusters, density, trees
-from gpucluster.report.drawing.canvas import Look, drawing, known
+from gpucluster.report.drawing.canvas import DPI, Look, drawing, finish, known
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gpucluster.artifacts import Run
+    from gpucluster.places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +61,63 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 
 
-def draw(run: Run, kind: str, look: Look, options: Mapping[str, Any]) -> Figure:
-    """Draw a picture of a run.
+def plot(
+    run: Run | str | Place,
+    kind: str,
+    path: str | Path | None = None,
+    *,
+    theme: Literal["light", "dark"] = "light",
+    width: float | None = None,
+    height: float | None = None,
+    dpi: int = DPI,
+    **options: Any,
+) -> Figure | Path:
+    """Draw a picture of a finished run.
 
     Parameters
     ----------
-    run : Run
-    kind : str
-        One of `KINDS`.
-    look : Look
-    options : mapping of str to Any
-        What the kind is told; None is as if it was not.
+    run : Run or path
+        An output folder stands for its latest run.
+    kind : {"map", "silhouette", "sizes", "similarity", "tree", "k-distance"}
+        See docs/plots.md.
+    path : str or Path, optional
+        Ends with ``.png``, ``.svg`` or ``.pdf``; a file that is there is replaced. Omitted: nothing
+        is written.
+    theme : {"light", "dark"}, default "light"
+    width, height : float, optional
+        Inches. Omitted: what suits the picture.
+    dpi : int, default 150
+        Dots per inch of a PNG, and of the dots of a map in other files.
+    **options
+        ``colour_by`` (``cluster``, ``similarity``, ``truth``) and ``legend`` of a map; ``level`` of
+        map, sizes and similarity; ``data``, where vectors or documents are now, of map,
+        silhouette and k-distance.
 
     Returns
     -------
-    Figure
+    matplotlib.figure.Figure or Path
+        The picture, or where it lies. The same run gives the same bytes.
 
     Raises
     ------
+    RunNotFoundError, CorruptArtifactError, SchemaTooNewError
+        There is no such run, or it is damaged, or of a newer version.
     ConfigError
-        There is no such kind, it has no such option, or it does not fit the run.
+        The kind or an option is unknown or does not fit the run, or the name of the file ends
+        otherwise.
+    SourceError
+        What the picture needs beside the run cannot be read any more.
     BackendUnavailableError
         Matplotlib is missing.
-    SourceError
-        The vectors or documents that it needs cannot be read any more.
+    StoreError
+        The file could not be written.
     """
+    look = Look(theme, width, height, dpi)
+    return finish(lambda: _draw(latest_run(run), kind, look, options), path, dpi)
+
+
+def _draw(run: Run, kind: str, look: Look, options: Mapping[str, Any]) -> Figure:
+    """Draw a picture; an option that is None is as if it was not given."""
     known("kind", kind, tuple(KINDS))
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:

@@ -137,12 +137,15 @@ def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
 
 
 def finish(draw: Callable[[], Figure], path: str | Path | None, dpi: int) -> Figure | Path:
-    """Return a picture, or write it and return where it lies.
+    """Return a picture, or write it and return where it lies."""
+    return draw() if path is None else put(draw, path, dpi)
+
+
+def put(draw: Callable[[], Figure], path: str | Path, dpi: int) -> Path:
+    """Write a picture to a file that is there whole or not at all; return where it lies.
 
     The name of the file is looked at before anything is drawn.
     """
-    if path is None:
-        return draw()
     target = Path(path).expanduser().absolute()
     kind = ending(target)
     figure = draw()

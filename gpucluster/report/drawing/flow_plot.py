@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -38,9 +39,9 @@ class Column:
     sizes : ndarray of shape (n_clusters,), int64
     n_noise : int
     identity : ndarray of shape (n_clusters,), int32
-        The cluster of the last run that each lives on in; -1: it died.
-    is_new : ndarray of shape (n_clusters,), bool
-        Whether it was born in this run.
+        The cluster of the last run that each is carried on by, whose colour it has; -1: none.
+    was_born, dies : ndarray of shape (n_clusters,), bool
+        Whether it is of no cluster of the run before; goes into none of the next.
     """
 
     title: str
@@ -48,7 +49,8 @@ class Column:
     sizes: Weights
     n_noise: int
     identity: Labels
-    is_new: Any
+    was_born: Any
+    dies: Any
 
 
 @dataclass(slots=True)
@@ -92,21 +94,22 @@ def draw_flow(columns: Sequence[Column], links: Sequence[Any], look: Look) -> Fi
     bars = [_gathered(column) for column in columns]
     flows = [
         _summed(before, after, found)
-        for before, after, found in zip(bars, bars[1:], links, strict=True)
+        for (before, after), found in zip(pairwise(bars), links, strict=True)
     ]
     _sort(bars, flows)
     tallest = max(float(each.sizes.sum()) for each in bars)
     for each in bars:
         _stack(each, tallest)
-    for position, (before, after, flow) in enumerate(zip(bars, bars[1:], flows, strict=True)):
+    for position, ((before, after), flow) in enumerate(zip(pairwise(bars), flows, strict=True)):
         _ribbons(axes, look, position, before, after, flow)
     for position, each in enumerate(bars):
         is_first, is_last = position == 0, position == len(bars) - 1
         _draw_bars(axes, look, position, each, is_first=is_first, is_last=is_last)
-        side = "left" if is_first else "right" if is_last else "center"
-        style: Any = {"va": "bottom", "fontsize": 9, "fontweight": "bold", "clip_on": False}
+        side = "right" if is_first else "left" if is_last else "center"
+        at = position + (-BAR if is_first else BAR if is_last else 0)
+        style: Any = {"ha": side, "va": "bottom", "fontsize": 9, "fontweight": "bold"}
         text = f"{cut(each.column.title)}\n{len(each.column.sizes):,} clusters"
-        look.write(axes, position, -0.015, text, ha=side, **style)
+        look.write(axes, at, -0.015, text, **style)
     return figure
 
 
@@ -216,22 +219,18 @@ def _draw_bars(
             continue  # it would stand by another bar
         free = middle + NAME_INCHES / height
         style: Any = {"ha": "right" if is_first else "left", "va": "center", "fontsize": 7}
-        text = _name(bars, bar, is_last=is_last)
+        text = _name(bars, bar)
         look.write(axes, position + side * BAR, middle, text, clip_on=False, **style)
 
 
-def _name(bars: _Bars, bar: int, *, is_last: bool) -> str:
+def _name(bars: _Bars, bar: int) -> str:
     column, size = bars.column, f"{int(bars.sizes[bar]):,}"
     if bar == bars.noise:
         return f"noise  {size}"
     if bar == bars.others:
         return f"{int(np.count_nonzero(bars.bar_of[:-1] == bar)):,} others  {size}"
     cluster = int(np.flatnonzero(bars.bar_of[:-1] == bar)[0])
-    mark = ""
-    if is_last and column.is_new[cluster]:
-        mark = " (born)"
-    elif not is_last and column.identity[cluster] == NOISE:
-        mark = " (ends)"
+    mark = " (born)" if column.was_born[cluster] else " (died)" if column.dies[cluster] else ""
     return f"{cut(column.names[cluster], 24)}{mark}  {size}"
 
 

@@ -23,6 +23,7 @@ COLOUR_BY: Final = ("cluster", "similarity", "truth")
 SIDE: Final = 7.0  # inches
 MARGIN: Final = 0.02  # of the picture, on every side
 MOST_NAMES, MOST_ENTRIES = 60, 24
+CELLS: Final = 32  # across the map, in which the densest part of a group is looked for
 COVERED: Final = 0.22  # of the picture, by dots of which none covers another
 LEAST_DOT, MOST_DOT = 0.35, 9.0  # square points
 FAR, NEAR = 0.35, 1.75  # the area of the farthest and of the nearest dot, where there is a depth
@@ -76,14 +77,16 @@ def draw_map(dots: Dots, look: Look, *, legend: bool) -> Figure:
     axes = figure.add_axes((0, 0, share, 1))
     axes.set_axis_off()
     _set_limits(axes, dots.coordinates, width * share / height)
-    shown = _scatter(axes, dots, look, width * share * height * POINTS**2)
+    _scatter(axes, dots, look, width * share * height * POINTS**2)
     sizes = np.bincount(dots.groups[dots.groups >= 0], minlength=len(dots.names))
     largest = np.argsort(-sizes, kind="stable")[: int(np.count_nonzero(sizes))]
-    anchors = np.array([_middle(dots, group) for group in largest[: 2 * MOST_NAMES]])
+    cell = max(np.ptp(dots.coordinates[:, :2], axis=0).max() / CELLS, 1e-6)
+    points = [dots.coordinates[dots.groups == group, :2] for group in largest[: 2 * MOST_NAMES]]
+    anchors = np.array([_middle(own, cell) for own in points])
     names = [cut(dots.names[group]) for group in largest[: 2 * MOST_NAMES]]
     write_names(axes, look, names, anchors, most=MOST_NAMES)
     if dots.similarity is not None:
-        _scale_bar(figure, shown, look, share)
+        _scale_bar(figure, _scale(dots.similarity), look, share)
     elif legend:
         _legend(figure, dots, look, [(int(group), int(sizes[group])) for group in largest], share)
     return figure
@@ -98,8 +101,8 @@ def _set_limits(axes: Axes, coordinates: Matrix, ratio: float) -> None:
     axes.set_ylim(middle[1] - across / ratio / 2, middle[1] + across / ratio / 2)
 
 
-def _scatter(axes: Axes, dots: Dots, look: Look, area: float) -> Any:
-    """Draw the dots, noise first; return those that a scale of colours explains."""
+def _scatter(axes: Axes, dots: Dots, look: Look, area: float) -> None:
+    """Draw the dots, noise first."""
     is_noise = dots.groups < 0
     n = len(dots.groups)
     sizes = np.full(n, np.clip(COVERED * area / n, LEAST_DOT, MOST_DOT), np.float32)
@@ -111,33 +114,50 @@ def _scatter(axes: Axes, dots: Dots, look: Look, area: float) -> Any:
         sizes *= FAR + (NEAR - FAR) * depth
         opacity = FAINTEST + (1 - FAINTEST) * depth
         order = np.argsort(depth, kind="stable")
-    fixed: Any = {"linewidths": 0, "rasterized": True}
-
-    def put(chosen: Any, colours: Any, **style: Any) -> Any:
-        x, y = dots.coordinates[chosen, 0], dots.coordinates[chosen, 1]
-        return axes.scatter(x, y, s=sizes[chosen], c=colours, **(fixed | style))
-
-    behind = order[is_noise[order]]
-    put(behind, [unit(look.colours.noise)], alpha=0.5 * opacity[behind], zorder=1)
-    above = order[~is_noise[order]]
-    if dots.similarity is not None:
-        values = dots.similarity[above]
-        low, high = np.quantile(values, (0.01, 0.99)) if len(values) else (0.0, 1.0)
-        return put(above, values, cmap=SCALE, vmin=low, vmax=high, alpha=opacity[above], zorder=2)
-    colours = cluster_colours(dots.groups[above], look.theme)
-    return put(above, np.column_stack((colours, 0.85 * opacity[above])), zorder=2)
-
-
-def _middle(dots: Dots, group: int) -> Any:
-    """Return the middle of a group that outliers do not move."""
-    return np.median(dots.coordinates[dots.groups == group, :2], axis=0)
+    colours = np.column_stack((np.zeros((n, 3), np.float32), opacity))
+    colours[is_noise] *= (1, 1, 1, 0.5)
+    colours[is_noise, :3] = unit(look.colours.noise)
+    if dots.similarity is None:
+        colours[~is_noise, :3] = cluster_colours(dots.groups[~is_noise], look.theme)
+    else:
+        colours[~is_noise, :3] = _scale(dots.similarity).to_rgba(dots.similarity[~is_noise])[:, :3]
+    for number, chosen in enumerate((order[is_noise[order]], order[~is_noise[order]])):
+        axes.scatter(
+            dots.coordinates[chosen, 0],
+            dots.coordinates[chosen, 1],
+            s=sizes[chosen],
+            c=colours[chosen],
+            linewidths=0,
+            rasterized=True,
+            zorder=1 + number,
+        )
 
 
-def _scale_bar(figure: Figure, shown: Any, look: Look, share: float) -> None:
+def _scale(similarity: Vector) -> Any:
+    """Return what gives similarities their colours."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    known = similarity[np.isfinite(similarity)]
+    low, high = np.quantile(known, (0.01, 0.99)) if len(known) else (0.0, 1.0)
+    return ScalarMappable(Normalize(low, high), SCALE)
+
+
+def _middle(points: Matrix, cell: float) -> Any:
+    """Return the middle of the densest part of a group: that of all may lie beside it."""
+    places = np.floor(points / cell).astype(np.int64)
+    places -= places.min(axis=0) - 1
+    counts = np.zeros(places.max(axis=0) + 2)
+    np.add.at(counts, tuple(places.T), 1)
+    around = sum(np.roll(counts, (x, y), (0, 1)) for x in (-1, 0, 1) for y in (-1, 0, 1))
+    densest = np.unravel_index(int(np.argmax(around)), counts.shape)
+    return points[(np.abs(places - densest) <= 1).all(axis=1)].mean(axis=0)
+
+
+def _scale_bar(figure: Figure, scale: Any, look: Look, share: float) -> None:
     axes = figure.add_axes((share + 0.005, 0.3, 0.02, 0.4))
-    bar = figure.colorbar(shown, cax=axes, extend="both")
+    bar = figure.colorbar(scale, cax=axes, extend="both")
     bar.set_label("cosine to the centroid", color=look.colours.ink, fontsize=8)
-    bar.set_alpha(1)
     bar.outline.set_visible(False)
     axes.tick_params(labelsize=7, color=look.colours.line, labelcolor=look.colours.ink)
 
