@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 import gpucluster
-from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
 from gpucluster.errors import (
     BackendUnavailableError,
@@ -27,7 +26,6 @@ from gpucluster.errors import (
 )
 from gpucluster.finished import Run
 from tests.helpers.browsing import browser
-from tests.helpers.runs import publish_small
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGINS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
@@ -54,16 +52,12 @@ def runs(docs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]
 
     pca = [{"method": "pca", "n_components": 8}]
     layout = [{"method": "umap", "n_components": 5, "n_epochs": 20}]
+    radius = {"eps": 0.3, "metric": "cosine", "min_samples": 4}
     points = {"method": "pca", "components": 3}
     return {
         "kmeans": made("a", "kmeans", {"n_clusters": 6, "n_init": 1}, dimension_reduction=points),
         "hdbscan": made("b", "hdbscan", {"min_cluster_size": 15}, preprocessing_steps=layout),
-        "dbscan": made(
-            "c",
-            "dbscan",
-            {"eps": 0.3, "metric": "cosine", "min_samples": 4},
-            preprocessing_steps=[],
-        ),
+        "dbscan": made("c", "dbscan", radius, preprocessing_steps=[]),
         "optics": made("d", "optics", {"max_eps": 1.0}, preprocessing_steps=pca),
         "levels": made(
             "e",
@@ -182,10 +176,8 @@ def test_the_tree_is_kept_and_comes_back_from_a_checkpoint(
     run = runs["hdbscan"]
     tree = gpucluster.open_run(run.path, verify=True).tree
     assert sorted(tree["row"].drop_null().to_pylist()) == list(range(N_ROWS))
-    assert (
-        tree["cluster_id"].drop_null().to_pylist().sort()
-        == run.centroids["cluster_id"].to_pylist().sort()
-    )
+    selected = tree["cluster_id"].drop_null().to_pylist()
+    assert sorted(selected) == sorted(run.centroids["cluster_id"].to_pylist())
     assert tree["size"][0].as_py() == N_ROWS
     copy = tmp_path / run.path.name
     shutil.copytree(run.path, copy)
@@ -209,7 +201,7 @@ def test_the_tree_is_kept_and_comes_back_from_a_checkpoint(
             "kmeans",
             "map",
             {"color_by": "truth"},
-            "map has no such option. did you mean 'colour_by'",
+            "map has no such option. did you mean colour_by?",
         ),
         ("kmeans", "map", {"colour_by": "size"}, "colour_by: got 'size', expected one of cluster"),
         ("levels", "map", {"level": -1}, "level: got -1, expected 0 or more"),
@@ -222,9 +214,7 @@ def test_what_cannot_be_drawn(
 ) -> None:
     with pytest.raises(ConfigError) as found:
         runs[name].plot(kind, **options)
-    assert says in f"{found.value}. {found.value.hint}".replace("..", ".") or says in str(
-        found.value
-    )
+    assert says in str(found.value)
 
 
 def test_one_cluster_or_none_has_no_silhouette(docs: Path, tmp_path: Path) -> None:
@@ -283,7 +273,7 @@ def test_matplotlib_is_an_extra(runs: dict[str, Run], monkeypatch: pytest.Monkey
 
 @pytest.fixture(scope="module")
 def series(docs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of three runs of one definition, on growing data, and of one that joined."""
+    """Return the folder of three runs of one definition, and of one that joined the last."""
     out = tmp_path_factory.mktemp("series")
     table = pq.read_table(docs)
     for count in (600, 900, 1_200):
@@ -298,9 +288,8 @@ def series(docs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_comparison_is_drawn(series: Path, tmp_path: Path) -> None:
-    first, *_, last = (
-        each for each in gpucluster.history(series).series[0].runs if each.manifest.mode == "full"
-    )
+    (found_runs,) = gpucluster.history(series).series
+    first, *_, last = [run for run in found_runs.runs if run.manifest.mode == "full"]
     found = gpucluster.compare(first, last)
     assert found.plot(tmp_path / "flow.svg") == tmp_path / "flow.svg"
     texts = texts_of(found.plot())
@@ -353,14 +342,12 @@ def test_an_export_goes_where_it_may(runs: dict[str, Run], tmp_path: Path) -> No
         run.export(tmp_path / "map.parquet", neighbors=1_200)
 
 
-def test_noise_has_a_name_in_an_export(tmp_path: Path) -> None:
-    publish_small(LocalStore(tmp_path), run_id="run_a")
-    run = gpucluster.open_run(tmp_path / "run_a")
-    table = pq.read_table(run.export(tmp_path / "map.parquet"))
+def test_noise_has_a_name_in_an_export(runs: dict[str, Run], tmp_path: Path) -> None:
+    table = pq.read_table(runs["dbscan"].export(tmp_path / "map.parquet"))
     is_noise = np.array(table["cluster_id"].to_pylist()) == "-1"
+    assert is_noise.any()
     assert set(np.array(table["cluster"].to_pylist())[is_noise]) == {"noise"}
-    assert table["x"].null_count == 0
-    assert "z" not in table.column_names
+    assert "x" not in table.column_names  # no coordinates
 
 
 def invoke(*args: str) -> Result:
@@ -377,12 +364,10 @@ def test_the_commands(runs: dict[str, Run], series: Path, tmp_path: Path) -> Non
     flow = str(tmp_path / "flow.png")
     done = invoke("history", str(series), "--flow", flow, "--json")
     assert json.loads(done.stdout)["flow"] == flow
-    first, second = (str(path) for path in sorted(series.glob("run_*"))[:2])
+    first, second = (str(run.path) for run in gpucluster.history(series).series[0].runs[:2])
     drawn = str(tmp_path / "two.pdf")
-    found = invoke("compare", first, second, "--plot", drawn, "--json")
-    assert found.exit_code in {0, 2}  # one of them may be the one that joined
-    if found.exit_code == 0:
-        assert json.loads(found.stdout)["plot"] == drawn
+    done = invoke("compare", first, second, "--plot", drawn, "--json")
+    assert json.loads(done.stdout)["plot"] == drawn
     done = invoke("plot", str(runs["kmeans"].path), "tree", "-o", out)
     assert done.exit_code == 2
     assert "has no tree" in done.stderr

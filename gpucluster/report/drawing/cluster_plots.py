@@ -217,7 +217,7 @@ def draw_similarities(
 
 def _histogram(axes: Axes, values: Any, edges: Any, look: Look, colour: Any) -> None:
     values = np.clip(values, edges[0], edges[-1])
-    axes.hist(values, bins=edges, color=colour, linewidth=0)
+    axes.hist(values, bins=edges, color=colour, linewidth=0, histtype="stepfilled")
     axes.axvline(float(values.mean()), color=look.colours.ink, linewidth=0.9, linestyle="--")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_yticks([])
