@@ -107,7 +107,7 @@ def test_json(invoke: Callable[..., Result]) -> None:
     done = invoke("history", "runs", "--json", "--plot", "a.svg", "--quiet")
     assert (done.exit_code, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert set(answer) == {"folder", "series", "unreadable", "plot"}
+    assert set(answer) == {"folder", "series", "unreadable", "plot", "flow"}
     assert answer["plot"] == str(Path("a.svg").absolute())
     assert answer["folder"] == str(Path("runs").absolute())
     first, second = answer["series"]

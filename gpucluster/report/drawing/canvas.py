@@ -77,6 +77,15 @@ class Look:
         FigureCanvasAgg(figure)
         return figure
 
+    def framed(self, figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
+        """Return plain axes that leave so many inches on each side, at most half of the page."""
+        width, height = figure.get_size_inches()
+        across = min(1.0, 0.5 * width / (left + right))
+        down = min(1.0, 0.5 * height / (bottom + top))
+        place = left * across / width, bottom * down / height
+        size = 1 - (left + right) * across / width, 1 - (bottom + top) * down / height
+        return self.plain(figure.add_axes((*place, *size)))
+
     def plain(self, axes: Axes) -> Axes:
         """Give axes the colours of the theme, and no frame above and on the right."""
         colours = self.colours
@@ -132,7 +141,8 @@ def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
     """Return a page as the content of a file; the same for the same page and Matplotlib."""
     file = BytesIO()
     colour: Any = figure.get_facecolor()
-    figure.savefig(file, format=kind, dpi=dpi, metadata=_NO_DATES[kind], facecolor=colour)
+    with drawing():
+        figure.savefig(file, format=kind, dpi=dpi, metadata=_NO_DATES[kind], facecolor=colour)
     return file.getvalue()
 
 
@@ -148,9 +158,7 @@ def put(draw: Callable[[], Figure], path: str | Path, dpi: int) -> Path:
     """
     target = Path(path).expanduser().absolute()
     kind = ending(target)
-    figure = draw()
-    with drawing():
-        write_whole(target, encoded(figure, kind, dpi))
+    write_whole(target, encoded(draw(), kind, dpi))
     return target
 
 

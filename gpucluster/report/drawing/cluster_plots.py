@@ -52,12 +52,12 @@ def draw_silhouettes(values: Vector, labels: Labels, names: Sequence[str], look:
     sizes = np.bincount(labels[labels >= 0], minlength=len(names))
     largest = np.sort(np.argsort(-sizes, kind="stable")[:MOST_SILHOUETTES])
     figure = look.page(6.5, min(11.0, max(3.0, 1.1 + NAME_INCHES * 1.15 * len(largest))))
-    height = figure.get_size_inches()[1]
-    axes = look.plain(figure.add_axes((0.33, 0.55 / height, 0.62, 1 - 1.0 / height)))
-    room = (height - 1.0) / len(largest)  # inches of a cluster
+    axes = look.framed(figure, 2.15, 0.55, 0.3, 0.45)
+    inches = axes.get_position().height * figure.get_size_inches()[1]
+    room = inches / len(largest)  # of a cluster
     shown = sizes[largest] / sizes[largest].sum()
     # each as high as it has members, but none so low that its name has no place
-    heights = np.maximum(shown, min(NAME_INCHES, room) / (height - 1.0))
+    heights = np.maximum(shown, min(NAME_INCHES, room) / inches)
     heights /= heights.sum()
     gap = 0.12 * heights.min()
     tops = np.cumsum(heights)
@@ -88,7 +88,7 @@ def draw_silhouettes(values: Vector, labels: Labels, names: Sequence[str], look:
     axes.set_xlabel("cosine silhouette")
     if len(largest) < len(names):
         text = f"the largest {len(largest)} of {len(names):,} clusters"
-        figure.text(0.02, 0.12 / height, text, fontsize=7.5, color=look.colours.faint)
+        figure.text(0.02, 0.012, text, fontsize=7.5, color=look.colours.faint)
     return figure
 
 
@@ -120,8 +120,7 @@ def draw_sizes(
     colours = [cluster_colour(number, look.theme) for number in numbers[order].tolist()]
     if len(order) <= MOST_BARS:
         figure = look.page(6.5, 1.0 + 0.17 * max(4, len(order)))
-        height = figure.get_size_inches()[1]
-        axes = look.plain(figure.add_axes((0.33, 0.5 / height, 0.6, 1 - 0.85 / height)))
+        axes = look.framed(figure, 2.15, 0.5, 0.4, 0.35)
         ranks = np.arange(len(order))
         axes.barh(ranks, ranked, color=colours, height=0.8, log=bool(is_wide))
         axes.set_ylim(len(order) - 0.4, -0.6)
@@ -132,8 +131,7 @@ def draw_sizes(
         axes.set_xlabel("documents")
     else:
         figure = look.page(6.5, 4.2)
-        height = figure.get_size_inches()[1]
-        axes = look.plain(figure.add_axes((0.12, 0.5 / height, 0.84, 1 - 0.85 / height)))
+        axes = look.framed(figure, 0.8, 0.5, 0.25, 0.35)
         ranks = 1 + np.arange(len(order))
         axes.plot(ranks, ranked, color=look.colours.line, linewidth=0.8, zorder=1)
         axes.scatter(ranks, ranked, c=colours, s=14, linewidths=0, zorder=2)
@@ -157,7 +155,7 @@ def draw_sizes(
     noise = f", noise {n_noise:,} ({100 * n_noise / max(1, total):.1f} %)" if n_noise else ""
     figure.text(
         0.98,
-        1 - 0.08 / height,
+        0.985,
         facts + noise,
         ha="right",
         va="top",
@@ -183,8 +181,8 @@ def draw_similarities(
     sizes = np.bincount(labels[labels >= 0], minlength=len(names))
     largest = np.argsort(-sizes, kind="stable")[:MOST_PANELS].tolist()
     rows = -(-len(largest) // COLUMNS)
-    figure = look.page(7.0, 2.5 + 1.15 * rows)
-    height = figure.get_size_inches()[1]
+    height = 2.5 + 1.15 * rows
+    figure = look.page(7.0, height)
     low = float(np.nanquantile(similarity, 0.001))
     edges = np.linspace(min(low, 0.95), 1, BINS + 1)
     clustered = similarity[labels != NOISE]

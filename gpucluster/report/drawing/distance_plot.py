@@ -31,7 +31,7 @@ def draw_distances(
         Of the axis of distances.
     """
     figure = look.page(6.0, 4.0)
-    axes = look.plain(figure.add_axes((0.12, 0.13, 0.84, 0.82)))
+    axes = look.framed(figure, 0.75, 0.5, 0.25, 0.2)
     share = 100 * np.arange(1, len(distances) + 1) / len(distances)
     axes.plot(share, distances, color=look.colours.bar, linewidth=1.6)
     lines = {"suggested": suggested, **marks}

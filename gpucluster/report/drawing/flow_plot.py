@@ -86,8 +86,7 @@ def draw_flow(columns: Sequence[Column], links: Sequence[Any], look: Look) -> Fi
     look : Look
     """
     figure = look.page(4.4 + 2.6 * (len(columns) - 1), 7.0)
-    width = figure.get_size_inches()[0]
-    axes = figure.add_axes((2.0 / width, 0.02, 1 - 4.0 / width, 0.9))
+    axes = look.framed(figure, 2.0, 0.12, 2.0, 0.55)
     axes.set_axis_off()
     axes.set_xlim(0, len(columns) - 1)
     axes.set_ylim(1, 0)
@@ -198,7 +197,7 @@ def _draw_bars(
 ) -> None:
     """Draw the bars of a run, and their names outside, as many as there is room for."""
     figure: Any = axes.figure
-    height = 0.9 * figure.get_size_inches()[1]
+    height = axes.get_position().height * figure.get_size_inches()[1]
     side = -1 if is_first else 1
     free = -1.0
     for bar in [bar for bar in bars.order if bars.sizes[bar] > 0]:

@@ -38,8 +38,7 @@ def draw_density_tree(tree: DensityTree, names: Sequence[str], look: Look) -> Fi
     look : Look
     """
     figure = look.page(WIDTH, HEIGHT)
-    width, height = figure.get_size_inches()
-    axes = look.plain(figure.add_axes((0.09, BAND / height, 0.89, 1 - (BAND + 0.2) / height)))
+    axes = look.framed(figure, 0.7, BAND, 0.15, 0.15)
     first, last = _reach(tree)
     outlines = _outlines(tree, first, last)
     for node, (density, left, right) in enumerate(outlines):
@@ -63,7 +62,7 @@ def draw_density_tree(tree: DensityTree, names: Sequence[str], look: Look) -> Fi
     axes.spines["bottom"].set_visible(False)
     axes.set_ylabel("distance")
     _plain_distances(axes)
-    apart = 1.02 * int(tree.size[0]) * NAME_INCHES / (0.89 * width)
+    apart = 1.02 * int(tree.size[0]) * NAME_INCHES / _across(axes)
     taken: list[float] = []
     for node in np.argsort(np.where(tree.cluster == NOISE, np.inf, tree.cluster)).tolist():
         at = float(outlines[node][1][0] + outlines[node][2][0]) / 2
@@ -157,7 +156,7 @@ def draw_levels(
         free[node] = begin[node]
     n_levels = int(levels.max()) + 1
     figure = look.page(WIDTH, 0.5 + LEVEL_INCHES * n_levels)
-    axes = look.plain(figure.add_axes((0.08, 0.03, 0.9, 0.94)))
+    axes = look.framed(figure, 0.65, 0.12, 0.15, 0.12)
     edge = unit(look.colours.background)
     for level in range(n_levels):
         here = np.flatnonzero(levels == level)
@@ -182,11 +181,17 @@ def draw_levels(
     axes.set_yticks(-np.arange(n_levels) - 0.47, [f"level {level}" for level in range(n_levels)])
     axes.tick_params(axis="y", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
-    inches = 0.9 * figure.get_size_inches()[0] / (at + n_noise)
+    inches = _across(axes) / (at + n_noise)
     for node in np.flatnonzero(sizes * inches >= NAME_INCHES).tolist():
         place = begin[node] + float(sizes[node]) / 2, -float(levels[node]) - 0.47
         _write_inside(axes, look, place, names[node], float(sizes[node]) * inches, node)
     return figure
+
+
+def _across(axes: Axes) -> float:
+    """Return the width of axes in inches."""
+    figure: Any = axes.figure
+    return float(axes.get_position().width * figure.get_size_inches()[0])
 
 
 def _write_inside(
