@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
 
 from gpucluster.artifacts import Run
 from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
-from gpucluster.identity import stable_ids
+from gpucluster.identity import shared_rows, stable_ids
+from gpucluster.ops.nesting import labels_at
+from gpucluster.report.drawing.canvas import Look, drawing, finish
 from gpucluster.report.whole_file import write_whole
 from gpucluster.succession import By, Clusters, Succession, succeed
+from gpucluster.types import NOISE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
+    from matplotlib.figure import Figure
+
+    from gpucluster.report.drawing.flow_plot import Column
+    from gpucluster.types import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,44 @@ class Comparison:
             for name in dict.fromkeys(names)
         }
 
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        theme: Literal["light", "dark"] = "light",
+        width: float | None = None,
+        height: float | None = None,
+        dpi: int = 150,
+    ) -> Figure | Path:
+        """Draw what became of the clusters: bars for those of each run, and ribbons between them.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            Ends with ``.png``, ``.svg`` or ``.pdf``; a file that is there is replaced. Omitted:
+            nothing is written.
+        theme : {"light", "dark"}, default "light"
+        width, height : float, optional
+            Inches. Omitted: what suits the picture.
+        dpi : int, default 150
+            Dots per inch of a PNG.
+
+        Returns
+        -------
+        matplotlib.figure.Figure or Path
+            The picture, or where it lies.
+
+        Raises
+        ------
+        ConfigError
+            The name ends otherwise, or a measure is out of bounds.
+        BackendUnavailableError
+            Matplotlib is missing.
+        StoreError
+            The file could not be written.
+        """
+        return finish(lambda: flow([self], Look(theme, width, height, dpi)), path, dpi)
+
     def to_parquet(self, path: str | Path) -> None:
         """Write the table as Parquet, whole or not at all.
 
@@ -113,3 +163,101 @@ class Comparison:
             "num_clusters": [self.previous.num_clusters, self.current.num_clusters],
             "metrics": {name: list(pair) for name, pair in self.metrics.items()},
         }
+
+
+def flow(comparisons: Sequence[Comparison], look: Look) -> Figure:
+    """Draw what became of clusters from run to run.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        One or more; the current run of each is the previous one of the next.
+    look : Look
+
+    Raises
+    ------
+    ConfigError
+        A run has no cluster.
+    BackendUnavailableError
+        Matplotlib is missing.
+    """
+    from gpucluster.report.drawing.flow_plot import draw_flow
+
+    runs = [comparisons[0].previous, *(each.current for each in comparisons)]
+    for run in runs:
+        if not run.num_clusters:
+            raise ConfigError(f"{run.run_id} found no cluster: nothing becomes of it", path="run")
+    identity = np.arange(runs[-1].num_clusters, dtype=np.int32)
+    columns = [_column(runs[-1], identity, comparisons[-1], None)]
+    for position in reversed(range(len(comparisons))):
+        after = comparisons[position]
+        carried = after.succession.carried[: len(identity)]
+        earlier = np.full(runs[position].num_clusters, NOISE, np.int32)
+        goes_on = (carried != NOISE) & (carried < len(earlier))
+        earlier[carried[goes_on]] = identity[goes_on]
+        identity = earlier
+        before = comparisons[position - 1] if position else None
+        columns.insert(0, _column(runs[position], identity, before, after))
+    with drawing():
+        return draw_flow(columns, [_links(each) for each in comparisons], look.checked())
+
+
+def flow_of(runs: Sequence[Run], look: Look) -> Figure:
+    """Draw what became of clusters over runs that found them, the oldest first: see `flow`."""
+    if len(runs) < 2:
+        raise ConfigError(
+            f"a flow leads from run to run, and there are {len(runs)} that found clusters",
+            path="flow",
+        )
+    return flow([Comparison.of(before, after) for before, after in pairwise(runs)], look)
+
+
+def _column(
+    run: Run, identity: Labels, before: Comparison | None, after: Comparison | None
+) -> Column:
+    """Return the clusters of the first level of a run, between the comparisons it is in."""
+    from gpucluster.report.drawing.flow_plot import Column
+
+    n_clusters = run.num_clusters
+    labels = labels_at(run.assigned_documents()[1], run.parents, 0)
+    was_born, dies = np.zeros((2, n_clusters), np.bool_)
+    if before is not None:
+        top = before.succession.levels[0]
+        was_born[top.current[np.asarray(top.kind) == "born"]] = True
+    if after is not None:
+        top = after.succession.levels[0]
+        dies[top.previous[np.asarray(top.kind) == "died"]] = True
+    nodes = run.centroids.slice(0, n_clusters).select(["cluster_id", "label"]).to_pylist()
+    return Column(
+        title=f"{run.run_id[:12]}  {run.manifest.completed_at:%Y-%m-%d}",
+        names=[node["label"] or node["cluster_id"] for node in nodes],
+        sizes=np.bincount(labels[labels >= 0], minlength=n_clusters),
+        n_noise=int(np.count_nonzero(labels < 0)),
+        identity=identity,
+        was_born=was_born,
+        dies=dies,
+    )
+
+
+def _links(found: Comparison) -> Any:
+    """Return clusters of the first level of two runs, and the documents that are in both.
+
+    Where clusters were matched by centroids, there are as many as the smaller one has.
+    """
+    runs = found.previous, found.current
+    sizes = [run.centroids["num_members"].to_numpy() for run in runs]
+    if found.succession.matched_by == "centroids":
+        top = found.succession.levels[0]
+        both = (top.previous != NOISE) & (top.current != NOISE)
+        before, now = top.previous[both], top.current[both]
+        return np.column_stack((before, now, np.minimum(sizes[0][before], sizes[1][now])))
+    members = [run.assigned_documents() for run in runs]
+    shared = shared_rows(members[0][0], members[1][0])
+    pairs = np.column_stack(
+        [
+            labels_at(labels, run.parents, 0)[rows]
+            for run, (_, labels), rows in zip(runs, members, shared, strict=True)
+        ]
+    )
+    different, counts = np.unique(pairs, axis=0, return_counts=True)
+    return np.column_stack((different, counts))

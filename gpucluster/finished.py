@@ -16,6 +16,8 @@ from gpucluster.taxonomy import Promotion, StoredTaxonomy
 from gpucluster.types import USUAL_THRESHOLD
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from gpucluster.compared import Comparison
     from gpucluster.device.select import DeviceRequest
     from gpucluster.enriched import Enrichment
@@ -47,11 +49,23 @@ class Run(StoredRun):
 
         return enrich(self, data, **options)
 
+    def export(self, path: str | Path, **options: Any) -> Path:
+        """Write members with coordinates and texts to a file: `exported.export` with this run."""
+        from gpucluster.exported import export
+
+        return export(self, path, **options)
+
     def label(
         self, settings: LabelingSettings | Mapping[str, Any] | None = None, **options: Any
     ) -> Run:
         """Name the clusters: `gpucluster.label` with this run."""
         return label(self, settings, **options)
+
+    def plot(self, kind: str, path: str | Path | None = None, **options: Any) -> Figure | Path:
+        """Draw a picture: `plots.plot` with this run."""
+        from gpucluster.plots import plot
+
+        return plot(self, kind, path, **options)
 
     def promote(self, name: str, **options: Any) -> Taxonomy:
         """Make the clusters nodes of a taxonomy: `gpucluster.promote` with this run."""

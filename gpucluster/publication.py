@@ -23,6 +23,7 @@ from gpucluster.artifacts import (
     members_table,
     publish,
     rejected_table,
+    tree_table,
     write_files,
 )
 from gpucluster.assignment import ASSIGNED_BY, BY_NOISE_POLICY, BY_SAMPLE
@@ -204,6 +205,7 @@ def _tables(result: Result) -> dict[str, pa.Table]:
         ),
         "rejected": rejected_table(result.rejected),
         **_layers(result),
+        **_tree(result),
         **_lineage(result, names, stable),
     }
 
@@ -225,6 +227,12 @@ def _layers(result: Result) -> dict[str, pa.Table]:
     if layers is None:
         return {}
     return {"layers": layers_table(samples.ids, samples.rows, layers)}
+
+
+def _tree(result: Result) -> dict[str, pa.Table]:
+    """Return the tree that the clusters were selected from, where there is one."""
+    tree = result.grouped.found.tree_
+    return {} if tree is None else {"tree": tree_table(tree, result.samples.rows)}
 
 
 def _extended(values: Any, count: int) -> Any:

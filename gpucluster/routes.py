@@ -208,7 +208,7 @@ def _each_feature(
     nodes = nested(levels[0], list(levels[1:]), len(blocks), least_parts=1, max_noise=1)
     return Grouped(
         key=key,
-        found=replace(found[0], layers_=None),  # they would be those of one feature
+        found=replace(found[0], layers_=None, tree_=None),  # they would be those of one feature
         nodes=nodes,
         preparation=Preparation(key, model, tuple(learned)),
         features={

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,8 +23,9 @@ from gpucluster.ops.nesting import flat
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.placement import place
 from gpucluster.preprocess import Step
-from gpucluster.types import NOISE, Clustering, Hierarchy, Matrix
+from gpucluster.types import NOISE, Clustering, DensityTree, Hierarchy, Matrix
 
+TREE = "tree-"  # begins the names of its arrays in a checkpoint
 LIBRARIES = (
     *("numpy", "scipy", "scikit-learn", "pyarrow", "numba"),
     "openTSNE",
@@ -114,6 +115,7 @@ def cluster(
                 levels=arrays.get("levels"),
                 basins_=arrays.get("basins"),
                 layers_=arrays.get("layers"),
+                tree_=_tree(arrays),
             )
         midway = ledger.midway(reporter.stage, key("cpu")) if decision.device == "cpu" else None
         reporter.midway = midway
@@ -128,10 +130,23 @@ def cluster(
             kept["basins"] = found.basins_
         if found.layers_ is not None:
             kept["layers"] = found.layers_
+        if found.tree_ is not None:
+            kept |= {TREE + name: array for name, array in _fields(found.tree_).items()}
         ledger.keep(reporter.stage, key(_kept_as(decision.device, device)), kept, found.info)
         if midway is not None:
             midway.drop()
         return found
+
+
+def _fields(tree: DensityTree) -> dict[str, Any]:
+    """Return the arrays of a tree by name."""
+    return {field.name: getattr(tree, field.name) for field in fields(tree)}
+
+
+def _tree(arrays: Mapping[str, Any]) -> DensityTree | None:
+    """Return the tree among the arrays of a checkpoint, where there is one."""
+    own = {n.removeprefix(TREE): array for n, array in arrays.items() if n.startswith(TREE)}
+    return DensityTree(**own) if own else None
 
 
 def divide(

@@ -6,47 +6,33 @@ Only manifests are read, so that a folder of a thousand runs takes a second or t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gpucluster.artifacts.manifest import FILE_NAME, Manifest
+from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.errors import ArtifactError, ConfigError, RunNotFoundError
 from gpucluster.finished import Run
+from gpucluster.found_runs import Unreadable, read_runs
 from gpucluster.metrics.recluster import beyond_chance
 from gpucluster.notation import describe, nearest
-from gpucluster.places import Place, place, readers
+from gpucluster.places import Place, place
+from gpucluster.report.drawing.canvas import DPI, Look, put
 from gpucluster.report.history_table import finite, history_table
 from gpucluster.report.reasons import in_words
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from matplotlib.figure import Figure
 
     from gpucluster.report.history_plot import Track
 
-KINDS: Final = ("png", "svg")
-DPI: Final = 150
+MAX_FLOW: Final = 8  # runs beside each other
 SHORT: Final = 12  # characters of a definition's key that are shown
 
 _COUNTS = ("num_rows", "num_points", "num_clusters", "num_noise")
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A run that could not be read.
-
-    Attributes
-    ----------
-    path : Path or ObjectPath
-        Its folder.
-    reason : str
-        What is wrong with it, in one line.
-    """
-
-    path: Place
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -134,7 +120,7 @@ class History:
             where = where.parent if where.name == FILE_NAME else where
             if (where / FILE_NAME).exists():
                 where = where.parent
-            found = list(_read(where))
+            found = list(read_runs(where))
         except (FileNotFoundError, NotADirectoryError) as error:
             what = "bucket" if "bucket" in str(error.strerror) else "folder"
             raise RunNotFoundError(f"no runs in {where}: there is no such {what}") from error
@@ -247,7 +233,7 @@ class History:
         Parameters
         ----------
         path : str or Path
-            Ends with ``.png`` or ``.svg``; a file that is there is replaced.
+            Ends with ``.png``, ``.svg`` or ``.pdf``; a file that is there is replaced.
         dpi : int
             Dots per inch of a PNG.
 
@@ -268,20 +254,49 @@ class History:
             The file could not be written.
         """
         from gpucluster.report.history_plot import draw
-        from gpucluster.report.whole_file import write_whole
 
-        target = Path(path).expanduser().absolute()
-        kind = target.suffix.lower().removeprefix(".")
-        if kind not in KINDS:
+        def picture() -> Figure:
+            if not self.series:
+                raise RunNotFoundError(f"no run in {self.folder} could be read: nothing to draw")
+            names = Counter(series.title for series in self.series)
+            return draw([_track(s, named=names[s.title] == 1) for s in self.series])
+
+        return put(picture, path, dpi)
+
+    def flow(self, path: str | Path, *, dpi: int = DPI) -> Path:
+        """Draw what became of clusters over the full runs of a series, and write the picture.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends with ``.png``, ``.svg`` or ``.pdf``; a file that is there is replaced.
+        dpi : int
+            Dots per inch of a PNG.
+
+        Returns
+        -------
+        Path
+            Of a picture of the latest `MAX_FLOW` runs.
+
+        Raises
+        ------
+        ConfigError
+            X
+        BackendUnavailableError
+            Matplotlib is missing.
+        StoreError
+            The file could not be written.
+        """
+        from gpucluster.compared import flow_of
+
+        if len(self.series) != 1:
             raise ConfigError(
-                f"cannot draw {target.name}", hint="a plot is a file that ends in .png or .svg"
+                f"a flow is of one series, and there are {len(self.series)}",
+                path="flow",
+                hint="choose one by the name of its definition or by one of its runs",
             )
-        if not self.series:
-            raise RunNotFoundError(f"no run in {self.folder} could be read: nothing to draw")
-        names = Counter(series.title for series in self.series)
-        tracks = [_track(series, named=names[series.title] == 1) for series in self.series]
-        write_whole(target, draw(tracks, kind, dpi))
-        return target
+        runs = [run for run in self.series[0].runs if run.manifest.mode == "full"]
+        return put(lambda: flow_of(runs[-MAX_FLOW:], Look(dpi=dpi)), path, dpi)
 
     def __repr__(self) -> str:
         count = sum(len(series.runs) for series in self.series)
@@ -318,21 +333,6 @@ def measured(run: Run, name: str) -> float | None:
 def reasons_of(run: Run, metric: str) -> list[Mapping[str, Any]]:
     """Return the rules about a metric that fired."""
     return [reason for reason in run.manifest.recluster_reasons if reason.get("metric") == metric]
-
-
-def _read(folder: Place) -> Iterator[Run | Unreadable]:
-    """Yield what has a manifest below a folder; a folder without one is no run, or not yet."""
-    paths: list[Place] = [*folder.iterdir()]
-    for file, read in readers([path / FILE_NAME for path in sorted(paths, key=str)]):
-        path = file.parent
-        try:
-            yield Run(path, Manifest.from_json(read(), f"{path.name}/{FILE_NAME}"))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except ArtifactError as error:
-            yield Unreadable(path, str(error))
-        except OSError as error:
-            yield Unreadable(path, f"cannot read {path.name}/{FILE_NAME}: {error.strerror}")
 
 
 def _grouped(runs: Sequence[Run]) -> tuple[Series, ...]:

@@ -126,7 +126,7 @@ class TrainedModel:
                 means=means,
                 metric=settings["metric"],
             ),
-            steps=() if means is None else tuple(_fitted(run, steps)),
+            steps=() if means is None else tuple(fitted_steps(run, steps)),
             normalize=definition.vector_config.normalize_features,
             block_weights=settings["block_weights"] and tuple(settings["block_weights"]),
             centroids=centroids,
@@ -176,17 +176,18 @@ class TrainedModel:
         """Return scaled rows in the space of the means; None where that is no other one."""
         if not self.steps:
             return None
-        return _through(self.steps, X)
+        return through(self.steps, X)
 
 
-def _through(steps: Iterable[tuple[Step, Mapping[str, Any]]], X: Matrix) -> Matrix:
+def through(steps: Iterable[tuple[Step, Mapping[str, Any]]], X: Matrix) -> Matrix:
     """Return rows as fitted steps map them, one after the other."""
     for step, arrays in steps:
         X = step.apply(X, arrays)
     return np.ascontiguousarray(X, np.float32)
 
 
-def _fitted(run: Run, steps: Sequence[Step]) -> list[tuple[Step, Mapping[str, Any]]]:
+def fitted_steps(run: Run, steps: Sequence[Step]) -> list[tuple[Step, Mapping[str, Any]]]:
+    """Return the preparation of a run with what it learned; `steps` are all of its definition."""
     found = []
     for position, step in enumerate(steps):
         entry = run.model_entry(f"{position}-{step.method}")
@@ -288,7 +289,7 @@ def _as_later_rows(
     ]
     placed = None
     for rows in row_blocks(len(X), rows_per_block(8 * X.shape[1])):
-        block = _through(fitted, X[rows])
+        block = through(fitted, X[rows])
         placed = like(X, (len(X), block.shape[1])) if placed is None else placed
         placed[rows] = block
     return placed

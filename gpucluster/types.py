@@ -114,6 +114,34 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class DensityTree:
+    """The condensed tree of HDBSCAN: which clusters lie in which, and where rows leave them.
+
+    Attributes
+    ----------
+    parent : ndarray of shape (n_nodes,), int32
+        Node 0 is the root, whose parent is -1; parents come before children.
+    birth : ndarray of shape (n_nodes,), float64
+        Density, the inverse of distance, from which each is a cluster.
+    size : ndarray of shape (n_nodes,), int64
+        Rows at birth.
+    cluster : ndarray of shape (n_nodes,), int32
+        The cluster that each node was selected as; -1: none.
+    row_node : ndarray of shape (n_samples,), int32
+        The node that each row falls out of,
+    row_density : ndarray of shape (n_samples,), float64
+        and the density at which it does.
+    """
+
+    parent: Labels
+    birth: Vector64
+    size: Weights
+    cluster: Labels
+    row_node: Labels
+    row_density: Vector64
+
+
+@dataclass(frozen=True, slots=True)
 class Clustering:
     """What an algorithm found.
 
@@ -140,6 +168,8 @@ class Clustering:
     layers_ : ndarray of shape (n_layers, n_samples), int32, or None
         Clusterings of other granularities from the same fit, finest first, `labels_` among
         them; ``info["granularity"]["layers"]`` describes each. Numbered as `labels_` is.
+    tree_ : DensityTree or None
+        The hierarchy that HDBSCAN selected the clusters from.
     """
 
     labels_: Labels
@@ -151,6 +181,7 @@ class Clustering:
     levels: Labels | None = None
     basins_: Labels | None = None
     layers_: Labels | None = None
+    tree_: DensityTree | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from gpucluster.events import Reporter
 from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.labels import canonical_labels, renumbered
 from gpucluster.ops.shards import shown
-from gpucluster.types import NOISE, Clustering, Cost, Labels, Matrix, Vector
+from gpucluster.types import NOISE, Clustering, Cost, DensityTree, Labels, Matrix, Vector
 
 SMALLEST_SQUARES = 1e-44  # of a row on average; below 1e-45 float32 has no number but 0
 
@@ -39,6 +39,7 @@ class Raw:
     levels: Any = None
     basins: Any = None  # numbered as the labels
     layers: Any = None
+    tree: DensityTree | None = None  # its clusters numbered as the labels
 
 
 class Algorithm(BaseModel, ABC):
@@ -122,6 +123,7 @@ class Algorithm(BaseModel, ABC):
             levels=raw.levels,
             basins_=None if raw.basins is None else renumbered(raw.basins, found, labels),
             layers_=_layers(raw.layers),
+            tree_=None if raw.tree is None else _renamed(raw.tree, found, labels),
         )
 
     def check(self, n_samples: int, reporter: Reporter) -> None:
@@ -188,7 +190,19 @@ def _fit_distinct(path: Callable[..., Raw], X: Matrix, reporter: Reporter) -> Ra
         levels=None if raw.levels is None else np.asarray(raw.levels)[:, distinct.inverse],
         basins=None if raw.basins is None else np.asarray(raw.basins)[distinct.inverse],
         layers=None if raw.layers is None else [layer[distinct.inverse] for layer in raw.layers],
+        tree=None
+        if raw.tree is None
+        else replace(
+            raw.tree,
+            row_node=raw.tree.row_node[distinct.inverse],
+            row_density=raw.tree.row_density[distinct.inverse],
+        ),
     )
+
+
+def _renamed(tree: DensityTree, old: Any, new: Labels) -> DensityTree:
+    """Return a tree whose clusters, numbered as `old`, have the numbers that they have in `new`."""
+    return replace(tree, cluster=renumbered(tree.cluster, old, new))
 
 
 def _layers(found: Any) -> Labels | None:

@@ -21,7 +21,13 @@ from gpucluster.ops.granularity import granularities
 from gpucluster.ops.shards import shown
 from gpucluster.ops.stability import candidate_sizes, octaves, score_cuts
 from gpucluster.ops.sweep import Sweep, check_sizes, cliff_near, default_sizes, sweep
-from gpucluster.ops.tree import Dendrogram, Rule, basins, flat_clusters
+from gpucluster.ops.tree import (
+    Dendrogram,
+    Rule,
+    basins,
+    cut,
+    flat_clusters,
+)
 from gpucluster.types import NOISE, Cost, Matrix, Weights
 
 CUML_MAX_MIN_SAMPLES = 1023
@@ -282,10 +288,10 @@ class HDBSCAN(Algorithm):
         tree = self._dendrogram(X, reporter, weights)
         if size == "auto":
             size, rule, cuts, info = self._choose(X, tree, reporter, weights)
-            found = flat_clusters(tree, size, rule)
-            layers = [flat_clusters(tree, *cut).labels for cut in cuts]
+            condensed, found = cut(tree, size, rule)
+            layers = [flat_clusters(tree, *each).labels for each in cuts]
         else:
-            found = flat_clusters(tree, size, rule)
+            condensed, found = cut(tree, size, rule)
             self._look_for_cliff(tree, size, len(found.persistence), reporter)
         levels = None
         if self.granularities > 1:
@@ -299,6 +305,7 @@ class HDBSCAN(Algorithm):
             levels=levels,
             basins=basins(tree, found.labels),
             layers=layers,
+            tree=condensed.kept(found.nodes),
         )
 
     def _choose(

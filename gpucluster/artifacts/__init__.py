@@ -12,6 +12,7 @@ from gpucluster.artifacts.run import Run
 from gpucluster.artifacts.store import LocalStore, Store
 
 if TYPE_CHECKING:
+    from gpucluster.artifacts.condensed_tree import tree_table
     from gpucluster.artifacts.schema import (
         centroids_table,
         flat_paths,
@@ -36,6 +37,7 @@ __all__ = [
     "open_store",
     "publish",
     "rejected_table",
+    "tree_table",
     "write_files",
 ]
 
@@ -44,6 +46,6 @@ def __getattr__(name: str) -> Any:
     """Load what builds tables, and pyarrow with it, when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from gpucluster.artifacts import schema
+    from gpucluster.artifacts import condensed_tree, schema
 
-    return getattr(schema, name)
+    return getattr(condensed_tree if name == "tree_table" else schema, name)

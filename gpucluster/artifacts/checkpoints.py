@@ -125,5 +125,19 @@ class Checkpoints:
         return Checkpoint(arrays, done["info"])
 
 
+def kept_array(run: Place, stage: str, name: str) -> Array | None:
+    """Return an array of a stage that lies in the folder of a run; None where none does, whole."""
+    try:
+        finished: list[Place] = [*run.glob(f"{FOLDER}/{stage}-*/{DONE}")]
+        for done in sorted(finished, key=str):
+            entry = unseal(json.loads(done.read_bytes()))["files"][name]
+            path = done.parent / f"{name}.npy"
+            with path.open("rb") as file:
+                return read_npy(file, entry["sha256"], str(path))
+    except (OSError, ArtifactError, KeyError, ValueError):
+        return None
+    return None
+
+
 def _folder(run_id: str, stage: str, key: str) -> str:
     return f"{run_id}/{FOLDER}/{stage}-{key[:16]}"

@@ -239,10 +239,8 @@ class Run:
         from gpucluster.artifacts.schema import NOISE_ID
 
         named = self.centroids.select(["cluster_id", "label"]).to_pydict()
-        return {
-            **dict(zip(named["cluster_id"], named["label"], strict=True)),
-            NOISE_ID: NOISE_LABEL,
-        }
+        known = dict(zip(named["cluster_id"], named["label"], strict=True))
+        return {**known, NOISE_ID: NOISE_LABEL}
 
     @cached_property
     def rejected(self) -> pa.Table:
@@ -258,6 +256,11 @@ class Run:
         algorithm has one granularity.
         """
         return self._table("layers") if self.files_of("layers") else None
+
+    @cached_property
+    def tree(self) -> pa.Table | None:
+        """The condensed tree (`condensed_tree.TREE`); None but of HDBSCAN on the CPU."""
+        return self._table("tree") if self.files_of("tree") else None
 
     @cached_property
     def lineage(self) -> pa.Table | None:

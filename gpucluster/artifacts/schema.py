@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gpucluster.artifacts.condensed_tree import TREE
 from gpucluster.artifacts.parquet import parquet_options
 from gpucluster.ops.nesting import node_paths
 from gpucluster.types import NOISE
@@ -142,6 +143,8 @@ def expected_schema(found: pa.Schema) -> pa.Schema:
         return layers_schema(sum(name.startswith("layer_") for name in names))
     if "previous_cluster_id" in names:
         return LINEAGE
+    if "lambda" in names:
+        return TREE
     return MEMBERS if "cluster_id" in names else REJECTED
 
 

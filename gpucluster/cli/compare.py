@@ -35,6 +35,7 @@ N_LINKS = 10  # of each kind
     help="How many clusters of each kind to list, those with most documents first.",
 )
 @click.option("--table", metavar="FILE", help="Write all links to a Parquet file as well.")
+@click.option("--plot", metavar="FILE", help="Draw it as well; FILE ends in .png, .svg or .pdf.")
 @speaking
 def compare(
     voice: Voice,
@@ -44,6 +45,7 @@ def compare(
     by: Literal["documents", "centroids"] | None,
     links: int,
     table: str | None,
+    plot: str | None,
 ) -> None:
     """Say what became of the clusters of RUN_A in RUN_B.
 
@@ -54,6 +56,7 @@ def compare(
     \b
     gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B
     gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B --links 100 --table lineage.parquet
+    gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B --plot flow.svg
     gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B --json | jq .links
     """
     from gpucluster import finished
@@ -61,7 +64,11 @@ def compare(
     found = finished.compare(previous, current, by=by)
     if table is not None:
         found.to_parquet(table)
-    voice.answer(found.to_dict() | {"links": found.table.to_pylist()}, lambda: _text(found, links))
+    drawn = None if plot is None else str(found.plot(plot))
+    record = found.to_dict() | {"links": found.table.to_pylist(), "plot": drawn}
+    voice.answer(record, lambda: _text(found, links))
+    if drawn is not None:
+        voice.say(f"the plot lies in {drawn}")
 
 
 def _text(found: Comparison, links: int) -> str:

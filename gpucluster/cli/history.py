@@ -44,7 +44,8 @@ _AS_WRITTEN = (
 
 @click.command(context_settings=SETTINGS)
 @click.argument("folder", metavar="DIR")
-@click.option("--plot", metavar="FILE", help="Draw it as well; FILE ends in .png or .svg.")
+@click.option("--plot", metavar="FILE", help="Draw it as well; FILE ends in .png, .svg or .pdf.")
+@click.option("--flow", metavar="FILE", help="Draw what became of the clusters of one series.")
 @click.option("--cluster-name", metavar="NAME", help="Only runs of definitions with this name.")
 @click.option("--run", metavar="RUN", help="Only the series of a run: its folder or its id.")
 @click.option(
@@ -56,6 +57,7 @@ def history(
     folder: str,
     *,
     plot: str | None,
+    flow: str | None,
     cluster_name: str | None,
     run: str | None,
     last: int | None,
@@ -70,6 +72,7 @@ def history(
     gpucluster history gpucluster-out --last 20
     gpucluster history gpucluster-out --run gpucluster-out/run_0123456789abcdef --json
     gpucluster history gpucluster-out --plot history.svg
+    gpucluster history gpucluster-out --last 5 --flow flow.svg
     """
     from gpucluster import api
 
@@ -77,12 +80,13 @@ def history(
         raise usage_error("both --cluster-name and --run: one of them says which series")
     found = api.history(folder).select(cluster_name=cluster_name, run=run, last=last)
     drawn = None if plot is None else found.plot(plot)
-    voice.answer(_record(found, drawn), lambda: _text(found))
-    if drawn is not None:
-        voice.say(f"the plot lies in {drawn}")
+    flowing = None if flow is None else found.flow(flow)
+    voice.answer(_record(found, drawn, flowing), lambda: _text(found))
+    for lies in filter(None, (drawn, flowing)):
+        voice.say(f"the plot lies in {lies}")
 
 
-def _record(found: History, drawn: Path | None) -> dict[str, Any]:
+def _record(found: History, drawn: Path | None, flowing: Path | None) -> dict[str, Any]:
     return {
         "folder": str(found.folder),
         "series": [
@@ -95,6 +99,7 @@ def _record(found: History, drawn: Path | None) -> dict[str, Any]:
         ],
         "unreadable": [{"path": str(u.path), "reason": u.reason} for u in found.unreadable],
         "plot": None if drawn is None else str(drawn),
+        "flow": None if flowing is None else str(flowing),
     }
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.errors import SchemaMismatchError, SourceError
+from gpucluster.errors import SchemaMismatchError
 from gpucluster.events import Reporter
 from gpucluster.labeling.keywords.keyphrases import keyphrases
 from gpucluster.labeling.question.prompts import Evidence
@@ -26,6 +26,7 @@ from gpucluster.naming.documents import Documents, read_documents
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.sources import Source, reopen
 from gpucluster.sources.base import reading
+from gpucluster.sources.reopening import Parts, changed, reread
 from gpucluster.types import NOISE, Labels, Matrix, Rows
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ N_NEIGHBOURS = 4
 MOST_TEXTS = 1_000_000  # from which keywords are counted: of more members, every n-th of a cluster
 LEAST_TEXTS = 5  # of a cluster, however many there are
 NAME_TEXTS = "name the column of texts, with text_column"
-
-Parts = Sequence[tuple[int, Source, Mapping[str, Any]]]
 
 
 @dataclass(slots=True)
@@ -227,7 +226,7 @@ def _pick(
     ids = table["document_id"].take(pa.array(near)).combine_chunks()
     n_rows = sum(source.info.n_rows for _, source, _ in parts)
     if not run.has_ids and n_rows != run.manifest.counts.num_rows:
-        raise _changed(parts[0][1])
+        raise changed(parts[0][1])
     X = _vectors(rows, ids if run.has_ids else None, parts, reporter)
     relevance = table["cosine_similarity_to_centroid"].to_numpy(zero_copy_only=False)
     centroids, divided = run.centroid_matrix, set(run.parents.tolist())
@@ -255,39 +254,15 @@ def _vectors(
 
     Without ids a row is known by its number, whatever the data call it.
     """
-    order = np.argsort(rows)
-    wanted = rows[order]
     shape = (len(rows), max(1, parts[0][1].info.n_features))
     with tempfile.TemporaryFile(prefix="gpucluster-") as file:
         with reading(parts[0][1].info.where):
             # a full disk is found here, not at a page of the mapping, which ends the process
             os.posix_fallocate(file.fileno(), 0, 2 * shape[0] * shape[1])
         X: Any = np.memmap(file, np.float16, "r+", shape=shape)
-    n_found = 0
-    for begin, source, _ in parts:
-        for batch in source.batches():
-            start = begin + batch.row
-            first, last = np.searchsorted(wanted, (start, start + len(batch.vectors)))
-            reporter.progress(start + len(batch.vectors), None)
-            if first == last:
-                continue
-            here, places = wanted[first:last] - start, order[first:last]
-            own = pa.array(np.arange(start, start + len(batch.vectors)))
-            their = (own if batch.ids is None else batch.ids).take(pa.array(here)).cast(pa.string())
-            if ids is not None and not their.equals(ids.take(pa.array(places))):
-                raise _changed(source)
-            X[places] = unit_rows(batch.vectors[here].astype(np.float32))
-            n_found += len(here)
-    if n_found != len(rows):
-        raise _changed(parts[0][1])
+    for places, vectors in reread(parts, rows, ids, reporter):
+        X[places] = unit_rows(vectors.astype(np.float32))
     return X
-
-
-def _changed(source: Source) -> SourceError:
-    return SourceError(
-        f"{source.info.where}: it does not hold the documents of the run any more",
-        hint="name the data that the run was made of, with data",
-    )
 
 
 def _neighbours(centroids: Matrix, parents: Labels, reporter: Reporter) -> list[list[int]]:

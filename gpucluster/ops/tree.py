@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gpucluster.types import Labels, Vector64, Weights
+from gpucluster.types import NOISE, DensityTree, Labels, Vector64, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,6 +106,19 @@ class CondensedTree:
     stability: Vector64
     weights: Weights
 
+    def kept(self, nodes: Any) -> DensityTree:
+        """Return what is kept of it, `nodes` being those that were selected, in order."""
+        cluster = np.full(len(self.parent), NOISE, np.int32)
+        cluster[nodes] = np.arange(len(nodes))
+        return DensityTree(
+            parent=self.parent.astype(np.int32),
+            birth=self.birth,
+            size=self.size,
+            cluster=cluster,
+            row_node=self.point_cluster.astype(np.int32),
+            row_density=self.point_density,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -146,11 +159,14 @@ class FlatClusters:
     persistence : ndarray of shape (n_clusters,), float64
         Excess of mass of each cluster, as a share of what it would be if all its points
         stayed to the greatest density of all.
+    nodes : ndarray of shape (n_clusters,), int64
+        The cluster of the condensed tree that each is.
     """
 
     labels: Labels
     strengths: Vector64
     persistence: Vector64
+    nodes: Any
 
 
 def dendrogram(edges: Any, weights: Weights | None = None) -> Dendrogram:
@@ -315,7 +331,7 @@ def flatten(tree: CondensedTree, selected: Flags, rule: Rule) -> FlatClusters:
     persistence = np.ones(len(chosen))
     if math.isfinite(greatest):
         persistence = tree.stability[chosen] / (mass * greatest)
-    return FlatClusters(labels, strengths, persistence)
+    return FlatClusters(labels, strengths, persistence, chosen)
 
 
 def flat_clusters(tree: Dendrogram, min_cluster_size: int, rule: Rule) -> FlatClusters:
@@ -333,8 +349,13 @@ def flat_clusters(tree: Dendrogram, min_cluster_size: int, rule: Rule) -> FlatCl
     -------
     FlatClusters
     """
+    return cut(tree, min_cluster_size, rule)[1]
+
+
+def cut(tree: Dendrogram, min_cluster_size: int, rule: Rule) -> tuple[CondensedTree, FlatClusters]:
+    """Return the condensed tree and the flat partition of a dendrogram, as `flat_clusters` does."""
     condensed = condense(tree, min_cluster_size + rule.strict)
-    return flatten(condensed, select(condensed, rule), rule)
+    return condensed, flatten(condensed, select(condensed, rule), rule)
 
 
 def basins(tree: Dendrogram, labels: Labels) -> Labels:

@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
-from gpucluster.errors import BackendUnavailableError, ConfigError
+from gpucluster.errors import ConfigError
+from gpucluster.report.drawing.canvas import Look, drawing
 from gpucluster.report.time_axis import between, limits, ticks
 
 if TYPE_CHECKING:
@@ -111,21 +111,17 @@ ALONE: Final = _Sheet(columns=3, width=2.9, height=1.75)
 ONE_OF_MANY: Final = _Sheet(columns=6, width=1.8, height=1.25, gap=0.85)
 
 
-def draw(tracks: Sequence[Track], kind: str, dpi: int) -> bytes:
+def draw(tracks: Sequence[Track]) -> Figure:
     """Return the picture of one or several series.
 
     Parameters
     ----------
     tracks : sequence of Track
         One is drawn in two rows of panels, of several each has a row.
-    kind : {"png", "svg"}
-    dpi : int
-        Dots per inch of a PNG.
 
     Returns
     -------
-    bytes
-        The same for the same series and version of Matplotlib, whatever its settings are.
+    Figure
 
     Raises
     ------
@@ -134,37 +130,21 @@ def draw(tracks: Sequence[Track], kind: str, dpi: int) -> bytes:
     ConfigError
         There are more than `MAX_SERIES` series.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "a plot needs Matplotlib, which is missing", hint="pip install 'gpucluster[plot]'"
-        ) from error
-
     if len(tracks) > MAX_SERIES:
         raise ConfigError(
             f"{len(tracks)} series are too many for one plot, which has {MAX_SERIES} at most",
             hint="choose one by the name of its definition or by one of its runs",
         )
     sheet = ALONE if len(tracks) == 1 else ONE_OF_MANY
-    file = BytesIO()
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update({"svg.hashsalt": "gpucluster", "svg.fonttype": "none"})
-        figure = Figure()
-        FigureCanvasAgg(figure)
+    with drawing():
+        figure = Look().page(*sheet.size(len(tracks)))
         _fill(figure, tracks, sheet)
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        figure.savefig(file, format=kind, dpi=dpi, metadata=metadata)
-    return file.getvalue()
+    return figure
 
 
 def _fill(figure: Figure, tracks: Sequence[Track], sheet: _Sheet) -> None:
     """Put titles, panels and the legend on the page."""
     width, height = sheet.size(len(tracks))
-    figure.set_size_inches(width, height)
     for position, track in enumerate(tracks):
         top = height - position * sheet.block
         figure.text(

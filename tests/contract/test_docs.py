@@ -15,10 +15,13 @@ import sys
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from pydantic import TypeAdapter
 
 import gpucluster
+from gpucluster.cli import main
 from gpucluster.cli.serve import serve
 from gpucluster.dialects import read_body
 from gpucluster.labeling.fake_server import FakeServer
@@ -63,8 +66,6 @@ def run_name(folder: Path) -> str:
 
 def test_readme_python(folder: Path) -> None:
     (code,) = blocks(ROOT / "README.md", "python")
-    import pyarrow.parquet as pq
-
     X = pq.read_table("docs.parquet")["embedding"].combine_chunks().flatten()
     X = X.to_numpy(zero_copy_only=False).reshape(-1, 384)[:400].astype("float32")
     lines = [line for line in code.splitlines() if "ertopic" not in line.lower()]  # tested apart
@@ -128,12 +129,24 @@ def test_inputs_page(folder: Path) -> None:
 @pytest.fixture
 def months(folder: Path) -> Path:
     """The documents of January, and those of February with a few of January among them."""
-    import pyarrow.parquet as pq
-
     docs = pq.read_table("docs.parquet")
     pq.write_table(docs.slice(0, 2_000), "january.parquet")
     pq.write_table(docs.slice(1_900), "february.parquet")
     return folder
+
+
+def test_plots_page(folder: Path) -> None:
+    page = ROOT / "docs/plots.md"
+    (settings,) = blocks(page, "yaml")
+    Path("map.yaml").write_text(settings)
+    for line in "".join(blocks(page, "bash")).splitlines():
+        done = CliRunner().invoke(main, line.split()[1:])
+        assert done.exit_code == 0, done.output
+    (code,) = blocks(page, "python")
+    exec(compile(code, "plots.md", "exec"), {})
+    assert {".svg", ".pdf", ".png"} <= {path.suffix for path in folder.iterdir()}
+    (command,) = [text for text in blocks(page, "text") if text.startswith("embedding-atlas")]
+    assert set(command.split()[3::2]) <= set(pq.read_schema("map.parquet").names)
 
 
 def test_living_page_commands(months: Path) -> None:

@@ -606,6 +606,7 @@ def commands(
 
 
 ALL = dict(commands(main))
+MAPPED = ("--config", "points.yaml", "--truth-column", "label")
 EXAMPLE = re.compile(r"^ +gpucluster (.+?)(?: [|>].*)?$", re.M)
 
 
@@ -623,6 +624,7 @@ def test_every_example_of_the_help_works(
         documents().rename_columns(["document_id", "text", "label", "emb"]), "parts/a.parquet"
     )
     Path("topics.yaml").write_text("algorithm: kmeans\ncollection_ids: [docs.parquet]\n")
+    Path("points.yaml").write_text("dimension_reduction: {method: pca}\n")
     with FakeServer() as server:
         _try_examples(invoke, examples, server.base_url)
 
@@ -636,8 +638,11 @@ def _try_examples(invoke: Callable[..., Result], examples: list[str], base_url: 
     for example in examples:
         args = shlex.split(example.replace("http://localhost:8080/v1", base_url))
         if "gpucluster-out" in example:
-            run = json.loads(invoke("run", "docs.parquet", *KMEANS, "--json").stdout)
+            more = MAPPED if args[0] == "plot" else ()
+            run = json.loads(invoke("run", "docs.parquet", *KMEANS, *more, "--json").stdout)
             args = shlex.split(re.sub(r"gpucluster-out/\w+", str(run["path"]), shlex.join(args)))
+        if "--flow" in args:  # leads to another run of the same definition
+            assert invoke("run", "docs.parquet", *KMEANS, "--fresh").exit_code == 0
         if "--taxonomy" in args:
             assert invoke("promote", "gpucluster-out", "--name", "topics").exit_code == 0
         if args[0] == "serve":

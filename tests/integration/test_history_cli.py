@@ -107,7 +107,7 @@ def test_json(invoke: Callable[..., Result]) -> None:
     done = invoke("history", "runs", "--json", "--plot", "a.svg", "--quiet")
     assert (done.exit_code, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert set(answer) == {"folder", "series", "unreadable", "plot"}
+    assert set(answer) == {"folder", "series", "unreadable", "plot", "flow"}
     assert answer["plot"] == str(Path("a.svg").absolute())
     assert answer["folder"] == str(Path("runs").absolute())
     first, second = answer["series"]
@@ -175,7 +175,8 @@ def test_runs_that_cannot_be_read_are_listed(invoke: Callable[..., Result]) -> N
         ("history", 2, "usage", "missing argument 'DIR'"),
         ("history none", 5, "run_not_found", "there is no such folder"),
         ("history .", 5, "run_not_found", "name the folder that holds runs"),
-        ("history runs --plot a.pdf", 2, "config_invalid", "ends in .png or .svg"),
+        ("history runs --plot a.gif", 2, "config_invalid", "ends in one of .png, .svg, .pdf"),
+        ("history runs --flow a.png", 2, "config_invalid", "a flow is of one series"),
         ("history runs --plot none/a.png", 7, "store_error", "No such file or directory"),
         ("history runs --cluster-name topic", 5, "run_not_found", "known are: topics ?[31m"),
         ("history runs --run run_z", 5, "run_not_found", "no run 'run_z'"),

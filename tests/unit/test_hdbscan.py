@@ -170,3 +170,35 @@ def test_min_cluster_size_not_below_rows_is_all_noise_and_said(min_cluster_size:
         found = HDBSCAN(min_cluster_size=min_cluster_size).fit(np.eye(6, dtype=np.float32))
     assert (found.labels_ == -1).all()
     assert found.n_clusters_ == 0
+
+
+def test_the_tree_is_that_of_the_hdbscan_package() -> None:
+    X = digits(8)
+    fitted = contrib(X, min_cluster_size=10)
+    expected = fitted.condensed_tree_.to_pandas()
+    found = HDBSCAN(min_cluster_size=10).fit(X)
+    tree = found.tree_
+    assert tree is not None
+    clusters = expected[expected.child_size > 1]
+    assert len(tree.parent) == 1 + len(clusters)
+    by_birth = np.lexsort((tree.size[1:], tree.birth[1:]))
+    theirs = clusters.sort_values(["lambda_val", "child_size"])
+    np.testing.assert_allclose(tree.birth[1:][by_birth], theirs.lambda_val, rtol=1e-5)
+    # of ties in the spanning tree, another row may go first
+    np.testing.assert_allclose(tree.size[1:][by_birth], theirs.child_size, atol=1)
+    rows = expected[expected.child_size == 1].sort_values("child")
+    np.testing.assert_allclose(tree.row_density, rows.lambda_val, rtol=1e-5)
+
+
+def test_the_tree_knows_which_clusters_were_selected() -> None:
+    X = digits(8)
+    copies = np.concatenate((X, X[:300]))
+    found = HDBSCAN(min_cluster_size=10).fit(copies)
+    tree = found.tree_
+    assert tree is not None
+    assert sorted(tree.cluster[tree.cluster >= 0]) == list(range(found.n_clusters_))
+    above = np.arange(len(tree.parent))
+    for node in range(1, len(tree.parent)):  # parents come first
+        above[node] = node if tree.cluster[node] >= 0 else above[tree.parent[node]]
+    np.testing.assert_array_equal(tree.cluster[above][tree.row_node], found.labels_)
+    assert tree.size[0] == len(copies)

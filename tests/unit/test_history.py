@@ -32,6 +32,7 @@ from gpucluster.errors import (
     StoreError,
 )
 from gpucluster.report import history_plot
+from gpucluster.report.drawing.canvas import encoded
 from gpucluster.report.time_axis import CHARACTER, between, limits, ticks
 from gpucluster.timeline import History, _grouped
 from tests.helpers.runs import manifest, publish_small
@@ -464,7 +465,7 @@ def test_dates_do_not_touch(tmp_path: Path, count: int, step: timedelta) -> None
         thresholds=dict.fromkeys(values, (0.25,)),
         fired=dict.fromkeys(values, (False,) * count),
     )
-    (tmp_path / "a.svg").write_bytes(history_plot.draw([track] * n_series, "svg", 150))
+    (tmp_path / "a.svg").write_bytes(encoded(history_plot.draw([track] * n_series), "svg", 150))
     groups, _ = drawn(tmp_path / "a.svg")
     panels = list(dates(groups))
     assert len(panels) == 6 * n_series
@@ -543,9 +544,9 @@ def test_nothing_is_drawn_before_it_is_asked_for(folder: Path, tmp_path: Path) -
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["a.pdf", "a", "png"])
-def test_a_picture_has_one_of_two_kinds(folder: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"ends in \.png or \.svg"):
+@pytest.mark.parametrize("name", ["a.gif", "a", "png"])
+def test_a_picture_has_one_of_three_kinds(folder: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"ends in one of \.png, \.svg, \.pdf"):
         gpucluster.history(folder).plot(tmp_path / name)
 
 

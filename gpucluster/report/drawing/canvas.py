@@ -1,0 +1,179 @@
+"""The page that a picture is drawn on, and the file that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from gpucluster.errors import BackendUnavailableError, ConfigError
+from gpucluster.notation import describe, nearest
+from gpucluster.report.drawing.palette import THEMES, Theme, unit
+from gpucluster.report.whole_file import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI: Final = 150
+ENDINGS: Final = ("png", "svg", "pdf")
+POINTS: Final = 72  # of an inch
+LEAST_INCHES, MOST_INCHES, MOST_DPI = 1.0, 50.0, 1200
+MOST_CHARACTERS: Final = 32
+_NO_DATES: Final = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a picture looks.
+
+    Attributes
+    ----------
+    theme : {"light", "dark"}
+    width, height : float or None
+        Inches; None: what suits the picture.
+    dpi : int
+        Dots per inch, of a PNG and of what is rasterised in other files.
+    """
+
+    theme: str = "light"
+    width: float | None = None
+    height: float | None = None
+    dpi: int = DPI
+
+    def checked(self) -> Look:
+        """Return it, and raise `ConfigError` where it cannot be."""
+        if self.theme not in THEMES:
+            known = ", ".join(THEMES)
+            raise ConfigError(f"got {describe(self.theme)}, expected {known}", path="theme")
+        for name in ("width", "height"):
+            inches = getattr(self, name)
+            if inches is not None and not LEAST_INCHES <= inches <= MOST_INCHES:
+                bounds = f"{LEAST_INCHES:g} to {MOST_INCHES:g} inches"
+                raise ConfigError(f"got {inches:g}, expected {bounds}", path=name)
+        if not 1 <= self.dpi <= MOST_DPI:
+            raise ConfigError(f"got {self.dpi}, expected 1 to {MOST_DPI}", path="dpi")
+        return self
+
+    @property
+    def colours(self) -> Theme:
+        """The colours of the theme."""
+        return THEMES[self.theme]
+
+    def page(self, width: float, height: float) -> Figure:
+        """Return an empty page, of this size where none was asked for."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        size = (self.width or width, self.height or height)
+        figure = Figure(size, dpi=self.dpi, facecolor=unit(self.colours.background))
+        FigureCanvasAgg(figure)
+        return figure
+
+    def framed(self, figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
+        """Return plain axes that leave so many inches on each side, at most half of the page."""
+        width, height = figure.get_size_inches()
+        across = min(1.0, 0.5 * width / (left + right))
+        down = min(1.0, 0.5 * height / (bottom + top))
+        place = left * across / width, bottom * down / height
+        size = 1 - (left + right) * across / width, 1 - (bottom + top) * down / height
+        return self.plain(figure.add_axes((*place, *size)))
+
+    def plain(self, axes: Axes) -> Axes:
+        """Give axes the colours of the theme, and no frame above and on the right."""
+        colours = self.colours
+        axes.set_facecolor("none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(colours.line)
+        axes.tick_params(labelsize=8, color=colours.line, labelcolor=colours.ink, length=3)
+        for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            part.set_color(colours.ink)
+            part.set_fontsize(9)
+        return axes
+
+    def write(self, axes: Axes, x: float, y: float, text: str, **style: Any) -> Any:
+        """Write text that is taken as it is."""
+        look: Any = {"color": self.colours.ink, "fontsize": 8, "parse_math": False}
+        return axes.text(x, y, text, **(look | style))
+
+
+def ending(path: Path) -> str:
+    """Return what kind of picture a file is to be; `ConfigError` where it is none."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ENDINGS:
+        names = ", ".join(f".{each}" for each in ENDINGS)
+        raise ConfigError(
+            f"cannot draw {path.name}", hint=f"a plot is a file that ends in one of {names}"
+        )
+    return kind
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Let Matplotlib draw the same whatever its settings are.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Matplotlib is missing.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "a plot needs Matplotlib, which is missing", hint="pip install 'gpucluster[plot]'"
+        ) from error
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        fixed: Any = {"svg.hashsalt": "gpucluster", "svg.fonttype": "none", "pdf.fonttype": 42}
+        mpl.rcParams.update(fixed)
+        yield
+
+
+def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
+    """Return a page as the content of a file; the same for the same page and Matplotlib."""
+    file = BytesIO()
+    colour: Any = figure.get_facecolor()
+    with drawing():
+        figure.savefig(file, format=kind, dpi=dpi, metadata=_NO_DATES[kind], facecolor=colour)
+    return file.getvalue()
+
+
+def finish(draw: Callable[[], Figure], path: str | Path | None, dpi: int) -> Figure | Path:
+    """Return a picture, or write it and return where it lies."""
+    return draw() if path is None else put(draw, path, dpi)
+
+
+def put(draw: Callable[[], Figure], path: str | Path, dpi: int) -> Path:
+    """Write a picture to a file that is there whole or not at all; return where it lies.
+
+    The name of the file is looked at before anything is drawn.
+    """
+    target = Path(path).expanduser().absolute()
+    kind = ending(target)
+    write_whole(target, encoded(draw(), kind, dpi))
+    return target
+
+
+def known(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `ConfigError` where a value is none of the choices."""
+    if value not in choices:
+        expected = ", ".join(choices)
+        raise ConfigError(
+            f"got {describe(value)}, expected one of {expected}",
+            path=name,
+            hint=nearest(str(value), choices),
+        )
+
+
+def cut(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Return text as one line that is not too long."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    return line if len(line) <= most else line[: most - 1].rstrip() + "\u2026"
