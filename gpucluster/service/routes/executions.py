@@ -71,16 +71,26 @@ def list_executions(
 
 
 @router.get("/{cluster_identifier}/executions/{run_id}")
-def get_execution(cluster_identifier: str, run_id: str, call: Reads) -> wire.ExecutionResult:
-    """Show an execution with its clusters."""
+def get_execution(
+    cluster_identifier: str,
+    run_id: str,
+    call: Reads,
+    asked: Annotated[wire.ExecutionRequest, Parameter()],
+) -> wire.ExecutionResult:
+    """Show an execution with its clusters: as many as are asked for."""
     record = _execution(call, cluster_identifier, run_id)
     if record.status != "completed":
         return as_answer(record)
     run = streams.open_run(record.body["artifacts"]["path"])
-    rows = list(streams.centroid_rows(run, vectors=False))
-    return as_answer(record).model_copy(
-        update={"centroids": [wire.ExecutionCentroid.model_validate(row) for row in rows]}
-    )
+    table = streams.centroids_of(run, vectors=False)
+    rows = streams.centroid_rows(table.slice(asked.offset, asked.limit))
+    end = asked.offset + asked.limit
+    shown = {
+        "centroids": [wire.ExecutionCentroid.model_validate(row) for row in rows],
+        "num_centroids": len(table),
+        "next_offset": end if end < len(table) else None,
+    }
+    return as_answer(record).model_copy(update=shown)
 
 
 @router.post("/{cluster_identifier}/executions/{run_id}/cancel")
@@ -122,7 +132,7 @@ def data(
     run_id: str,
     request: Request,
     call: Reads,
-    body: Annotated[wire.DataRequest, Parameter()],
+    body: Annotated[wire.DataQuery, Parameter()],
 ) -> StreamingResponse:
     """Stream clusters and members: lines of JSON, or Arrow IPC where ``Accept`` says so."""
     record = _left(call, cluster_identifier, run_id)
@@ -149,7 +159,7 @@ def latest_data(
     cluster_identifier: str,
     request: Request,
     call: Reads,
-    body: Annotated[wire.DataRequest, Parameter()],
+    body: Annotated[wire.DataQuery, Parameter()],
 ) -> StreamingResponse:
     """Stream clusters and members of the latest completed run."""
     return _streamed(_latest_finished(call, cluster_identifier), request, body)
