@@ -314,7 +314,7 @@ class Executions:
             )
             body["execution_time_ms"] = round((now - begun).total_seconds() * 1000)
         if result is not None:
-            body |= _facts(result)
+            body |= facts_of(result)
         else:
             body["error_message"] = (outcome.get("error") or {}).get("message")
         text = " ".join([body.get("error_message") or "", *((result or {}).get("labels") or ())])
@@ -340,8 +340,8 @@ def _execution_of(tx: Transaction, task: Record) -> Record | None:
     return tx.get(task.ns, KIND, task.body["data"]["run_id"])
 
 
-def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an execution keeps of its result."""
+def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an execution keeps of its result, which `jobs.verbs.describe` gives."""
     counts = result["counts"]
     same = (
         *("mode", "base_run_id", "metrics", "recluster_reasons", "not_evaluated", "drift"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -12,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from gpucluster.service import streams, tasks
 from gpucluster.service.calls import Call, Reads, Runs
 from gpucluster.service.catalog.port import Query, Record, Summary
-from gpucluster.service.executions import as_answer
+from gpucluster.service.executions import as_answer, facts_of
+from gpucluster.service.jobs.verbs import describe
 from gpucluster.service.paging import Pages, Paging
 from gpucluster.service.refusals import ConflictError, NotFoundError
 from gpucluster.service.waiting import when_over
@@ -90,6 +92,10 @@ def get_execution(
         "num_centroids": len(table),
         "next_offset": end if end < len(table) else None,
     }
+    if record.id in record.body.get(
+        "related", ()
+    ):  # its record has the numbers of the first feature
+        record = replace(record, body={**record.body, **facts_of(describe(run))})
     return as_answer(record).model_copy(update=shown)
 
 
@@ -215,7 +221,7 @@ def _latest(call: Call, identifier: str) -> wire.ExecutionResult | None:
 def _execution(call: Call, identifier: str, run_id: str) -> Record:
     with call.service.catalog.reading() as tx:
         cluster = call.service.definitions.get(tx, call.ns, identifier)
-        return call.service.executions.get(tx, call.ns, cluster.id, run_id)
+        return call.service.executions.left(tx, call.ns, cluster.id, run_id)
 
 
 def _left(call: Call, identifier: str, run_id: str) -> Record:

@@ -46,12 +46,16 @@ def test_runs_of_all_features_are_shown(client):
     cluster_id, run_id = run_of(client, vector_config=each)
     path = f"/v1/clusters/{cluster_id}/executions"
     assert client.get(f"{path}/{run_id}").json()["related"] == [f"{run_id}-2"]
+    own = client.get(f"{path}/{run_id}-2").json()
+    assert (own["run_id"], own["num_centroids"], own["status"]) == (f"{run_id}-2", 4, "completed")
+    assert own["metrics"] != client.get(f"{path}/{run_id}").json()["metrics"]
     left = client.get(f"{path}/{run_id}-2/artifacts").json()
     assert (left["run_id"], left["num_members"], len(left["centroids"])) == (f"{run_id}-2", 200, 4)
     lines = client.get(f"{path}/{run_id}-2/data?include_members=true").text.splitlines()
     assert sum(json.loads(line)["type"] == "member" for line in lines) == 200
     for name in (f"{run_id}-3", f"{run_id}-", "-2"):
         assert client.get(f"{path}/{name}/artifacts").status_code == 404
+        assert client.get(f"{path}/{name}").status_code == 404
 
 
 def test_the_run_of_any_feature_is_written_promoted_and_joined(client):
