@@ -92,9 +92,8 @@ def get_execution(
         "num_centroids": len(table),
         "next_offset": end if end < len(table) else None,
     }
-    if record.id in record.body.get(
-        "related", ()
-    ):  # its record has the numbers of the first feature
+    related = record.body.get("related", ())
+    if record.id in related:  # what its record says is of the first feature
         record = replace(record, body={**record.body, **facts_of(describe(run))})
     return as_answer(record).model_copy(update=shown)
 
