@@ -140,9 +140,10 @@ def setting_error(
 def _no_such_kind(context: Mapping[str, str], path: str) -> ConfigError:
     """Return the error for an object that says of itself to be of a kind that there is not."""
     tag, tags = context["tag"], context["expected_tags"]
+    name = context["discriminator"].strip("'")
     return ConfigError(
-        f"got {describe(tag)}, expected one of {tags}",
-        path=f"{path}.{context['discriminator']}".replace("'", ""),
+        f"got {describe(tag)}, no such {name}",
+        path=f"{path}.{name}",
         got=tag,
         expected=tags,
         hint=nearest(tag, tags.replace("'", "").split(", ")),
