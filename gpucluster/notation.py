@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError
-from gpucluster.fields import locate
 from gpucluster.places import Place
 
 if TYPE_CHECKING:
@@ -108,6 +107,8 @@ def setting_error(
     -------
     ConfigError
     """
+    from gpucluster.fields import locate  # it brings pydantic along
+
     first = error.errors(include_url=False)[0]
     spot = locate(model, first["loc"])
     steps = [str(step) for step in spot.steps]
