@@ -7,7 +7,7 @@ refuses what it does not know by the nearest name that it does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -20,7 +20,7 @@ from gpucluster.grouping import AttributeConfig
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.metrics.recluster import QualityThresholds, Share
 from gpucluster.notation import describe, setting_error
-from gpucluster.sources.filters import Condition, Filters
+from gpucluster.sources.filters import Filters
 from gpucluster.vector_config import VectorConfig
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -202,26 +202,8 @@ class ClusterDefinition(_Settings):
 
 def config_error(error: ValidationError, model: type[BaseModel], prefix: str = "") -> ConfigError:
     """Turn pydantic's report into one line that names the field and what it takes."""
-    return setting_error(error, lambda steps: _names(model, steps), prefix)
-
-
-def _names(model: type[BaseModel], steps: Sequence[str]) -> list[str]:
-    """Return the settings of the innermost model that `steps` lead to."""
-    from typing import get_args
-
-    from gpucluster.preprocess import STEP_TYPES
-
-    tagged: dict[str, type[BaseModel]] = {**STEP_TYPES, "condition": Condition, "group": Filters}
-    for step in steps:
-        if step in tagged:
-            model = tagged[step]
-        elif step in model.model_fields:
-            annotation = model.model_fields[step].annotation
-            for kind in (annotation, *get_args(annotation)):
-                if isinstance(kind, type) and issubclass(kind, BaseModel):
-                    model = kind
-    names = list(model.model_fields)
-    return names + list(LIFTED) if model in {ClusterDefinition, VectorConfig} else names
+    besides: dict[type, Iterable[str]] = {ClusterDefinition: LIFTED, VectorConfig: LIFTED}
+    return setting_error(error, model, prefix, besides=besides)
 
 
 def definition_schema() -> dict[str, Any]:

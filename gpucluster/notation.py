@@ -85,33 +85,43 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def setting_error(
-    error: ValidationError, known: Callable[[Sequence[str]], Iterable[str]], prefix: str = ""
+    error: ValidationError,
+    model: Any,
+    prefix: str = "",
+    *,
+    besides: Mapping[type, Iterable[str]] | None = None,
 ) -> ConfigError:
     """Turn pydantic's report into one line that names the setting and what it takes.
 
     Parameters
     ----------
     error : pydantic.ValidationError
-    known : callable
-        Gives the names of the settings at the place that a path leads to.
+    model : type
+        What was to be read: a model, or a union of models.
     prefix : str, optional
         What the path begins with.
+    besides : mapping, optional
+        Names of settings that a model takes besides its fields.
 
     Returns
     -------
     ConfigError
     """
+    from gpucluster.fields import locate  # it brings pydantic along
+
     first = error.errors(include_url=False)[0]
-    # without the branch of a union that was tried
-    steps = [str(step) for step in first["loc"] if not str(step).startswith("constrained-")]
+    spot = locate(model, first["loc"])
+    steps = [str(step) for step in spot.steps]
     path = dotted([prefix, *steps] if prefix else steps)
     if first["type"] == "extra_forbidden":
         return ConfigError(
             "unknown setting",
             path=path,
             got=first["input"],
-            hint=nearest(steps[-1], known(steps[:-1])),
+            hint=nearest(steps[-1], spot.names(besides)),
         )
+    if first["type"] == "union_tag_invalid":
+        return _no_such_kind(first["ctx"], path)
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return cause
@@ -125,6 +135,19 @@ def setting_error(
         path=path,
         got=first["input"],
         expected=expected,
+    )
+
+
+def _no_such_kind(context: Mapping[str, str], path: str) -> ConfigError:
+    """Return the error for an object that says of itself to be of a kind that there is not."""
+    tag, tags = context["tag"], context["expected_tags"]
+    name = context["discriminator"].strip("'")
+    return ConfigError(
+        f"got {describe(tag)}, no such {name}",
+        path=f"{path}.{name}",
+        got=tag,
+        expected=tags,
+        hint=nearest(tag, tags.replace("'", "").split(", ")),
     )
 
 

@@ -259,4 +259,4 @@ class VectorConfig(BaseModel):
             return kind.model_validate(params)
         except ValidationError as error:
             path = "vector_config.algorithm_params"
-            raise setting_error(error, lambda _: list(kind.model_fields), path) from error
+            raise setting_error(error, kind, path) from error

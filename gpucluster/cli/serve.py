@@ -46,7 +46,7 @@ def serve(voice: Voice, **options: Any) -> None:
     try:
         settings = ServiceSettings(**given)
     except ValidationError as error:
-        raise setting_error(error, lambda _: list(ServiceSettings.model_fields)) from error
+        raise setting_error(error, ServiceSettings) from error
     run_server(settings, voice.say, quiet=voice.quiet)
 
 

@@ -57,9 +57,9 @@ class Clusters(Group[D]):
         return Call("GET", _path(cluster), wire.ClusterDetail)
 
     @OneWith(wire.PatchClusterRequest)
-    def update(self, body: wire.PatchClusterRequest, cluster: str) -> Call[wire.ClusterMetadata]:
+    def update(self, body: wire.PatchClusterRequest, cluster: str) -> Call[wire.ClusterModel]:
         """Change name, description or metadata; what a definition does stays."""
-        return Call("PATCH", _path(cluster), wire.ClusterMetadata, body)
+        return Call("PATCH", _path(cluster), wire.ClusterModel, body)
 
     @One
     def delete(
@@ -95,7 +95,8 @@ class Clusters(Group[D]):
         task = yield from self._session.ask(Call("POST", f"{path}/execute", TaskResponse, body))
         done = yield from waited(self._session, task, None)
         run_id = (done.additional_data or {})["run_id"]
-        return (yield from self._session.ask(_execution(cluster, run_id)))
+        call = Call("GET", _run(cluster, run_id), ExecutionResult)
+        return (yield from self._session.ask(call))
 
     @ManyWith(ListExecutionsRequest)
     def executions(self, body: ListExecutionsRequest, cluster: str) -> Items[ExecutionResult]:
@@ -104,9 +105,21 @@ class Clusters(Group[D]):
         return every(self._session, Call("POST", path, ListExecutionsResponse, body))
 
     @One
-    def execution(self, cluster: str, run_id: str) -> Call[ExecutionResult]:
-        """Show an execution with its clusters."""
-        return _execution(cluster, run_id)
+    def execution(
+        self, cluster: str, run_id: str, *, limit: int | None = None, offset: int = 0
+    ) -> Call[ExecutionResult]:
+        """Show an execution with its clusters.
+
+        Parameters
+        ----------
+        cluster, run_id : str
+        limit : int, optional
+            Clusters at most. Omitted: as the service does; `centroids` has no limit.
+        offset : int
+            Clusters that are left out first.
+        """
+        query = {"limit": limit, "offset": offset}
+        return Call("GET", _run(cluster, run_id), ExecutionResult, query=query)
 
     @One
     def cancel(self, cluster: str, run_id: str) -> Call[ExecutionResult]:
@@ -248,10 +261,6 @@ def _path(cluster: str) -> str:
 
 def _run(cluster: str, run_id: str | None) -> str:
     return _path(cluster) + ("" if run_id is None else f"/executions/{part(run_id)}")
-
-
-def _execution(cluster: str, run_id: str) -> Call[ExecutionResult]:
-    return Call("GET", _run(cluster, run_id), ExecutionResult)
 
 
 def _data(cluster: str, run_id: str) -> str:

@@ -90,4 +90,4 @@ def read_mappings(
     try:
         return EnrichmentSettings(field_mappings=tuple(field_mappings)).field_mappings
     except ValidationError as error:
-        raise setting_error(error, lambda _: list(FieldMapping.model_fields)) from error
+        raise setting_error(error, EnrichmentSettings) from error

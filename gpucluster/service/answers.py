@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -22,6 +21,7 @@ from gpucluster.errors import (
     SourceError,
     StoreError,
 )
+from gpucluster.fields import is_model, locate
 from gpucluster.notation import nearest
 from gpucluster.service.catalog.port import Changed, Full, NoRoom
 from gpucluster.service.refusals import InvalidError, Refusal, TooManyError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1
+PARTS = ("body", "query", "header", "path")  # of a request
 _TYPES = {
     400: "BadRequestError",
     401: "UnauthorizedError",
@@ -60,7 +61,7 @@ _STATUS: dict[type[GpuclusterError], int] = {
 def answer_of(error: Exception) -> JSONResponse:
     """Return what is answered where `error` ended a request."""
     if isinstance(error, InvalidError):
-        return invalid([_problem(["body", *error.loc], str(error), error.code)])
+        return invalid([_problem(error.loc, str(error), error.code)])
     if isinstance(error, Refusal):
         headers = dict(error.headers)
         if isinstance(error, TooManyError):
@@ -80,8 +81,8 @@ def answer_of(error: Exception) -> JSONResponse:
 def _of_engine(error: GpuclusterError) -> JSONResponse:
     if isinstance(error, ConfigError | InputError | SourceError):
         path = getattr(error, "path", None)
-        steps = path.split(".") if path else []
-        return invalid([_problem(["body", *steps], str(error), error.code)])
+        steps = [int(s) if s.isdecimal() else s for s in path.split(".")] if path else []
+        return invalid([_problem(steps, str(error), error.code)])
     status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
     return _answer(
         status, error.message, type(error).__name__, {"code": error.code, "hint": error.hint}
@@ -146,35 +147,40 @@ def _answer(
 
 
 def _problem(loc: Sequence[str | int], msg: str, kind: str) -> dict[str, Any]:
-    return {"loc": list(loc), "msg": msg, "type": kind}
+    """Return what is said of a place in a request: in its body, unless the place says where."""
+    part = [] if loc and loc[0] in PARTS else ["body"]
+    return {"loc": [*part, *loc], "msg": msg, "type": kind}
 
 
 def _described(request: Request, error: Mapping[str, Any]) -> dict[str, Any]:
     """Say what is wrong with a field, and what was probably meant where no such one is known."""
-    loc, msg = list(error["loc"]), str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        known = _fields(request, [str(step) for step in loc[1:-1]])
-        hint = nearest(str(loc[-1]), known) if known else None
+    part, *loc = error["loc"]
+    kind, msg = str(error["type"]), str(error["msg"]).removeprefix("Value error, ")
+    context = error.get("ctx") or {}
+    if kind == "json_invalid":  # what follows is where in the text
+        return _problem([part, *loc], f"the body is no JSON: {context.get('error', '')}", kind)
+    spot = locate(_asked(request, part), loc)
+    steps = list(spot.steps)
+    if kind == "extra_forbidden":
+        known = spot.names()
+        hint = nearest(str(steps[-1]), known) if known else None
         msg = "there is no such field" + (f". {hint}" if hint else "")
-    elif error["type"] == "json_invalid":
-        reason = (error.get("ctx") or {}).get("error", "")
-        msg = f"the body is no JSON: {reason}"
-    return _problem(loc, msg, str(error["type"]))
+    elif kind.startswith("union_tag"):
+        steps += [context["discriminator"].strip("'")]
+        tags = context.get("expected_tags")
+        msg = "Field required" if tags is None else f"expected one of {tags}"
+    return _problem([part, *steps], msg, kind)
 
 
-def _fields(request: Request, steps: Sequence[str]) -> list[str]:
-    """Return the names that the body of a request has, as deep as `steps` lead."""
-    field = getattr(request.scope.get("route"), "body_field", None)
-    model = getattr(getattr(field, "field_info", None), "annotation", None)
-    for step in steps:
-        found = None
-        if isinstance(model, type) and issubclass(model, BaseModel) and step in model.model_fields:
-            found = model.model_fields[step].annotation
-        kinds = [kind for kind in (found, *get_args(found)) if isinstance(kind, type)]
-        model = next((kind for kind in kinds if issubclass(kind, BaseModel)), model)
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return list(model.model_fields)
-    return []
+def _asked(request: Request, part: str) -> Any:
+    """Return what a part of a request has to be, where it is one model."""
+    route = request.scope.get("route")
+    if part == "body":
+        field = getattr(route, "body_field", None)
+        return None if field is None else field.field_info
+    dependant = getattr(route, "dependant", None)
+    models = [field.field_info.annotation for field in getattr(dependant, "query_params", ())]
+    return next((each for each in models if part == "query" and is_model(each)), None)
 
 
 def as_bytes(value: Any) -> bytes:

@@ -21,7 +21,7 @@ from gpucluster.service.catalog.port import (
 )
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
 from gpucluster.wire.base import TITLE_PATTERN
-from gpucluster.wire.clusters import ClusterMetadata, PatchClusterRequest
+from gpucluster.wire.clusters import ClusterMetadata, ClusterModel, PatchClusterRequest
 
 KIND = "cluster"
 TEMPLATE = "template"
@@ -289,6 +289,16 @@ def shown(record: Record) -> dict[str, Any]:
     """Return the fields of a definition that are shown."""
     times = {"created_at": record.created_at, "updated_at": record.updated_at}
     return {**record.body, **times, "status": record.status}
+
+
+def as_model(record: Record) -> ClusterModel:
+    """Return what is shown of a definition that was changed."""
+    definition = ClusterDefinition.parse(record.body["definition"])
+    given = definition.to_dict()
+    if definition.cluster_type == "attribute":
+        given["vector_config"] = None
+    own = {"task_id": record.body.get("last_execution_task_id")}
+    return ClusterModel.model_validate({**given, **shown(record), **own})
 
 
 def all_of(records: Sequence[Record]) -> list[ClusterMetadata]:

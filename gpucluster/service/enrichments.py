@@ -94,7 +94,7 @@ class Enrichments:
             if execution is None:
                 raise NoModelError(f"{cluster.id} has no completed run", hint="execute it first")
         else:
-            execution = self._executions.get(tx, ns, cluster.id, request.run_id)
+            execution = self._executions.left(tx, ns, cluster.id, request.run_id)
         return Asked(execution, cluster.body["input_collections"], request)
 
     def submit(
@@ -143,9 +143,11 @@ class Enrichments:
         )
 
     def _others(self, tx: Transaction, execution: Record) -> list[str]:
-        """Return what is of the same definition, or the same taxonomy."""
+        """Return what is of the same definition and feature, or of the same taxonomy."""
         query = Query(parent=execution.parent, status="completed", limit=MOST_RUNS)
-        return [each.id for each in tx.page(execution.ns, execution.kind, query).records]
+        first, dash, number = execution.id.rpartition("-")
+        suffix = f"{dash}{number}" if first else ""  # the runs of a feature stand for each other
+        return [each.id + suffix for each in tx.page(execution.ns, execution.kind, query).records]
 
     def _after_run(self, tx: Transaction, execution: Record) -> None:
         """Enrich the collections of a definition that says so."""

@@ -11,7 +11,8 @@ from gpucluster.places import place
 from gpucluster.service.catalog.port import Catalog, Page, Query, Record, Summary, Transaction
 from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions, Emit
-from gpucluster.service.refusals import ConflictError, NoModelError, NotFoundError
+from gpucluster.service.refusals import ConflictError, InvalidError, NoModelError, NotFoundError
+from gpucluster.service.standing import after_execution
 from gpucluster.service.tasks import Ended, Job, Tasks, status_of
 from gpucluster.sources.filters import Condition, Filters
 from gpucluster.wire.executions import ExecuteRequest, ExecutionResult
@@ -126,6 +127,8 @@ class Executions:
             One is live; its ``details`` name it.
         NoModelError
             There is no run to join.
+        InvalidError
+            The definition is one of groups, which nothing joins.
         TooManyError
             Too many tasks wait.
         """
@@ -175,8 +178,14 @@ class Executions:
 
     def _base(self, tx: Transaction, ns: str, cluster: Record, request: ExecuteRequest) -> Record:
         """Return the execution whose clusters are joined."""
+        if cluster.body["cluster_type"] == "attribute":
+            raise InvalidError(
+                f"{cluster.id} groups by attributes: a document belongs to the group of its values",
+                loc=["mode"],
+                hint="mode full groups all documents, new ones too, as fast as assigning would",
+            )
         if request.source_run_id is not None:
-            base = self.get(tx, ns, cluster.id, request.source_run_id)
+            base = self.left(tx, ns, cluster.id, request.source_run_id)
             if base.status != "completed":
                 raise NoModelError(f"{base.id} is {base.status}, rows join a completed run")
             return base
@@ -234,12 +243,19 @@ class Executions:
 
     def left(self, tx: Transaction, ns: str, cluster_id: str, run_id: str) -> Record:
         """Return the execution that left a run, as that run: it may be of a feature of several."""
-        first, _, _ = run_id.rpartition("-")
-        if not first:
-            return self.get(tx, ns, cluster_id, run_id)
-        record = self.get(tx, ns, cluster_id, first)
-        if run_id not in record.body.get("related", ()):
+        record = self.find(tx, ns, run_id)
+        if record is None or record.parent != cluster_id:
             raise NotFoundError(f"{cluster_id} has no execution {run_id}")
+        return record
+
+    def find(self, tx: Transaction, ns: str, run_id: str) -> Record | None:
+        """Return the execution that left a run, of whatever definition, as that run."""
+        first, _, _ = run_id.rpartition("-")
+        record = tx.get(ns, KIND, first or run_id)
+        if record is None or not first:
+            return record
+        if run_id not in record.body.get("related", ()):
+            return None
         path = place(record.body["artifacts"]["path"]).parent / run_id
         body = {**record.body, "run_id": run_id, "artifacts": {"path": str(path)}}
         return replace(record, id=run_id, body=body)
@@ -298,14 +314,17 @@ class Executions:
             )
             body["execution_time_ms"] = round((now - begun).total_seconds() * 1000)
         if result is not None:
-            body |= _facts(result)
+            body |= facts_of(result)
         else:
             body["error_message"] = (outcome.get("error") or {}).get("message")
         text = " ".join([body.get("error_message") or "", *((result or {}).get("labels") or ())])
         execution = tx.replace(
             replace(execution, body=body, status=_STATUS[status], text=text[:100_000])
         )
-        self._note_in_definition(tx, execution, status, now, result)
+        cluster = tx.get(task.ns, CLUSTER, body["cluster_id"])
+        if cluster is not None:
+            noted = after_execution(cluster.body, execution, now, result)
+            tx.replace(replace(cluster, body=noted, status=status))
         kind = "completed" if result is not None else "failed"
         told = {"run_id": execution.id, "task_id": task.id, "status": execution.status}
         told |= {name: body.get(name) for name in ("num_clusters", "num_points", "trigger_id")}
@@ -316,51 +335,13 @@ class Executions:
             each(tx, execution)
         return Ended(status, {name: body.get(name) for name in _SHOWN})
 
-    def _note_in_definition(
-        self,
-        tx: Transaction,
-        execution: Record,
-        status: TaskStatus,
-        now: datetime,
-        result: Mapping[str, Any] | None,
-    ) -> None:
-        cluster = tx.get(execution.ns, CLUSTER, execution.body["cluster_id"])
-        if cluster is None:
-            return
-        body = {**cluster.body, "last_executed_at": now.isoformat()}
-        if body["live_run_id"] == execution.id:
-            body["live_run_id"] = None
-        body["num_executions"] += 1
-        if result is not None and execution.body.get("purpose") is None:
-            body |= {
-                "last_run_id": execution.id,
-                "completed_at": now.isoformat(),
-                "num_clusters": execution.body["num_clusters"],
-                "num_documents_clustered": execution.body["num_points"],
-                "execution_time_seconds": execution.body["execution_time_ms"] / 1000,
-                "hierarchy_detected": result["hierarchy"] is not None,
-                "llm_labeling_errors": result["llm_labeling_errors"],
-                "algorithm": result["definition"]["vector_config"]["clustering_method"]
-                or body["algorithm"],
-                **_learned(result["features"] or {}),
-            }
-        tx.replace(replace(cluster, body=body, status=status))
-
 
 def _execution_of(tx: Transaction, task: Record) -> Record | None:
     return tx.get(task.ns, KIND, task.body["data"]["run_id"])
 
 
-def _learned(features: Mapping[str, Any]) -> dict[str, Any]:
-    is_learned = features.get("learned")
-    return {
-        "learned_weights": features["feature_weights"] if is_learned else None,
-        "learning_quality_score": features["learning_quality_score"] if is_learned else None,
-    }
-
-
-def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an execution keeps of its result."""
+def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an execution keeps of its result, which `jobs.verbs.describe` gives."""
     counts = result["counts"]
     same = (
         *("mode", "base_run_id", "metrics", "recluster_reasons", "not_evaluated", "drift"),

@@ -96,7 +96,7 @@ class InvalidError(Refusal):
     message : str
         Got and expected.
     loc : sequence of str or int
-        Where it is: names from the body on.
+        Where it is: names from the body on, or ``query``, ``header`` or ``path`` before them.
     hint : str, optional
         What to do.
     """

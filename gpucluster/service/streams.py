@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from gpucluster.artifacts.run import Run
 from gpucluster.places import for_arrow
 from gpucluster.service.refusals import ConflictError, InvalidError
-from gpucluster.wire.executions import DataRequest
+from gpucluster.wire.executions import DataQuery, DataRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,32 +59,52 @@ def respond(
     each : callable
         Reads the parts in turn with others.
     """
-    check_columns(asked.columns)
+    check_columns(asked)
     run = open_run(path)
     if ARROW in headers.get("accept", ""):
         return StreamingResponse(each(as_arrow(run, asked)), media_type=ARROW)
     return StreamingResponse(each(as_lines(run, asked)), media_type=NDJSON)
 
 
-def centroid_rows(run: Run, *, vectors: bool) -> Iterator[dict[str, Any]]:
-    """Yield the clusters of a run, under their names, as JSON values."""
+def centroids_of(run: Run, *, vectors: bool) -> pa.Table:
+    """Return the clusters of a run, under their names, with how it has found them."""
+    import pyarrow as pa
+
     table = Run.open(run.path).centroids  # names may be newer than what is open
     if not vectors:
         table = table.drop_columns(["centroid_vector"])
+    definition, n_rows = run.manifest.definition, len(table)
+    config: Any = definition.get("vector_config") or {}
+    groups = definition.get("attribute_config")
+    said = {
+        "reduction_method": (config.get("dimension_reduction") or {}).get("method"),
+        "parameters": json.dumps(groups or config.get("algorithm_params") or {}),
+        "created_at": run.manifest.completed_at,
+    }
+    kinds = (pa.string(), pa.string(), pa.timestamp("us", "UTC"))
+    for kind, (name, value) in zip(kinds, said.items(), strict=True):
+        table = table.append_column(name, pa.repeat(pa.scalar(value, kind), n_rows))
+    return table
+
+
+def centroid_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield clusters as JSON values."""
     for batch in table.to_batches(max_chunksize=CENTROID_ROWS):
-        yield from map(plain, batch.to_pylist())
+        for row in batch.to_pylist():
+            told = {"parameters": json.loads(row["parameters"])}
+            yield plain({**row, **told, "created_at": row["created_at"].isoformat()})
 
 
 def centroids_at_once(run: Run) -> list[dict[str, Any]]:
     """Return the clusters of a run with their vectors, where one answer has room for them."""
-    table = Run.open(run.path).centroids
+    table = centroids_of(run, vectors=True)
     n_values = sum(len(chunk.flatten()) for chunk in table["centroid_vector"].chunks)
     if n_values > MOST_VALUES:
         raise ConflictError(
             f"{len(table):,} clusters have vectors of {n_values:,} numbers together",
             hint="stream them from .../data, or leave them out by include_centroids=false",
         )
-    return list(centroid_rows(run, vectors=True))
+    return list(centroid_rows(table))
 
 
 def member_rows(
@@ -102,7 +122,7 @@ def member_rows(
 def as_lines(run: Run, asked: DataRequest) -> Iterator[bytes]:
     """Yield lines of JSON; each says under ``type`` what it is."""
     if asked.include_centroids:
-        yield from json_lines(_of("centroid", centroid_rows(run, vectors=True)))
+        yield from json_lines(_of("centroid", centroid_rows(centroids_of(run, vectors=True))))
     if asked.include_members:
         rows = member_rows(run, offset=asked.offset, limit=asked.limit, columns=asked.columns)
         yield from json_lines(_of("member", rows))
@@ -111,7 +131,7 @@ def as_lines(run: Run, asked: DataRequest) -> Iterator[bytes]:
 def as_arrow(run: Run, asked: DataRequest) -> Iterator[bytes]:
     """Yield Arrow IPC streams: the clusters, then the members, one stream after the other."""
     if asked.include_centroids:
-        table = Run.open(run.path).centroids
+        table = centroids_of(run, vectors=True)
         yield from ipc_stream(table.schema, iter(table.to_batches(max_chunksize=CENTROID_ROWS)))
     if asked.include_members:
         from gpucluster.artifacts.schema import MEMBERS
@@ -122,15 +142,16 @@ def as_arrow(run: Run, asked: DataRequest) -> Iterator[bytes]:
         yield from ipc_stream(schema, (batch.select(names) for batch in batches))
 
 
-def check_columns(columns: Sequence[str] | None) -> None:
+def check_columns(asked: DataRequest) -> None:
     """Raise where members have no such column."""
     from gpucluster.artifacts.schema import MEMBERS
 
-    for name in columns or ():
+    part = "query" if isinstance(asked, DataQuery) else "body"
+    for name in asked.columns or ():
         if name not in MEMBERS.names:
             raise InvalidError(
                 f"members have no column {name}, they have {', '.join(MEMBERS.names)}",
-                loc=["columns"],
+                loc=[part, "columns"],
             )
 
 

@@ -107,7 +107,7 @@ def read_attributes(source: Source, names: Sequence[str]) -> pa.Table:
             if place is not None:
                 (column, *inner), _ = place
                 values = batch.column(column)
-                columns[name] = _without_views(pc.struct_field(values, inner) if inner else values)
+                columns[name] = without_views(pc.struct_field(values, inner) if inner else values)
             elif is_elsewhere(name, batch.schema, info.fields):
                 columns[name] = pa.nulls(batch.num_rows)
             else:
@@ -127,7 +127,7 @@ def read_attributes(source: Source, names: Sequence[str]) -> pa.Table:
     return table
 
 
-def _without_views(column: pa.Array) -> pa.Array:
+def without_views(column: pa.Array) -> pa.Array:
     """Return a column of views as one that everything can be done with."""
     kind = column.type
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):

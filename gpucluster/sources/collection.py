@@ -19,7 +19,7 @@ import glob
 import os
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -136,13 +136,8 @@ def read_manifest(path: str | Place) -> Collection:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
     except ValidationError as error:
-        wrong = setting_error(error, _known)
+        wrong = setting_error(error, Collection)
         raise ConfigError(f"{where}: {wrong.message}", got=wrong.got, hint=wrong.hint) from error
-
-
-def _known(steps: Sequence[str]) -> list[str]:
-    inner: dict[str, type[BaseModel]] = {"features": Feature, "enrichment": Enriched}
-    return list(inner.get(steps[0] if steps else "", Collection).model_fields)
 
 
 def collection_files(path: str | Place, collection: Collection) -> list[str]:

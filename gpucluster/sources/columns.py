@@ -25,12 +25,17 @@ def storage(type_: pa.DataType) -> pa.DataType:
     return type_.storage_type if isinstance(type_, pa.BaseExtensionType) else type_
 
 
+def is_any_list(type_: pa.DataType) -> bool:
+    """Whether each value is a list, of whatever."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    views = (pa.types.is_list_view, pa.types.is_large_list_view)
+    return any(test(type_) for test in (*lists, *views))
+
+
 def is_list(type_: pa.DataType) -> bool:
     """Whether each value is a list of numbers."""
     type_ = storage(type_)
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    views = (pa.types.is_list_view, pa.types.is_large_list_view)
-    return any(test(type_) for test in (*lists, *views)) and (
+    return is_any_list(type_) and (
         pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type)
     )
 

@@ -53,7 +53,8 @@ class Condition(_Settings):
     value: JsonValue = Field(
         default=None,
         description="With what: a list for in and nin; true or false for exists and is_null "
-        "(omitted: true); a text or number for the others.",
+        "(omitted: true); a text or number for the others. Lists know contains, an element, and in "
+        "and nin, any of them.",
     )
 
     @model_validator(mode="after")
@@ -66,6 +67,9 @@ class Condition(_Settings):
             values = self.value if isinstance(self.value, list) else []
             fits = 1 <= len(values) <= MAX_VALUES and all(map(_is_scalar, values))
             expected = f"a list of 1 to {MAX_VALUES:,} texts, numbers or booleans, none null"
+        elif self.operator == "contains" and not isinstance(self.value, str):
+            fits = _is_scalar(self.value)
+            expected = "a text that is not empty; of lists also a number or boolean"
         elif self.operator in TEXTUAL:
             fits = isinstance(self.value, str) and bool(self.value.strip())
             expected = "a text that is not empty"

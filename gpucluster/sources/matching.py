@@ -2,6 +2,9 @@
 
 Logic has two values. A condition on a null is false, but for ``is_null``; ``ne`` and ``nin``
 are the contrary of ``eq`` and ``in``, so they hold for null, as NOT does of a false condition.
+
+Of a list, ``contains`` means that one of its elements equals the value, and ``in`` that one of them
+is among the values. Expressions know no such thing, so it is found out beforehand, for each list.
 """
 
 from __future__ import annotations
@@ -9,8 +12,8 @@ from __future__ import annotations
 import math
 import operator as op
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +22,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gpucluster.errors import ConfigError
-from gpucluster.sources.attributes import absent, check_rows, find, is_elsewhere, names_to_read
+from gpucluster.sources.attributes import (
+    absent,
+    check_rows,
+    find,
+    is_elsewhere,
+    names_to_read,
+    without_views,
+)
 from gpucluster.sources.base import Source, reading
-from gpucluster.sources.columns import is_text
+from gpucluster.sources.columns import is_any_list, is_text
 from gpucluster.sources.filters import TEXTUAL, Condition, Filters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTRARY = {"ne": "eq", "nin": "in"}
+OF_ELEMENTS = {"contains": "eq", "in": "in"}  # what they ask of one element of a list
 ORDER = {"gt": op.gt, "lt": op.lt, "gte": op.ge, "lte": op.le}
 MATCHERS: dict[str, Callable[..., pc.Expression]] = {
     "contains": pc.match_substring,
@@ -41,10 +52,55 @@ ALWAYS = pc.scalar(True)  # noqa: FBT003
 NO_WORD = r"[^\pL\pM\pN_]"  # RE2's own \b knows ASCII alone
 
 
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """A condition on the elements of a list.
+
+    Attributes
+    ----------
+    path : tuple of str
+        The way to the list from the column on.
+    expression : pyarrow.compute.Expression
+        True or false for an element, the only column.
+    """
+
+    path: tuple[str, ...]
+    expression: pc.Expression
+
+    def hold(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
+        """Return for each row whether an element of its list holds."""
+        name, *inner = self.path
+        column = batch.column(name)
+        lists = without_views(pc.struct_field(column, inner) if inner else column)
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0))
+        elements = pa.record_batch([pc.list_flatten(lists)], names=["element"])
+        found = _projected(self.expression, elements)
+        rows = np.repeat(np.arange(len(lists)), lengths)
+        holds = np.zeros(len(lists), np.bool_)
+        holds[rows[found]] = True
+        return holds
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Conditions over the columns of a schema.
+
+    Attributes
+    ----------
+    expression : pyarrow.compute.Expression
+        True or false for each row, never null.
+    elements : sequence of Elements
+        What the expression reads behind the columns of the schema.
+    """
+
+    expression: pc.Expression
+    elements: Sequence[Elements]
+
+
 def compile_filter(
     filters: Filters, schema: pa.Schema, *, known: Mapping[str, str] | None = None, where: str = ""
-) -> pc.Expression:
-    """Compile conditions to an expression over the columns of `schema`.
+) -> Compiled:
+    """Compile conditions for the columns of `schema`.
 
     Parameters
     ----------
@@ -57,8 +113,8 @@ def compile_filter(
 
     Returns
     -------
-    pyarrow.compute.Expression
-        True or false for each row, never null.
+    Compiled
+        For `evaluate`.
 
     Raises
     ------
@@ -68,7 +124,7 @@ def compile_filter(
         A value cannot be compared with a field of that type.
     """
     place = _Place(schema, known or {}, where or "the data")
-    return _group(filters, place, case_sensitive=False)
+    return Compiled(_group(filters, place, case_sensitive=False), tuple(place.elements))
 
 
 def matching(source: Source, filters: Filters) -> NDArray[np.bool_]:
@@ -91,7 +147,7 @@ def matching(source: Source, filters: Filters) -> NDArray[np.bool_]:
     info = source.info
     masks = [np.empty(0, np.bool_)]
     names = names_to_read(condition.field for condition in filters.conditions())
-    compiled: tuple[pa.Schema, pc.Expression] | None = None
+    compiled: tuple[pa.Schema, Compiled] | None = None
     for batch in source.columns(names):
         if compiled is None or not compiled[0].equals(batch.schema):
             compiled = (
@@ -105,8 +161,16 @@ def matching(source: Source, filters: Filters) -> NDArray[np.bool_]:
     return found
 
 
-def evaluate(expression: pc.Expression, batch: pa.RecordBatch) -> NDArray[np.bool_]:
+def evaluate(compiled: Compiled, batch: pa.RecordBatch) -> NDArray[np.bool_]:
     """Return the value of a compiled filter for each row."""
+    found = [pa.array(elements.hold(batch)) for elements in compiled.elements]
+    for number, column in enumerate(found):
+        batch = batch.append_column(f"elements {number}", column)
+    return _projected(compiled.expression, batch)
+
+
+def _projected(expression: pc.Expression, batch: pa.RecordBatch) -> NDArray[np.bool_]:
+    """Return the value of an expression for each row."""
     from pyarrow import acero  # it brings pandas along, where that is installed
 
     plan = acero.Declaration.from_sequence(
@@ -129,6 +193,7 @@ class _Place:
     schema: pa.Schema
     known: Mapping[str, str]
     where: str
+    elements: list[Elements] = field(default_factory=list)
 
 
 def _group(filters: Filters, place: _Place, *, case_sensitive: bool) -> pc.Expression:
@@ -161,9 +226,30 @@ def _condition(condition: Condition, place: _Place, *, case_sensitive: bool) -> 
         return null if condition.value == (operator == "is_null") else ~null
     if pa.types.is_null(type_):  # no value to compare with
         return ALWAYS if operator in CONTRARY else NEVER
-    if operator in CONTRARY:
-        return ~_compare(CONTRARY[operator], column, type_, condition, case_sensitive)
-    return _compare(operator, column, type_, condition, case_sensitive)
+    is_contrary, asked = operator in CONTRARY, CONTRARY.get(operator, operator)
+    if is_any_list(type_) and asked in OF_ELEMENTS:
+        holds = _of_elements(asked, path, type_, condition, place, case_sensitive=case_sensitive)
+    else:
+        holds = _compare(asked, column, type_, condition, case_sensitive)
+    return ~holds if is_contrary else holds
+
+
+def _of_elements(
+    operator: str,
+    path: tuple[str, ...],
+    type_: pa.DataType,
+    condition: Condition,
+    place: _Place,
+    *,
+    case_sensitive: bool,
+) -> pc.Expression:
+    """Return whether an element of a list holds: a column that `evaluate` adds."""
+    if pa.types.is_null(type_.value_type):
+        return NEVER
+    kind = OF_ELEMENTS[operator], pc.field("element"), type_.value_type
+    asked = condition.model_copy(update={"field": f"an element of {condition.field}"})
+    place.elements.append(Elements(path, _compare(*kind, asked, case_sensitive)))
+    return pc.field(len(place.schema) + len(place.elements) - 1)
 
 
 def _compare(
@@ -184,6 +270,9 @@ def _compare(
             f"{kinds} {_short(value)}",
             path="filters",
             got=value,
+            hint="contains finds an element of a list, in one of several"
+            if is_any_list(type_) and condition.operator not in OF_ELEMENTS
+            else None,
         )
     column = column.cast(comparable)
     if is_text(type_):

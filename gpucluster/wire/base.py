@@ -22,6 +22,12 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class QueryRequest(Request):
+    """Parameters of the query of a request."""
+
+    namespace: str | None = Field(default=None, description="Instead of X-Namespace.")
+
+
 class Answer(BaseModel):
     """A body that the service sends; a client ignores what a newer one adds."""
 

@@ -44,8 +44,14 @@ class ClusterMetadata(Answer):
     enrich_source: bool = False
     source_enrichment_config: dict[str, Any] | None = None
     llm_labeling: dict[str, Any] | None = None
+    clustering_run_id: str | None = Field(
+        default=None, description="The latest full run, which the counts are of."
+    )
     num_clusters: int | None = None
     num_documents_clustered: int | None = None
+    num_documents_joined: int | None = Field(
+        default=None, description="Documents that joined its clusters since, by mode assign."
+    )
     execution_time_seconds: float | None = None
     hierarchy_detected: bool = False
     # published, and null: a definition is part of no other; centroids say how clusters lie
@@ -69,6 +75,48 @@ class ClusterDetail(ClusterMetadata):
 
     latest_run: ExecutionResult | None = None
     enrichment: dict[str, Any] | None = None
+
+
+class ClusterStats(Answer):
+    """What the latest full run has found."""
+
+    num_clusters: int
+    noise_points: int | None = None
+    silhouette_score: float | None = None
+    extra: dict[str, Any] = Field(default={}, description="Its other metrics.")
+
+
+class ClusterModel(Answer):
+    """A definition as it is kept, in the form of a published API."""
+
+    cluster_id: str
+    cluster_name: str | None = None
+    namespace_id: str
+    description: str | None = None
+    collection_ids: list[str] | None = None
+    cluster_type: Literal["vector", "attribute"] = "vector"
+    vector_config: dict[str, Any] | None = Field(
+        default=None, description="With all defaults; null where it groups by attributes."
+    )
+    attribute_config: dict[str, Any] | None = None
+    filters: dict[str, Any] | None = None
+    llm_labeling: dict[str, Any] | None = None
+    enrich_source_collection: bool = False
+    source_enrichment_config: dict[str, Any] | None = None
+    parquet_path: str | None = Field(
+        default=None, description="Where the files of the latest full run lie."
+    )
+    members_key: str | None = Field(
+        default=None, description="The file of its members; null where they are several."
+    )
+    num_clusters: int | None = None
+    cluster_stats: ClusterStats | None = None
+    status: str = "PENDING"
+    task_id: str | None = None
+    last_run_id: str | None = None
+    created_at: Time
+    updated_at: Time
+    metadata: Metadata = {}
 
 
 class ListClustersRequest(ListRequest):

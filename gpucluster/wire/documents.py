@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from gpucluster.sources.filters import Filters
-from gpucluster.wire.base import Answer, Pagination, Request, SortOption
+from gpucluster.wire.base import Answer, Pagination, QueryRequest, Request, SortOption
 
 FieldName = Annotated[str, Field(min_length=1, max_length=500)]
 DocumentId = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-class AddOptions(Request):
+class AddOptions(QueryRequest):
     """How documents are added; parameters of the query."""
 
     on_duplicate: Literal["error", "replace", "skip"] = Field(
@@ -22,7 +22,6 @@ class AddOptions(Request):
     expected_version: int | None = Field(
         default=None, ge=1, description="The version they are added to, and to no later one."
     )
-    namespace: str | None = Field(default=None, description="Instead of X-Namespace.")
 
 
 class AddDocumentsRequest(Request):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gpucluster.sources.filters import Filters
 from gpucluster.types import USUAL_THRESHOLD
-from gpucluster.wire.base import Answer, ListRequest, Name, Pagination, Request, Time
+from gpucluster.wire.base import Answer, ListRequest, Name, Pagination, QueryRequest, Request, Time
 
 ExecutionStatus: TypeAlias = Literal["pending", "processing", "completed", "failed", "canceled"]
 Mode: TypeAlias = Literal["full", "assign"]
@@ -84,7 +84,13 @@ class ExecutionResult(Answer):
     recluster_reasons: list[dict[str, Any]] = []
     not_evaluated: list[str] = []
     drift: dict[str, Any] | None = None
-    centroids: list[ExecutionCentroid] | None = None
+    centroids: list[ExecutionCentroid] | None = Field(
+        default=None, description="Where one execution is asked for: as many as limit says."
+    )
+    num_centroids: int | None = Field(
+        default=None, description="Of all levels, however many are shown."
+    )
+    next_offset: int | None = Field(default=None, description="Where the next centroids begin.")
     created_at: Time
     started_at: Time | None = None
     completed_at: Time | None = None
@@ -140,6 +146,15 @@ class Executions(ListExecutionsResponse):
     llm_labeling_errors: list[str] | None = None
 
 
+class ExecutionRequest(QueryRequest):
+    """Which of the clusters of an execution are shown."""
+
+    limit: int = Field(
+        default=1000, ge=0, le=10_000, description="Clusters at most; .../data has no limit."
+    )
+    offset: int = Field(default=0, ge=0, le=2**53, description="Clusters that are left out first.")
+
+
 class Artifacts(Answer):
     """What a run left: as many rows of it as were asked for."""
 
@@ -154,7 +169,7 @@ class Artifacts(Answer):
     next_offset: int | None = Field(default=None, description="Where the next members begin.")
 
 
-class ArtifactsRequest(Request):
+class ArtifactsRequest(QueryRequest):
     """Which part of what a run left is shown."""
 
     include_centroids: bool = Field(default=True, description="The clusters, with their vectors.")
@@ -178,3 +193,7 @@ class DataRequest(Request):
     columns: tuple[Name, ...] | None = Field(
         default=None, description="Columns of the members; omitted: all."
     )
+
+
+class DataQuery(QueryRequest, DataRequest):
+    """What is streamed, as parameters of the query."""

@@ -88,6 +88,32 @@ class CloneTaxonomyRequest(Request):
     description: str | None = Field(default=None, max_length=10_000)
 
 
+class TaxonomyConfig(Answer):
+    """How a taxonomy is made, in the form of a published API.
+
+    Nodes are clusters of a definition, whatever the type of the taxonomy says of their levels. What
+    belongs to the other ways, by retrievers, schemas or models, is null.
+    """
+
+    taxonomy_type: Literal["hierarchical"] = "hierarchical"
+    retriever_id: None = None
+    input_mappings: None = None
+    inference_strategy: Literal["cluster"] = "cluster"
+    inference_collections: list[str] | None = None
+    llm_provider: None = None
+    llm_model: None = None
+    llm_prompt_template: None = None
+    llm_sample_size: Literal[0] = 0
+    cluster_ids: list[str] | None = Field(
+        default=None, description="The definition that the nodes are clusters of."
+    )
+    cluster_overlap_threshold: float | None = Field(
+        default=None, description="null: a parent is the cluster that the run divided."
+    )
+    hierarchical_nodes: None = Field(default=None, description="null: .../nodes has them.")
+    step_analytics: None = None
+
+
 class TaxonomyResponse(Answer):
     """A taxonomy in one of its versions."""
 
@@ -98,7 +124,12 @@ class TaxonomyResponse(Answer):
     versions: list[int]
     description: str | None = None
     metadata: Metadata = {}
-    taxonomy_type: Literal["flat", "hierarchical"]
+    retriever_id: None = Field(default=None, description="null: documents join by vectors.")
+    input_mappings: None = Field(default=None, description="null: as retriever_id.")
+    config: TaxonomyConfig
+    taxonomy_type: Literal["flat", "hierarchical"] = Field(
+        description="Whether nodes lie below nodes."
+    )
     num_nodes: int
     cluster_id: str | None = Field(default=None, description="The definition it comes from.")
     source_run_id: str
@@ -125,6 +156,7 @@ class TaxonomyListStats(Answer):
     total_taxonomies: int = 0
     flat_taxonomies: int = 0
     hierarchical_taxonomies: int = 0
+    taxonomies_with_retrievers: int = 0
 
 
 class ListTaxonomiesRequest(ListRequest):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -127,35 +126,21 @@ AnySchedule: TypeAlias = (
     | CustomSchedule
 )
 
-_SCHEDULES: dict[str, TypeAdapter[Any]] = {
-    "cron": TypeAdapter(CronSchedule),
-    "interval": TypeAdapter(IntervalSchedule),
-    "event": TypeAdapter(EventSchedule),
-    "conditional": TypeAdapter(ConditionalSchedule),
-}
-_CONDITIONS: dict[str, type[Request]] = {
-    "drift": DriftSchedule,
-    "volume": VolumeSchedule,
-    "quality": QualitySchedule,
-    "custom": CustomSchedule,
-}
-_SIMPLE: dict[str, type[Request]] = {
+_SCHEDULES: dict[str, Any] = {
     "cron": CronSchedule,
     "interval": IntervalSchedule,
     "event": EventSchedule,
+    "conditional": ConditionalSchedule,
 }
 
 
 def read_schedule(trigger_type: TriggerType, given: Any) -> AnySchedule:
     """Return a schedule of a type; ``ConfigError`` names the setting that is wrong."""
-
-    def known(path: Sequence[str]) -> Iterable[str]:
-        return (_SIMPLE.get(trigger_type) or _CONDITIONS[path[0]]).model_fields
-
+    kind = _SCHEDULES[trigger_type]
     try:
-        schedule: AnySchedule = _SCHEDULES[trigger_type].validate_python(given)
+        schedule: AnySchedule = TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
-        raise setting_error(error, known, "schedule_config") from error
+        raise setting_error(error, kind, "schedule_config") from error
     return schedule
 
 

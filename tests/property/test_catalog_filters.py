@@ -62,6 +62,7 @@ def conditions(field: str, known: list) -> st.SearchStrategy:
         st.tuples(st.sampled_from(ORDER), comparable),
         st.tuples(st.sampled_from(["in", "nin"]), st.lists(some, min_size=1, max_size=4)),
         st.tuples(st.sampled_from(["contains", "starts_with", "ends_with", "text"]), filled),
+        st.tuples(st.just("contains"), st.integers(0, 2) | st.booleans()),
         st.tuples(st.just("regex"), st.sampled_from(PATTERNS)),
         st.tuples(st.sampled_from(["exists", "is_null"]), st.booleans()),
     )

@@ -110,6 +110,8 @@ class Compiler:
         value: Any = condition.value
         values = value if isinstance(value, list) else [value]
         texts = [v for v in values if isinstance(v, str)]
+        if operator in TEXTUAL:  # numbers contain nothing
+            values = texts
         if place.time:
             return self._time(operator, place.time, texts)
         parts = []

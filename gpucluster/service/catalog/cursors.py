@@ -89,7 +89,7 @@ def read_cursor(query: Query, order: Order) -> list[Any]:
     if not isinstance(found, list) or len(found) < 2:
         raise _no_cursor(cursor)
     if found[:2] != [query.sort, query.direction]:
-        raise ConfigError("it belongs to another order", path="cursor", got=cursor)
+        raise ConfigError("it belongs to another order", path="query.cursor", got=cursor)
     values = found[2:]
     if len(values) != len(order.types) or not all(map(_fits, values, order.types)):
         raise _no_cursor(cursor)
@@ -107,7 +107,7 @@ def _fits(value: object, kind: type) -> bool:
 def _no_cursor(cursor: str) -> ConfigError:
     return ConfigError(
         "no cursor of this list",
-        path="cursor",
+        path="query.cursor",
         got=cursor,
         hint="take next_cursor of the page before as it is",
     )

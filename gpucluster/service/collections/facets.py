@@ -15,7 +15,7 @@ from gpucluster.service.collections.scanning import check_filters, known_columns
 from gpucluster.service.collections.values import json_value
 from gpucluster.service.collections.versions import Version, Versions
 from gpucluster.sources.attributes import absent, find, names_to_read
-from gpucluster.sources.columns import is_text
+from gpucluster.sources.columns import is_any_list, is_text
 from gpucluster.sources.filters import Filters
 
 MAX_DISTINCT = 1_000_000  # values that are held in memory
@@ -101,7 +101,7 @@ class _Counter:
 
     def __init__(self, field: str, path: tuple[str, ...], type_: pa.DataType) -> None:
         self.field, self.path, self.type = field, path, type_
-        value = type_.value_type if _is_list(type_) else type_
+        value = type_.value_type if is_any_list(type_) else type_
         if pa.types.is_nested(value):
             raise ConfigError(f"{field} is {type_}, whose values are not counted", path="fields")
         self._parts = pa.table({"value": pa.array([], value), "n": pa.array([], pa.int64())})
@@ -117,7 +117,7 @@ class _Counter:
             return
         column = batch.column(name)
         values = pc.struct_field(column, inner) if inner else column
-        if _is_list(self.type):
+        if is_any_list(self.type):
             lengths = pc.fill_null(pc.list_value_length(values), 0)
             self._null += pc.sum(pc.equal(lengths, 0)).as_py() or 0
             values = pc.list_flatten(values).drop_null()
@@ -154,8 +154,3 @@ class _Counter:
         total = pc.sum(self._parts["n"]).as_py() or 0
         others = total - sum(n for _, n in values)
         return Facet(values, others, self._null, self._parts.num_rows)
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(type_) for test in tests)

@@ -112,7 +112,8 @@ class Cursor:
 
 
 def _no_cursor() -> ConfigError:
-    return ConfigError("it is no cursor", path="cursor", hint="take next_cursor of a page as it is")
+    hint = "take next_cursor of a page as it is"
+    return ConfigError("it is no cursor", path="query.cursor", hint=hint)
 
 
 def page(
@@ -157,7 +158,9 @@ def page(
     check_filters(version, filters)
     if cursor is not None and cursor.question != question.digest():
         raise ConfigError(
-            "it belongs to another question", path="cursor", hint="ask the same, or without it"
+            "it belongs to another question",
+            path="query.cursor",
+            hint="ask the same, or without it",
         )
     after = None if cursor is None else cursor.row
     if after is not None and after >= version.n_rows:

@@ -67,10 +67,11 @@ def describe(run: Run) -> dict[str, Any]:
     """Return what the service keeps of a run."""
     manifest = json.loads(run.manifest.model_dump_json())
     seconds = sum(stage["seconds"] for stage in manifest["stages"])
-    labeling = run.labeling
+    labeling, members = run.labeling, run.files_of("members")
     return {
         "run_id": run.run_id,
         "path": str(run.path),
+        "members_key": str(run.path / members[0]) if len(members) == 1 else None,
         "mode": manifest["mode"],
         "base_run_id": manifest["base_run_id"],
         "definition": manifest["definition"],

@@ -50,6 +50,7 @@ function about(found) {
     ["Features", (found.feature_uris ?? []).join(", ")],
     ["Clusters", found.num_clusters === null ? null : count(found.num_clusters)],
     ["Documents", found.num_documents_clustered === null ? null : count(found.num_documents_clustered)],
+    ["Joined since", found.num_documents_joined ? count(found.num_documents_joined) : null],
     ["Last run", when(found.last_executed_at)],
     ["Made", when(found.created_at)],
   ]);

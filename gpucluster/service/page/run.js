@@ -21,6 +21,11 @@ export async function run({ args: [clusterId, runId], signal, again }) {
   const path = `${api("clusters", clusterId)}/executions/${encodeURIComponent(runId)}`;
   const [cluster, found] = await Promise.all([
     call(api("clusters", clusterId), { signal }), call(path, { signal })]);
+  for (let next = found.next_offset; next; ) { // more clusters than one answer shows
+    const more = await call(`${path}?limit=10000&offset=${next}`, { signal });
+    found.centroids.push(...more.centroids);
+    next = more.next_offset;
+  }
   const own = cluster.cluster_id;
   const isLive = ["pending", "processing"].includes(found.status);
   return [

@@ -9,7 +9,7 @@ from fastapi import Query as Parameter
 
 from gpucluster.service.calls import Reads, Runs
 from gpucluster.service.catalog.port import Query, Record
-from gpucluster.service.definitions import TEMPLATE, all_of, as_answer, shown
+from gpucluster.service.definitions import TEMPLATE, all_of, as_answer, as_model, shown
 from gpucluster.service.description import DEFINITION
 from gpucluster.service.executions import as_answer as execution_answer
 from gpucluster.service.paging import Pages
@@ -116,9 +116,9 @@ def get_cluster(cluster_identifier: str, call: Reads) -> wire.ClusterDetail:
 @router.patch("/{cluster_identifier}")
 def patch_cluster(
     cluster_identifier: str, body: wire.PatchClusterRequest, call: Runs
-) -> wire.ClusterMetadata:
+) -> wire.ClusterModel:
     """Change name, description or metadata; what a definition does stays."""
-    return as_answer(call.service.definitions.patch(call.ns, cluster_identifier, body))
+    return as_model(call.service.definitions.patch(call.ns, cluster_identifier, body))
 
 
 @router.delete("/{cluster_id}")

@@ -12,7 +12,6 @@ from gpucluster.enrichment.settings import FieldMapping
 from gpucluster.service.calls import Call, Runs
 from gpucluster.service.catalog.port import Record, Transaction
 from gpucluster.service.enrichments import Asked
-from gpucluster.service.executions import KIND as EXECUTION
 from gpucluster.service.refusals import ConflictError, NotFoundError
 from gpucluster.service.waiting import when_over
 from gpucluster.wire import enrichment as wire
@@ -73,7 +72,7 @@ def _submit_one(call: Call, body: wire.ApplyEnrichmentRequest, number: int) -> R
     name = body.clustering_ids[number]
     service = call.service
     with service.catalog.writing() as tx:
-        execution = tx.get(call.ns, EXECUTION, name)
+        execution = service.executions.find(tx, call.ns, name)
         if execution is None:
             cluster = service.definitions.get(tx, call.ns, name)
             asked = service.enrichments.of_cluster(tx, call.ns, cluster.id, wire.EnrichRequest())

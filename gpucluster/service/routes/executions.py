@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -12,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from gpucluster.service import streams, tasks
 from gpucluster.service.calls import Call, Reads, Runs, in_turn
 from gpucluster.service.catalog.port import Query, Record, Summary
-from gpucluster.service.executions import as_answer
+from gpucluster.service.executions import as_answer, facts_of
+from gpucluster.service.jobs.verbs import describe
 from gpucluster.service.paging import Pages, Paging
 from gpucluster.service.refusals import ConflictError, NotFoundError
 from gpucluster.service.waiting import when_over
@@ -71,16 +73,29 @@ def list_executions(
 
 
 @router.get("/{cluster_identifier}/executions/{run_id}")
-def get_execution(cluster_identifier: str, run_id: str, call: Reads) -> wire.ExecutionResult:
-    """Show an execution with its clusters."""
+def get_execution(
+    cluster_identifier: str,
+    run_id: str,
+    call: Reads,
+    asked: Annotated[wire.ExecutionRequest, Parameter()],
+) -> wire.ExecutionResult:
+    """Show an execution with its clusters: as many as are asked for."""
     record = _execution(call, cluster_identifier, run_id)
     if record.status != "completed":
         return as_answer(record)
     run = streams.open_run(record.body["artifacts"]["path"])
-    rows = list(streams.centroid_rows(run, vectors=False))
-    return as_answer(record).model_copy(
-        update={"centroids": [wire.ExecutionCentroid.model_validate(row) for row in rows]}
-    )
+    table = streams.centroids_of(run, vectors=False)
+    rows = streams.centroid_rows(table.slice(asked.offset, asked.limit))
+    end = asked.offset + asked.limit
+    shown = {
+        "centroids": [wire.ExecutionCentroid.model_validate(row) for row in rows],
+        "num_centroids": len(table),
+        "next_offset": end if end < len(table) else None,
+    }
+    related = record.body.get("related", ())
+    if record.id in related:  # what its record says is of the first feature
+        record = replace(record, body={**record.body, **facts_of(describe(run))})
+    return as_answer(record).model_copy(update=shown)
 
 
 @router.post("/{cluster_identifier}/executions/{run_id}/cancel")
@@ -124,7 +139,7 @@ def data(
     run_id: str,
     request: Request,
     call: Reads,
-    body: Annotated[wire.DataRequest, Parameter()],
+    body: Annotated[wire.DataQuery, Parameter()],
 ) -> StreamingResponse:
     """Stream clusters and members: lines of JSON, or Arrow IPC where ``Accept`` says so."""
     record = _left(call, cluster_identifier, run_id)
@@ -151,7 +166,7 @@ def latest_data(
     cluster_identifier: str,
     request: Request,
     call: Reads,
-    body: Annotated[wire.DataRequest, Parameter()],
+    body: Annotated[wire.DataQuery, Parameter()],
 ) -> StreamingResponse:
     """Stream clusters and members of the latest completed run."""
     return _streamed(call, _latest_finished(call, cluster_identifier), request, body)
@@ -207,7 +222,7 @@ def _latest(call: Call, identifier: str) -> wire.ExecutionResult | None:
 def _execution(call: Call, identifier: str, run_id: str) -> Record:
     with call.service.catalog.reading() as tx:
         cluster = call.service.definitions.get(tx, call.ns, identifier)
-        return call.service.executions.get(tx, call.ns, cluster.id, run_id)
+        return call.service.executions.left(tx, call.ns, cluster.id, run_id)
 
 
 def _left(call: Call, identifier: str, run_id: str) -> Record:

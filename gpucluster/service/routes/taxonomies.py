@@ -22,7 +22,7 @@ from gpucluster.taxonomy import StoredTaxonomy
 from gpucluster.wire import taxonomies as wire
 from gpucluster.wire.base import ListRequest
 from gpucluster.wire.enrichment import EnrichRequest
-from gpucluster.wire.executions import DataRequest
+from gpucluster.wire.executions import DataQuery
 from gpucluster.wire.tasks import DeleteResponse, TaskResponse
 
 router = APIRouter(prefix="/v1", tags=["taxonomies"])
@@ -219,7 +219,7 @@ def application_data(
     run_id: str,
     request: Request,
     call: Reads,
-    body: Annotated[DataRequest, Parameter()],
+    body: Annotated[DataQuery, Parameter()],
 ) -> StreamingResponse:
     """Stream the documents that joined, each with its node under ``cluster_id``."""
     with call.service.catalog.reading() as tx:
@@ -277,7 +277,9 @@ def _apply(call: Call, identifier: str, body: wire.ApplyRequest) -> Record:
 
 def _answer(record: Record, version: StoredTaxonomy | None = None) -> wire.TaxonomyResponse:
     facts = record.body if version is None else {**record.body, **version.to_json()}
-    return wire.TaxonomyResponse.model_validate(facts)
+    definition = facts["cluster_id"]
+    config = wire.TaxonomyConfig(cluster_ids=None if definition is None else [definition])
+    return wire.TaxonomyResponse.model_validate({**facts, "config": config})
 
 
 def _application(record: Record) -> wire.Application:

@@ -16,8 +16,11 @@ from gpucluster.wire.triggers import (
     MIN_INTERVAL_S,
     AnySchedule,
     CronSchedule,
+    DriftSchedule,
     EventSchedule,
     IntervalSchedule,
+    RunMode,
+    TriggerExecutionConfig,
 )
 
 LOOKED_AT = 600  # times of a cron line; more than two days of the most frequent that is allowed
@@ -30,6 +33,19 @@ def check_schedule(schedule: AnySchedule) -> None:
         return
     _check_zone(schedule.timezone)
     _check_line(schedule.cron_expression)
+
+
+def check_joins(schedule: AnySchedule, mode: RunMode, what: TriggerExecutionConfig) -> None:
+    """Refuse that documents join groups of attributes, also to look how far they drifted."""
+    if what.config.get("cluster_type") != "attribute":
+        return
+    drifts = isinstance(schedule, DriftSchedule)
+    if drifts or mode == "assign":
+        raise ConfigError(
+            "its definition groups by attributes: nothing joins groups, and they do not drift",
+            path="schedule_config.condition_type" if drifts else "mode",
+            hint="a condition of volume with mode full groups anew when there is more",
+        )
 
 
 def next_due(

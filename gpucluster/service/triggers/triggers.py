@@ -23,7 +23,7 @@ from gpucluster.service.triggers.record import (
     record_of,
     trigger_of,
 )
-from gpucluster.service.triggers.schedule import check_schedule, first_due
+from gpucluster.service.triggers.schedule import check_joins, check_schedule, first_due
 from gpucluster.sources.filters import Condition, Filters
 from gpucluster.wire.triggers import (
     AnySchedule,
@@ -116,8 +116,13 @@ class Triggers:
         with self._catalog.reading() as tx:
             there = tx.get(ns, KIND, trigger_id)
             config = self._checked(tx, ns, request.schedule_config)
-            if there is None and request.status == "active":
-                self._check_quota(tx, ns)
+            if there is None:
+                what = request.execution_config
+                if what is None:
+                    _, what = self.clusters.config_of(tx, ns, request.cluster_id or cluster_id)
+                check_joins(request.schedule_config, request.mode, what)
+                if request.status == "active":
+                    self._check_quota(tx, ns)
         if there is not None:  # the same request, sent again
             return as_created(there)
         if request.execution_config is not None:
@@ -369,6 +374,7 @@ class Triggers:
         before, now = trigger.schedule_config, self._catalog.clock()
         schedule = read_schedule(trigger.trigger_type, unmasked(given, before))
         config = self._checked(tx, ns, schedule)
+        check_joins(schedule, trigger.mode, trigger.execution_config)
         if any(config.get(name) != before.get(name) for name in ("event_type", "collection_id")):
             trigger = trigger.changed(event_counter=0)  # it counts something else
         return _planned(with_secret(trigger.changed(schedule_config=config, anchor=now)), now)

@@ -66,6 +66,9 @@ def test_what_a_run_left(client, clustered):
     assert client.clusters.get(name).status == "COMPLETED"
     assert run_id in [each.run_id for each in client.clusters.executions(name)]
     assert len(client.clusters.execution(name, run_id).centroids) == 6
+    part = client.clusters.execution(name, run_id, limit=2, offset=1)
+    assert [each.cluster_id for each in part.centroids] == ["cl_1", "cl_2"]
+    assert (part.num_centroids, part.next_offset) == (6, 3)
     members = rows_of(client.clusters.members(name, run_id))
     assert members.num_rows == 240
     assert set(members["document_id"].to_pylist()) == {f"d0-{row}" for row in range(240)}

@@ -256,6 +256,40 @@ def test_documents_are_streamed(client):
     assert client.post(path, json={"version": 9}).status_code == 404
 
 
+def test_documents_are_meant_by_elements_of_their_lists(client):
+    collection = made(client)
+    tags = [["Red", "big"], ["blue"], [], None, ["red"]]
+    scores = [[1, 2], [3], None, [], [2, 2]]
+    rows = documents(*range(5))
+    for row, tag, score in zip(rows, tags, scores, strict=True):
+        row |= {"tags": tag, "scores": score}
+    assert send(client, collection, rows).is_success
+    path = path_of(collection, "documents")
+
+    def meant(operator, value, field="tags"):
+        filters = {"AND": [{"field": field, "operator": operator, "value": value}]}
+        body = {"filters": filters}
+        listed = client.post(f"{path}/list", json=body)
+        assert listed.status_code == 200, listed.text
+        numbers = [each["number"] for each in listed.json()["results"]]
+        lines = client.post(f"{path}/data", json=body).text.splitlines()
+        assert [json.loads(line)["number"] for line in lines] == numbers
+        counted = client.post(f"{path}/facets", json={"fields": ["number"], **body}).json()
+        assert counted["facets"]["number"]["distinct"] == len(numbers)
+        return numbers
+
+    assert meant("contains", "red") == [0, 4]
+    assert meant("in", ["blue", "big"]) == [0, 1]
+    assert meant("nin", ["blue", "big"]) == [2, 3, 4]
+    assert meant("contains", 2, "scores") == [0, 4]
+    assert (meant("exists", True), meant("is_null", True)) == ([0, 1, 2, 4], [3])
+    problem = client.post(f"{path}/list", json={"filters": {"tags": "red"}}).json()["detail"][0]
+    assert problem["loc"] == ["body", "filters"]
+    assert "contains finds an element" in problem["msg"]
+    gone = {"filters": {"AND": [{"field": "tags", "operator": "contains", "value": "red"}]}}
+    assert client.post(f"{path}/delete", json=gone).json()["removed"] == 2
+
+
 def test_one_document_by_its_id(client):
     collection = made(client)
     rows = documents(1)

@@ -182,6 +182,53 @@ def test_an_unknown_field_is_refused_with_the_nearest(client):
     assert "did you mean filters?" in problem["msg"]
 
 
+CRON = {"trigger_type": "cron", "cluster_id": "x"}
+STEPS = {"collection_ids": ["col_x"], "algorithm": "kmeans"}
+FILTER = {"AND": [{"OR": [{"field": "a", "opperator": "eq", "value": 1}]}]}
+FILTERED = ["filters", "AND", 0, "OR", 0, "opperator"]
+SLACK = [{"channel": "slack", "configs": {"webhok_url": "x"}}]
+HOOK = {"webhook_name": "x", "event_types": ["cluster.created"]}
+LONG = {"Idempotency-Key": "k" * 1000}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "loc", "words"),
+    [
+        ("clusters/list?limit=0", {}, ["query", "limit"], "greater than"),
+        ("clusters/list?cursor=x", {}, ["query", "cursor"], "no cursor"),
+        ("clusters/jobs/submit", {}, ["query", "cluster_id"], "required"),
+        ("clusters/x/execute?wait=perhaps", {}, ["query", "wait"], "boolean"),
+        ("collections/x/documents?on_duplicat=skip", {}, ["query", "on_duplicat"], "on_duplicate?"),
+        ("collections/x/documents/list?offset=1", {}, ["query", "offset"], "by cursor"),
+        ("clusters/list", {"filters": FILTER}, ["body", *FILTERED], "did you mean operator?"),
+        ("clusters", {**STEPS, "filters": FILTER}, ["body", *FILTERED], "did you mean operator?"),
+        ("clusters", {**STEPS, "preprocessing_steps": [{"method": "umap", "n_component": 2}]},
+         ["body", "vector_config", "preprocessing_steps", 0, "n_component"], "n_components?"),
+        ("clusters/triggers", {**CRON, "schedule_config": {"cron_expresion": "0 0 * * *"}},
+         ["body", "schedule_config", "cron_expresion"], "did you mean cron_expression?"),
+        ("clusters/triggers", {"trigger_type": "cronn"}, ["body", "trigger_type"], "'cron'"),
+        ("clusters/triggers", {}, ["body", "trigger_type"], "required"),
+        ("organizations/webhooks", {**HOOK, "channels": SLACK},
+         ["body", "channels", 0, "configs", "webhok_url"], "did you mean webhook_url?"),
+        ("clusters/x/execute", {"assignment_threshold": "some"},
+         ["body", "assignment_threshold"], "number"),
+    ],
+)  # fmt: skip
+def test_a_problem_is_named_where_it_was_written(client, path, body, loc, words):
+    answer = client.post(f"/v1/{path}", json=body)
+    assert answer.status_code == 422, answer.text
+    problems = [each for each in answer.json()["detail"] if each["loc"] == loc]
+    assert any(words in each["msg"].replace("Field required", "required") for each in problems)
+
+
+def test_a_problem_of_a_header_or_the_path_is_named_there(client):
+    body = {"namespace_id": "x"}
+    answer = client.post("/v1/namespaces", json=body, headers=LONG)
+    assert answer.json()["detail"][0]["loc"] == ["header", "Idempotency-Key"]
+    answer = client.get("/v1/collections/x/versions/first")
+    assert answer.json()["detail"][0]["loc"] == ["path", "version"]
+
+
 def test_too_many_at_a_time_are_told_to_come_again(tmp_path):
     with serving(tmp_path, max_jobs=0, rate_per_s=5) as (client, _):
         answers = [client.get("/v1/namespaces") for _ in range(40)]

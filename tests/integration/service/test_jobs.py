@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.serving import Killable, ended, serving
@@ -37,10 +38,10 @@ def with_collection(client, name="col_docs", n=400):
     assert added.is_success, added.text
 
 
-def defined(client, name, **config):
+def defined(client, name, *, collection_ids=("col_docs",), **config):
     body = {
         "cluster_name": name,
-        "collection_ids": ["col_docs"],
+        "collection_ids": list(collection_ids),
         "vector_config": {"feature_uri": URI, **KMEANS, **config},
     }
     answer = client.post("/v1/clusters", json=body)
@@ -80,6 +81,27 @@ def test_a_run_goes_from_pending_to_completed(client):
     run = client.get(f"/v1/clusters/{cluster_id}/executions/{run_id}").json()
     assert [each["num_members"] for each in run["centroids"]] == [100] * 4
     assert run["metrics"]["silhouette_score"] > 0.5
+    check_what_is_kept(client, cluster_id, found)
+
+
+def check_what_is_kept(client, cluster_id, shown):
+    """A definition that was changed is answered as it is kept."""
+    answer = client.patch(f"/v1/clusters/{cluster_id}", json={"description": "changed"})
+    kept = answer.json()
+    assert (kept["cluster_id"], kept["description"]) == (cluster_id, "changed")
+    assert kept["collection_ids"] == ["col_docs"]
+    assert kept["vector_config"]["clustering_method"] == "kmeans"
+    assert kept["vector_config"]["algorithm_params"]["max_iter"] == 300  # a default
+    assert (kept["task_id"], kept["last_run_id"]) == (
+        shown["last_execution_task_id"],
+        shown["last_run_id"],
+    )
+    stats, metrics = kept["cluster_stats"], shown["latest_run"]["metrics"]
+    assert (stats["num_clusters"], stats["noise_points"]) == (4, 0)
+    assert stats["silhouette_score"] == metrics["silhouette_score"]
+    assert stats["extra"]["noise_ratio"] == metrics["noise_ratio"]
+    assert kept["parquet_path"] == shown["latest_run"]["artifacts"]["path"]
+    assert pq.read_table(kept["members_key"]).num_rows == 400
 
 
 def test_members_are_streamed_as_lines_and_as_arrow(client):
@@ -106,6 +128,59 @@ def test_members_are_streamed_as_lines_and_as_arrow(client):
     assert wrong.status_code == 422
     latest = client.get(f"/v1/clusters/{cluster_id}/data?include_members=true&limit=1")
     assert latest.text.count('"type":"member"') == 1
+
+
+def test_clusters_say_how_they_were_found_and_come_in_parts(client):
+    cluster_id = defined(client, "shown", dimension_reduction={"method": "pca"})
+    run_id = ended(client, executed(client, cluster_id)["task_id"])["outputs"][0]
+    path = f"/v1/clusters/{cluster_id}/executions/{run_id}"
+    run = client.get(path, params={"limit": 2, "offset": 1, "namespace": "default"}).json()
+    assert [each["cluster_id"] for each in run["centroids"]] == ["cl_1", "cl_2"]
+    assert (run["num_centroids"], run["next_offset"]) == (4, 3)
+    rest = client.get(path, params={"offset": 3}).json()
+    assert [each["cluster_id"] for each in rest["centroids"]] == ["cl_3"]
+    assert rest["next_offset"] is None
+    assert client.get(path, params={"limit": 10_001}).status_code == 422
+    shown = client.get(f"{path}/artifacts?namespace=default").json()["centroids"]
+    lines = client.get(f"{path}/data?namespace=default").text.splitlines()
+    assert [json.loads(line) for line in lines] == [{"type": "centroid", **e} for e in shown]
+    for each in shown:
+        assert (each["reduction_method"], each["parameters"]["n_clusters"]) == ("pca", 4)
+        assert each["parameters"]["max_iter"] == 300
+        assert each["created_at"].startswith("20")
+    accept = {"Accept": "application/vnd.apache.arrow.stream"}
+    table = pa.ipc.open_stream(client.get(f"{path}/data", headers=accept).content).read_all()
+    told = [json.loads(text) for text in table["parameters"].to_pylist()]
+    assert told == [each["parameters"] for each in shown]
+
+
+def test_a_definition_keeps_the_counts_of_its_clustering(client):
+    with_collection(client, "col_grown", 200)
+    cluster_id = defined(client, "grown", collection_ids=["col_grown"])
+
+    def counted(n_new=0, **body):
+        new = [{**row, "document_id": f"{n_new}-{n}"} for n, row in enumerate(documents(200))]
+        if n_new:
+            sent = {"documents": new[:n_new]}
+            assert client.post("/v1/collections/col_grown/documents", json=sent).is_success
+        task = ended(client, executed(client, cluster_id, **body)["task_id"])
+        assert task["status"] == "COMPLETED", task
+        found = client.get(f"/v1/clusters/{cluster_id}").json()
+        assert found["last_run_id"] == task["outputs"][0]
+        assert found["num_clusters"] == 4
+        return (
+            found["num_documents_clustered"],
+            found["num_documents_joined"],
+            found["clustering_run_id"] == found["last_run_id"],
+        )
+
+    joining = {"mode": "assign", "assignment_threshold": -1}
+    assert counted() == (200, 0, True)
+    assert counted(10, **joining) == (200, 10, False)
+    assert counted(5, **joining, update=True) == (200, 15, False)  # all that are new
+    assert counted(3, **joining) == (200, 18, False)  # those since, on top
+    assert counted(**joining, scope="all") == (200, 18, False)
+    assert counted() == (218, 0, True)
 
 
 def test_one_run_of_a_definition_is_live_at_a_time(client):

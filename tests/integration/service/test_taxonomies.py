@@ -76,6 +76,10 @@ def test_clusters_become_nodes(shop):
     assert made_of["taxonomy_id"].startswith("tax_")
     assert (made_of["version"], made_of["versions"], made_of["num_nodes"]) == (1, [1], 20)
     assert (made_of["cluster_id"], made_of["source_run_id"]) == (shop.cluster_id, shop.run_id)
+    config = made_of["config"]
+    assert (config["inference_strategy"], config["cluster_ids"]) == ("cluster", [shop.cluster_id])
+    assert config["cluster_overlap_threshold"] is None
+    assert (made_of["retriever_id"], made_of["input_mappings"]) == (None, None)
     assert (made_of["description"], made_of["metadata"]) == ("of all", {"for": "tests"})
     found = nodes_of(shop, made_of["taxonomy_id"])
     assert len({node["node_id"] for node in found["nodes"]}) == 20
@@ -200,6 +204,7 @@ def test_taxonomies_are_listed(shop):
     found = shop.client.post("/v1/taxonomies/list", json=body).json()
     assert [each["taxonomy_name"] for each in found["results"]] == ["listed one"]
     assert found["stats"]["total_taxonomies"] == found["total_count"] == 1
+    assert found["stats"]["taxonomies_with_retrievers"] == 0
 
 
 def test_the_published_forms(shop):

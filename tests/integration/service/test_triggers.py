@@ -147,7 +147,7 @@ def test_made_shown_changed_and_removed(client, cluster):
     ("body", "loc", "said"),
     [
         ({"trigger_type": "cron"}, "schedule_config", "required"),
-        ({"trigger_type": "daily"}, "body", "'cron', 'interval', 'event', 'conditional'"),
+        ({"trigger_type": "daily"}, "trigger_type", "'cron', 'interval', 'event', 'conditional'"),
         (
             {"trigger_type": "cron", "schedule_config": {"cron_expression": "0 0 31 2 *"}},
             "schedule_config.cron_expression",

@@ -195,6 +195,9 @@ SCALARS = st.one_of(
     st.tuples(st.just("meta.lang"), st.just("in"), st.lists(st.sampled_from(["de", "fr"]),
               min_size=1)),
     st.tuples(st.sampled_from(["kind", "n", "tags"]), st.just("is_null"), st.booleans()),
+    st.tuples(st.just("tags"), st.just("contains"), st.sampled_from(["x", "Y", "z"])),
+    st.tuples(st.just("tags"), st.sampled_from(["in", "nin"]),
+              st.lists(st.sampled_from(["x", "Y", "z"]), min_size=1)),
     st.tuples(st.just("document_id"), st.just("eq"), st.sampled_from(["doc-003", "doc-3"])),
 )  # fmt: skip
 CONDITIONS = SCALARS.map(lambda each: dict(zip(("field", "operator", "value"), each, strict=True)))
@@ -219,10 +222,13 @@ def holds(item: dict, row: dict) -> bool:
     own = row["meta"]["lang"] if field == "meta.lang" else row[field]
     if operator == "is_null":
         return (own is None) == value
-    if operator in {"ne"}:
-        return not holds({**item, "operator": "eq"}, row)
+    if operator in {"ne", "nin"}:
+        return not holds({**item, "operator": {"ne": "eq", "nin": "in"}[operator]}, row)
     if own is None:
         return False
+    if isinstance(own, list):
+        wanted = [v.lower() for v in (value if operator == "in" else [value])]
+        return any(element.lower() in wanted for element in own)
     if isinstance(own, str):
         own = own.lower()
         value = [v.lower() for v in value] if isinstance(value, list) else value.lower()

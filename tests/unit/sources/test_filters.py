@@ -44,6 +44,10 @@ SCHEMA = pa.schema(
         "sold": pa.bool_(),
         "meta": pa.struct({"colour": pa.string(), "size": pa.struct({"width": pa.int32()})}),
         "tags": pa.list_(pa.string()),
+        "scores": pa.list_(pa.float64()),
+        "deep": pa.struct({"sizes": pa.large_list(pa.int32())}),
+        "three": pa.list_(pa.int64(), 3),
+        "empty": pa.list_(pa.null()),
         "nothing": pa.null(),
     }
 )
@@ -54,7 +58,11 @@ FIELDS = {
     "sold": "bool",
     "meta.colour": "text",
     "meta.size.width": "number",
-    "tags": "list",
+    "tags": "texts",
+    "scores": "numbers",
+    "deep.sizes": "numbers",
+    "three": "numbers",
+    "empty": "numbers",
     "nothing": "null",
     "gone": "absent",
 }
@@ -63,7 +71,9 @@ ALPHABET = "aAbBéÉ .+1_"
 WORDS = st.text(ALPHABET, max_size=6)
 NUMBERS_INT = st.integers(-3, 3)
 NUMBERS = st.integers(-3, 3) | st.sampled_from([-2.5, -1.0, 0.5, 2.0, 1e6])
+SCORES = st.sampled_from([-2.5, 0.5, 2.0, float("nan")])
 VALUES = {"number": NUMBERS, "text": WORDS, "bool": st.booleans(), "null": NUMBERS | WORDS}
+ELEMENTS = {"texts": WORDS, "numbers": NUMBERS}
 PATTERNS = ["a", "^a.*b$", "[AB]+", "é|1", r"\.", "a{2}", "^$"]
 
 
@@ -81,7 +91,14 @@ def rows() -> st.SearchStrategy[dict]:
                     "size": st.none() | st.fixed_dictionaries({"width": st.none() | NUMBERS_INT}),
                 }
             ),
-            "tags": st.none() | st.lists(WORDS, max_size=2),
+            "tags": st.none() | st.lists(st.none() | WORDS, max_size=3),
+            "scores": st.none() | st.lists(st.none() | SCORES, max_size=3),
+            "deep": st.none()
+            | st.fixed_dictionaries(
+                {"sizes": st.none() | st.lists(st.none() | NUMBERS_INT, max_size=3)}
+            ),
+            "three": st.none() | st.lists(st.none() | NUMBERS_INT, min_size=3, max_size=3),
+            "empty": st.none() | st.lists(st.none(), max_size=2),
             "nothing": st.none(),
         }
     )
@@ -96,13 +113,17 @@ def conditions(draw: st.DrawFn) -> dict:
         operators += ["eq", "ne", "in", "nin"]
     if kind in {"number", "text", "null"}:
         operators += ["gt", "lt", "gte", "lte"]
+    if kind in ELEMENTS:
+        operators += ["contains", "in", "nin"]
     if kind == "text":
         operators += ["contains", "starts_with", "ends_with", "regex", "text"] * 2
     operator = draw(st.sampled_from(operators))
     if operator in {"exists", "is_null"}:
         value = draw(st.booleans())
     elif operator in {"in", "nin"}:
-        value = draw(st.lists(VALUES[kind], min_size=1, max_size=3))
+        value = draw(st.lists({**VALUES, **ELEMENTS}[kind], min_size=1, max_size=3))
+    elif kind in ELEMENTS:
+        value = draw(ELEMENTS[kind].filter(lambda one: one != "" and not str(one).isspace()))
     elif operator == "regex":
         value = draw(st.sampled_from(PATTERNS))
     elif operator in {"contains", "starts_with", "ends_with", "text"}:
@@ -142,6 +163,9 @@ def holds(item: dict, row: dict, case: bool = False) -> bool:
         return (found is None) == (value == (operator == "is_null"))
     if found is None:
         return False
+    if isinstance(found, list):
+        asked = {**item, "field": "x", "operator": {"contains": "eq"}.get(operator, operator)}
+        return any(holds(asked, {"x": element}, case) for element in found)
     if operator in {"gt", "lt", "gte", "lte"}:
         low, high = (value, found) if operator[0] == "g" else (found, value)
         return low < high or (operator.endswith("e") and low == high)
@@ -170,8 +194,10 @@ def folded(value: object) -> object:
 def test_compiled_filters_say_what_their_words_say(filters, data):
     batch = pa.RecordBatch.from_pylist(data, SCHEMA)
     parsed = Filters.model_validate(filters)
-    found = evaluate(compile_filter(parsed, batch.schema), batch)
-    assert found.tolist() == [holds(filters, row) for row in data]
+    compiled = compile_filter(parsed, batch.schema)
+    expected = [holds(filters, row) for row in data]
+    assert evaluate(compiled, batch).tolist() == expected
+    assert evaluate(compiled, batch.slice(1)).tolist() == expected[1:]
     again = Filters.model_validate(parsed.to_dict())
     assert again == parsed
     assert again.to_dict() == parsed.to_dict()
@@ -271,6 +297,13 @@ TYPED = pa.record_batch(
         "time": pa.array(["2024-01-01", "2025-01-01", None]).cast(pa.timestamp("us")),
         "zoned": pa.array([0, 10**9, None], pa.timestamp("s", "UTC")),
         "dotted.name": ["x", None, "y"],
+        "flags": [[True, False], [False], None],
+        "days": pa.array([[dt.date(2024, 1, 1)], [dt.date(2025, 1, 1), None], []]),
+        "kinds": pa.ListArray.from_arrays(
+            pa.array([0, 2, 3, 3], pa.int32()), pa.array(["A", "b", "a"]).dictionary_encode()
+        ),
+        "views": pa.array([["A"], ["a", None, "c"], None], pa.list_view(pa.string_view())),
+        "pairs": [[["a"]], [], None],
     }
 )
 
@@ -301,6 +334,11 @@ def chosen(item: dict, batch: pa.RecordBatch = TYPED) -> list[int]:
         ("zoned", "gt", "1970-01-01T00:00:00Z", [1]),
         ("zoned", "nin", ["1970-01-01T01:00:00+01:00"], [1, 2]),
         ("dotted.name", "is_null", True, [1]),
+        ("flags", "contains", True, [0]),
+        ("days", "in", ["2025-01-01"], [1]),
+        ("kinds", "contains", "a", [0, 1]),
+        ("views", "contains", "A", [0, 1]),
+        ("views", "nin", ["a", "c"], [2]),
     ],
 )
 def test_values_take_the_type_of_the_column(field, operator, value, expected):
@@ -318,6 +356,12 @@ def test_values_take_the_type_of_the_column(field, operator, value, expected):
         ("day", "text", "2024", "text does not compare"),
         ("zoned", "gt", "2024-01-01", "with Z or an offset"),
         ("large", "lt", 10**30, "large is int64, which cannot be 1000"),
+        ("kinds", "eq", "a", "eq does not compare .* contains finds an element of a list"),
+        ("kinds", "contains", 3, "an element of kinds is .*, contains does not compare it"),
+        ("kinds", "starts_with", "a", "starts_with does not compare"),
+        ("flags", "in", [1], "in does not compare it with int"),
+        ("pairs", "contains", "a", "an element of pairs is list<.*>, .* with str .a.$"),
+        ("small", "contains", 1, "contains does not compare it with int 1"),
     ],
 )
 def test_values_of_another_type(field, operator, value, message):

@@ -147,6 +147,16 @@ def test_executing_shows_progress_and_then_the_result(inside, world):
     assert latest["mode"] == "assign"
 
 
+def test_clusters_beyond_one_answer_are_fetched(inside, world):
+    path = f"/v1/clusters/{world.deep}/executions/{world.full}"
+    part = world.client.get(path, params={"limit": 2}).json()
+    assert part["next_offset"] == 2
+    inside.route(f"**{path}", lambda route: route.fulfill(json=part))
+    inside.goto(f"{world.url}/#/clusters/{world.deep}/runs/{world.full}")
+    n = part["num_centroids"]
+    inside.wait_for_selector(f".clusters .hint:has-text('{n} of {n}')")
+
+
 def test_progress_is_told_by_stage_and_rows(inside, world):
     run = {"run_id": "run_a", "cluster_id": world.deep, "task_id": "task_a", "status": "processing"}
     run |= {"mode": "full", "recluster_reasons": [], "warnings": [], "error_message": None}
