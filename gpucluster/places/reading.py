@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -94,6 +93,8 @@ def readers(paths: Sequence[Place]) -> Iterator[tuple[Place, Callable[[], bytes]
     if all(isinstance(path, Path) for path in paths):
         yield from ((path, path.read_bytes) for path in paths)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     threads = ThreadPoolExecutor(TOGETHER, "gpucluster-fetch")
     try:
         coming = [threads.submit(path.read_bytes) for path in paths]
