@@ -1,0 +1,191 @@
+// Names on a map: those of the largest clusters for which there is room, more as one comes nearer.
+
+import { count, h } from "./elements.js";
+
+const [SMALLEST, LARGEST] = [11, 17]; // letters, in pixels
+const FONT = "system-ui, sans-serif";
+const LINE = 1.15; // height of a line, in letters
+const APART = 4; // pixels between names
+const ROOM = 14_000; // pixels of a map for each name, at least
+const [LONG, LONGEST] = [16, 26]; // letters of a name that is broken, of a line that is cut
+const OPEN = 0.5; // of the shorter side: how far a cluster reaches whose children are named instead
+const STILL = 0.8; // of that: until then it stays so, as one goes away
+const SHIFTS = { wide: [0, -1, 1], small: [-1, 1, 0] }; // on a cluster, above and below it
+const SMALL = 2; // names that are higher than a small cluster, which a name must not hide
+const LOYAL = 2; // how many times larger a cluster must be to take the place of a name, as one zooms
+
+/** Names as buttons above a map. */
+export class Names {
+  #buttons = new Map(); // {index: button}
+  #placed = new Map(); // {index: where its name is}
+  #open = new Set(); // clusters whose children are named
+  #scale = 0; // when they were placed last
+  #widths = new Map();
+  #pen = document.createElement("canvas").getContext("2d");
+
+  constructor({ nameOf, choose, parents }) {
+    this.nameOf = nameOf;
+    this.choose = choose;
+    this.parents = parents ?? [];
+    this.children = Map.groupBy(this.parents.keys(), (index) => this.parents[index] ?? -1);
+    this.element = h("div", { class: "names", role: "group", "aria-label": "Names of clusters" });
+  }
+
+  /** Forget which names are shown. */
+  clear() {
+    this.#placed.clear();
+    this.#open.clear();
+  }
+
+  /**
+   * Place names. `middles` says where clusters lie, `room` is {width, height} of the map, `view` is
+   * {x, y, scale}, all in pixels of the page; `whole` is the scale that shows all of it; `chosen`
+   * is a set of clusters, or null.
+   */
+  place({ middles, room, view, whole, chosen }) {
+    const shorter = Math.min(room.width, room.height);
+    const isOpen = (index) => {
+      const { width, height } = middles.get(index);
+      const reach = (Math.max(width, height) * view.scale) / (shorter * OPEN);
+      return chosen?.has(index) || (view.scale > 1.05 * whole && reach > (this.#open.has(index) ? STILL : 1));
+    };
+    const isSame = view.scale === this.#scale;
+    const shown = this.#reached(middles, chosen, isOpen).map(([index, largest]) => {
+      const { x, y, number, height: extent } = middles.get(index);
+      const before = this.#placed.get(index);
+      const name = this.#measured(index, SMALLEST + (LARGEST - SMALLEST) * Math.sqrt(number / largest));
+      return {
+        index,
+        left: (x - view.x) * view.scale + room.width / 2,
+        top: (view.y - y) * view.scale + room.height / 2,
+        rank: before ? (isSame ? Infinity : number * LOYAL) : number,
+        number,
+        shift: before?.shift,
+        reach: (extent * view.scale) / 2,
+        ...name,
+      };
+    });
+    shown.sort((a, b) => (a.rank === b.rank ? b.number - a.number || a.index - b.index : b.rank - a.rank));
+    const placed = arranged(shown, room, Math.max(6, Math.round((room.width * room.height) / ROOM)));
+    this.#placed = new Map(placed.map((name) => [name.index, name]));
+    this.#scale = view.scale;
+    this.#show(chosen);
+  }
+
+  /** Draw the names as they are shown, `ratio` times as large. */
+  draw(context, ratio, { ink, halo }) {
+    Object.assign(context, { textAlign: "center", textBaseline: "middle", lineJoin: "round" });
+    for (const { left, top, size, lines } of [...this.#placed.values()].reverse()) {
+      context.font = `600 ${size * ratio}px ${FONT}`;
+      lines.forEach((line, i) => {
+        const place = [left * ratio, (top + (i - (lines.length - 1) / 2) * size * LINE) * ratio];
+        Object.assign(context, { lineWidth: 4 * ratio, strokeStyle: halo, fillStyle: ink });
+        context.strokeText(line, ...place);
+        context.fillText(line, ...place);
+      });
+    }
+  }
+
+  /** Return [cluster, largest number of its level] of those that are named if there is room. */
+  #reached(middles, chosen, isOpen) {
+    const found = [];
+    const open = new Set();
+    let level = [...middles.keys()].filter((index) =>
+      chosen ? chosen.has(index) && !chosen.has(this.parents[index]) : (this.parents[index] ?? -1) < 0);
+    while (level.length) {
+      const largest = Math.max(...level.map((index) => middles.get(index).number));
+      const below = [];
+      for (const index of level) {
+        const children = (this.children.get(index) ?? []).filter((child) => middles.has(child));
+        if (children.length && isOpen(index)) {
+          open.add(index);
+          below.push(...children);
+        } else found.push([index, largest]);
+      }
+      level = below;
+    }
+    this.#open = open;
+    return found;
+  }
+
+  #measured(index, wanted) {
+    const name = this.nameOf(index);
+    const size = Math.round(2 * wanted) / 2;
+    const key = `${size} ${name}`;
+    if (!this.#widths.has(key)) {
+      const lines = broken(name);
+      this.#pen.font = `600 ${size}px ${FONT}`;
+      const width = Math.max(...lines.map((line) => this.#pen.measureText(line).width));
+      this.#widths.set(key, { lines, size, width, height: lines.length * size * LINE });
+    }
+    return this.#widths.get(key);
+  }
+
+  #show(chosen) {
+    for (const [index, button] of this.#buttons) {
+      if (this.#placed.has(index)) continue;
+      const hadFocus = button === document.activeElement;
+      button.remove();
+      this.#buttons.delete(index);
+      if (hadFocus) this.element.parentElement.querySelector("canvas").focus();
+    }
+    for (const [index, { left, top, size, lines, number }] of this.#placed) {
+      if (!this.#buttons.has(index)) this.#buttons.set(index, this.#button(index));
+      const button = this.#buttons.get(index);
+      const name = this.nameOf(index);
+      button.textContent = lines.join("\n");
+      button.title = lines.join(" ") === name ? "" : name;
+      button.setAttribute("aria-label", `${name}, ${count(number)} documents`);
+      button.setAttribute("aria-pressed", String(Boolean(chosen?.has(index))));
+      button.style.fontSize = `${size}px`;
+      button.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
+    }
+  }
+
+  #button(index) {
+    const button = h("button", { type: "button", class: "name", "data-index": index,
+      click: () => this.choose(button.getAttribute("aria-pressed") === "true" ? null : index) });
+    this.element.append(button);
+    return button;
+  }
+}
+
+/**
+ * Return the names for which there is room, without any overlap: those that come first go first.
+ * Each has a place, a width and a height, how far its cluster reaches up and down, and the shift that
+ * it had; one that is not quite in the picture is moved inside.
+ */
+export function arranged(names, room, most) {
+  const placed = [];
+  for (const name of names) {
+    if (placed.length >= most) break;
+    if (name.left < 0 || name.top < 0 || name.left > room.width || name.top > room.height) continue;
+    const isSmall = 2 * name.reach < SMALL * name.height;
+    const shifts = isSmall ? SHIFTS.small : SHIFTS.wide;
+    for (const shift of shifts.toSorted((a, b) => (b === name.shift) - (a === name.shift))) {
+      const half = [name.width / 2 + APART / 2, name.height / 2 + APART / 2];
+      const left = inside(name.left, half[0], room.width);
+      const top = inside(name.top + shift * (half[1] + (isSmall ? name.reach : 0)), half[1], room.height);
+      const box = [left - half[0], top - half[1], left + half[0], top + half[1]];
+      if (box[0] < 0 || box[1] < 0 || placed.some((other) => overlap(box, other.box))) continue;
+      placed.push({ ...name, left, top, shift, box });
+      break;
+    }
+  }
+  return placed;
+}
+
+const inside = (value, half, size) => Math.max(half, Math.min(size - half, value));
+const overlap = (one, other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
+
+/** Break a long name into two lines where they are most alike, and cut what is still too long. */
+function broken(name) {
+  const letters = [...name];
+  const spaces = letters.flatMap((letter, at) => (letter === " " ? [at] : []));
+  if (letters.length <= LONG || !spaces.length) return [cut(letters)];
+  const middle = letters.length / 2;
+  const at = spaces.reduce((best, each) => (Math.abs(each - middle) < Math.abs(best - middle) ? each : best));
+  return [cut(letters.slice(0, at)), cut(letters.slice(at + 1))];
+}
+
+const cut = (letters) => (letters.length > LONGEST ? `${letters.slice(0, LONGEST - 1).join("")}…` : letters.join(""));
