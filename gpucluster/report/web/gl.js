@@ -39,7 +39,7 @@ const FRAGMENT = `#version 300 es
 
 const COLUMNS = [["x", Float32Array], ["y", Float32Array], ["z", Float32Array], ["keys", Int32Array]];
 const WIDE = 1024; // colours in a row of the texture
-const ORDERS = 4; // that are kept: of what is bright and faded, in whole and in part
+const ORDERS = 6; // that are kept: of what is faded, noise and the rest, in whole and in part
 
 /** A painter of points. A picture begins, is drawn in parts, and is shown when it ends. */
 export class GlDots {
@@ -139,7 +139,7 @@ export class GlDots {
     const fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
     gl.flush();
     return () => {
-      if (!gl.isContextLost() && gl.getSyncParameter(fence, gl.SYNC_STATUS) === gl.UNSIGNALED) return false;
+      if (gl.getSyncParameter(fence, gl.SYNC_STATUS) === gl.UNSIGNALED) return false; // null: lost
       gl.deleteSync(fence);
       return true;
     };

@@ -2,7 +2,7 @@
 
 import { colourOf, GROUND, FADED, NOISE, ramp, RAMP_STEPS } from "./colours.js";
 
-const [HIDDEN, FAINT, BRIGHT] = [0, 1, 2];
+const [HIDDEN, FAINT, STRAY, BRIGHT] = [0, 1, 2, 3]; // in the order of drawing; stray: bright noise
 const SHARE = 0.02; // of the similarities that lie beyond either end of the ramp
 const SAMPLE = 20_000; // similarities by which the ends are found
 const MOST_CLASSES = 12; // in the legend
@@ -15,6 +15,7 @@ export const MODES = ["cluster", "similarity", "truth"];
  * has four bytes a colour and begins with that of the key -1.
  */
 export class Look {
+  #groups; // points that are faded, noise, and the rest, each in an order that spreads them evenly
   #layers = new Map(); // {most points: what is drawn of them}
 
   constructor(points, { theme, colourBy, chosen, marked, hasNoise }) {
@@ -30,7 +31,7 @@ export class Look {
 
   /** Say whether a point is drawn, and not faded. */
   isBright(index) {
-    return this.states[index] === BRIGHT;
+    return this.states[index] >= STRAY;
   }
 
   /** Return the size of the dot of a point, beside that of the map. */
@@ -41,7 +42,7 @@ export class Look {
 
   /** How many points are drawn. */
   get shown() {
-    return this.behind.length + this.front.length;
+    return this.#groups.reduce((sum, group) => sum + group.length, 0);
   }
 
   /**
@@ -51,9 +52,11 @@ export class Look {
   layers(most = this.shown) {
     if (!this.#layers.has(most)) {
       if (this.#layers.size > 1) this.#layers.clear();
-      const bright = Math.min(most, this.front.length);
-      const faint = Math.min(most - bright, this.behind.length);
-      this.#layers.set(most, [this.#layer(this.behind, faint, true), this.#layer(this.front, bright, false)]);
+      const [faint, stray, bright] = this.#groups.map((group) => group.length);
+      const strays = Math.round(stray * Math.min(1, most / (stray + bright || 1)));
+      const brights = Math.min(bright, most - strays);
+      const lengths = [Math.min(faint, most - strays - brights), strays, brights];
+      this.#layers.set(most, this.#groups.map((group, i) => this.#layer(group, lengths[i], i === 0)));
     }
     return this.#layers.get(most);
   }
@@ -66,22 +69,21 @@ export class Look {
   #state(chosen, marked, hasNoise) {
     const { points } = this;
     this.states = new Uint8Array(this.length);
-    const order = points.spread();
-    let [faint, bright] = [0, 0];
+    const lengths = [0, 0, 0, 0];
     for (let i = 0; i < this.length; i++) {
       const cluster = points.cluster[i];
-      if (Number.isNaN(points.x[i]) || Number.isNaN(points.y[i]) || (cluster < 0 && !hasNoise)) continue;
-      const isBright = (chosen === null || chosen.has(cluster)) && (marked === null || marked.has(i));
-      this.states[i] = isBright ? BRIGHT : FAINT;
-      if (isBright) bright += 1;
-      else faint += 1;
+      const isShown = !Number.isNaN(points.x[i]) && !Number.isNaN(points.y[i]) && (cluster >= 0 || hasNoise);
+      if (isShown) {
+        const isBright = (chosen === null || chosen.has(cluster)) && (marked === null || marked.has(i));
+        this.states[i] = !isBright ? FAINT : cluster < 0 ? STRAY : BRIGHT;
+      }
+      lengths[this.states[i]] += 1;
     }
-    [this.behind, this.front] = [new Uint32Array(faint), new Uint32Array(bright)];
-    [faint, bright] = [0, 0];
-    for (const index of order) {
-      if (this.states[index] === BRIGHT) this.front[bright++] = index;
-      else if (this.states[index] !== HIDDEN) this.behind[faint++] = index;
-    }
+    lengths[HIDDEN] = 0;
+    const groups = lengths.map((length) => new Uint32Array(length));
+    const filled = [0, 0, 0, 0];
+    for (const index of points.spread()) groups[this.states[index]][filled[this.states[index]]++] = index;
+    this.#groups = groups.slice(FAINT);
   }
 
   #colour(theme, colourBy) {
@@ -91,8 +93,11 @@ export class Look {
       const [low, high] = ends(points.similarity, this.length);
       const colours = ramp(theme);
       const step = (RAMP_STEPS - 1) / (high - low || 1);
-      this.keys = Int32Array.from(points.similarity.subarray(0, this.length), (value) =>
-        Number.isNaN(value) ? -1 : Math.min(RAMP_STEPS - 1, Math.max(0, Math.round((value - low) * step))));
+      this.keys = new Int32Array(this.length);
+      for (let i = 0; i < this.length; i++) {
+        const at = Math.round((points.similarity[i] - low) * step);
+        this.keys[i] = Number.isNaN(at) ? -1 : Math.min(RAMP_STEPS - 1, Math.max(0, at));
+      }
       this.palette = packed([NOISE[theme], ...colours]);
       this.legend = { kind: "ramp", low, high, colours };
     } else {

@@ -214,7 +214,7 @@ export class ClusterMap {
   }
 
   #dots(ratio) {
-    return { radius: this.#radius() * ratio, strength: 0.85 };
+    return { radius: this.#radius() * ratio, strength: this.#points.length < 200_000 ? 0.85 : 0.6 };
   }
 
   #listen(signal) {
@@ -312,7 +312,7 @@ export function framed(map) {
       h("button", { type: "button", "aria-label": "Zoom in", click: () => map.zoom(ZOOM) }, "+"),
       h("button", { type: "button", "aria-label": "Zoom out", click: () => map.zoom(1 / ZOOM) }, "−"),
       h("button", { type: "button", click: () => map.reset() }, "Show all"),
-      h("button", { type: "button", click: () => save(map) }, "Save picture"),
+      h("button", { type: "button", "aria-label": "Save picture", click: () => save(map) }, "Save"),
       h("label", { class: "check" }, noise, "noise"),
       colourBy),
     map.element, legend);
@@ -323,7 +323,7 @@ function explained(legend) {
   if (legend?.kind === "ramp") {
     const bar = h("span", { class: "ramp" });
     bar.style.background = `linear-gradient(to right, ${legend.colours.map(css).join(", ")})`;
-    return ["similarity ", decimal(legend.low), bar, decimal(legend.high)];
+    return ["similarity to the centroid", decimal(legend.low), bar, decimal(legend.high)];
   }
   if (legend?.kind !== "classes") return [];
   const classes = legend.entries.map(({ name, colour }) => {

@@ -6,7 +6,7 @@ const [SMALLEST, LARGEST] = [11, 17]; // letters, in pixels
 const FONT = "system-ui, sans-serif";
 const LINE = 1.15; // height of a line, in letters
 const APART = 4; // pixels between names
-const ROOM = 14_000; // pixels of a map for each name, at least
+const ROOM = 20_000; // pixels of a map for each name, at least
 const [LONG, LONGEST] = [16, 26]; // letters of a name that is broken, of a line that is cut
 const OPEN = 0.5; // of the shorter side: how far a cluster reaches whose children are named instead
 const STILL = 0.8; // of that: until then it stays so, as one goes away
@@ -79,7 +79,7 @@ export class Names {
       context.font = `600 ${size * ratio}px ${FONT}`;
       lines.forEach((line, i) => {
         const place = [left * ratio, (top + (i - (lines.length - 1) / 2) * size * LINE) * ratio];
-        Object.assign(context, { lineWidth: 4 * ratio, strokeStyle: halo, fillStyle: ink });
+        Object.assign(context, { lineWidth: 3 * ratio, strokeStyle: halo, fillStyle: ink });
         context.strokeText(line, ...place);
         context.fillText(line, ...place);
       });

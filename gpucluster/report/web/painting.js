@@ -3,10 +3,10 @@
 import { Dots } from "./dots.js";
 import { GlDots } from "./gl.js";
 
-const FRAME = 35; // milliseconds of a frame in which points are drawn
+const FRAME = 45; // milliseconds that a picture may take while it moves
 const REST = 120; // milliseconds without a change after which all points are drawn
 const PATIENCE = 2000; // milliseconds to wait until a lost context comes back
-const LEAST = 4096; // points in a frame, however slow it is
+const LEAST = 16_384; // points in a frame, however long it takes
 const FIRST = 65_536; // before anything was measured
 
 export class Painting {

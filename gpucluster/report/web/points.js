@@ -84,8 +84,11 @@ export class Points {
   /** Return points from the farthest to the nearest; those of one depth stay as they are. */
   byDepth(order) {
     if (!this.isDeep) return order;
-    const level = (index) => Math.round(this.nearness(index) * (LEVELS - 1));
-    return counted(order.length, LEVELS, (i) => level(order[i])).order.map((i) => order[i]);
+    const levels = new Uint8Array(order.length);
+    for (let i = 0; i < order.length; i++) levels[i] = this.nearness(order[i]) * (LEVELS - 1);
+    const sorted = counted(order.length, LEVELS, (i) => levels[i]).order;
+    for (let i = 0; i < order.length; i++) sorted[i] = order[sorted[i]];
+    return sorted;
   }
 }
 
