@@ -13,7 +13,7 @@ export function listen(element, act, signal) {
   const on = (name, what, options) => element.addEventListener(name, what, { signal, ...options });
   const place = (event) => {
     const box = element.getBoundingClientRect();
-    return [event.clientX - box.left, event.clientY - box.top];
+    return [event.clientX - box.left - element.clientLeft, event.clientY - box.top - element.clientTop];
   };
   const fingers = new Map();
   let [start, isDrag] = [null, false];

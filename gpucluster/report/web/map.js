@@ -323,7 +323,9 @@ function explained(legend) {
   if (legend?.kind === "ramp") {
     const bar = h("span", { class: "ramp" });
     bar.style.background = `linear-gradient(to right, ${legend.colours.map(css).join(", ")})`;
-    return ["similarity to the centroid", decimal(legend.low), bar, decimal(legend.high)];
+    return [
+      h("span", {}, "similarity to the centroid"), h("span", {}, decimal(legend.low)), bar, h("span", {}, decimal(legend.high)),
+    ];
   }
   if (legend?.kind !== "classes") return [];
   const classes = legend.entries.map(({ name, colour }) => {

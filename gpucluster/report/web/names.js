@@ -54,11 +54,15 @@ export class Names {
       const { x, y, number, height: extent } = middles.get(index);
       const before = this.#placed.get(index);
       const name = this.#measured(index, SMALLEST + (LARGEST - SMALLEST) * Math.sqrt(number / largest));
+      const [left, top] = [(x - view.x) * view.scale + room.width / 2, (view.y - y) * view.scale + room.height / 2];
+      // One that slides along an edge must not push others away
+      const isInside = Math.abs(left - room.width / 2) < (room.width - name.width) / 2
+        && Math.abs(top - room.height / 2) < room.height / 2 - 2 * name.height;
       return {
         index,
-        left: (x - view.x) * view.scale + room.width / 2,
-        top: (view.y - y) * view.scale + room.height / 2,
-        rank: before ? (isSame ? Infinity : number * LOYAL) : number,
+        left,
+        top,
+        rank: before ? (isSame && isInside ? Infinity : number * LOYAL) : number,
         number,
         shift: before?.shift,
         reach: (extent * view.scale) / 2,
@@ -167,7 +171,8 @@ export function arranged(names, room, most) {
       const left = inside(name.left, half[0], room.width);
       const top = inside(name.top + shift * (half[1] + (isSmall ? name.reach : 0)), half[1], room.height);
       const box = [left - half[0], top - half[1], left + half[0], top + half[1]];
-      if (box[0] < 0 || box[1] < 0 || placed.some((other) => overlap(box, other.box))) continue;
+      const isLarger = 2 * half[0] > room.width || 2 * half[1] > room.height;
+      if (isLarger || placed.some((other) => overlap(box, other.box))) continue;
       placed.push({ ...name, left, top, shift, box });
       break;
     }

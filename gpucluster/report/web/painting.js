@@ -128,7 +128,9 @@ export class Painting {
       timer = setTimeout(() => {
         this.#isLost = false;
         this.#painter = new Dots(canvasOf());
+        const hadFocus = canvas === document.activeElement;
         canvas.replaceWith(this.canvas);
+        if (hadFocus) this.canvas.focus();
         changed();
       }, PATIENCE);
     }, { signal });

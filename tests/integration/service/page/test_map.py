@@ -11,8 +11,7 @@ import pyarrow as pa
 # Pixels of the canvas that are neither background nor ink: [number, colours]
 COLOURS = """() => {
   const canvas = document.querySelector("canvas");
-  const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
-  const context = copy.getContext("2d");
+  const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
   context.drawImage(canvas, 0, 0);
   const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   const found = new Map();
