@@ -30,7 +30,8 @@ export class ClusterMap {
   #colourBy = "cluster";
   #look = null;
   #grid = null;
-  #middles = null;
+  #middles = null; // of clusters
+  #hasMore = false; // points came since they were found
   #names;
   #painting;
   #waiting = false;
@@ -44,7 +45,7 @@ export class ClusterMap {
     this.#painting = new Painting({
       canvasOf,
       changed: () => this.#resize(),
-      finished: () => { if (!this.#waiting) delete this.canvas.dataset.due; },
+      finished: () => this.#finished(),
       signal,
     });
     this.element = h("div", { class: "frame" }, this.canvas, this.#names.element, this.tip);
@@ -56,8 +57,9 @@ export class ClusterMap {
   }
 
   show(points) {
+    if (points !== this.#points) this.#middles = null;
     this.#points = points;
-    this.#middles = null;
+    this.#hasMore = true;
     this.#anew();
     this.element.dispatchEvent(new Event("points"));
   }
@@ -189,12 +191,27 @@ export class ClusterMap {
     const view = this.#current();
     const ratio = this.#ratio();
     this.#painting.draw(look, { ...view, scale: view.scale * ratio }, this.#dots(ratio));
+    this.#name();
+  }
+
+  /** Go on when all points are drawn: with where clusters lie, if there are more points than before. */
+  #finished() {
+    if (!this.#waiting) delete this.canvas.dataset.due;
+    if (!this.#hasMore) return;
+    this.#middles = null;
+    this.#name();
+  }
+
+  #name() {
     if (!this.#points.hasCoordinates) return;
-    this.#middles ??= middlesOf(this.#points, this.parents);
+    if (!this.#middles) {
+      this.#middles = middlesOf(this.#points, this.parents);
+      this.#hasMore = false;
+    }
     this.#names.place({
       middles: this.#middles,
       room: { width: this.canvas.clientWidth, height: this.canvas.clientHeight },
-      view,
+      view: this.#current(),
       whole: this.#whole().scale,
       chosen: this.#chosen,
     });

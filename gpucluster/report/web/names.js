@@ -16,7 +16,7 @@ const LOYAL = 2; // how many times larger a cluster must be to take the place of
 
 /** Names as buttons above a map. */
 export class Names {
-  #buttons = new Map(); // {index: button}
+  #buttons = new Map(); // {index: {button, lines that it shows}}
   #placed = new Map(); // {index: where its name is}
   #open = new Set(); // clusters whose children are named
   #scale = 0; // when they were placed last
@@ -126,31 +126,33 @@ export class Names {
   }
 
   #show(chosen) {
-    for (const [index, button] of this.#buttons) {
+    for (const [index, { button }] of this.#buttons) {
       if (this.#placed.has(index)) continue;
       const hadFocus = button === document.activeElement;
       button.remove();
       this.#buttons.delete(index);
       if (hadFocus) this.element.parentElement.querySelector("canvas").focus();
     }
-    for (const [index, { left, top, size, lines, number }] of this.#placed) {
-      if (!this.#buttons.has(index)) this.#buttons.set(index, this.#button(index));
-      const button = this.#buttons.get(index);
-      const name = this.nameOf(index);
-      button.textContent = lines.join("\n");
-      button.title = lines.join(" ") === name ? "" : name;
-      button.setAttribute("aria-label", `${name}, ${count(number)} documents`);
+    for (const [index, { left, top, number, size, lines }] of this.#placed) {
+      const shown = this.#buttons.get(index) ?? this.#button(index);
+      if (shown.lines !== lines) {
+        shown.button.textContent = lines.join("\n");
+        shown.button.style.fontSize = `${size}px`;
+        shown.lines = lines;
+      }
+      const { button } = shown;
+      button.setAttribute("aria-label", `${this.nameOf(index)}, ${count(number)} documents`);
       button.setAttribute("aria-pressed", String(Boolean(chosen?.has(index))));
-      button.style.fontSize = `${size}px`;
       button.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
     }
   }
 
   #button(index) {
-    const button = h("button", { type: "button", class: "name", "data-index": index,
+    const button = h("button", { type: "button", class: "name", "data-index": index, title: this.nameOf(index),
       click: () => this.choose(button.getAttribute("aria-pressed") === "true" ? null : index) });
     this.element.append(button);
-    return button;
+    this.#buttons.set(index, { button, lines: null });
+    return this.#buttons.get(index);
   }
 }
 
