@@ -11,14 +11,17 @@ export const RAMP_STEPS = 64;
 export const GROUND = { light: [255, 255, 255], dark: [20, 23, 27] };
 export const FADED = { light: [228, 230, 233], dark: [40, 44, 50] };
 export const NOISE = { light: [150, 154, 160], dark: [98, 104, 112] };
+const known = { light: [], dark: [] }; // colours that were made
 
 /** Return the colour of a cluster as [red, green, blue], 0 to 255. */
 export function colourOf(index, theme) {
   if (index < 0) return NOISE[theme];
-  const levels = LIGHTNESS[theme];
+  return (known[theme][index] ??= made(index, LIGHTNESS[theme]));
+}
+
+function made(index, levels) {
   const hue = ((250 + index * GOLDEN) % 360) * (Math.PI / 180);
-  const lightness = levels[index % levels.length];
-  return strongest(lightness, hue);
+  return strongest(levels[index % levels.length], hue);
 }
 
 /** Return the colours from the least to the most similar. */

@@ -3,10 +3,12 @@
 import { count, h } from "./elements.js";
 
 const [SMALLEST, LARGEST] = [11, 17]; // letters, in pixels
+const NARROW = 700; // pixels of a map below which the largest are smaller
 const FONT = "system-ui, sans-serif";
 const LINE = 1.15; // height of a line, in letters
 const APART = 4; // pixels between names
 const ROOM = 20_000; // pixels of a map for each name, at least
+const MOST = 500; // names for which room is sought
 const [LONG, LONGEST] = [16, 26]; // letters of a name that is broken, of a line that is cut
 const OPEN = 0.5; // of the shorter side: how far a cluster reaches whose children are named instead
 const STILL = 0.8; // of that: until then it stays so, as one goes away
@@ -49,27 +51,24 @@ export class Names {
       const reach = (Math.max(width, height) * view.scale) / (shorter * OPEN);
       return chosen?.has(index) || (view.scale > 1.05 * whole && reach > (this.#open.has(index) ? STILL : 1));
     };
+    const tallest = SMALLEST + (LARGEST - SMALLEST) * Math.min(1, room.width / NARROW);
     const isSame = view.scale === this.#scale;
-    const shown = this.#reached(middles, chosen, isOpen).map(([index, largest]) => {
-      const { x, y, number, height: extent } = middles.get(index);
-      const before = this.#placed.get(index);
-      const name = this.#measured(index, SMALLEST + (LARGEST - SMALLEST) * Math.sqrt(number / largest));
-      const [left, top] = [(x - view.x) * view.scale + room.width / 2, (view.y - y) * view.scale + room.height / 2];
+    const near = this.#reached(middles, chosen, isOpen).map(({ index, largest }) => {
+      const { x, y, number, height } = middles.get(index);
+      const left = (x - view.x) * view.scale + room.width / 2;
+      const top = (view.y - y) * view.scale + room.height / 2;
+      return { index, left, top, number, reach: (height * view.scale) / 2, share: number / largest };
+    }).filter(({ left, top }) => left >= 0 && top >= 0 && left <= room.width && top <= room.height);
+    const shown = near.sort(bySize).slice(0, MOST).map((place) => {
+      const before = this.#placed.get(place.index);
+      const name = this.#measured(place.index, SMALLEST + (tallest - SMALLEST) * Math.sqrt(place.share));
       // One that slides along an edge must not push others away
-      const isInside = Math.abs(left - room.width / 2) < (room.width - name.width) / 2
-        && Math.abs(top - room.height / 2) < room.height / 2 - 2 * name.height;
-      return {
-        index,
-        left,
-        top,
-        rank: before ? (isSame && isInside ? Infinity : number * LOYAL) : number,
-        number,
-        shift: before?.shift,
-        reach: (extent * view.scale) / 2,
-        ...name,
-      };
+      const isInside = Math.abs(place.left - room.width / 2) < (room.width - name.width) / 2
+        && Math.abs(place.top - room.height / 2) < room.height / 2 - 2 * name.height;
+      const rank = before ? (isSame && isInside ? Infinity : place.number * LOYAL) : place.number;
+      return { ...place, ...name, rank, shift: before?.shift };
     });
-    shown.sort((a, b) => (a.rank === b.rank ? b.number - a.number || a.index - b.index : b.rank - a.rank));
+    shown.sort((a, b) => (a.rank === b.rank ? bySize(a, b) : b.rank - a.rank));
     const placed = arranged(shown, room, Math.max(6, Math.round((room.width * room.height) / ROOM)));
     this.#placed = new Map(placed.map((name) => [name.index, name]));
     this.#scale = view.scale;
@@ -90,21 +89,21 @@ export class Names {
     }
   }
 
-  /** Return [cluster, largest number of its level] of those that are named if there is room. */
+  /** Return {index, largest number of its level} of those that are named if there is room. */
   #reached(middles, chosen, isOpen) {
     const found = [];
     const open = new Set();
     let level = [...middles.keys()].filter((index) =>
       chosen ? chosen.has(index) && !chosen.has(this.parents[index]) : (this.parents[index] ?? -1) < 0);
     while (level.length) {
-      const largest = Math.max(...level.map((index) => middles.get(index).number));
+      const largest = level.reduce((most, index) => Math.max(most, middles.get(index).number), 0);
       const below = [];
       for (const index of level) {
         const children = (this.children.get(index) ?? []).filter((child) => middles.has(child));
         if (children.length && isOpen(index)) {
           open.add(index);
           below.push(...children);
-        } else found.push([index, largest]);
+        } else found.push({ index, largest });
       }
       level = below;
     }
@@ -182,6 +181,7 @@ export function arranged(names, room, most) {
   return placed;
 }
 
+const bySize = (a, b) => b.number - a.number || a.index - b.index;
 const inside = (value, half, size) => Math.max(half, Math.min(size - half, value));
 const overlap = (one, other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
 
