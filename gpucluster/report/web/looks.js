@@ -69,6 +69,7 @@ export class Look {
   #state(chosen, marked, hasNoise) {
     const { points } = this;
     this.states = new Uint8Array(this.length);
+    this.hits = marked && new Set(); // clusters of the marked points, or null
     const lengths = [0, 0, 0, 0];
     for (let i = 0; i < this.length; i++) {
       const cluster = points.cluster[i];
@@ -76,6 +77,7 @@ export class Look {
       if (isShown) {
         const isBright = (chosen === null || chosen.has(cluster)) && (marked === null || marked.has(i));
         this.states[i] = !isBright ? FAINT : cluster < 0 ? STRAY : BRIGHT;
+        if (isBright && marked) this.hits.add(cluster);
       }
       lengths[this.states[i]] += 1;
     }

@@ -214,6 +214,7 @@ export class ClusterMap {
       view: this.#current(),
       whole: this.#whole().scale,
       chosen: this.#chosen,
+      hits: this.#looked().hits,
     });
   }
 

@@ -42,9 +42,10 @@ export class Names {
   /**
    * Place names. `middles` says where clusters lie, `room` is {width, height} of the map, `view` is
    * {x, y, scale}, all in pixels of the page; `whole` is the scale that shows all of it; `chosen`
-   * is a set of clusters, or null.
+   * is a set of clusters, or null, and `hits` those, with what lies above them, that are named at all.
    */
-  place({ middles, room, view, whole, chosen }) {
+  place({ middles, room, view, whole, chosen, hits }) {
+    const named = hits ? this.#withParents(hits) : middles;
     const shorter = Math.min(room.width, room.height);
     const isOpen = (index) => {
       const { width, height } = middles.get(index);
@@ -53,7 +54,7 @@ export class Names {
     };
     const tallest = SMALLEST + (LARGEST - SMALLEST) * Math.min(1, room.width / NARROW);
     const isSame = view.scale === this.#scale;
-    const near = this.#reached(middles, chosen, isOpen).map(({ index, largest }) => {
+    const near = this.#reached(middles, named, chosen, isOpen).map(({ index, largest }) => {
       const { x, y, number, height } = middles.get(index);
       const left = (x - view.x) * view.scale + room.width / 2;
       const top = (view.y - y) * view.scale + room.height / 2;
@@ -90,16 +91,16 @@ export class Names {
   }
 
   /** Return {index, largest number of its level} of those that are named if there is room. */
-  #reached(middles, chosen, isOpen) {
+  #reached(middles, named, chosen, isOpen) {
     const found = [];
     const open = new Set();
-    let level = [...middles.keys()].filter((index) =>
+    let level = [...middles.keys()].filter((index) => named.has(index)).filter((index) =>
       chosen ? chosen.has(index) && !chosen.has(this.parents[index]) : (this.parents[index] ?? -1) < 0);
     while (level.length) {
       const largest = level.reduce((most, index) => Math.max(most, middles.get(index).number), 0);
       const below = [];
       for (const index of level) {
-        const children = (this.children.get(index) ?? []).filter((child) => middles.has(child));
+        const children = (this.children.get(index) ?? []).filter((child) => middles.has(child) && named.has(child));
         if (children.length && isOpen(index)) {
           open.add(index);
           below.push(...children);
@@ -109,6 +110,14 @@ export class Names {
     }
     this.#open = open;
     return found;
+  }
+
+  #withParents(clusters) {
+    const all = new Set();
+    for (let index of clusters) {
+      for (; index >= 0 && !all.has(index); index = this.parents[index] ?? -1) all.add(index);
+    }
+    return all;
   }
 
   #measured(index, wanted) {

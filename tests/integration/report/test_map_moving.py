@@ -131,6 +131,10 @@ def test_children_are_named_as_one_comes_nearer(page):
     assert names(page) == {5, 6, 7}
     page.evaluate("() => map.isolate(new Set([6]))")
     assert names(page) == {6}
+    page.evaluate("() => { map.isolate(null); map.highlight(new Set([0, 1])); }")
+    assert names(page) == {0}  # only what holds a marked point, or lies above it
+    page.evaluate("() => map.highlight(null)")
+    assert names(page) == {0, 1}
 
 
 def test_names_stay_while_the_map_moves(page):

@@ -154,6 +154,16 @@ def test_noise_can_be_hidden(run_page, world):
     assert colours(run_page) == before
 
 
+def test_the_similarity_of_members_is_a_colour(run_page, world):
+    _, rows = members(world)
+    before = colours(run_page)
+    run_page.select_option("select:near(canvas)", "similarity")
+    assert colours(run_page) != before
+    low, high = (float(each) for each in run_page.inner_text(".legend").split()[-2:])
+    known = [row["cosine_similarity_to_centroid"] for row in rows if row["cluster_index"] >= 0]
+    assert min(known) - 5e-4 <= low < high <= max(known) + 5e-4
+
+
 def test_the_theme_may_change_at_any_time(run_page):
     swatch = "() => document.querySelector('.swatch').style.background"
     light = run_page.evaluate(swatch)
