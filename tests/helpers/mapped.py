@@ -109,6 +109,7 @@ def show(page: Any, given: dict[str, Any], **options: Any) -> None:
 
 def settle(page: Any) -> None:
     """Wait until all that is due is drawn."""
+    page.evaluate("() => new Promise(requestAnimationFrame)")  # by then what changed is known
     page.wait_for_selector("canvas.map:not([data-due])")
 
 

@@ -45,6 +45,7 @@ READ = """async ([text, cuts]) => {
 
 
 def colours(page):
+    page.evaluate("() => new Promise(requestAnimationFrame)")  # by then what changed is known
     page.wait_for_selector("canvas:not([data-due])")
     return dict(page.evaluate(COLOURS))
 
