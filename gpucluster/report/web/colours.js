@@ -5,14 +5,36 @@
 const GOLDEN = 137.50776405;
 const LIGHTNESS = { light: [0.5, 0.62, 0.4], dark: [0.66, 0.78, 0.88] };
 const CHROMA = 0.15;
+// Of the similarities: one way through lightness, which any eyes can follow, and two hues.
+const RAMP = { light: [[0.83, 95], [0.34, 275]], dark: [[0.42, 275], [0.93, 95]] };
+export const RAMP_STEPS = 64;
+export const GROUND = { light: [255, 255, 255], dark: [20, 23, 27] };
+export const FADED = { light: [228, 230, 233], dark: [40, 44, 50] };
 export const NOISE = { light: [150, 154, 160], dark: [98, 104, 112] };
+const known = { light: [], dark: [] }; // colours that were made
 
 /** Return the colour of a cluster as [red, green, blue], 0 to 255. */
 export function colourOf(index, theme) {
   if (index < 0) return NOISE[theme];
-  const levels = LIGHTNESS[theme];
+  return (known[theme][index] ??= made(index, LIGHTNESS[theme]));
+}
+
+function made(index, levels) {
   const hue = ((250 + index * GOLDEN) % 360) * (Math.PI / 180);
-  const lightness = levels[index % levels.length];
+  return strongest(levels[index % levels.length], hue);
+}
+
+/** Return the colours from the least to the most similar. */
+export function ramp(theme) {
+  const [[from, first], [to, last]] = RAMP[theme];
+  return Array.from({ length: RAMP_STEPS }, (_, i) => {
+    const share = i / (RAMP_STEPS - 1);
+    return strongest(from + (to - from) * share, (first + (last - first) * share) * (Math.PI / 180));
+  });
+}
+
+/** Return the most colourful colour, up to our chroma, that a screen can show. */
+function strongest(lightness, hue) {
   for (let chroma = CHROMA; ; chroma -= 0.01) {
     const colour = fromOklch(lightness, Math.max(0, chroma), hue);
     if (chroma <= 0 || colour.every((part) => part >= 0 && part <= 255)) return colour.map(clipped);

@@ -1,88 +1,65 @@
-// Points as dots in pixels, drawn here rather than by a GPU: any machine shows the same picture.
+// Points as dots in pixels, drawn by the processor: where there is no WebGL2.
 
 const SIZES = 8; // of dots, where depth is shown
-const [SMALLEST, LARGEST] = [0.6, 2.2]; // beside the size of a dot without depth
 
-/** A picture of points, which knows for each pixel whose dot is on top. */
+/** A painter of points. A picture begins, is drawn in parts, and is shown when it ends. */
 export class Dots {
   #context;
-  #image;
-  #owner;
+  #image = null;
+  #look;
+  #view;
+  #stamps;
 
   constructor(canvas) {
     this.canvas = canvas;
     this.#context = canvas.getContext("2d", { alpha: false });
   }
 
-  get context() {
-    return this.#context;
+  /**
+   * Begin a picture. `view` is {x, y, scale}: what lies in the middle, and pixels for one unit;
+   * `radius` of a dot is in pixels, `strength` is how much it covers.
+   */
+  begin(look, view, { radius, strength }) {
+    const { width, height } = this.canvas;
+    if (this.#image?.width !== width || this.#image?.height !== height) this.#image = new ImageData(width, height);
+    new Uint32Array(this.#image.data.buffer).fill(packed(look.background));
+    [this.#look, this.#view] = [look, view];
+    const levels = look.points.isDeep ? SIZES : 1;
+    this.#stamps = Array.from({ length: levels }, (_, i) => {
+      const near = levels > 1 ? i / (levels - 1) : 0;
+      const [far, full] = look.sizes;
+      return { disc: disc(radius * (far + (full - far) * near), strength), fog: look.fog * (1 - near) };
+    });
   }
 
-  /**
-   * Draw points. `view` is {x, y, scale}: what lies in the middle, and pixels for one unit.
-   * `colour` returns [red, green, blue] of a cluster, or null where it is not shown; those of which
-   * `isBehind` is true are drawn first. `background` is a colour too, `radius` is in pixels.
-   */
-  draw(points, view, { colour, background, radius, isBehind = null, strength = 0.85 }) {
-    const { width, height } = this.canvas;
-    if (this.#image?.width !== width || this.#image?.height !== height) {
-      this.#image = new ImageData(width, height);
-      this.#owner = new Int32Array(width * height);
+  /** Draw some points on what was drawn before. */
+  draw(order, from, to, isFaded) {
+    const { data, width, height } = this.#image;
+    const { points, keys, palette, faded, background } = this.#look;
+    const view = this.#view;
+    for (let at = from; at < to; at++) {
+      const i = order[at];
+      const left = Math.floor((points.x[i] - view.x) * view.scale + width / 2);
+      const top = Math.floor((view.y - points.y[i]) * view.scale + height / 2);
+      if (!(left > -20 && top > -20 && left < width + 20 && top < height + 20)) continue;
+      const { disc: mask, fog } = this.#stamps[Math.round(points.nearness(i) * (this.#stamps.length - 1))];
+      const key = 4 * (keys[i] + 1);
+      const part = (channel) => {
+        const full = isFaded ? faded[channel] : palette[key + channel];
+        return full + (background[channel] - full) * fog;
+      };
+      stamp(data, width, height, left, top, mask, part(0), part(1), part(2));
     }
-    new Uint32Array(this.#image.data.buffer).fill(packed(background));
-    this.#owner.fill(-1);
-    const stamps = this.#stamps(points, radius, strength);
-    const looks = new Map();
-    const lookOf = (index) => {
-      if (!looks.has(index)) looks.set(index, [colour(index), Boolean(isBehind?.(index))]);
-      return looks.get(index);
-    };
-    for (const behind of isBehind ? [true, false] : [false]) {
-      this.#stampAll(points, view, stamps, lookOf, behind);
-    }
+  }
+
+  /** Show the picture. */
+  end() {
     this.#context.putImageData(this.#image, 0, 0);
   }
 
-  #stampAll(points, view, stamps, lookOf, behind) {
-    const { width, height } = this.canvas;
-    const [low, high] = points.bounds.z;
-    const toSize = points.isDeep ? (SIZES - 0.001) / (high - low) : 0;
-    let [last, look] = [NaN, null];
-    for (let i = 0; i < points.length; i++) {
-      const left = (points.x[i] - view.x) * view.scale + width / 2;
-      const top = (view.y - points.y[i]) * view.scale + height / 2;
-      if (!(left > -20 && top > -20 && left < width + 20 && top < height + 20)) continue;
-      if (points.cluster[i] !== last) {
-        last = points.cluster[i];
-        look = lookOf(last);
-      }
-      if (look[0] === null || look[1] !== behind) continue;
-      const size = toSize ? Math.floor((points.z[i] - low) * toSize) || 0 : 0;
-      stamp(this.#image.data, this.#owner, width, height, left, top, stamps[size], look[0], i);
-    }
-  }
-
-  #stamps(points, radius, strength) {
-    if (!points.isDeep) return [disc(radius, strength)];
-    const step = (LARGEST - SMALLEST) / (SIZES - 1);
-    return Array.from({ length: SIZES }, (_, i) => disc(radius * (SMALLEST + i * step), strength));
-  }
-
-  /** Return the point whose dot is at, or next to, a pixel; -1 where there is none. */
-  at(left, top, reach) {
-    if (!this.#owner) return -1;
-    const { width, height } = this.canvas;
-    const [x, y] = [Math.round(left), Math.round(top)];
-    let [best, least] = [-1, Infinity];
-    for (let row = Math.max(0, y - reach); row <= Math.min(height - 1, y + reach); row++) {
-      for (let column = Math.max(0, x - reach); column <= Math.min(width - 1, x + reach); column++) {
-        const distance = (row - y) ** 2 + (column - x) ** 2;
-        if (distance < least && this.#owner[row * width + column] >= 0) {
-          [best, least] = [this.#owner[row * width + column], distance];
-        }
-      }
-    }
-    return best;
+  /** Return what tells, when it is called, whether all until now was drawn. */
+  fence() {
+    return () => true;
   }
 }
 
@@ -99,18 +76,15 @@ function disc(radius, strength) {
   return Int16Array.from(found);
 }
 
-function stamp(data, owner, width, height, left, top, mask, [red, green, blue], index) {
-  const [x, y] = [Math.round(left), Math.round(top)];
+function stamp(data, width, height, x, y, mask, red, green, blue) {
   for (let at = 0; at < mask.length; at += 3) {
     const [column, row] = [x + mask[at], y + mask[at + 1]];
     if (column < 0 || row < 0 || column >= width || row >= height) continue;
     const cover = mask[at + 2];
-    const place = row * width + column;
-    const byte = place * 4;
+    const byte = (row * width + column) * 4;
     data[byte] += ((red - data[byte]) * cover) >> 8;
     data[byte + 1] += ((green - data[byte + 1]) * cover) >> 8;
     data[byte + 2] += ((blue - data[byte + 2]) * cover) >> 8;
-    if (cover > 100) owner[place] = index;
   }
 }
 

@@ -108,14 +108,20 @@ function progress(found, path, signal, again) {
 /** Show the clusters of a run that is over: as a table, and on a map. */
 function result(found, path, signal) {
   const clusters = found.centroids ?? [];
-  const families = descendants(clusters);
+  const places = new Map(clusters.map((cluster, index) => [cluster.cluster_id, index]));
+  const families = descendants(clusters, places);
   const chosen = h("div", { class: "chosen-cluster", "aria-live": "polite" });
   const choose = (index) => {
     map.isolate(index === null ? null : families.get(index));
     table.mark(index);
     chosen.replaceChildren(...(index === null ? [] : described(clusters[index], () => choose(null))));
   };
-  const map = new ClusterMap({ nameOf: (index) => (clusters[index] ? nameOf(clusters[index]) : `cluster ${index}`), choose, signal });
+  const map = new ClusterMap({
+    nameOf: (index) => (clusters[index] ? nameOf(clusters[index]) : `cluster ${index}`),
+    choose,
+    signal,
+    parents: clusters.map((cluster) => places.get(cluster.parent_cluster_id) ?? null),
+  });
   const table = new ClusterTable(clusters, choose, signal);
   const state = h("p", { class: "hint", role: "status" }, "The map is being read.");
   const frame = framed(map);
@@ -139,8 +145,7 @@ function result(found, path, signal) {
 }
 
 /** Return {index: set of its own index and those of all clusters below it}. */
-function descendants(clusters) {
-  const places = new Map(clusters.map((cluster, index) => [cluster.cluster_id, index]));
+function descendants(clusters, places) {
   const families = new Map();
   const family = (index) => {
     if (!families.has(index)) {

@@ -11,7 +11,9 @@ import pyarrow as pa
 # Pixels of the canvas that are neither background nor ink: [number, colours]
 COLOURS = """() => {
   const canvas = document.querySelector("canvas");
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const context = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+  context.drawImage(canvas, 0, 0);
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
   const found = new Map();
   for (let i = 0; i < data.length; i += 4) {
     const colour = `${data[i]},${data[i + 1]},${data[i + 2]}`;
@@ -19,7 +21,6 @@ COLOURS = """() => {
   }
   return [...found];
 }"""
-FRAME = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 READ = """async ([text, cuts]) => {
   const { batches } = await import("/page/arrow.js");
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -44,7 +45,8 @@ READ = """async ([text, cuts]) => {
 
 
 def colours(page):
-    page.evaluate(FRAME)
+    page.evaluate("() => new Promise(requestAnimationFrame)")  # by then what changed is known
+    page.wait_for_selector("canvas:not([data-due])")
     return dict(page.evaluate(COLOURS))
 
 
@@ -56,7 +58,7 @@ def over_a_dot(page):
             place = box["x"] + left, box["y"] + top
             page.mouse.move(*place)
             if page.is_visible(".tip strong:not(:text-is('noise'))"):
-                name, document = (each.inner_text() for each in page.query_selector_all(".tip > *"))
+                name, document, *_ = (e.inner_text() for e in page.query_selector_all(".tip > *"))
                 return place, name, document
     raise AssertionError("there is no dot anywhere")
 
@@ -153,6 +155,16 @@ def test_noise_can_be_hidden(run_page, world):
     assert colours(run_page) == before
 
 
+def test_the_similarity_of_members_is_a_colour(run_page, world):
+    _, rows = members(world)
+    before = colours(run_page)
+    run_page.select_option("select:near(canvas)", "similarity")
+    assert colours(run_page) != before
+    low, high = (float(each) for each in run_page.inner_text(".legend").split()[-2:])
+    known = [row["cosine_similarity_to_centroid"] for row in rows if row["cluster_index"] >= 0]
+    assert min(known) - 5e-4 <= low < high <= max(known) + 5e-4
+
+
 def test_the_theme_may_change_at_any_time(run_page):
     swatch = "() => document.querySelector('.swatch').style.background"
     light = run_page.evaluate(swatch)
@@ -162,24 +174,6 @@ def test_the_theme_may_change_at_any_time(run_page):
     assert dark["20,23,27"] > 10_000
     assert run_page.evaluate(swatch) != light
     run_page.emulate_media(color_scheme="light")
-
-
-def test_depth_is_the_size_of_dots(run_page):
-    shape = """async ([z]) => {
-      const { Dots } = await import("/page/dots.js");
-      const canvas = document.createElement("canvas");
-      [canvas.width, canvas.height] = [90, 30];
-      const points = { length: 3, x: [-30, 0, 30], y: [0, 0, 0], z, cluster: [0, 0, 0],
-        isDeep: z[2] > z[0], bounds: { z: [z[0], z[2]] } };
-      new Dots(canvas).draw(points, { x: 0, y: 0, scale: 1 },
-        { colour: () => [0, 0, 0], background: [255, 255, 255], radius: 4 });
-      return [0, 30, 60].map((left) => canvas.getContext("2d").getImageData(left, 0, 30, 30).data
-        .filter((part, i) => i % 4 === 0 && part < 128).length);
-    }"""
-    small, middle, large = run_page.evaluate(shape, [[0, 1, 2]])
-    assert 0 < small < middle < large
-    same = run_page.evaluate(shape, [[1, 1, 1]])
-    assert same[0] == same[1] == same[2]
 
 
 def test_colours_stand_out_and_neighbours_differ(run_page):
