@@ -9,10 +9,12 @@ from gpucluster.client.arrow import batches_of
 from gpucluster.client.calls import Call, Flow, Give, Items
 from gpucluster.client.endpoints import Group, Many, ManyWith, One, OneWith, every, part
 from gpucluster.client.sessions import D
+from gpucluster.client.tasks import waited
 from gpucluster.client.uploads import Documents as Given
 from gpucluster.client.uploads import upload_of
 from gpucluster.wire import collections as wire
 from gpucluster.wire import documents as documents_wire
+from gpucluster.wire.tasks import TaskResponse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +27,10 @@ class Collections(Group[D]):
 
     @OneWith(wire.CreateCollectionRequest)
     def create(self, body: wire.CreateCollectionRequest) -> Call[wire.CollectionAnswer]:
-        """Make a collection: empty, or of files that the service can reach."""
+        """Make a collection: empty, or of documents that the service can reach.
+
+        Copies are imported by a task: `wait` returns the collection when they are there.
+        """
         return Call("POST", "/v1/collections", wire.CollectionAnswer, body, patience_s=LONG_S)
 
     @One
@@ -87,6 +92,35 @@ class Collections(Group[D]):
     def compact(self, collection: str) -> Call[wire.Change]:
         """Put small files together; documents and their order stay."""
         return Call("POST", f"{_path(collection)}/compact", wire.Change, patience_s=LONG_S)
+
+    @One
+    def wait(
+        self, collection: str, *, timeout_s: float | None = None
+    ) -> Flow[wire.CollectionAnswer]:
+        """Return a collection when its documents are imported.
+
+        Parameters
+        ----------
+        collection : str
+        timeout_s : float, optional
+            How long; `TaskPendingError` after it, and the import goes on.
+
+        Raises
+        ------
+        TaskFailedError
+            The import failed; `TaskCanceledError` where it was stopped.
+        """
+        show = Call("GET", _path(collection), wire.CollectionAnswer)
+        seen = yield from self._session.ask(show)
+        if seen.status == "READY" or seen.task_id is None:
+            return seen
+        yield from waited(self._session, seen.task_id, timeout_s)
+        return (yield from self._session.ask(show))
+
+    @OneWith(wire.WriteBackRequest)
+    def write_back(self, body: wire.WriteBackRequest, collection: str) -> Call[TaskResponse]:
+        """Write columns to where documents came from: the answer is its task, at once."""
+        return Call("POST", f"{_path(collection)}/write-back", TaskResponse, body)
 
     @One
     def undo_enrichment(self, collection: str, run_id: str) -> Call[wire.Change]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from gpucluster.definition import ClusterDefinition
@@ -19,6 +18,7 @@ from gpucluster.service.catalog.port import (
     Taken,
     Transaction,
 )
+from gpucluster.service.patching import patched
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
 from gpucluster.wire.base import TITLE_PATTERN
 from gpucluster.wire.clusters import ClusterMetadata, ClusterModel, PatchClusterRequest
@@ -118,20 +118,11 @@ class Definitions:
         """Change name, description or metadata."""
         with self._catalog.writing() as tx:
             record = self.get(tx, ns, identifier)
-            body = dict(record.body)
-            for name in changes.model_fields_set:
-                value = getattr(changes, name)
-                if name == "cluster_name" and value is None:
-                    raise InvalidError("expected a name", loc=["cluster_name"])
-                body[name] = value if name != "metadata" else value or {}
-            changed = replace(
-                record, body=body, name=body["cluster_name"], text=body["description"] or ""
-            )
             try:
-                changed = tx.replace(changed)
+                changed = tx.replace(patched(record, changes, "cluster_name"))
             except Taken:
                 raise ConflictError(
-                    f"there is a cluster named {body['cluster_name']} already"
+                    f"there is a cluster named {changes.cluster_name} already"
                 ) from None
             told = {"changed": sorted(changes.model_fields_set)}
             self._emit(tx, ns, "cluster.updated", "cluster", record.id, told)

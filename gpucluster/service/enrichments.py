@@ -11,6 +11,7 @@ from gpucluster.enrichment.settings import read_mappings
 from gpucluster.service.catalog.port import Catalog, Query, Record, Transaction
 from gpucluster.service.collections.noting import Noting
 from gpucluster.service.collections.records import KIND as COLLECTION
+from gpucluster.service.collections.records import READY, require_ready
 from gpucluster.service.definitions import KIND as CLUSTER
 from gpucluster.service.definitions import Definitions, Emit
 from gpucluster.service.executions import Executions
@@ -107,7 +108,7 @@ class Enrichments:
         Raises
         ------
         ConflictError
-            The run is not completed.
+            The run is not completed, or a collection not imported.
         ConfigError
             There is no such field.
         """
@@ -119,6 +120,10 @@ class Enrichments:
         there = tx.get(ns, "task", task_id)
         if there is not None:  # the same request, sent again
             return there
+        for name in filter(None, [*asked.sources, request.target_collection_id]):
+            collection = tx.get(ns, COLLECTION, name)
+            if collection is not None:
+                require_ready(collection)
         mappings = request.field_mappings
         args = {
             "root": self._settings.root,
@@ -206,7 +211,8 @@ class Enrichments:
         is_target = name == task.body["job"]["args"]["target"]  # others were deleted meanwhile
         if is_target and tx.get(ns, COLLECTION, name) is None:
             own = {"collection_name": name, "description": None, "metadata": {}}
-            new = Record(ns=ns, kind=COLLECTION, id=name, name=name, body={**described, **own})
+            body = {**described, **own}
+            new = Record(ns=ns, kind=COLLECTION, id=name, name=name, status=READY, body=body)
             if tx.find(ns, COLLECTION, name) is not None:  # it got the name meanwhile
                 new = replace(new, name=None)
             tx.create(new)

@@ -29,15 +29,27 @@ class Ended(NamedTuple):
 
 
 Preparer: TypeAlias = Callable[[Record, Mapping[str, Any]], None]
+Follower: TypeAlias = Callable[[Record], None]
 Finisher: TypeAlias = Callable[[Transaction, Record, Mapping[str, Any]], Ended]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a process is to do: a verb of `gpucluster.service.jobs.verbs`, and what it gets."""
+    """What a process is to do.
+
+    Attributes
+    ----------
+    verb : str
+        Of `gpucluster.service.jobs.verbs`.
+    args : mapping
+        What it gets.
+    env : sequence of str
+        Variables of sources that its process has; no other one has any.
+    """
 
     verb: str
     args: Mapping[str, Any] = field(default_factory=dict)
+    env: Sequence[str] = ()
 
 
 class Tasks:
@@ -58,6 +70,9 @@ class Tasks:
         and is done again where the transaction is.
     finishers : dict
         What writes down the outcome of a verb, in the transaction that ends its task.
+    followers : dict
+        What sees to the rest after that transaction: it may take long, and a server may die over
+        it.
     news : threading.Event
         Set when there may be something to do.
     """
@@ -68,6 +83,7 @@ class Tasks:
         self.starters: dict[str, Starter] = {}
         self.preparers: dict[str, Preparer] = {}
         self.finishers: dict[str, Finisher] = {}
+        self.followers: dict[str, Follower] = {}
         self.news = threading.Event()
 
     def submit(
@@ -99,7 +115,7 @@ class Tasks:
             "outputs": list(outputs),
             "data": dict(data or {}),
             "error": None,
-            "job": {"verb": job.verb, "args": dict(job.args)},
+            "job": {"verb": job.verb, "args": dict(job.args), "env": list(job.env)},
             "cancel": False,
             "deaths": 0,
         }
@@ -161,6 +177,12 @@ class Tasks:
         ended = tx.replace(replace(task, body=body, status=status, due_at=None))
         TASKS_ENDED.labels(body["job"]["verb"], status).inc()
         return ended
+
+    def follow(self, task: Record) -> None:
+        """See to what is left of a task that may have ended, after the commit."""
+        follower = self.followers.get(task.body["job"]["verb"])
+        if follower is not None and task.status not in LIVE:
+            follower(task)
 
 
 def status_of(outcome: Mapping[str, Any]) -> TaskStatus:

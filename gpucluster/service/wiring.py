@@ -13,6 +13,7 @@ from gpucluster.service.catalog import open_catalog
 from gpucluster.service.catalog.port import Catalog, Transaction
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.library import Library
+from gpucluster.service.collections.writing_back import WriteBacks
 from gpucluster.service.definitions import Definitions
 from gpucluster.service.enrichments import Enrichments
 from gpucluster.service.executions import Executions
@@ -66,8 +67,10 @@ class Service:
             self.catalog,
             Limits(upload_bytes=settings.max_upload_bytes),
             settings.import_roots,
+            self.tasks,
             self._emit,
         )
+        self.write_backs = WriteBacks(settings.place, self.catalog, self.collections, self.tasks)
         self.definitions = Definitions(self.catalog, self.collections, self._emit)
         self.executions = Executions(
             self.catalog, settings, self.definitions, self.collections, self.tasks, self._emit
@@ -93,6 +96,7 @@ class Service:
         chores = {
             "old answers are forgotten": lambda: forget_answers(self.catalog),
             "versions that nobody has told of are told of": self.collections.noting.look,
+            "what failed imports have left is removed": self.collections.imports.look,
             **retention.chores(self.catalog, settings.retention_days),
         }
         self._housekeeping = threading.Thread(

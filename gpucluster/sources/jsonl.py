@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from json import JSONDecodeError
 from types import NoneType
@@ -114,7 +114,10 @@ def _plain_columns(paths: Sequence[str], names: Sequence[str]) -> Iterator[pa.Re
 
 
 def _lines(
-    path: str, packed: str | None = None, called: str | None = None
+    path: str,
+    packed: str | None = None,
+    called: str | None = None,
+    heard: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank, with their numbers from 1 on."""
     number = read_bytes = 0
@@ -122,10 +125,13 @@ def _lines(
     where = place(path)
     packed = PACKED.get(where.suffix.lower()) if packed is None else PACKED.get(packed)
     path = called or path
-    with reading(path), pa.input_stream(for_arrow(where), compression=packed) as stream:
+    with reading(path), pa.input_stream(for_arrow(where), compression=None) as stored:
+        stream = stored if packed is None else pa.CompressedInputStream(stored, packed)
         stored_bytes = where.stat().st_size
         while block := stream.read(BLOCK_BYTES):
             read_bytes += len(block)
+            if heard is not None:
+                heard(stored.tell())
             check_claims(path, claimed_bytes=read_bytes, stored_bytes=stored_bytes)
             *lines, rest = (rest + block).split(b"\n")
             for line in lines:
@@ -147,7 +153,11 @@ def _objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_objects(
-    path: str, *, packed: str | None = None, called: str | None = None
+    path: str,
+    *,
+    packed: str | None = None,
+    called: str | None = None,
+    heard: Callable[[int], object] | None = None,
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield the object of each line, with the line's number and bytes.
 
@@ -158,8 +168,10 @@ def read_objects(
         How it is compressed; by default as its name says.
     called : str, optional
         What it is called in messages.
+    heard : callable, optional
+        Gets how many bytes were read, as they are stored, again and again.
     """
-    lines = _lines(path, packed, called)
+    lines = _lines(path, packed, called, heard)
     path = called or path
     for number, line in lines:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -11,8 +11,11 @@ from gpucluster.wire.base import Answer, ListRequest, Metadata, Pagination, Requ
 
 CollectionId = Annotated[str, StringConstraints(pattern=r"^col_[A-Za-z0-9_]+$", max_length=100)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+SOURCE_PREFIX = "GPUCLUSTER_SOURCE_"
 # a caller may name no other variable: what it holds is sent elsewhere
-SourceEnv = Annotated[str, StringConstraints(pattern=r"^GPUCLUSTER_SOURCE_[A-Z0-9_]{1,100}$")]
+SourceEnv = Annotated[str, StringConstraints(pattern=rf"^{SOURCE_PREFIX}[A-Z0-9_]{{1,100}}$")]
+# a collection is there at once; documents of elsewhere are in it when their import is over
+CollectionStatus: TypeAlias = Literal["READY", "IMPORTING", "FAILED", "CANCELED"]
 
 
 class PgvectorSource(Request):
@@ -57,8 +60,8 @@ class CollectionSource(Request):
     copied: bool = Field(
         default=False,
         alias="copy",
-        description="Whether the documents of files are copied; otherwise the files stay where "
-        "they are, and must not change.",
+        description="Whether the documents of files are copied, by a task; otherwise the files "
+        "stay where they are, and must not change.",
     )
     pgvector: PgvectorSource | None = None
     qdrant: QdrantSource | None = None
@@ -68,6 +71,11 @@ class CollectionSource(Request):
         if sum(each is not None for each in (self.paths, self.pgvector, self.qdrant)) != 1:
             raise ValueError("expected one of paths, pgvector and qdrant")
         return self
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether documents are copied, which takes a task."""
+        return self.copied or self.paths is None
 
 
 class CreateCollectionRequest(Request):
@@ -114,7 +122,12 @@ class CollectionAnswer(Answer):
     namespace_id: str
     description: str | None = None
     metadata: Metadata = {}
-    version: int = Field(description="The latest one.")
+    status: CollectionStatus = Field(
+        description="READY, or how it stands with the import of its documents."
+    )
+    task_id: str | None = Field(default=None, description="Of the import.")
+    error: str | None = Field(default=None, description="Why the import failed.")
+    version: int = Field(description="The latest one; 0 before documents are imported.")
     num_documents: int
     num_bytes: int = Field(description="Of its files.")
     num_files: int
@@ -225,7 +238,7 @@ class WriteBackRequest(Request):
 
 
 class WrittenBack(Answer):
-    """What became of columns that went to where documents came from."""
+    """What became of columns that went to where documents came from: the result of the task."""
 
     updated: int = Field(description="Documents that are still there.")
     missing: int = Field(description="Documents that are not.")

@@ -21,6 +21,7 @@ TaskType: TypeAlias = Literal[
     "engine_cluster_build",
     "api_collections_documents_create",
     "api_collections_documents_enrich",
+    "api_collections_export",
     "api_taxonomies_create",
     "api_taxonomies_execute",
 ]

@@ -64,12 +64,14 @@ export function duration(ms) {
 const TONES = {
   completed: "good",
   active: "good",
+  ready: "good",
   completed_with_errors: "warn",
   paused: "warn",
   failed: "bad",
   dead: "bad",
   in_progress: "live",
   processing: "live",
+  importing: "live",
 };
 
 /** Show a status: by its word, and by a colour besides. */

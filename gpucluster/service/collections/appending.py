@@ -122,14 +122,19 @@ def _read_ids(upload: Upload, versions: Versions) -> pa.Array:
     ids = concatenate([pa.array([], schema.field(0).type), *(b.column(0) for b in batches)])
     if not len(ids):
         raise InputError("there are no documents in it")
+    check_distinct(ids, f"{upload.where}: ")
+    return ids
+
+
+def check_distinct(ids: pa.Array, where: str = "") -> None:
+    """Refuse ids that are there twice; `where` comes first in the message."""
     if pc.count_distinct(ids).as_py() < len(ids):
         counted = pc.value_counts(ids)
         twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
         raise DuplicateIdsError(
-            f"{upload.where}: {len(twice):,} ids are there more than once, such as "
+            f"{where}{len(twice):,} ids are there more than once, such as "
             f"{shown(str(twice[0]), 60)}"
         )
-    return ids
 
 
 class _Written(NamedTuple):

@@ -7,39 +7,84 @@ record, answer or message holds what is in them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from gpucluster.events import Reporter
 from gpucluster.service.collections import pgvector, qdrant
-from gpucluster.service.collections.creating import Opener
-from gpucluster.service.collections.incoming import Limits
+from gpucluster.service.collections.incoming import Heard, Limits, Upload
 from gpucluster.service.collections.scanning import completed, require_columns, scan
 from gpucluster.service.collections.versions import Version, Versions
 from gpucluster.service.refusals import InvalidError
-from gpucluster.wire.collections import (
-    CollectionSource,
-    QdrantSource,
-    WriteBackRequest,
-    WrittenBack,
-)
+from gpucluster.wire.collections import SOURCE_PREFIX, CollectionSource, WrittenBack
 
 
-def opener(source: CollectionSource, limits: Limits) -> Opener:
-    """Return what reads documents of a table, or of a collection of Qdrant."""
+class Connection(Protocol):
+    """A place that documents come from, and that columns go back to.
+
+    What it refuses is an `InvalidError`; where it does not answer, an `UnavailableError`.
+
+    Attributes
+    ----------
+    batch_rows : int
+        Documents that are written at a time.
+    """
+
+    batch_rows: int
+
+    def check(self, version: Version) -> None:
+        """Refuse what a version cannot be read of; without reading documents."""
+
+    def rows_to_read(self) -> int:
+        """Return how many rows are read in all, of those that are there now."""
+
+    def read(self, version: Version, limits: Limits, heard: Heard) -> Upload:
+        """Open the documents for a version; `heard` gets how many rows were read."""
+
+    def check_target(self, version: Version, schema: pa.Schema, *, add_columns: bool) -> None:
+        """Refuse columns that cannot go there: the id first in the schema, then they."""
+
+    def writing(
+        self, version: Version, schema: pa.Schema, *, add_columns: bool
+    ) -> AbstractContextManager[Callable[[pa.Table], int]]:
+        """Give what writes rows, and returns how many of the documents are there.
+
+        Writing the same again changes nothing.
+        """
+
+
+def connect(source: CollectionSource) -> Connection:
+    """Return the connection of a source that is no files.
+
+    Raises
+    ------
+    InvalidError
+        A variable is not there.
+    """
     if source.pgvector is not None:
-        table, dsn = source.pgvector, held_by(source.pgvector.dsn_env)
-        return lambda version: pgvector.read(table, dsn, version, limits)
+        return pgvector.Table(source.pgvector, _held_by(source.pgvector.dsn_env))
     points = source.qdrant
     if points is None:
-        raise TypeError("the source has neither a table nor points")
-    client = qdrant.connect(*_address(points))
-    return lambda version: qdrant.read(points, client, version, limits)
+        raise TypeError("files are no connection")
+    key = None if points.api_key_env is None else _held_by(points.api_key_env)
+    return qdrant.Points(points, qdrant.connect(_held_by(points.url_env), key))
+
+
+def variables(source: CollectionSource) -> list[str]:
+    """Return the variables that a source names."""
+    found: list[str | None] = []
+    if source.pgvector is not None:
+        found.append(source.pgvector.dsn_env)
+    if source.qdrant is not None:
+        found += [source.qdrant.url_env, source.qdrant.api_key_env]
+    return [name for name in found if name is not None]
 
 
 def noted(source: CollectionSource | None) -> dict[str, Any] | None:
-    """Return what is kept of a source, for `write_back`."""
+    """Return what is kept of a source, to read it and to write back."""
     if source is None or source.paths is not None:
         return None
     kept: dict[str, Any] = source.model_dump(
@@ -48,10 +93,39 @@ def noted(source: CollectionSource | None) -> dict[str, Any] | None:
     return kept
 
 
+def target_schema(version: Version, columns: Sequence[str]) -> pa.Schema:
+    """Return the id and columns that are to be written back.
+
+    Raises
+    ------
+    SchemaMismatchError
+        There is no such column.
+    """
+    require_columns(version, columns, version.payload)
+    return pa.schema([version.schema.field(name) for name in [version.id_column, *columns]])
+
+
 def write_back(
-    source: dict[str, Any], versions: Versions, version: Version, asked: WriteBackRequest
+    connection: Connection,
+    versions: Versions,
+    version: Version,
+    columns: Sequence[str],
+    *,
+    add_columns: bool,
+    reporter: Reporter,
 ) -> WrittenBack:
     """Write columns of all documents to where they came from.
+
+    Parameters
+    ----------
+    connection : Connection
+    versions : Versions
+    version : Version
+    columns : sequence of str
+    add_columns : bool
+        Whether a table gets those that it does not have.
+    reporter : Reporter
+        Asked between batches whether to stop.
 
     Raises
     ------
@@ -60,40 +134,27 @@ def write_back(
     UnavailableError
         It does not answer.
     """
-    require_columns(version, asked.columns, version.payload)
-    names = [version.id_column, *asked.columns]
-    schema = pa.schema([version.schema.field(name) for name in names])
-
-    def tables() -> Iterator[pa.Table]:
-        for scanned in scan(versions, version, names):
-            yield completed(scanned.batch, schema)
-
-    given = CollectionSource.model_validate(source)
-    if given.pgvector is not None:
-        dsn = held_by(given.pgvector.dsn_env)
-        updated = pgvector.write(
-            given.pgvector, dsn, version, tables(), add_columns=asked.add_columns
-        )
-    elif given.qdrant is not None:
-        client = qdrant.connect(*_address(given.qdrant))
-        updated = qdrant.write(given.qdrant, client, tables())
-    else:
-        raise TypeError("files are not written back to")
-    return WrittenBack(updated=updated, missing=version.n_rows - updated)
+    schema = target_schema(version, columns)
+    n_rows = n_updated = 0
+    reporter.progress(0, version.n_rows, "documents")
+    with connection.writing(version, schema, add_columns=add_columns) as write:
+        for scanned in scan(versions, version, schema.names):
+            table = completed(scanned.batch, schema)
+            for start in range(0, table.num_rows, connection.batch_rows):
+                rows = table.slice(start, connection.batch_rows)
+                n_updated += write(rows)
+                n_rows += rows.num_rows
+                reporter.progress(n_rows, version.n_rows, "documents")
+    return WrittenBack(updated=n_updated, missing=version.n_rows - n_updated)
 
 
-def held_by(name: str) -> str:
+def _held_by(name: str) -> str:
     """Return what a variable of the environment holds."""
     value = os.environ.get(name)
     if not value:
         raise InvalidError(
             f"the server has no variable {name}",
             loc=["source"],
-            hint="its operator sets it; names begin with GPUCLUSTER_SOURCE_",
+            hint=f"its operator sets it; names begin with {SOURCE_PREFIX}",
         )
     return value
-
-
-def _address(points: QdrantSource) -> tuple[str, str | None]:
-    key = None if points.api_key_env is None else held_by(points.api_key_env)
-    return held_by(points.url_env), key

@@ -1,4 +1,4 @@
-"""Collections are made: empty, of files where they lie, or of copies of files.
+"""Collections are made: empty, or of files where they lie.
 
 Whatever is said of a feature is compared with the files, by the engine's own reader.
 """
@@ -6,50 +6,31 @@ Whatever is said of a feature is compared with the files, by the engine's own re
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gpucluster.artifacts.store import Store
-from gpucluster.errors import ConfigError, DtypeError, DuplicateIdsError, SchemaMismatchError
+from gpucluster.errors import ConfigError, DtypeError, SchemaMismatchError
 from gpucluster.notation import shown
 from gpucluster.places import ObjectPath, Place, place
-from gpucluster.service.collections.columns import (
-    extended,
-    first_schema,
-    fitted,
-    named_features,
-)
-from gpucluster.service.collections.data import empty_data, write_data
-from gpucluster.service.collections.incoming import ID, Limits, Upload
-from gpucluster.service.collections.uploads import Kind, open_upload
+from gpucluster.service.collections.columns import extended, first_schema, named_features
+from gpucluster.service.collections.data import empty_data
+from gpucluster.service.collections.incoming import ID
 from gpucluster.service.collections.versions import DataFile, Overtaken, Version, Versions
 from gpucluster.service.refusals import ForbiddenError
 from gpucluster.sources.base import SourceInfo, reading
 from gpucluster.sources.collection import Collection, Feature, open_feature
-from gpucluster.sources.columns import concatenate, is_key
-from gpucluster.sources.detect import check_names
+from gpucluster.sources.columns import is_key
 from gpucluster.sources.digests import file_state
 from gpucluster.sources.opening import common_format, expand
 from gpucluster.sources.parquet import open_file
 
-COPIED: dict[str, Kind] = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".jsonl.gz": "jsonl.gz",
-    ".ndjson.gz": "jsonl.gz",
-    ".jsonl.zst": "jsonl.zst",
-    ".ndjson.zst": "jsonl.zst",
-}
 MAX_FILES = 10_000
-Opener: TypeAlias = Callable[[Version], Upload]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +68,22 @@ class Draft:
             keys={},
         )
         return replace(first, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        features = {
+            uri: feature.model_dump(mode="json", exclude_none=True)
+            for uri, feature in self.features.items()
+        }
+        return {**asdict(self), "features": features}
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Draft:
+        """Return what `to_json` was given."""
+        features = {
+            uri: Feature.model_validate(feature) for uri, feature in given["features"].items()
+        }
+        return cls(**{**given, "features": features})
 
 
 def create_empty(store: Store, versions: Versions, draft: Draft, now: datetime) -> Version:
@@ -147,7 +144,7 @@ def create_of_files(
         )
         for uri, feature in draft.features.items()
     }
-    schemas = [_schema(path) for path in paths]
+    schemas = [parquet_schema(path) for path in paths]
     schema = _together(schemas, id_column, [str(f.column) for f in features.values()])
     files = tuple(
         DataFile(name=path, rows=n_rows, bytes=place(path).stat().st_size, state=file_state(path))
@@ -172,7 +169,8 @@ def _look(paths: Sequence[str], draft: Draft, uri: str) -> SourceInfo:
         return open_feature(path, uri).info
 
 
-def _schema(path: str) -> tuple[pa.Schema, int]:
+def parquet_schema(path: str) -> tuple[pa.Schema, int]:
+    """Return the columns of a Parquet file, and how many rows it has."""
     with reading(path), open_file(path) as file:
         return file.schema_arrow, file.metadata.num_rows
 
@@ -190,89 +188,6 @@ def _together(
     for own, _ in schemas:
         schema = extended(schema, own, [id_column, *vectors])
     return schema
-
-
-def copies_of(paths: Sequence[str], limits: Limits) -> list[Opener]:
-    """Return what opens Parquet files and lines of JSON; `limits` are those of each file."""
-
-    def opener(path: str) -> Opener:
-        kind = _kind(path)
-        return lambda version: open_upload(place(path), kind, version, limits, called=path)
-
-    return [opener(path) for path in paths]
-
-
-def create_of_copies(
-    store: Store,
-    versions: Versions,
-    draft: Draft,
-    openers: Sequence[Opener],
-    now: datetime,
-) -> Version:
-    """Make a collection of documents that are elsewhere, and are not needed there after that.
-
-    Parameters
-    ----------
-    store : Store
-    versions : Versions
-    draft : Draft
-    openers : sequence of callable
-        Each opens documents for a version.
-    now : datetime
-
-    Raises
-    ------
-    SourceError, InputError, ConfigError
-        A file cannot be read, does not fit, or an id is there twice.
-    Overtaken
-        See there.
-    """
-    version = draft.version(now)
-    own = [version.id_column, *version.vector_columns]
-    files: list[DataFile] = []
-    ids: list[pa.Array] = []
-
-    def rows(upload: Upload) -> Iterator[pa.RecordBatch]:
-        for batch in upload.batches(None):
-            where = upload.where
-            fit = fitted(batch, version.schema, version.id_column, version.features, where)
-            ids.append(fit.column(version.id_column))
-            yield fit
-
-    try:
-        for open_ in openers:
-            upload = open_(version)
-            version = replace(version, schema=extended(version.schema, upload.schema, own))
-            files.append(
-                write_data(store, versions.folder, version.schema, rows(upload), version.id_column)
-            )
-        check_names({"text": version.text_column}, version.schema.names, version.collection_id)
-        _check_distinct(concatenate([pa.array([], version.schema.field(0).type), *ids]))
-        details = {"files": len(files), "added": sum(file.rows for file in files)}
-        return versions.commit(replace(version, files=tuple(files), details=details))
-    except BaseException:  # of a collection that is not there yet, nobody reads
-        for file in files:
-            store.delete(versions.key(file))
-        raise
-
-
-def _kind(path: str) -> Kind:
-    for end, kind in COPIED.items():
-        if path.lower().endswith(end):
-            return kind
-    raise DtypeError(
-        f"{shown(path, 120)}: files of this kind are not copied",
-        hint=f"their names end in {', '.join(COPIED)}; gpucluster convert writes Parquet",
-    )
-
-
-def _check_distinct(ids: pa.Array) -> None:
-    if pc.count_distinct(ids).as_py() < len(ids):
-        counted = pc.value_counts(ids)
-        twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
-        raise DuplicateIdsError(
-            f"{len(twice):,} ids are there more than once, such as {shown(str(twice[0]), 60)}"
-        )
 
 
 def allowed_files(paths: Sequence[str], roots: Sequence[str], own: Place) -> list[str]:

@@ -26,9 +26,15 @@ READ_ROWS = 1 << 14
 
 
 def write_data(
-    store: Store, folder: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], id_column: str
+    store: Store,
+    folder: str,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    id_column: str,
+    *,
+    name: str | None = None,
 ) -> DataFile:
-    """Write a data file under a name that nothing else has.
+    """Write a data file.
 
     Parameters
     ----------
@@ -41,13 +47,16 @@ def write_data(
         Its rows.
     id_column : str
         Ids are all different, so they get no dictionary.
+    name : str, optional
+        Its key in the folder ``data``. Omitted: one that nothing else has.
 
     Returns
     -------
     DataFile
         No manifest names it yet.
     """
-    name = f"{int(time.time() * 1000):012x}{secrets.token_hex(8)}.parquet"
+    if name is None:
+        name = f"{int(time.time() * 1000):012x}{secrets.token_hex(8)}.parquet"
     n_rows = 0
 
     def write(file: BinaryIO) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from gpucluster.errors import InputError, SchemaMismatchError
 from gpucluster.notation import shown
@@ -17,6 +17,7 @@ ROWS = 4_096  # of one batch
 BATCH_VALUES = 1 << 22  # numbers in the vectors of one batch
 BATCH_BYTES = 64 << 20  # of all other values
 ID = "document_id"
+Heard: TypeAlias = Callable[[int], object]  # how much was read; it may raise, to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class Upload:
     sha256: str
     schema: pa.Schema
     batches: Callable[[Sequence[str] | None], Iterator[pa.RecordBatch]]
+
+
+def unheard(_: int) -> None:
+    """Take no note of how much was read."""
 
 
 def renamed(names: Sequence[str], version: Version) -> dict[str, str]:

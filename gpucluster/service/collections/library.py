@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,21 +18,29 @@ from gpucluster.service.collections.appending import Appended, KeyReused, OnDupl
 from gpucluster.service.collections.creating import (
     Draft,
     allowed_files,
-    copies_of,
     create_empty,
-    create_of_copies,
     create_of_files,
 )
+from gpucluster.service.collections.imports import Imports
 from gpucluster.service.collections.incoming import Limits, Upload
 from gpucluster.service.collections.noting import Noting
-from gpucluster.service.collections.records import KIND, Records, described, taken
-from gpucluster.service.collections.versions import Overtaken, Version, Versions
+from gpucluster.service.collections.records import (
+    KIND,
+    READY,
+    Records,
+    described,
+    files_there,
+    require_ready,
+    taken,
+)
+from gpucluster.service.collections.versions import Overtaken, Version, Versions, folder_of
 from gpucluster.service.definitions import Emit
 from gpucluster.service.folders import remove_folder
 from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
 from gpucluster.service.tasks import KIND as TASK
+from gpucluster.service.tasks import Tasks
 from gpucluster.sources.filters import Filters
-from gpucluster.wire.collections import CreateCollectionRequest, WriteBackRequest, WrittenBack
+from gpucluster.wire.collections import CollectionSource, CreateCollectionRequest
 from gpucluster.wire.tasks import LIVE
 
 MOST_TASKS = 10_000  # that are looked through for one that works with a collection
@@ -49,6 +57,7 @@ class Library:
     limits : Limits
     import_roots : sequence of str
         Where files may lie that collections are made of.
+    tasks : Tasks
     emit : callable
         Tells whoever listens; in the transaction of the change.
 
@@ -58,6 +67,8 @@ class Library:
         What the catalog knows of them.
     noting : Noting
         How it gets to know.
+    imports : Imports
+        How documents of elsewhere get into them.
     """
 
     def __init__(
@@ -66,10 +77,14 @@ class Library:
         catalog: Catalog,
         limits: Limits,
         import_roots: Sequence[str],
+        tasks: Tasks,
         emit: Emit,
     ) -> None:
         self.records = Records(catalog, emit)
         self.noting = Noting(catalog, emit, self.versions_of)
+        self.imports = Imports(
+            root, catalog, tasks, self.noting, limits, import_roots, self.versions_of
+        )
         self.limits = limits
         self._root = root
         self._catalog = catalog
@@ -89,8 +104,10 @@ class Library:
 
     # --- collections
 
-    def create(self, ns: str, collection_id: str, asked: CreateCollectionRequest) -> Record:
-        """Make a collection.
+    def create(
+        self, ns: str, collection_id: str, asked: CreateCollectionRequest, task_id: str
+    ) -> Record:
+        """Make a collection; call `Tasks.wake` then, for the import of its documents.
 
         Parameters
         ----------
@@ -98,6 +115,8 @@ class Library:
         collection_id : str
             Where the request names none.
         asked : CreateCollectionRequest
+        task_id : str
+            Of the import, where there is one.
 
         Raises
         ------
@@ -107,6 +126,8 @@ class Library:
             Files lie where none may be taken from.
         ConfigError, InputError, SourceError
             Files are not what is said of them.
+        TooManyError
+            Too many tasks wait.
         """
         collection_id = asked.collection_id or collection_id
         name = asked.collection_name or collection_id
@@ -116,29 +137,36 @@ class Library:
                 return there  # the same request, sent again
             if there is not None or tx.find(ns, KIND, name) is not None:
                 raise taken(collection_id if there is not None else name)
-        versions = self.versions_of(ns, collection_id)
-        try:
-            version = self._make(versions, collection_id, asked)
-        except Overtaken:
-            found = versions.latest()
-            if found is None or asked.collection_id is not None:
-                raise ConflictError(
-                    f"files of a collection {collection_id} are there already",
-                    hint="delete them with delete_artifacts, or choose another id",
-                ) from None
-            version = found  # the same request, which was broken off
+        draft = Draft(
+            collection_id=collection_id,
+            features=asked.features,
+            id_column=asked.id_column,
+            text_column=asked.text_column,
+        )
         own = {
             "collection_name": name,
             "description": asked.description,
             "metadata": asked.metadata,
             "source": connections.noted(asked.source),
         }
-        body = {**described(ns, version), **own}
-        record = Record(ns=ns, kind=KIND, id=collection_id, name=name, body=body,
+        record = Record(ns=ns, kind=KIND, id=collection_id, name=name, body=own,
                         text=asked.description or "")  # fmt: skip
+        if asked.source is not None and asked.source.is_imported:
+            return self._import(
+                replace(record, body={**own, "task_id": task_id}), draft, asked.source
+            )
+        versions = self.versions_of(ns, collection_id)
+        try:
+            version = self._make(versions, draft, asked.source)
+        except Overtaken:
+            found = versions.latest()
+            if found is None or asked.collection_id is not None:
+                raise files_there(collection_id) from None
+            version = found  # the same request, which was broken off
+        body = {**described(ns, version), **own}
         try:
             with self._catalog.writing() as tx:
-                made = tx.create(record)
+                made = tx.create(replace(record, body=body, status=READY))
                 self._emit(tx, ns, "collection.created", KIND, made.id, {"collection_name": name})
                 return made
         except Taken:
@@ -147,29 +175,27 @@ class Library:
             if there is not None and asked.collection_id is None:
                 return there
             if there is None:  # so it is the name, and nobody knows of what was just made
-                self._remove_files(ns, collection_id)
+                remove_folder(self._root / folder_of(ns, collection_id))
             raise taken(name) from None
 
-    def _make(
-        self, versions: Versions, collection_id: str, asked: CreateCollectionRequest
-    ) -> Version:
-        draft = Draft(
-            collection_id=collection_id,
-            features=asked.features,
-            id_column=asked.id_column,
-            text_column=asked.text_column,
-        )
-        now, source = self._catalog.clock(), asked.source
-        if source is None:
+    def _make(self, versions: Versions, draft: Draft, source: CollectionSource | None) -> Version:
+        """Publish the first version of a collection that needs no import."""
+        now = self._catalog.clock()
+        if source is None or source.paths is None:
             return create_empty(self._store, versions, draft, now)
-        if source.paths is None:
-            openers = [connections.opener(source, self.limits)]
-            return create_of_copies(self._store, versions, draft, openers, now)
         paths = allowed_files(source.paths, self._import_roots, self._root)
-        if not source.copied:
-            return create_of_files(versions, draft, paths, now)
-        openers = copies_of(paths, self.limits)
-        return create_of_copies(self._store, versions, draft, openers, now)
+        return create_of_files(versions, draft, paths, now)
+
+    def _import(self, record: Record, draft: Draft, source: CollectionSource) -> Record:
+        """Begin to import the documents of a collection."""
+        planned = self.imports.plan(draft, source)
+        if self.versions_of(record.ns, record.id).numbers():
+            raise files_there(record.id)
+        try:
+            with self._catalog.writing() as tx:
+                return self.imports.submit(tx, record, planned)
+        except Taken:
+            raise taken(record.name or record.id) from None
 
     def delete(self, ns: str, collection_id: str, *, delete_artifacts: bool) -> None:
         """Remove a collection; its files stay, unless they are to go as well.
@@ -179,18 +205,24 @@ class Library:
         NotFoundError
             There is neither a record nor a file of it.
         ConflictError
-            Its files are to go, and a task that is not over reads or writes them.
+            It is being imported; or its files are to go, and a task that is not over reads or
+            writes them.
         """
+        with self._catalog.reading() as tx:
+            there = tx.get(ns, KIND, collection_id)
+        if there is not None and there.due_at is not None:  # nobody would know of what is left
+            self.imports.tidy(there)
         with self._catalog.writing() as tx:
-            if delete_artifacts:
+            there = tx.get(ns, KIND, collection_id)
+            if delete_artifacts or (there is not None and there.status == "IMPORTING"):
                 self._check_unused(tx, ns, collection_id)
             known = tx.delete(ns, KIND, collection_id)
-            if known:
+            if there is not None and there.body["version"]:
                 self._emit(tx, ns, "collection.deleted", KIND, collection_id, {})
         if not known and self.versions_of(ns, collection_id).latest() is None:
             raise NotFoundError(f"there is no collection {collection_id}")
         if delete_artifacts:
-            self._remove_files(ns, collection_id)
+            remove_folder(self._root / folder_of(ns, collection_id))
 
     def _check_unused(self, tx: Transaction, ns: str, collection_id: str) -> None:
         record = tx.get(ns, KIND, collection_id)
@@ -203,18 +235,24 @@ class Library:
                         hint="cancel it, and delete the files when it has stopped",
                     )
 
-    def _remove_files(self, ns: str, collection_id: str) -> None:
-        remove_folder(self._root / _folder(ns, collection_id))
-
     # --- versions
 
     def versions_of(self, ns: str, collection_id: str) -> Versions:
         """Return the versions of a collection by its id, whether there are any or not."""
-        return Versions(self._store, _folder(ns, collection_id))
+        return Versions(self._store, folder_of(ns, collection_id))
 
     def open(self, ns: str, identifier: str, number: int | None = None) -> Opened:
-        """Return a version of a collection, by default the latest."""
+        """Return a version of a collection, by default the latest.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such collection or version, or its files are gone.
+        ConflictError
+            Its documents are not imported.
+        """
         record = self.get(ns, identifier)
+        require_ready(record)
         versions = self.versions_of(ns, record.id)
         if number is not None and not versions.has(number):
             raise NotFoundError(f"{record.id} has no version {number}")
@@ -308,14 +346,6 @@ class Library:
         self.noting.note(ns, version)
         return version
 
-    def write_back(self, ns: str, identifier: str, asked: WriteBackRequest) -> WrittenBack:
-        """Write columns to where the documents came from; their ids are still the same."""
-        source = self.get(ns, identifier).body.get("source")
-        opened = self.open(ns, identifier)
-        if source is None:
-            raise ConflictError(f"{opened.version.collection_id} came from no table")
-        return connections.write_back(source, opened.versions, opened.version, asked)
-
     def compact(self, ns: str, identifier: str) -> Version:
         """Put small files together, and remove those that nothing names."""
         opened = self.open(ns, identifier)
@@ -367,7 +397,3 @@ class Opened:
             return pa.array(document_ids, type_)
         numbers = [int(text) for text in document_ids if re.fullmatch("-?[0-9]{1,19}", text)]
         return pa.array([n for n in numbers if -(2**63) <= n < 2**63], type_)
-
-
-def _folder(ns: str, collection_id: str) -> str:
-    return f"ns/{ns}/collections/{collection_id}"

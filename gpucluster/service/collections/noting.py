@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from gpucluster.service.catalog.port import Catalog, Record, Transaction
-from gpucluster.service.collections.records import KIND, described
+from gpucluster.service.collections.records import KIND, READY, described
 from gpucluster.service.collections.versions import Version, Versions
 from gpucluster.service.definitions import Emit
 
@@ -97,8 +97,14 @@ class Noting:
             return
         new = [each for each in versions if each.number > record.body["version"]]
         if new:
-            tx.replace(replace(record, body={**record.body, **described(ns, new[-1])}))
+            body = {**record.body, **described(ns, new[-1])}
+            tx.replace(replace(record, body=body, status=READY))
         for each in new:
-            is_written = each.made_by == "append"
-            event = "collection.documents.written" if is_written else "collection.updated"
-            self._emit(tx, ns, event, KIND, record.id, {**each.details, "version": each.number})
+            told = {**each.details, "version": each.number}
+            if each.number == 1:  # its documents were imported
+                event, told = "collection.created", {"collection_name": record.name}
+            elif each.made_by == "append":
+                event = "collection.documents.written"
+            else:
+                event = "collection.updated"
+            self._emit(tx, ns, event, KIND, record.id, told)

@@ -6,28 +6,29 @@ names of tables and columns only as quoted identifiers that the database has con
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from gpucluster.errors import BackendUnavailableError
-from gpucluster.service.collections.incoming import Limits, Upload, batch_rows, check_rows
+from gpucluster.service.collections.incoming import Heard, Limits, Upload, batch_rows, check_rows
 from gpucluster.service.collections.versions import Version
 from gpucluster.service.refusals import InvalidError, UnavailableError
 from gpucluster.wire.collections import PgvectorSource
 
 if TYPE_CHECKING:
     from psycopg import Connection
-    from psycopg.sql import Composed
+    from psycopg.sql import SQL, Composed, Identifier
 
 TIMEOUT_S = 10
-UPDATE_ROWS = 10_000
 _KEY, _NEWS = "gpucluster key", "gpucluster news"
-_VECTORS = {"vector": ">f4", "halfvec": ">f2"}
+# how a vector is sent, and what that is to Arrow
+_VECTORS = {"vector": (">f4", pa.float32()), "halfvec": (">f2", pa.float16())}
 _HEADER_BYTES = 4  # of a vector as it is sent: its dimension, and nothing
 # what a type is read as: by PostgreSQL, and by Arrow; all others are read as text
 _TYPES: dict[str, tuple[str, pa.DataType]] = {
@@ -60,122 +61,169 @@ class _Column:
     arrow: pa.DataType
 
 
-def read(source: PgvectorSource, dsn: str, version: Version, limits: Limits) -> Upload:
-    """Open a table.
+class Table:
+    """A table as a `Connection`.
 
     Parameters
     ----------
     source : PgvectorSource
     dsn : str
-        The connection.
-    version : Version
-        What the documents are for.
-    limits : Limits
-
-    Raises
-    ------
-    InvalidError
-        The table, or a column, is not there or no vector.
-    UnavailableError
-        The database does not answer.
+        How it is reached.
     """
-    with _connected(dsn) as connection:
-        table, known = _table(connection, source)
-    columns = _chosen(source, version, known)
-    dims = [feature.dim for feature in version.features.values()]
 
-    def batches(wanted: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-        asked = [each for each in columns if wanted is None or each.name in wanted]
-        held: list[tuple[Any, ...]] = []
-        n_rows, at_once = 0, batch_rows(dims)
-        with (
-            _connected(dsn) as connection,
-            connection.cursor() as cursor,
-            cursor.copy(_select(table, asked)) as copy,
-        ):
-            copy.set_types([each.sent_as for each in asked])
-            for row in copy.rows():
-                held.append(row)
-                if len(held) == at_once:
+    batch_rows = 10_000
+
+    def __init__(self, source: PgvectorSource, dsn: str) -> None:
+        self._source = source
+        self._dsn = dsn
+
+    def check(self, version: Version) -> None:
+        """Refuse a table or columns that are not there, and what is no vector."""
+        with _connected(self._dsn) as connection:
+            _, known = self._table(connection)
+            self._chosen(version, known)
+
+    def rows_to_read(self) -> int:
+        """Return how many rows the table has now."""
+        with _connected(self._dsn) as connection:
+            table, _ = self._table(connection)
+            count = _sql("SELECT count(*) FROM {}").format(table)
+            return int(connection.execute(count).fetchall()[0][0])
+
+    def read(self, version: Version, limits: Limits, heard: Heard) -> Upload:
+        """Open the table, which is read by one COPY."""
+        with _connected(self._dsn) as connection:
+            table, known = self._table(connection)
+            columns = self._chosen(version, known)
+        dims = [feature.dim for feature in version.features.values()]
+
+        def batches(wanted: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+            asked = [each for each in columns if wanted is None or each.name in wanted]
+            n_rows, at_once = 0, batch_rows(dims)
+            with (
+                _connected(self._dsn) as connection,
+                connection.cursor() as cursor,
+                cursor.copy(_select(table, asked)) as copy,
+            ):
+                copy.set_types([each.sent_as for each in asked])
+                rows = iter(copy.rows())
+                while held := list(islice(rows, at_once)):
                     n_rows += len(held)
                     check_rows(n_rows, limits)
                     yield _batch(asked, held)
-                    held = []
-        if held:
-            check_rows(n_rows + len(held), limits)
-            yield _batch(asked, held)
+                    heard(n_rows)
 
-    schema = pa.schema([(each.name, each.arrow) for each in columns])
-    return Upload(f"the table {source.table}", "", schema, batches)
+        schema = pa.schema([(each.name, each.arrow) for each in columns])
+        return Upload(f"the table {self._source.table}", "", schema, batches)
 
+    def check_target(self, version: Version, schema: pa.Schema, *, add_columns: bool) -> None:
+        """Refuse columns that the table does not have, or cannot get."""
+        with _connected(self._dsn) as connection:
+            _, known = self._table(connection)
+            self._missing(version, schema, known, add_columns=add_columns)
 
-def write(
-    source: PgvectorSource,
-    dsn: str,
-    version: Version,
-    tables: Iterable[pa.Table],
-    *,
-    add_columns: bool,
-) -> int:
-    """Write columns of documents into their rows, and return how many rows there are.
+    @contextmanager
+    def writing(
+        self, version: Version, schema: pa.Schema, *, add_columns: bool
+    ) -> Iterator[Callable[[pa.Table], int]]:
+        """Yield what writes columns of documents into their rows, each time as a transaction."""
+        with _connected(self._dsn, read_only=False) as connection:
+            target, known = self._table(connection)
+            missing = self._missing(version, schema, known, add_columns=add_columns)
+            for name, kind in missing.items():
+                add = _sql("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}")
+                connection.execute(add.format(target, _quoted(name), _sql(kind)))
+            fields = {field.name: _kind(field) for field in list(schema)[1:]}
+            make, fill, update = _statements(target, known[version.id_column], fields)
 
-    Each batch is a transaction; writing the same again changes nothing.
-
-    Parameters
-    ----------
-    source : PgvectorSource
-    dsn : str
-    version : Version
-    tables : iterable of pyarrow.Table
-        The id first, then the columns.
-    add_columns : bool
-        Whether the table gets those that it does not have.
-    """
-    n_updated = 0
-    is_ready = False
-    with _connected(dsn, read_only=False) as connection:
-        target, known = _table(connection, source)
-        for table in tables:
-            fields = {field.name: _kind(field) for field in list(table.schema)[1:]}
-            if not is_ready:
-                missing = {name: kind for name, kind in fields.items() if name not in known}
-                _add(connection, target, source, missing, add_columns=add_columns)
-                is_ready = True
-            key = known[version.id_column]
-            make, fill, update = _statements(target, key, fields)
-            for start in range(0, table.num_rows, UPDATE_ROWS):
-                rows = table.slice(start, UPDATE_ROWS)
+            def write(rows: pa.Table) -> int:
                 with connection.transaction(), connection.cursor() as cursor:
                     cursor.execute(make)
                     with cursor.copy(fill) as copy:
                         for row in zip(*(c.to_pylist() for c in rows.columns), strict=True):
                             copy.write_row(row)
                     cursor.execute(update)
-                    n_updated += cursor.rowcount
-    return n_updated
+                    return cursor.rowcount
+
+            yield write
+
+    def _table(self, connection: Connection[Any]) -> tuple[Composed, dict[str, _Column]]:
+        """Return the table as it stands in statements, and its columns."""
+        name = _sql(".").join(map(_quoted, self._source.table.split(".", maxsplit=1)))
+        found = connection.execute(
+            "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            [name.as_string(connection)],
+        ).fetchall()
+        if not found:
+            raise InvalidError(
+                f"there is no table {self._source.table}", loc=["source", "pgvector", "table"]
+            )
+        return name, {each: _column(each, kind) for each, kind in found}
+
+    def _chosen(self, version: Version, known: Mapping[str, _Column]) -> list[_Column]:
+        """Return the columns that are read: id, vectors and payload."""
+        vectors = version.vector_columns
+        others = [name for name, each in known.items() if each.sent_as != "bytea"]
+        payload = others if self._source.payload is None else self._source.payload
+        names = list(dict.fromkeys([version.id_column, *vectors, *payload]))
+        self._require(names, known)
+        for name in vectors:
+            if known[name].sent_as != "bytea":
+                raise InvalidError(
+                    f"{self._source.table}.{name} is {known[name].type}, a vector or halfvec "
+                    "expected",
+                    loc=["features"],
+                )
+        return [known[name] for name in names]
+
+    def _require(self, names: Iterable[str], known: Mapping[str, _Column]) -> None:
+        for name in names:
+            if name not in known:
+                has = ", ".join(list(known)[:20])
+                raise InvalidError(
+                    f"{self._source.table} has no column {name}, it has {has}",
+                    loc=["source", "pgvector"],
+                )
+
+    def _missing(
+        self,
+        version: Version,
+        schema: pa.Schema,
+        known: Mapping[str, _Column],
+        *,
+        add_columns: bool,
+    ) -> dict[str, str]:
+        """Return the columns that the table is to get, with their types."""
+        self._require([version.id_column], known)
+        fields = {field.name: _kind(field) for field in list(schema)[1:]}
+        missing = {name: kind for name, kind in fields.items() if name not in known}
+        if missing and not add_columns:
+            raise InvalidError(
+                f"{self._source.table} has no column {next(iter(missing))}",
+                loc=["columns"],
+                hint="add_columns: true adds it",
+            )
+        return missing
 
 
 def _statements(
     target: Composed, key: _Column, fields: Mapping[str, str]
 ) -> tuple[Composed, Composed, Composed]:
     """Return what makes a table of news, fills it, and takes them over."""
-    from psycopg import sql
-
-    names = [sql.Identifier(name) for name in fields]
-    comma, id_, news = sql.SQL(", "), sql.Identifier(_KEY), sql.Identifier(_NEWS)
+    names = [*map(_quoted, fields)]
+    comma, id_, news = _sql(", "), _quoted(_KEY), _quoted(_NEWS)
     typed = [
-        sql.SQL("{} {}").format(name, sql.SQL(kind))
+        _sql("{} {}").format(name, _sql(kind))
         for name, kind in zip(names, fields.values(), strict=True)
     ]
-    make = sql.SQL("CREATE TEMP TABLE {} ({} {}, {}) ON COMMIT DROP").format(
-        *(news, id_, sql.SQL(key.type), comma.join(typed))
+    make = _sql("CREATE TEMP TABLE {} ({} {}, {}) ON COMMIT DROP").format(
+        *(news, id_, _sql(key.type), comma.join(typed))
     )
-    fill = sql.SQL("COPY {} ({}, {}) FROM STDIN").format(
-        sql.Identifier(_NEWS), id_, comma.join(names)
-    )
-    taken = comma.join(sql.SQL("{0} = news.{0}").format(name) for name in names)
-    update = sql.SQL("UPDATE {} AS own SET {} FROM {} AS news WHERE own.{} = news.{}").format(
-        *(target, taken, news, sql.Identifier(key.name), id_)
+    fill = _sql("COPY {} ({}, {}) FROM STDIN").format(_quoted(_NEWS), id_, comma.join(names))
+    taken = comma.join(_sql("{0} = news.{0}").format(name) for name in names)
+    update = _sql("UPDATE {} AS own SET {} FROM {} AS news WHERE own.{} = news.{}").format(
+        *(target, taken, news, _quoted(key.name), id_)
     )
     return make, fill, update
 
@@ -203,79 +251,37 @@ def _connected(dsn: str, *, read_only: bool = True) -> Iterator[Connection[Any]]
         raise InvalidError(f"the database says: {said}", loc=["source", "pgvector"]) from None
 
 
-def _table(
-    connection: Connection[Any], source: PgvectorSource
-) -> tuple[Composed, dict[str, _Column]]:
-    """Return a table as it stands in statements, and its columns."""
-    from psycopg import sql
-
-    name = sql.SQL(".").join(map(sql.Identifier, source.table.split(".", maxsplit=1)))
-    found = connection.execute(
-        "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute "
-        "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-        [name.as_string(connection)],
-    ).fetchall()
-    if not found:
-        raise InvalidError(f"there is no table {source.table}", loc=["source", "pgvector", "table"])
-    return name, {each: _column(each, kind) for each, kind in found}
-
-
 def _column(name: str, kind: str) -> _Column:
-    if kind.rpartition(".")[2] in _VECTORS:
-        return _Column(name, kind, "bytea", pa.list_(pa.float32()))
+    if (vector := kind.rpartition(".")[2]) in _VECTORS:
+        return _Column(name, kind, "bytea", pa.list_(_VECTORS[vector][1]))
     return _Column(name, kind, *_TYPES.get(kind, _TEXT))
 
 
-def _chosen(source: PgvectorSource, version: Version, known: dict[str, _Column]) -> list[_Column]:
-    """Return the columns that are read: id, vectors and payload."""
-    vectors = version.vector_columns
-    needed = [version.id_column, *vectors]
-    others = [name for name, each in known.items() if each.sent_as != "bytea"]
-    payload = others if source.payload is None else source.payload
-    names = list(dict.fromkeys([*needed, *payload]))
-    for name in names:
-        if name not in known:
-            raise InvalidError(
-                f"{source.table} has no column {name}, it has {', '.join(list(known)[:20])}",
-                loc=["source", "pgvector"],
-            )
-    for name in vectors:
-        if known[name].sent_as != "bytea":
-            raise InvalidError(
-                f"{source.table}.{name} is {known[name].type}, a vector or halfvec expected",
-                loc=["features"],
-            )
-    return [known[name] for name in names]
-
-
 def _select(table: Composed, columns: Sequence[_Column]) -> Composed:
-    from psycopg import sql
-
     parts = []
     for each in columns:
-        kind, name = each.type.rpartition(".")[2], sql.Identifier(each.name)
+        kind, name = each.type.rpartition(".")[2], _quoted(each.name)
         if kind in _VECTORS:
-            parts.append(sql.SQL("{}({})").format(sql.Identifier(f"{kind}_send"), name))
+            parts.append(_sql("{}({})").format(_quoted(f"{kind}_send"), name))
         else:
-            parts.append(sql.SQL("{}::{}").format(name, sql.SQL(each.sent_as)))
-    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT BINARY)")
-    return query.format(sql.SQL(", ").join(parts), table)
+            parts.append(_sql("{}::{}").format(name, _sql(each.sent_as)))
+    query = _sql("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT BINARY)")
+    return query.format(_sql(", ").join(parts), table)
 
 
 def _batch(columns: Sequence[_Column], rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
     arrays = []
     for each, cells in zip(columns, zip(*rows, strict=True), strict=True):
-        kind = each.type.rpartition(".")[2]
-        is_vector = kind in _VECTORS
-        arrays.append(_vectors(cells, _VECTORS[kind]) if is_vector else pa.array(cells, each.arrow))
+        sent = _VECTORS.get(each.type.rpartition(".")[2])
+        arrays.append(pa.array(cells, each.arrow) if sent is None else _vectors(cells, *sent))
     return pa.record_batch(arrays, [each.name for each in columns])
 
 
-def _vectors(cells: Sequence[bytes | None], dtype: str) -> pa.Array:
+def _vectors(cells: Sequence[bytes | None], dtype: str, type_: pa.DataType) -> pa.Array:
     parts = [np.frombuffer(cell or b"", dtype, offset=_HEADER_BYTES if cell else 0)
              for cell in cells]  # fmt: skip
     offsets = np.concatenate(([0], np.cumsum([len(part) for part in parts]))).astype(np.int32)
-    values = np.concatenate([np.empty(0, np.float32), *parts]).astype(np.float32)
+    values = np.concatenate([np.empty(0, dtype), *parts]).astype(type_.to_pandas_dtype())
     null = pa.array([cell is None for cell in cells])
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=null)
 
@@ -297,25 +303,13 @@ def _kind(field: pa.Field) -> str:
     raise InvalidError(f"{field.name} is {type_}, which no table gets", loc=["columns"])
 
 
-def _add(
-    connection: Connection[Any],
-    target: Composed,
-    source: PgvectorSource,
-    missing: Mapping[str, str],
-    *,
-    add_columns: bool,
-) -> None:
-    from psycopg import sql
+def _sql(text: str) -> SQL:
+    from psycopg.sql import SQL
 
-    if missing and not add_columns:
-        raise InvalidError(
-            f"{source.table} has no column {next(iter(missing))}",
-            loc=["columns"],
-            hint="add_columns: true adds it",
-        )
-    for name, kind in missing.items():
-        connection.execute(
-            sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
-                target, sql.Identifier(name), sql.SQL(kind)
-            )
-        )
+    return SQL(text)
+
+
+def _quoted(name: str) -> Identifier:
+    from psycopg.sql import Identifier
+
+    return Identifier(name)

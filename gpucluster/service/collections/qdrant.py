@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import BackendUnavailableError
-from gpucluster.service.collections.incoming import ID, Limits, Upload
+from gpucluster.service.collections.incoming import ID, Heard, Limits, Upload
 from gpucluster.service.collections.objects import Row, of_objects
 from gpucluster.service.collections.values import to_json
 from gpucluster.service.collections.versions import Version
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
 TIMEOUT_S = 30
-PAGE_POINTS = 512
 
 
 def connect(url: str, key: str | None) -> QdrantClient:
@@ -34,93 +33,102 @@ def connect(url: str, key: str | None) -> QdrantClient:
         return QdrantClient(url=url, api_key=key, timeout=TIMEOUT_S, check_compatibility=False)
 
 
-def read(source: QdrantSource, client: QdrantClient, version: Version, limits: Limits) -> Upload:
-    """Open a collection; it is read twice, the first time without vectors.
+class Points:
+    """A collection of Qdrant as a `Connection`.
 
     Parameters
     ----------
     source : QdrantSource
     client : QdrantClient
-    version : Version
-        What the documents are for.
-    limits : Limits
-
-    Raises
-    ------
-    InvalidError
-        The collection is not there, or a vector of it.
-    UnavailableError
-        Qdrant does not answer.
     """
-    columns = version.vector_columns
-    payload = True if source.payload is None else list(source.payload)
 
-    def rows(*, vectors: bool) -> Iterator[Row]:
-        number, offset = 0, None
-        while True:
-            with _answering():
-                points, offset = client.scroll(
-                    source.collection,
-                    limit=PAGE_POINTS,
-                    offset=offset,
-                    with_payload=payload,
-                    with_vectors=vectors,
-                )
-            for point in points:
-                fields = {ID: str(point.id), **_fields(point.payload, columns)}
-                found = _vectors(point.vector, columns) if vectors else dict.fromkeys(columns)
-                yield f"point {number}", 0, {**fields, **found}
-                number += 1
-            if offset is None:
-                return
+    batch_rows = 512
 
-    return of_objects(
-        lambda: rows(vectors=True),
-        "",
-        version,
-        limits,
-        f"the collection {source.collection}",
-        heads=lambda: rows(vectors=False),
-    )
+    def __init__(self, source: QdrantSource, client: QdrantClient) -> None:
+        self._source = source
+        self._client = client
 
+    def check(self, version: Version) -> None:
+        """Refuse a collection that is not there; of its vectors the points tell."""
+        with _answering():
+            self._client.get_collection(self._source.collection)
 
-def write(source: QdrantSource, client: QdrantClient, tables: Iterable[pa.Table]) -> int:
-    """Add columns to the payload of points, and return how many points there are.
+    def rows_to_read(self) -> int:
+        """Return how many points are read: each twice, the first time without its vectors."""
+        with _answering():
+            return 2 * self._client.count(self._source.collection, exact=True).count
 
-    Parameters
-    ----------
-    source : QdrantSource
-    client : QdrantClient
-    tables : iterable of pyarrow.Table
-        The id first, then the columns.
-    """
-    from qdrant_client import models
+    def read(self, version: Version, limits: Limits, heard: Heard) -> Upload:
+        """Open the collection, which is scrolled for the types of fields now."""
+        columns = version.vector_columns
+        payload = True if self._source.payload is None else list(self._source.payload)
+        n_read = 0
 
-    n_updated = 0
-    for table in tables:
-        for start in range(0, table.num_rows, PAGE_POINTS):
-            part = table.slice(start, PAGE_POINTS)
-            columns = [to_json(column) for column in part.columns]
-            ids = [_point_id(str(each)) for each in columns[0]]
-            with _answering():
-                known = {
-                    str(point.id)
-                    for point in client.retrieve(source.collection, ids, with_payload=False)
-                }
-                updates = [
-                    models.SetPayloadOperation(
-                        set_payload=models.SetPayload(
-                            payload=dict(zip(part.column_names[1:], cells, strict=True)),
-                            points=[each],
-                        )
+        def rows(*, vectors: bool) -> Iterator[Row]:
+            nonlocal n_read
+            number, offset = 0, None
+            while True:
+                with _answering():
+                    points, offset = self._client.scroll(
+                        self._source.collection,
+                        limit=self.batch_rows,
+                        offset=offset,
+                        with_payload=payload,
+                        with_vectors=vectors,
                     )
-                    for each, *cells in zip(ids, *columns[1:], strict=True)
-                    if str(each) in known
-                ]
-                if updates:
-                    client.batch_update_points(source.collection, updates)
-            n_updated += len(updates)
-    return n_updated
+                for point in points:
+                    fields = {ID: str(point.id), **_fields(point.payload, columns)}
+                    found = _vectors(point.vector, columns) if vectors else dict.fromkeys(columns)
+                    yield f"point {number}", 0, {**fields, **found}
+                    number += 1
+                n_read += len(points)
+                heard(n_read)
+                if offset is None:
+                    return
+
+        return of_objects(
+            lambda: rows(vectors=True),
+            "",
+            version,
+            limits,
+            f"the collection {self._source.collection}",
+            heads=lambda: rows(vectors=False),
+        )
+
+    def check_target(self, version: Version, schema: pa.Schema, *, add_columns: bool) -> None:
+        """Refuse a collection that is not there; a payload takes any field."""
+        self.check(version)
+
+    @contextmanager
+    def writing(
+        self, version: Version, schema: pa.Schema, *, add_columns: bool
+    ) -> Iterator[Callable[[pa.Table], int]]:
+        """Yield what adds columns to the payload of points."""
+        yield self._write
+
+    def _write(self, rows: pa.Table) -> int:
+        from qdrant_client import models
+
+        columns = [to_json(column) for column in rows.columns]
+        ids = [_point_id(str(each)) for each in columns[0]]
+        with _answering():
+            known = {
+                str(point.id)
+                for point in self._client.retrieve(self._source.collection, ids, with_payload=False)
+            }
+            updates = [
+                models.SetPayloadOperation(
+                    set_payload=models.SetPayload(
+                        payload=dict(zip(rows.column_names[1:], cells, strict=True)),
+                        points=[each],
+                    )
+                )
+                for each, *cells in zip(ids, *columns[1:], strict=True)
+                if str(each) in known
+            ]
+            if updates:
+                self._client.batch_update_points(self._source.collection, updates)
+        return len(updates)
 
 
 def _fields(payload: Mapping[str, Any] | None, vectors: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ a version old.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from gpucluster.service.catalog.port import (
@@ -20,10 +19,12 @@ from gpucluster.service.catalog.port import (
 )
 from gpucluster.service.collections.versions import Version
 from gpucluster.service.definitions import Emit
-from gpucluster.service.refusals import ConflictError, InvalidError, NotFoundError
-from gpucluster.wire.collections import PatchCollectionRequest
+from gpucluster.service.patching import patched
+from gpucluster.service.refusals import ConflictError, NotFoundError
+from gpucluster.wire.collections import CollectionStatus, PatchCollectionRequest
 
 KIND = "collection"
+READY: CollectionStatus = "READY"
 
 
 class Records:
@@ -56,17 +57,10 @@ class Records:
         """Change name, description or metadata."""
         with self._catalog.writing() as tx:
             record = self.find(tx, ns, identifier)
-            body = dict(record.body)
-            for name in changes.model_fields_set:
-                value = getattr(changes, name)
-                if name == "collection_name" and value is None:
-                    raise InvalidError("expected a name", loc=["collection_name"])
-                body[name] = value if name != "metadata" else value or {}
-            name, text = body["collection_name"], body["description"] or ""
             try:
-                changed = tx.replace(replace(record, body=body, name=name, text=text))
+                changed = tx.replace(patched(record, changes, "collection_name"))
             except Taken:
-                raise taken(name) from None
+                raise taken(changes.collection_name or record.id) from None
             told = {"changed": sorted(changes.model_fields_set)}
             self._emit(tx, ns, "collection.updated", KIND, record.id, told)
             return changed
@@ -95,3 +89,28 @@ def described(ns: str, version: Version) -> dict[str, Any]:
 def taken(name: str) -> ConflictError:
     """Return the refusal of an id or a name that another collection has."""
     return ConflictError(f"there is a collection {name} already")
+
+
+def files_there(collection_id: str) -> ConflictError:
+    """Return the refusal of an id that files of another collection have, which is gone."""
+    return ConflictError(
+        f"files of a collection {collection_id} are there already",
+        hint="delete them with delete_artifacts, or choose another id",
+    )
+
+
+def require_ready(record: Record) -> None:
+    """Refuse a collection whose documents are not imported."""
+    if record.status == "IMPORTING":
+        raise ConflictError(
+            f"{record.id} is being imported by {record.body['task_id']}",
+            hint="wait for that task, or cancel it",
+            task_id=record.body["task_id"],
+        )
+    if record.status != READY:
+        why = f"failed: {record.body['error']}" if record.status == "FAILED" else "was canceled"
+        raise ConflictError(
+            f"{record.id} has no documents: its import {why}",
+            hint="delete it, and make it anew",
+            task_id=record.body["task_id"],
+        )

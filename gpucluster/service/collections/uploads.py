@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
@@ -17,11 +18,13 @@ from gpucluster.errors import CorruptInputError, InputError, SchemaMismatchError
 from gpucluster.places import Place
 from gpucluster.service.collections.incoming import (
     BATCH_BYTES,
+    Heard,
     Limits,
     Upload,
     batch_rows,
     check_rows,
     renamed,
+    unheard,
 )
 from gpucluster.service.collections.objects import Row, of_objects
 from gpucluster.service.collections.versions import Version
@@ -34,9 +37,7 @@ Kind: TypeAlias = Literal["parquet", "jsonl", "jsonl.gz", "jsonl.zst"]
 WHERE = "the upload"
 
 
-def open_upload(
-    path: Place, kind: Kind, version: Version, limits: Limits, called: str = WHERE
-) -> Upload:
+def open_upload(path: Place, kind: Kind, version: Version, limits: Limits) -> Upload:
     """Open a file that was sent.
 
     Parameters
@@ -46,32 +47,78 @@ def open_upload(
     version : Version
         The collection that it is for.
     limits : Limits
-    called : str
-        What it is called in messages.
 
     Returns
     -------
     Upload
+        With the digest of the file.
 
     Raises
     ------
     InputError, SourceError
         It is too large, damaged, or no such file.
     """
-    stored_bytes = path.stat().st_size
-    if stored_bytes > limits.upload_bytes:
-        raise InputError(f"{stored_bytes:,} bytes, at most {limits.upload_bytes:,} expected")
+    check_bytes(path.stat().st_size, limits, WHERE)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return replace(open_stored(path, kind, version, limits, WHERE), sha256=sha256)
+
+
+def check_bytes(n_bytes: int, limits: Limits, where: str) -> None:
+    """Refuse a file that is larger than one may be."""
+    if n_bytes > limits.upload_bytes:
+        raise InputError(f"{where}: {n_bytes:,} bytes, at most {limits.upload_bytes:,} expected")
+
+
+def bytes_to_read(kind: Kind, stored_bytes: int) -> int:
+    """Return how many bytes are read of a file in all: lines of JSON once for types before."""
+    return stored_bytes if kind == "parquet" else 2 * stored_bytes
+
+
+def open_stored(
+    path: Place,
+    kind: Kind,
+    version: Version,
+    limits: Limits,
+    where: str,
+    heard: Heard = unheard,
+) -> Upload:
+    """Open a file of documents, without a digest of it.
+
+    Parameters
+    ----------
+    path : Path or ObjectPath
+    kind : {"parquet", "jsonl", "jsonl.gz", "jsonl.zst"}
+    version : Version
+        The collection that it is for.
+    limits : Limits
+    where : str
+        What it is called in messages.
+    heard : callable
+        Gets how many of its `bytes_to_read` were read, again and again.
+
+    Raises
+    ------
+    InputError, SourceError
+        It is damaged, or holds too much.
+    """
     if kind == "parquet":
-        return _parquet(path, sha256, version, limits, called)
+        return _parquet(path, version, limits, where, heard)
+    before = 0  # what was read in passes that are over
 
     def rows() -> Iterator[Row]:
-        packed = kind.removeprefix("jsonl")
-        for number, n_bytes, row in read_objects(str(path), packed=packed, called=called):
+        nonlocal before
+        lines = read_objects(
+            str(path),
+            packed=kind.removeprefix("jsonl"),
+            called=where,
+            heard=lambda at: heard(before + at),
+        )
+        for number, n_bytes, row in lines:
             yield f"line {number}", n_bytes, row
+        before += path.stat().st_size
 
-    return of_objects(rows, sha256, version, limits, called)
+    return of_objects(rows, "", version, limits, where)
 
 
 def given_documents(
@@ -87,7 +134,7 @@ def given_documents(
     return of_objects(rows, hashlib.sha256(text.encode()).hexdigest(), version, limits, WHERE)
 
 
-def _parquet(path: Place, sha256: str, version: Version, limits: Limits, where: str) -> Upload:
+def _parquet(path: Place, version: Version, limits: Limits, where: str, heard: Heard) -> Upload:
     with reading(where), open_file(str(path)) as file:
         metadata, schema = file.metadata, file.schema_arrow
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -110,7 +157,7 @@ def _parquet(path: Place, sha256: str, version: Version, limits: Limits, where: 
 
     def batches(columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         wanted = [name for name in schema.names if columns is None or names[name] in columns]
-        decoded = 0
+        decoded = n_read = 0
         with reading(where), open_file(str(path), encoded=texts) as file:
             for batch in file.iter_batches(n_rows_held, columns=wanted, use_threads=False):
                 n_bytes = _decoded_bytes(batch)
@@ -121,9 +168,11 @@ def _parquet(path: Place, sha256: str, version: Version, limits: Limits, where: 
                 named = batch.rename_columns([names[name] for name in batch.schema.names])
                 step = max(1, named.num_rows // (1 + n_bytes // BATCH_BYTES))
                 yield from (named.slice(at, step) for at in range(0, named.num_rows, step))
+                n_read += batch.num_rows
+                heard(stored_bytes * n_read // max(n_rows, 1))
 
     columns = pa.schema([field.with_name(names[field.name]) for field in schema])
-    return Upload(where, sha256, columns, batches)
+    return Upload(where, "", columns, batches)
 
 
 def _is_plain_text(type_: pa.DataType) -> bool:

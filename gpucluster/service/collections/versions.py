@@ -221,6 +221,11 @@ class Version:
         )
 
 
+def folder_of(ns: str, collection_id: str) -> str:
+    """Return the key of the folder of a collection."""
+    return f"ns/{ns}/collections/{collection_id}"
+
+
 class Versions:
     """The versions of one collection.
 

@@ -22,6 +22,7 @@ from gpucluster.service.collections.versions import (
     Overtaken,
     Version,
     Versions,
+    folder_of,
 )
 from gpucluster.sources.documents import DocumentFile, open_documents
 from gpucluster.writeback.files import Manner, enrich_files
@@ -189,7 +190,7 @@ class _Work:
         self._note(version, written)
 
     def _versions(self, collection_id: str) -> Versions:
-        return Versions(self._store, f"ns/{self._ns}/collections/{collection_id}")
+        return Versions(self._store, folder_of(self._ns, collection_id))
 
     def _write(
         self,

@@ -22,6 +22,7 @@ from gpucluster.service.refusals import Refusal
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import KIND, Tasks
 from gpucluster.sources.filters import Condition, Filters
+from gpucluster.wire.collections import SOURCE_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class JobHost:
             watcher.start()
 
     def _claimed(self) -> Record | None:
+        """Take up a task; None where there is none, or it ended instead."""
         with self._catalog.writing() as tx:
             only = ON_CPU if self.n_gpus and not self._free_gpus else None
             due = tx.claim(KIND, hold=self._hold, limit=1, filters=only)
@@ -131,18 +133,19 @@ class JobHost:
             body = dict(task.body)
             if task.status == "IN_PROGRESS":  # of a server that fell silent
                 body["takeovers"] = body.get("takeovers", 0) + 1
-                if body["takeovers"] > MAX_TAKEOVERS:
-                    self._tasks.end(tx, task, _failed(f"{MAX_TAKEOVERS} servers died over it"))
-                    return None
-            if body["cancel"]:
-                self._tasks.end(tx, task, {"ok": False, "canceled": True})
-                return None
-            body["data"] = {**body["data"], "started_at": self._catalog.clock().isoformat()}
-            task = tx.replace(replace(task, body=body, status="IN_PROGRESS"))
-            begun = self._tasks.starters.get(body["job"]["verb"])
-            if begun is not None:
-                begun(tx, task)
-            return task
+            if body.get("takeovers", 0) > MAX_TAKEOVERS:
+                task = self._tasks.end(tx, task, _failed(f"{MAX_TAKEOVERS} servers died over it"))
+            elif body["cancel"]:
+                task = self._tasks.end(tx, task, {"ok": False, "canceled": True})
+            else:
+                body["data"] = {**body["data"], "started_at": self._catalog.clock().isoformat()}
+                task = tx.replace(replace(task, body=body, status="IN_PROGRESS"))
+                begun = self._tasks.starters.get(body["job"]["verb"])
+                if begun is not None:
+                    begun(tx, task)
+                return task
+        self._tasks.follow(task)
+        return None
 
     def _watch(self, task: Record, gpu: str | None) -> None:
         """See a task through, and free its place and its GPU."""
@@ -194,7 +197,8 @@ class Watched:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env=_without_secrets(os.environ) | ({} if gpu is None else {VISIBLE: gpu}),
+            env=_environment(os.environ, self._task.body["job"]["env"])
+            | ({} if gpu is None else {VISIBLE: gpu}),
         )
         reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()
@@ -295,7 +299,7 @@ class Watched:
             try:
                 self._tasks.prepare(self._task, outcome)
                 with self._catalog.writing() as tx:
-                    self._tasks.end(tx, self._task, outcome)
+                    task = self._tasks.end(tx, self._task, outcome)
             except Changed:
                 self._reread()
             except (Refusal, ConfigError, ArtifactError) as error:  # the next try ends like this
@@ -303,6 +307,7 @@ class Watched:
                     raise
                 outcome = {"ok": False, "error": {"code": error.code, "message": str(error)}}
             else:
+                self._tasks.follow(task)
                 return
         raise Changed(self._task.id)
 
@@ -334,10 +339,14 @@ class Watched:
                 process.stdin.flush()
 
 
-def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Leave out the settings of the server: what a job needs of them, it is given."""
-    prefix = ServiceSettings.model_config["env_prefix"]
-    return {name: value for name, value in environment.items() if not name.startswith(prefix)}
+def _environment(variables: Mapping[str, str], needed: Sequence[str]) -> dict[str, str]:
+    """Leave out the settings of the server, and of the sources all that a job does not need."""
+    secret = (ServiceSettings.model_config["env_prefix"], SOURCE_PREFIX)
+    return {
+        name: value
+        for name, value in variables.items()
+        if name in needed or not name.startswith(secret)
+    }
 
 
 def _failed(message: str) -> dict[str, Any]:

@@ -54,12 +54,28 @@ def classify(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -
     return {**describe(run), "is_named": is_named}
 
 
+def import_(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -> dict[str, Any]:
+    """Make a collection of documents that are elsewhere; `args` are those of `jobs.importing`."""
+    from gpucluster.service.jobs.importing import import_documents
+
+    return import_documents(args, observer, cancel)
+
+
+def write_back(args: Mapping[str, Any], observer: Observer, cancel: CancelToken) -> dict[str, Any]:
+    """Write columns to where documents came from; `args` are those of `jobs.writing_back`."""
+    from gpucluster.service.jobs.writing_back import write_back
+
+    return write_back(args, observer, cancel)
+
+
 VERBS: dict[str, Verb] = {
     "cluster": cluster,
     "assign": assign,
     "enrich": enrich,
     "promote": promote,
     "classify": classify,
+    "import": import_,
+    "write_back": write_back,
 }
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from gpucluster.errors import Cancelled, GpuclusterError, RunLockedError
 from gpucluster.events import CancelToken, Event, Progress, RunOpened, StageStarted, Waiting, Warned
+from gpucluster.service.refusals import Refusal
 
 if TYPE_CHECKING:
     from gpucluster.service.jobs.verbs import Verb
@@ -103,15 +104,15 @@ def _outcome(job: Mapping[str, Any], say: _Speaker, cancel: CancelToken) -> dict
         return {"ok": True, "result": _done(VERBS[job["verb"]], job["args"], say, cancel)}
     except Cancelled:
         return {"ok": False, "canceled": True}
-    except GpuclusterError as error:
+    except (GpuclusterError, Refusal) as error:
         told = {"type": type(error).__name__, "code": error.code, "message": str(error)}
-        return {"ok": False, "error": told, "retryable": error.retryable}
+        return {"ok": False, "error": told}
     except Exception as error:  # noqa: BLE001 - the boundary of the process
         import traceback
 
         traceback.print_exc()
         told = {"type": "InternalError", "code": "internal", "message": f"a bug: {error!r}"}
-        return {"ok": False, "error": told, "retryable": False}
+        return {"ok": False, "error": told}
 
 
 if __name__ == "__main__":

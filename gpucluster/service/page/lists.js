@@ -9,6 +9,7 @@ function named(name, id, description) {
 
 const COLLECTIONS = [
   { name: "Name", cell: (each) => named(each.collection_name, each.collection_id, each.description) },
+  { name: "Status", cell: (each) => h("span", { title: each.error ?? "" }, badge(each.status)) },
   { name: "Documents", class: "number", cell: (each) => count(each.num_documents) },
   { name: "Bytes", class: "number", cell: (each) => roughly(each.num_bytes) },
   { name: "Version", class: "number", cell: (each) => count(each.version) },

@@ -6,8 +6,9 @@ import { listing } from "./listing.js";
 
 const KINDS = {
   engine_cluster_build: "execution",
-  api_collections_documents_create: "documents",
+  api_collections_documents_create: "import",
   api_collections_documents_enrich: "enrichment",
+  api_collections_export: "write-back",
   api_taxonomies_create: "taxonomy",
   api_taxonomies_execute: "application of a taxonomy",
 };

@@ -6,21 +6,34 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi import Query as Parameter
+from starlette.concurrency import run_in_threadpool
 
+from gpucluster.service import tasks
 from gpucluster.service.calls import Reads, Runs
 from gpucluster.service.catalog.port import Record
 from gpucluster.service.collections.library import Opened
 from gpucluster.service.collections.versions import Version
 from gpucluster.service.paging import Pages
+from gpucluster.service.waiting import when_over
 from gpucluster.wire import collections as wire
+from gpucluster.wire.tasks import TaskResponse
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
+Waits = Annotated[bool, Parameter(description="Answer when it is over, or after 300 s.")]
+
 
 @router.post("", status_code=201)
-def create_collection(body: wire.CreateCollectionRequest, call: Runs) -> wire.CollectionAnswer:
-    """Make a collection: empty, or of files."""
-    made = call.service.collections.create(call.ns, call.new_id("collection"), body)
+async def create_collection(
+    body: wire.CreateCollectionRequest, call: Runs, wait: Waits = False
+) -> wire.CollectionAnswer:
+    """Make a collection: empty, or of documents of elsewhere, which a task imports."""
+    service, ids = call.service, (call.new_id("collection"), call.new_id("task"))
+    made = await run_in_threadpool(service.collections.create, call.ns, ids[0], body, ids[1])
+    service.tasks.wake()
+    if wait and made.status == "IMPORTING":
+        await when_over(call, [made.body["task_id"]])
+        made = await run_in_threadpool(service.collections.get, call.ns, made.id)
     return as_answer(made)
 
 
@@ -97,11 +110,19 @@ def compact(collection_identifier: str, call: Runs) -> wire.Change:
 
 
 @router.post("/{collection_identifier}/write-back")
-def write_back(
-    collection_identifier: str, body: wire.WriteBackRequest, call: Runs
-) -> wire.WrittenBack:
-    """Write columns to the table, or the collection of Qdrant, that documents came from."""
-    return call.service.collections.write_back(call.ns, collection_identifier, body)
+async def write_back(
+    collection_identifier: str, body: wire.WriteBackRequest, call: Runs, wait: Waits = False
+) -> TaskResponse:
+    """Write columns to the table, or the collection of Qdrant, that documents came from.
+
+    The answer is a task, at once or when it is over; its result says how many were updated.
+    """
+    service, task_id = call.service, call.new_id("task")
+    task = await run_in_threadpool(
+        service.write_backs.submit, call.ns, collection_identifier, task_id, body
+    )
+    service.tasks.wake()
+    return tasks.as_answer((await when_over(call, [task.id]))[0] if wait else task)
 
 
 @router.delete("/{collection_identifier}/enrichments/{run_id}")
@@ -112,8 +133,9 @@ def undo_enrichment(collection_identifier: str, run_id: str, call: Runs) -> wire
 
 def as_answer(record: Record) -> wire.CollectionAnswer:
     """Return what is shown of a collection."""
-    times = {"created_at": record.created_at, "updated_at": record.updated_at}
-    return wire.CollectionAnswer.model_validate({**record.body, **times})
+    columns = ("created_at", "updated_at", "status")
+    own = {name: getattr(record, name) for name in columns}
+    return wire.CollectionAnswer.model_validate({**record.body, **own})
 
 
 def change_of(version: Version) -> wire.Change:

@@ -66,7 +66,8 @@ def get_task(task_id: str, call: Reads) -> TaskResponse:
 def cancel_task(task_id: str, call: Runs) -> DeleteResponse:
     """Stop a task; one that is over stays as it is."""
     with call.service.catalog.writing() as tx:
-        call.service.tasks.cancel(tx, call.ns, task_id)
+        task = call.service.tasks.cancel(tx, call.ns, task_id)
+    call.service.tasks.follow(task)
     return DeleteResponse(message=f"{task_id} is being stopped, or is over")
 
 

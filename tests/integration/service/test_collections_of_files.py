@@ -23,7 +23,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, files):
     root = tmp_path_factory.mktemp("service") / "root"
-    with serving(root, import_roots=(str(files),), max_jobs=0) as found:
+    with serving(root, import_roots=(str(files),)) as found:
         yield found
 
 
@@ -33,8 +33,9 @@ def client(server):
 
 
 def made(client, **fields):
-    answer = client.post("/v1/collections", json={"features": FEATURES, **fields})
+    answer = client.post("/v1/collections?wait=true", json={"features": FEATURES, **fields})
     assert answer.status_code == 201, answer.text
+    assert answer.json()["status"] == "READY", answer.text
     return answer.json()
 
 
@@ -103,9 +104,10 @@ def test_a_collection_of_copies(client, files):
     found = client.post(path_of(collection, "documents/list"), json={}).json()["results"]
     assert [each["document_id"] for each in found] == [f"doc-{n}" for n in range(8)]
     write_table(folder / "a.parquet", 6)
-    twice = client.post("/v1/collections", json={"features": FEATURES, "source": source})
-    assert twice.status_code == 422
-    assert "more than once, such as doc-5" in twice.text
+    body = {"features": FEATURES, "source": source}
+    twice = client.post("/v1/collections?wait=true", json=body).json()
+    assert twice["status"] == "FAILED"
+    assert "more than once, such as doc-5" in twice["error"]
 
 
 def test_files_elsewhere_are_nobodys_business(client, files, tmp_path, server):

@@ -7,15 +7,16 @@ import uuid
 import numpy as np
 import psycopg
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
-from gpucluster.service.collections import qdrant
 from gpucluster.service.collections.data import write_data
 from gpucluster.service.collections.publishing import publish
 from tests.helpers import postgres
 from tests.helpers.documents import DIM, TEXT
+from tests.helpers.points import serving_points
 from tests.helpers.serving import serving
 
+pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 SECRET = "canary-secret"
 
 
@@ -29,7 +30,7 @@ def database():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("service") / "root", max_jobs=0) as found:
+    with serving(tmp_path_factory.mktemp("service") / "root") as found:
         yield found
 
 
@@ -67,9 +68,17 @@ def body_of(table, **fields):
 
 
 def made(client, body):
-    answer = client.post("/v1/collections", json=body)
+    answer = client.post("/v1/collections?wait=true", json=body)
     assert answer.status_code == 201, answer.text
+    assert answer.json()["status"] == "READY", answer.text
     return answer.json()
+
+
+def written_back(client, path, **body):
+    answer = client.post(f"{path}/write-back?wait=true", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["task_type"] == "api_collections_export"
+    return answer.json()["additional_data"]["result"]
 
 
 def label(server, collection):
@@ -116,8 +125,8 @@ def test_a_table_becomes_a_collection_and_gets_what_is_found(client, server, tab
         assert refused.status_code == 422
         assert "add_columns" in refused.text
         for _ in range(2):
-            done = client.post(f"{path}/write-back", json={**body, "add_columns": True})
-            assert done.json() == {"updated": 990, "missing": 10}, done.text
+            done = written_back(client, path, **body, add_columns=True)
+            assert done == {"updated": 990, "missing": 10}
         rows = connection.execute(f"SELECT sku, cluster_id FROM {table}").fetchall()
         assert {cluster_id for sku, cluster_id in rows if sku % 2} == {"cl_1"}
         assert len(rows) == 990
@@ -157,18 +166,25 @@ def test_columns_that_are_no_vectors(client, table):
         answer = client.post("/v1/collections", json=body)
         assert answer.status_code == 422
         assert said in answer.text
-    wrong = client.post("/v1/collections", json=body_of(table, features={
-        TEXT: {"column": "emb", "dim": 5}}))  # fmt: skip
-    assert "4 values, 5 expected" in wrong.text
+    wrong = client.post("/v1/collections?wait=true", json=body_of(table, features={
+        TEXT: {"column": "emb", "dim": 5}})).json()  # fmt: skip
+    assert wrong["status"] == "FAILED"
+    assert "4 values, 5 expected" in wrong["error"]
+
+
+@pytest.fixture(scope="module")
+def qdrant():
+    with serving_points(SECRET) as found:
+        yield found
 
 
 @pytest.fixture(params=["named", "unnamed"])
-def points(request, monkeypatch):
-    store = QdrantClient(":memory:")
+def points(request, qdrant, monkeypatch):
     size = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
     is_named = request.param == "named"
-    store.create_collection("shop", {"emb": size} if is_named else size)
-    store.upsert("shop", [
+    name = f"shop-{request.param}-{uuid.uuid4().hex[:8]}"
+    qdrant.store.create_collection(name, {"emb": size} if is_named else size)
+    qdrant.store.upsert(name, [
         models.PointStruct(
             id=row if row % 2 else str(uuid.UUID(int=row)),
             vector={"emb": [row, 1, 2, 3]} if is_named else [row, 1, 2, 3],
@@ -176,20 +192,16 @@ def points(request, monkeypatch):
         )
         for row in range(1_100)
     ])  # fmt: skip
-    monkeypatch.setenv("GPUCLUSTER_SOURCE_URL", "http://qdrant.example:6333")
+    monkeypatch.setenv("GPUCLUSTER_SOURCE_URL", qdrant.url)
     monkeypatch.setenv("GPUCLUSTER_SOURCE_KEY", SECRET)
-    asked = []
-    monkeypatch.setattr(qdrant, "connect", lambda *address: asked.append(address) or store)
-    yield store
-    assert set(asked) <= {("http://qdrant.example:6333", SECRET)}
-    store.close()
+    return name
 
 
-def test_points_become_a_collection_and_get_what_is_found(client, server, points):
+def test_points_become_a_collection_and_get_what_is_found(client, server, qdrant, points):
     source = {
         "url_env": "GPUCLUSTER_SOURCE_URL",
         "api_key_env": "GPUCLUSTER_SOURCE_KEY",
-        "collection": "shop",
+        "collection": points,
     }
     body = {
         "features": {TEXT: {"column": "emb", "dim": DIM}},
@@ -206,18 +218,27 @@ def test_points_become_a_collection_and_get_what_is_found(client, server, points
     unit = np.array([3, 1, 2, 3]) / np.linalg.norm([3, 1, 2, 3])  # as Qdrant keeps it
     np.testing.assert_allclose(found["emb"], unit, rtol=1e-5)
     label(server, collection)
-    points.delete("shop", [1, 3])
-    done = client.post(f"{path}/write-back", json={"columns": ["cluster_id", "n"]})
-    assert done.json() == {"updated": 1_098, "missing": 2}, done.text
-    (point,) = points.retrieve("shop", [5])
+    qdrant.store.delete(points, [1, 3])
+    done = written_back(client, path, columns=["cluster_id", "n"])
+    assert done == {"updated": 1_098, "missing": 2}
+    (point,) = qdrant.store.retrieve(points, [5])
     assert point.payload["title"] == "Title 5"
     assert point.payload["cluster_id"] in {"cl_0", "cl_1"}
     missing = client.post("/v1/collections", json={**body, "source": {
         "qdrant": {**source, "collection": "none"}}})  # fmt: skip
     assert missing.status_code == 422
+
+
+def test_vectors_without_names_are_those_of_one_feature(client, points):
     several = {TEXT: {"column": "a", "dim": DIM}, f"{TEXT}2": {"column": "b", "dim": DIM}}
-    assert client.post("/v1/collections", json={**body, "features": several}).status_code in {
-        201, 422}  # fmt: skip
+    source = {"url_env": "GPUCLUSTER_SOURCE_URL", "api_key_env": "GPUCLUSTER_SOURCE_KEY"}
+    body = {"features": several, "source": {"qdrant": {**source, "collection": points}}}
+    done = client.post("/v1/collections?wait=true", json=body).json()
+    if points.startswith("shop-unnamed"):
+        assert done["status"] == "FAILED"
+        assert "have no names" in done["error"]
+    else:
+        assert done["status"] == "READY"  # with vectors that are null
 
 
 def test_files_are_not_written_back_to(client):
