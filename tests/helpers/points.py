@@ -6,7 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,15 +16,17 @@ from qdrant_client import QdrantClient, models
 
 @dataclass
 class Gate:
-    """Lets requests of one kind through one by one: so many may pass, the others wait."""
+    """Lets requests of one kind through one by one, or all."""
 
     passing: dict[str, threading.Semaphore] = field(default_factory=dict)
 
-    def hold(self, what: str, after: int = 0) -> None:
-        self.passing[what] = threading.Semaphore(after)
+    def hold(self, what: str) -> None:
+        """Hold all requests."""
+        self.passing[what] = threading.Semaphore(0)
 
-    def release(self, what: str, n: int = 1) -> None:
-        self.passing[what].release(n)
+    def release(self, what: str) -> None:
+        """Let one of them pass."""
+        self.passing[what].release()
 
     def open(self, what: str) -> None:
         """Hold no request any more, nor those that wait."""
@@ -73,11 +75,12 @@ def serving_points(key: str) -> Iterator[Qdrant]:
 
         def _say(self, status: int, value: Any) -> None:
             content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            with suppress(OSError):  # who asked was killed
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -112,3 +112,17 @@ def ended(client: httpx2.Client, task_id: str, seconds: float = SECONDS) -> dict
             return task
         assert time.monotonic() < until, task
         time.sleep(0.05)
+
+
+def workers_of(server: int) -> list[int]:
+    """Return the processes of a server that work on tasks."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_bytes() if parent == server else b""
+        except OSError:  # it ended meanwhile
+            continue
+        if b"gpucluster.service.jobs.work" in command:
+            found.append(int(folder.name))
+    return found

@@ -199,8 +199,7 @@ def _copied(
     store: Store, versions: Versions, version: Version, upload: Upload, name: str
 ) -> _Copied:
     """Write documents into a file."""
-    own = [version.id_column, *version.vector_columns]
-    schema = extended(version.schema, upload.schema, own)
+    schema = _extended(version, upload.schema)
     ids: list[pa.Array] = []
 
     def rows() -> Iterator[pa.RecordBatch]:
@@ -224,7 +223,8 @@ def _finished(store: Store, versions: Versions, version: Version, name: str) -> 
     file = DataFile(name=f"../data/{name}", rows=0, bytes=n_bytes, sha256=sha256)
     try:
         with open_data(versions, file) as opened:
-            schema, n_rows = opened.schema_arrow, opened.metadata.num_rows
+            schema = _extended(version, opened.schema_arrow)
+            n_rows = opened.metadata.num_rows
         batches = [*read_data(versions, file, [version.id_column])]
     except CorruptArtifactError:
         return None
@@ -232,6 +232,10 @@ def _finished(store: Store, versions: Versions, version: Version, name: str) -> 
         return None
     ids = [batch.column(0) for batch in batches]
     return _Copied(file.model_copy(update={"rows": n_rows}), schema, ids)
+
+
+def _extended(version: Version, columns: pa.Schema) -> pa.Schema:
+    return extended(version.schema, columns, [version.id_column, *version.vector_columns])
 
 
 def _drop_others(store: Store, versions: Versions, folder: str, kept: set[str]) -> None:

@@ -42,28 +42,27 @@ def main() -> int:
 
 
 class _Speaker:
-    """An observer that writes what happens, one JSON object in a line."""
+    """An observer that writes what happens, one JSON object in a line.
+
+    Of progress it writes the latest, four times a second.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lock = threading.Lock()
-        self._last = 0.0
+        self._progress: dict[str, Any] | None = None
+        threading.Thread(target=self._say_progress, daemon=True).start()
 
     def __call__(self, event: Event | None = None, /, **message: Any) -> None:
         if isinstance(event, Progress):
-            if time.monotonic() - self._last < LOOK_S:
-                return
-            self._last = time.monotonic()
-            message = {
-                "progress": {
-                    "stage": event.stage,
-                    "done": event.done,
-                    "total": event.total,
-                    "unit": event.unit,
-                }
+            self._progress = {
+                "stage": event.stage,
+                "done": event.done,
+                "total": event.total,
+                "unit": event.unit,
             }
         elif isinstance(event, StageStarted):
-            message = {"progress": {"stage": event.stage, "done": 0, "total": None}}
+            self._progress = {"stage": event.stage, "done": 0, "total": None}
         elif isinstance(event, RunOpened):
             message = {"path": event.path}
         elif isinstance(event, Warned):
@@ -71,8 +70,18 @@ class _Speaker:
         elif isinstance(event, Waiting):
             message = {"waiting": {"seconds": event.seconds, "reason": event.reason}}
         if message:
-            with self._lock, contextlib.suppress(BrokenPipeError):
-                self._out.write(json.dumps(message) + "\n")
+            self._write(message)
+
+    def _say_progress(self) -> None:
+        while True:
+            time.sleep(LOOK_S)
+            progress, self._progress = self._progress, None
+            if progress is not None:
+                self._write({"progress": progress})
+
+    def _write(self, message: dict[str, Any]) -> None:
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._out.write(json.dumps(message) + "\n")
 
 
 def _listen(lines: TextIO, cancel: CancelToken) -> None:

@@ -42,6 +42,28 @@ def plain(n_rows=60, seed=0):
     return table_of(n_rows, seed).select(["document_id", "text", "embedding"])
 
 
+def test_copies_are_waited_for_and_an_import_that_fails_says_why(tmp_path):
+    pq.write_table(plain(), tmp_path / "x.parquet")
+    with (
+        serving(tmp_path / "root", import_roots=(str(tmp_path),)) as (http, _),
+        Client(str(http.base_url), TOKEN) as client,
+    ):
+        source = {"paths": [str(tmp_path / "x.parquet")], "copy": True}
+        made = client.collections.create(collection_name="copies", features=FEATURES, source=source)
+        assert (made.status, made.num_documents) == ("IMPORTING", 0)
+        with pytest.raises(ConflictError, match=made.task_id):
+            client.documents.get("copies", "x")
+        done = client.collections.wait("copies")
+        assert (done.status, done.num_documents, done.version) == ("READY", 60, 1)
+        assert client.tasks.wait(done.task_id).additional_data["result"]["num_documents"] == 60
+        with pytest.raises(ConflictError, match="came from no table"):
+            client.collections.write_back("copies", columns=["text"])
+        wrong = {URI: {"dim": 7, "column": "embedding"}}
+        client.collections.create(collection_name="wrong", features=wrong, source=source)
+        with pytest.raises(TaskFailedError, match="12 values, 7 expected"):
+            client.collections.wait("wrong", timeout_s=60)
+
+
 @pytest.fixture(scope="module")
 def clustered(url):
     """A definition of 240 documents that was executed, and its run."""

@@ -8,13 +8,12 @@ import random
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from gpucluster.artifacts import LocalStore, Run
 from gpucluster.service.jobs.host import MAX_DEATHS
-from tests.helpers.serving import ended, serving
+from tests.helpers.serving import ended, serving, workers_of
 from tests.helpers.shop import made, stock
 from tests.helpers.stocked import DEFINITION
 
@@ -284,7 +283,7 @@ def kill_worker(client, task_id, pause):
     while time.monotonic() < until:
         if client.get(f"/v1/tasks/{task_id}").json()["status"] not in {"PENDING", "IN_PROGRESS"}:
             return False
-        workers = children()
+        workers = workers_of(os.getpid())
         if workers:
             time.sleep(pause)
             for pid in workers:
@@ -295,20 +294,6 @@ def kill_worker(client, task_id, pause):
             return True
         time.sleep(0.01)
     return False
-
-
-def children():
-    """Return the processes of this one that work on tasks."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (folder / "cmdline").read_bytes() if parent == os.getpid() else b""
-        except OSError:  # it ended meanwhile
-            continue
-        if b"gpucluster.service.jobs.work" in command:
-            found.append(int(folder.name))
-    return found
 
 
 def members_by_stream(client, cluster_id, run_id):
