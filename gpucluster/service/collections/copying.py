@@ -22,13 +22,13 @@ from gpucluster.events import Reporter
 from gpucluster.notation import shown
 from gpucluster.places import place
 from gpucluster.service.collections.appending import check_distinct
-from gpucluster.service.collections.columns import extended, fitted
+from gpucluster.service.collections.columns import extended, fitted, named_features
 from gpucluster.service.collections.creating import Draft, parquet_schema
 from gpucluster.service.collections.data import open_data, read_data, write_data
 from gpucluster.service.collections.incoming import Heard, Limits, Upload
 from gpucluster.service.collections.uploads import Kind, bytes_to_read, check_bytes, open_stored
 from gpucluster.service.collections.versions import DataFile, Version, Versions
-from gpucluster.sources.columns import concatenate, storage
+from gpucluster.sources.columns import concatenate, is_list, storage
 from gpucluster.sources.detect import check_names
 from gpucluster.sources.digests import file_state
 
@@ -75,17 +75,14 @@ def kind_of(path: str) -> Kind:
     )
 
 
-def parts_of(paths: Sequence[str], limits: Limits) -> list[Part]:
-    """Return Parquet files and lines of JSON as parts; `limits` are those of each file."""
-    return [_part(path, limits) for path in paths]
-
-
-def _part(path: str, limits: Limits) -> Part:
+def part_of(path: str, limits: Limits, check: Callable[[str], object]) -> Part:
+    """Return a file as a part; `check` is asked about it again when it is opened."""
     kind, where = kind_of(path), place(path)
     state, n_bytes = file_state(path), where.stat().st_size
     check_bytes(n_bytes, limits, path)
 
     def open_(version: Version, heard: Heard) -> Upload:
+        check(path)
         return open_stored(where, kind, version, limits, path, heard)
 
     return Part(bytes_to_read(kind, n_bytes), open_, state)
@@ -96,27 +93,24 @@ def as_stored(draft: Draft, paths: Sequence[str]) -> Draft:
 
     Lines of JSON have float64, so those of a collection with such a file are float32.
     """
-    if any(kind_of(path) != "parquet" for path in paths):
-        return draft
-    schemas = [parquet_schema(path)[0] for path in paths]
-    named = draft.version(datetime.now(UTC)).features
     halves = {
-        uri: feature.model_copy(update={"dtype": "float16"})
-        for uri, feature in draft.features.items()
-        if feature.dtype is None
-        and feature.kind == "dense"
-        and all(_is_half(schema, {uri, str(named[uri].column)}) for schema in schemas)
+        uri: {uri, str(feature.column)}
+        for uri, feature in named_features(draft.features).items()
+        if draft.features[uri].dtype is None and feature.kind == "dense"
     }
-    return replace(draft, features={**draft.features, **halves})
+    for path in paths:
+        if not halves:  # most often after the first file
+            break
+        schema = parquet_schema(path)[0] if kind_of(path) == "parquet" else pa.schema([])
+        halves = {uri: names for uri, names in halves.items() if _is_half(schema, names)}
+    stored = {uri: draft.features[uri].model_copy(update={"dtype": "float16"}) for uri in halves}
+    return replace(draft, features={**draft.features, **stored})
 
 
 def _is_half(schema: pa.Schema, names: set[str]) -> bool:
     types = [storage(field.type) for field in schema if field.name in names]
     return bool(types) and all(
-        pa.types.is_nested(type_)
-        and type_.num_fields == 1
-        and pa.types.is_float16(type_.field(0).type)
-        for type_ in types
+        is_list(type_) and pa.types.is_float16(type_.value_type) for type_ in types
     )
 
 

@@ -29,8 +29,10 @@ def connect(url: str, key: str | None) -> QdrantClient:
         raise BackendUnavailableError(
             "qdrant-client is not installed", hint="pip install 'gpucluster[qdrant]'"
         ) from None
-    with _answering():
+    try:
         return QdrantClient(url=url, api_key=key, timeout=TIMEOUT_S, check_compatibility=False)
+    except ValueError:  # whose message holds parts of the address
+        raise InvalidError("the variable holds no address", loc=["source", "qdrant"]) from None
 
 
 class Points:

@@ -9,12 +9,11 @@ from gpucluster.artifacts import open_store
 from gpucluster.events import CancelToken, Observer, Reporter
 from gpucluster.places import Place, place
 from gpucluster.service.collections import connections
-from gpucluster.service.collections.copying import Part, as_stored, copy_documents, parts_of
+from gpucluster.service.collections.copying import Part, as_stored, copy_documents, part_of
 from gpucluster.service.collections.creating import Draft, allowed_files
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.records import files_there
 from gpucluster.service.collections.versions import Overtaken, Versions, folder_of
-from gpucluster.service.refusals import ForbiddenError
 from gpucluster.wire.collections import CollectionSource
 
 
@@ -44,10 +43,10 @@ def import_documents(
     if version is None:
         limits = Limits(**args["limits"])
         if "paths" in args:
-            paths = _still_allowed(args["paths"], args["import_roots"], root)
-            draft, parts, unit = as_stored(draft, paths), parts_of(paths, limits), "bytes"
+            parts, unit = _files(args, root, limits, Reporter("look", observer, cancel)), "bytes"
+            draft = as_stored(draft, args["paths"])
         else:
-            parts, unit = [_part(args["source"], limits)], "rows"
+            parts, unit = [_connected(args["source"], limits)], "rows"
         try:
             version = copy_documents(
                 *(store, versions, draft, parts),
@@ -63,14 +62,18 @@ def import_documents(
     return {"collection_id": draft.collection_id, "num_documents": version.n_rows}
 
 
-def _still_allowed(paths: list[str], roots: list[str], own: Place) -> list[str]:
-    """Refuse files in whose place a link was put since they were looked at."""
-    if allowed_files(paths, roots, own) != paths:
-        raise ForbiddenError("a file does not lie any more where it was allowed to be taken from")
-    return paths
+def _files(args: Mapping[str, Any], own: Place, limits: Limits, reporter: Reporter) -> list[Part]:
+    def check(path: str) -> None:  # in its place a link may have been put meanwhile
+        allowed_files([path], args["import_roots"], own)
+
+    parts: list[Part] = []
+    for path in args["paths"]:
+        reporter.progress(len(parts), len(args["paths"]), "files")
+        parts.append(part_of(path, limits, check))
+    return parts
 
 
-def _part(given: Mapping[str, Any], limits: Limits) -> Part:
+def _connected(given: Mapping[str, Any], limits: Limits) -> Part:
     connection = connections.connect(CollectionSource.model_validate(given))
     return Part(
         connection.rows_to_read(),

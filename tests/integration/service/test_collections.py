@@ -446,7 +446,7 @@ def told(tmp_path):
     )
     service.collections.noting._emit = lambda tx, ns, *told: heard.append(told)
     service.collections.create(
-        "default", "col_a", CreateCollectionRequest.model_validate({"features": FEATURES})
+        "default", "col_a", CreateCollectionRequest.model_validate({"features": FEATURES}), "task_a"
     )
     yield service, heard
     service.catalog.close()

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from qdrant_client import models
 
+from gpucluster.events import CancelToken, ignore
+from gpucluster.service.jobs.importing import import_documents
+from gpucluster.service.refusals import ForbiddenError
 from tests.helpers.documents import DIM, TEXT, documents, write_lines, write_table
 from tests.helpers.points import serving_points
 from tests.helpers.serving import SECONDS, Killable, ended, serving, workers_of
@@ -225,20 +228,24 @@ def test_a_bad_row_in_the_third_file_leaves_nothing(client, server, files, heard
     assert heard("col_bad") == ["collection.created"]
 
 
-def test_what_can_be_refused_at_once_is(client, files):
+def test_what_can_be_refused_at_once_is(client, files, monkeypatch):
+    monkeypatch.setenv("GPUCLUSTER_SOURCE_BROKEN", f"http://{SECRET} /")
     write_lines(files / "x.txt", documents(1))
     before = client.post("/v1/tasks/list", json={}).json()["total_count"]
     missing = {**SHOP, "collection": "none"}
     nobody = {**SHOP, "url_env": "GPUCLUSTER_SOURCE_NOBODY", "collection": "shop"}
+    broken = {"url_env": "GPUCLUSTER_SOURCE_BROKEN", "collection": "shop"}
     for body, status in (
         (copies(files / "x.txt"), 422),
         (copies(files / "none.parquet"), 422),
         (copies("/etc/passwd"), 403),
         (qdrant_body(source={"qdrant": missing}), 422),
         (qdrant_body(source={"qdrant": nobody}), 422),
+        (qdrant_body(source={"qdrant": broken}), 422),
     ):
         answer = client.post("/v1/collections", json={**body, "collection_id": "col_refused"})
         assert answer.status_code == status, answer.text
+        assert SECRET not in answer.text
     assert client.get("/v1/collections/col_refused").status_code == 404
     assert client.post("/v1/tasks/list", json={}).json()["total_count"] == before
 
@@ -287,6 +294,20 @@ def test_what_tries_have_left_goes_when_the_task_is_stopped_between_them(tmp_pat
         path = f"/v1/collections/{collection['collection_id']}"
         assert client.delete(path).status_code == 200
         assert client.delete(path).status_code == 404
+
+
+def test_a_link_that_is_put_in_the_place_of_a_file_leads_nowhere(tmp_path):
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+    path, secret = (write_table(tmp_path / f"{each}/x.parquet", 3) for each in ("open", "closed"))
+    roots = (str(path.parent),)
+    with serving(tmp_path / "root", import_roots=roots, max_jobs=0) as (client, service):
+        collection = begun(client, copies(path))
+        args = service.tasks.get("default", collection["task_id"]).body["job"]["args"]
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(ForbiddenError, match="does not lie where"):
+        import_documents(args, ignore, CancelToken())
 
 
 def test_a_version_that_was_published_holds_though_the_task_was_stopped_after_that(server, shop):

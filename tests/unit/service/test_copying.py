@@ -13,7 +13,7 @@ import pytest
 from gpucluster.artifacts import LocalStore
 from gpucluster.errors import Cancelled, DuplicateIdsError, InputError, ShapeError
 from gpucluster.events import CancelToken, Reporter
-from gpucluster.service.collections.copying import as_stored, copy_documents, parts_of
+from gpucluster.service.collections.copying import as_stored, copy_documents, part_of
 from gpucluster.service.collections.creating import Draft
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.versions import Overtaken, Versions
@@ -39,6 +39,7 @@ class Copying:
     def go(self, stop_at: float = 2.0):
         """Copy, and ask for a stop at some share of the whole."""
         paths, cancel = [str(path) for path in self.paths], CancelToken()
+        checked: list[str] = []
         self.seen = []
 
         def note(event):
@@ -48,7 +49,7 @@ class Copying:
 
         return copy_documents(
             *(self.store, self.versions, as_stored(self.draft, paths)),
-            parts_of(paths, self.limits),
+            [part_of(path, self.limits, checked.append) for path in paths],
             folder=TASK,
             unit="bytes",
             reporter=Reporter("import", note, cancel),
