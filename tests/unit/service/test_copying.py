@@ -10,13 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gpucluster.artifacts import LocalStore
+from gpucluster.artifacts import open_store
 from gpucluster.errors import Cancelled, DuplicateIdsError, InputError, ShapeError
 from gpucluster.events import CancelToken, Reporter
+from gpucluster.places import Place, place
 from gpucluster.service.collections.copying import as_stored, copy_documents, part_of
 from gpucluster.service.collections.creating import Draft
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.versions import Overtaken, Versions
+from gpucluster.service.folders import remove_folder
 from gpucluster.sources.collection import Feature
 from tests.helpers.documents import DIM, TEXT, documents, ids, write_lines, write_table
 
@@ -27,8 +29,8 @@ TASK = "task_a"
 class Copying:
     """A collection that is being made of files."""
 
-    def __init__(self, root: Path, paths: list[Path], limits: Limits | None = None) -> None:
-        self.store = LocalStore(root)
+    def __init__(self, root: Place, paths: list[Place], limits: Limits | None = None) -> None:
+        self.store = open_store(root)
         self.versions = Versions(self.store, FOLDER)
         self.draft = Draft(collection_id="col_a", features={TEXT: Feature(dim=DIM)})
         self.data = root / FOLDER / "data" / TASK
@@ -177,3 +179,25 @@ def test_vectors_stay_float16_where_all_files_have_that(tmp_path, second):
     assert version.features[TEXT].dtype == expected
     stored = pq.read_schema(next(copying.data.iterdir())).field("text_embedding").type
     assert stored == pa.list_(pa.from_numpy_dtype(np.dtype(expected)), DIM)
+
+
+def test_in_a_bucket_it_is_the_same(bucket, tmp_path):
+    paths, given = [], open_store(place(f"{bucket}/given"))
+    for n in range(3):
+        content = lines_of(tmp_path / f"{n}.jsonl", *range(100 * n, 100 * (n + 1))).read_bytes()
+        given.put(f"{n}.jsonl", lambda file, content=content: file.write(content))
+        paths.append(place(f"{bucket}/given/{n}.jsonl"))
+    copying = Copying(place(f"{bucket}/root"), paths)
+    with pytest.raises(Cancelled):
+        copying.go(stop_at=0.4)
+    folder = f"{FOLDER}/data/{TASK}"
+    (kept,) = copying.store.list(folder)
+    written = (copying.data / kept).stat()
+    version = copying.go()
+    assert (copying.data / kept).stat() == written
+    assert ids(copying.versions) == [f"doc-{n}" for n in range(300)]
+    assert [file.name for file in version.files] == [
+        f"../data/{TASK}/{name}" for name in copying.store.list(folder)
+    ]
+    remove_folder(copying.data)
+    assert copying.store.list(folder) == ()
