@@ -18,8 +18,8 @@ from gpucluster.service.collections.copying import kind_of
 from gpucluster.service.collections.creating import Draft, allowed_files
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.noting import Noting
-from gpucluster.service.collections.records import KIND, described
-from gpucluster.service.collections.versions import Version, Versions
+from gpucluster.service.collections.records import KIND, READY, described
+from gpucluster.service.collections.versions import Versions
 from gpucluster.service.folders import remove_folder
 from gpucluster.service.tasks import Ended, Job, Tasks, status_of
 from gpucluster.wire.collections import CollectionSource, CollectionStatus
@@ -83,6 +83,7 @@ class Imports:
         self._limits = limits
         self._import_roots = import_roots
         self._versions_of = versions_of
+        tasks.preparers[VERB] = self._note_published
         tasks.finishers[VERB] = self._ended
         tasks.followers[VERB] = self._over
 
@@ -137,12 +138,20 @@ class Imports:
         return made
 
     def tidy(self, record: Record) -> None:
-        """Remove what an import has left that failed or was canceled."""
-        remove_folder(self._root / f"{self._folder(record)}/data/{record.body['task_id']}")
+        """Remove what an import has left that failed or was canceled.
+
+        A version that it had published all the same holds, and is noted.
+        """
+        task_id = record.body["task_id"]
+        is_published = self._note(record.ns, record.id, task_id)
+        if not is_published:
+            folder = self._versions_of(record.ns, record.id).folder
+            remove_folder(self._root / f"{folder}/data/{task_id}")
         with self._catalog.writing() as tx:
             found = tx.get(record.ns, KIND, record.id)
-            if found is not None and found.body.get("task_id") == record.body["task_id"]:
-                tx.replace(replace(found, due_at=None))
+            if found is not None and found.body.get("task_id") == task_id:
+                body = {**found.body, "error": None} if is_published else found.body
+                tx.replace(replace(found, body=body, due_at=None))
 
     def look(self) -> bool:
         """Tidy up after servers that died over it; return whether there is more."""
@@ -152,35 +161,34 @@ class Imports:
             self.tidy(record)
         return bool(due)
 
-    def _folder(self, record: Record) -> str:
-        return self._versions_of(record.ns, record.id).folder
+    def _note(self, ns: str, collection_id: str, task_id: str) -> bool:
+        """Note the version that a task has published; whether there is one."""
+        versions = self._versions_of(ns, collection_id)
+        if not versions.has(1) or versions.read(1).details.get("task_id") != task_id:
+            return False
+        self._noting.note_number(ns, collection_id, 1)
+        return True
+
+    def _note_published(self, task: Record, _: Mapping[str, Any]) -> None:
+        """Let the catalog know of the first version, also where its process could not say so."""
+        self._note(task.ns, task.body["data"]["collection_id"], task.id)
 
     def _ended(self, tx: Transaction, task: Record, outcome: Mapping[str, Any]) -> Ended:
-        """Note the first version, or that there is none.
-
-        It holds once it is published, also where the process died before it said so.
-        """
+        """Note that there is no version; where there is one, the collection is ready by now."""
+        status = status_of(outcome)
         record = tx.get(task.ns, KIND, task.body["data"]["collection_id"])
         if record is None:
-            return Ended(status_of(outcome))
-        version = self._published(task, record.id)
-        if version is not None:
-            self._noting.note_in(tx, record, version.number)
-            shown = {"collection_id": record.id, "version": 1, "num_documents": version.n_rows}
-            return Ended("COMPLETED", shown)
-        status = status_of(outcome)
+            return Ended(status)
+        if record.status == READY:
+            names = ("collection_id", "version", "num_documents")
+            return Ended("COMPLETED", {name: record.body[name] for name in names})
         body = {**record.body, "error": (outcome.get("error") or {}).get("message")}
         now = self._catalog.clock()
         tx.replace(replace(record, body=body, status=_STATUS[status], due_at=now))
         return Ended(status)
 
-    def _published(self, task: Record, collection_id: str) -> Version | None:
-        """Return the version that a task has published."""
-        versions = self._versions_of(task.ns, collection_id)
-        first = versions.read(1) if versions.has(1) else None
-        return first if first is not None and first.details.get("task_id") == task.id else None
-
     def _over(self, task: Record) -> None:
+        """Tidy up at once."""
         with self._catalog.reading() as tx:
             record = tx.get(task.ns, KIND, task.body["data"]["collection_id"])
         if record is not None and record.due_at is not None:

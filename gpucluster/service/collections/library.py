@@ -267,6 +267,7 @@ class Library:
         No file is read, which would hold up all who write. What was answered is noted.
         """
         record = self.records.find(tx, ns, identifier)
+        require_ready(record)
         number = record.body["version"]
         return str(self.versions_of(ns, record.id).path(number)), number
 

@@ -17,6 +17,7 @@ import pytest
 
 from gpucluster.places import place
 from gpucluster.service.app import make_app
+from gpucluster.service.collections.creating import Draft
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.uploads import given_documents
 from gpucluster.service.settings import ServiceSettings
@@ -88,7 +89,8 @@ def test_a_collection_that_a_server_died_over_is_made_by_the_next_try(server):
     body = {"collection_id": "col_died", "features": FEATURES}
     asked = CreateCollectionRequest.model_validate(body)
     versions = service.collections.versions_of("default", "col_died")
-    service.collections._make(versions, "col_died", asked)  # and no record
+    draft = Draft(collection_id="col_died", features=asked.features)
+    service.collections._make(versions, draft, None)  # and no record
     other = client.post("/v1/collections", json={**body, "text_column": "text"})
     assert other.status_code == 409
     assert made(client, **body)["version"] == 1

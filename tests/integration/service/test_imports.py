@@ -310,14 +310,21 @@ def test_a_link_that_is_put_in_the_place_of_a_file_leads_nowhere(tmp_path):
         import_documents(args, ignore, CancelToken())
 
 
-def test_a_version_that_was_published_holds_though_the_task_was_stopped_after_that(server, shop):
-    service = server[1]
-    with service.catalog.writing() as tx:
-        before = tx.get("default", "collection", shop["collection_id"])
-        task = tx.get("default", "task", shop["task_id"])
-        found = service.collections.imports._ended(tx, task, {"ok": False, "canceled": True})
-        assert tx.get("default", "collection", before.id) == before  # it was noted already
-    assert (found.status, found.shown["num_documents"]) == ("COMPLETED", N)
+def test_a_version_that_was_published_holds_though_the_task_was_stopped_after_that(tmp_path):
+    """As where the process was killed between the two, and the task canceled before the next."""
+    path, told = write_table(tmp_path / "x.parquet", 3), []
+    with serving(tmp_path / "root", import_roots=(str(tmp_path),), max_jobs=0) as (client, service):
+        service.collections.noting._emit = lambda *event: told.append(event[2])
+        collection = begun(client, copies(path))
+        args = service.tasks.get("default", collection["task_id"]).body["job"]["args"]
+        import_documents(args, ignore, CancelToken())
+        client.delete(f"/v1/tasks/{collection['task_id']}")
+        found = shown(client, collection)
+        assert (found["status"], found["num_documents"], found["error"]) == ("READY", 3, None)
+        assert not service.collections.imports.look()
+        documents_ = f"/v1/collections/{collection['collection_id']}/documents/list"
+        assert len(client.post(documents_, json={}).json()["results"]) == 3
+    assert told == ["collection.created"]
 
 
 def test_imports_of_several_files_end_right_though_worker_and_server_are_killed(tmp_path):
