@@ -281,6 +281,7 @@ def test_documents_that_came_later_are_assigned(shop, walked):
     path = f"/v1/clusters/{cluster_id}/executions/{task['outputs'][0]}/artifacts"
     _, found = shop.caller.send("GET", f"{path}?include_members=true")
     placed = {row["point_id"]: row["cluster_id"] for row in found["members"]}
+    placed = {name: placed[name] for name in placed if not name.startswith("event_")}  # of triggers
     assert len(placed) == 41
     assert placed.pop("stranger") == "-1"
     assert all(CLUSTER_ID.fullmatch(cluster) for cluster in placed.values())
