@@ -18,6 +18,7 @@ import httpx2
 import uvicorn
 
 from gpucluster.service.app import make_app
+from gpucluster.service.server import BACKLOG, KEEP_ALIVE_S
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.wiring import Service
 
@@ -32,7 +33,14 @@ def serving(root: Path, **settings) -> Iterator[tuple[httpx2.Client, Service]]:
     fields = {"root": str(root), "admin_token": TOKEN, "device": "cpu", **settings}
     service = Service(ServiceSettings(**fields))
     config = uvicorn.Config(
-        make_app(service), port=0, log_config=None, access_log=False, ws="none", lifespan="on"
+        make_app(service),
+        port=0,
+        log_config=None,
+        access_log=False,
+        ws="none",
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        backlog=BACKLOG,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
