@@ -14,7 +14,8 @@ import click
 from gpucluster.cli.changes import usage_error
 from gpucluster.cli.render import NONE, amount, number, share, shortened, table
 from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, one_line, speaking
+from gpucluster.cli.voice import Voice, speaking
+from gpucluster.report.numbers import one_line
 
 if TYPE_CHECKING:
     from gpucluster.finished import Run

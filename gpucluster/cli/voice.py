@@ -17,6 +17,7 @@ import click
 
 from gpucluster.cli.exits import BUG, Stopped, exit_code
 from gpucluster.errors import GpuclusterError, GpuclusterWarning, StoreError
+from gpucluster.report.numbers import one_line
 
 
 class Voice:
@@ -128,11 +129,6 @@ def leave(error: BaseException, code: int) -> None:
     """End the process where a thread that is still at work would not let it end."""
     if isinstance(error, Stopped) and error.at_once:
         os._exit(code)
-
-
-def one_line(text: str) -> str:
-    """Return `text` as one line that cannot control a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def error_record(error: BaseException) -> dict[str, Any]:
