@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gpucluster.labeling.asking.spending import Usage
     from gpucluster.labeling.settings import LabelingSettings
     from gpucluster.naming.request import LabelingRequest
+    from gpucluster.reported import MapView
     from gpucluster.sources.filters import Filters
     from gpucluster.succession import By
 
@@ -71,6 +72,35 @@ class Run(StoredRun):
         """Make the clusters nodes of a taxonomy: `gpucluster.promote` with this run."""
         request = {key: options.pop(key) for key in OF_PROMOTION & options.keys()}
         return Taxonomy.of(self, Promotion(name=name, **request), **options)
+
+    def report(self, path: str | Path | None = None, **options: Any) -> Path:
+        """Write all that is known of the run into one HTML file: `gpucluster.reported.report`."""
+        from gpucluster.reported import report
+
+        return report(self, path, **options)
+
+    def map(self, **options: Any) -> MapView:
+        """Return the map of the documents, which a notebook shows.
+
+        Parameters
+        ----------
+        **options
+            ``data``, ``text_column``, ``texts`` and ``max_points`` as for `report`; at most
+            200,000 points, unless another number is asked for.
+
+        Returns
+        -------
+        MapView
+        """
+        from gpucluster.reported import map_of
+
+        return map_of(self, **options)
+
+    def _repr_html_(self) -> str:
+        """Return the run as a small table, for a notebook."""
+        from gpucluster.report.notebook import summary
+
+        return summary(self)
 
 
 class Taxonomy(StoredTaxonomy):

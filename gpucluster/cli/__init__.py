@@ -24,6 +24,7 @@ from gpucluster.cli.look import inspect, plan, show
 from gpucluster.cli.machine import completion, config, doctor
 from gpucluster.cli.plot import export, plot
 from gpucluster.cli.promote import promote
+from gpucluster.cli.report import report as write_report
 from gpucluster.cli.run import run
 from gpucluster.cli.serve import serve
 from gpucluster.cli.sweep import sweep
@@ -85,6 +86,7 @@ def main(ctx: click.Context) -> None:
     gpucluster plan docs.parquet
     gpucluster sweep docs.parquet
     gpucluster show gpucluster-out/RUN
+    gpucluster report gpucluster-out/RUN
     gpucluster plot gpucluster-out map -o map.svg
     gpucluster export gpucluster-out -o map.parquet
     gpucluster compare gpucluster-out/RUN_A gpucluster-out/RUN_B
@@ -101,7 +103,10 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-RUNS = (run, label, assign, enrich, show, plot, export, compare, history, promote, classify)
+RUNS = (
+    *(run, label, assign, enrich, show, write_report, plot, export),
+    *(compare, history, promote, classify),
+)
 OTHERS = (plan, sweep, inspect, serve, doctor, config, completion)
 for command in (*RUNS, *OTHERS):
     main.add_command(command)

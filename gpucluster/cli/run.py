@@ -19,8 +19,16 @@ SETTINGS = {"auto_envvar_prefix": "GPUCLUSTER", "max_content_width": 100}
 
 @click.command(context_settings=SETTINGS)
 @request_options
+@click.option(
+    "--report",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="",
+    help="Write the report of the run as well, into FILE (.html). Default: report-RUN.html in the "
+    "working folder.",
+)
 @speaking
-def run(voice: Voice, **options: Any) -> None:
+def run(voice: Voice, *, report: str | None, **options: Any) -> None:
     """Cluster embeddings and leave a run on disk.
 
     INPUT is a file, a folder or a glob: Parquet, Arrow, npy, npz, fvecs, fbin, JSONL. Or it is
@@ -35,6 +43,7 @@ def run(voice: Voice, **options: Any) -> None:
     gpucluster run docs.parquet --algorithm hdbscan --param min_cluster_size=20
     gpucluster run docs.parquet --steps whitening,umap --step-param umap.n_components=15
     gpucluster run topics.yaml --json | jq .metrics
+    gpucluster run topics.yaml --report topics.html
     """
     from contextlib import closing
     from datetime import UTC, datetime
@@ -42,11 +51,15 @@ def run(voice: Voice, **options: Any) -> None:
     from gpucluster import api
     from gpucluster.cli.interrupt import interruptible, typed_command
     from gpucluster.cli.progress import watcher
+    from gpucluster.cli.report import report_in_sight
     from gpucluster.cli.result import leave_partial, show_run
+    from gpucluster.reported import report_file
 
     request = read_request(options)
     data = request.data
     _check_enrichable(request)
+    if report:
+        report_file(report, "")  # what is wrong with its name is said before any work
     kept = "a fresh run keeps nothing; start it again" if request.fresh else "resume"
     begun = datetime.now(UTC)
     with closing(watcher(voice)) as observer:
@@ -74,6 +87,8 @@ def run(voice: Voice, **options: Any) -> None:
     if found.manifest.completed_at < begun:
         voice.say("nothing was left to do: the run was finished before; --fresh computes it anew")
     show_run(voice, found, N_CLUSTERS)
+    if report is not None:
+        voice.say(f"the report lies in {report_in_sight(voice, found, report or None)}")
     if request.definition.enrich_source_collection:
         _enrich(voice, request, found)
     if request.definition.llm_labeling and request.definition.llm_labeling.enabled:

@@ -89,6 +89,19 @@ def test_run_page_python(run_name: str) -> None:
     assert names["run"].num_clusters == 5
 
 
+def test_report_page(run_name: str) -> None:
+    page = ROOT / "docs/report.md"
+    (commands,), (code,) = blocks(page, "bash"), blocks(page, "python")
+    for line in commands.splitlines():
+        short = "docs.parquet --algorithm kmeans --param n_clusters=3"
+        done = CliRunner().invoke(main, line.replace("docs.parquet", short).split()[1:])
+        assert done.exit_code == 0, done.stderr
+    names: dict[str, object] = {}
+    exec(compile(code.replace(RUN_NAME, run_name), "report.md", "exec"), names)
+    assert names["path"].stat().st_size < 2_000_000
+    assert names["view"]._repr_html_().startswith("<iframe")
+
+
 def test_run_page_sql(run_name: str) -> None:
     (code,) = blocks(ROOT / "docs/run.md", "sql")
     statements = [part for part in code.replace(RUN_NAME, run_name).split(";") if part.strip()]

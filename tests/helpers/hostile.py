@@ -49,3 +49,13 @@ _WAYS = (
 )
 TEXTS = tuple(way.format(act=act) for way in _WAYS for act in _ACTS)
 NAMES = tuple(text for text in TEXTS if "/" not in text)  # names have no slash
+
+# What a page says of itself, and what it says where none of them did anything.
+_ELEMENTS = "img, script, iframe, video, object, base, meta, form[action], style, link, template"
+INERT = f"""() => ({{
+  hit: window.hit ?? null,
+  made: document.querySelectorAll('body main :is({_ELEMENTS})').length,
+  links: [...document.querySelectorAll("a")].map((a) => a.getAttribute("href"))
+    .filter((href) => !href.startsWith("#")),
+}})"""
+QUIET = {"hit": None, "made": 0, "links": []}

@@ -3,7 +3,7 @@
 import { colourOf, css, theme, whenThemeChanges } from "./colours.js";
 import { count, decimal, h, scrolling } from "./elements.js";
 
-const MORE = 50; // rows at a time
+const MORE = 50; // rows at a time, unless another number is asked for
 const COLUMNS = [
   ["name", "Cluster", (row) => row.name.toLowerCase()],
   ["size", "Members", (row) => row.num_members],
@@ -20,15 +20,24 @@ export function nameOf(cluster) {
 export class ClusterTable {
   #rows;
   #sort = ["size", -1];
-  #most = MORE;
+  #step;
+  #most;
   #chosen = null;
+  #open = new Set(); // indexes of the clusters whose examples are shown
 
-  constructor(clusters, choose, signal) {
+  /**
+   * `choose` is told which cluster was picked, `searched` of the indexes that fit what is searched
+   * (null: nothing is). `examples` shows documents of a cluster, by its index. `step`: rows at a time.
+   */
+  constructor(clusters, choose, signal, { examples = null, searched = null, step = MORE } = {}) {
+    this.#most = this.#step = step;
     this.choose = choose;
+    this.examples = examples;
+    this.searched = searched;
     this.#rows = clusters.map((cluster, index) => ({ ...cluster, index, name: nameOf(cluster) }));
     this.largest = Math.max(1, ...this.#rows.map((row) => row.num_members));
     this.hasLevels = this.#rows.some((row) => row.hierarchy_level > 0);
-    this.search = h("input", { type: "search", input: () => { this.#most = MORE; this.#show(); } });
+    this.search = h("input", { type: "search", input: () => this.#find() });
     this.found = h("span", { class: "hint", role: "status" });
     this.rows = h("div", {});
     this.element = h("div", { class: "clusters" },
@@ -50,19 +59,36 @@ export class ClusterTable {
     }
   }
 
-  #show() {
+  /** Show all rows at once, or the first ones. */
+  set isWhole(value) {
+    this.#most = value ? Infinity : this.#step;
+    this.#show();
+  }
+
+  #find() {
+    this.#most = this.#step;
+    this.#show();
+    const wanted = this.search.value.trim();
+    this.searched?.(wanted ? new Set(this.#fitting().map((row) => row.index)) : null);
+  }
+
+  #fitting() {
     const wanted = this.search.value.trim().toLowerCase();
+    return this.#rows.filter((row) => !wanted || text(row).includes(wanted));
+  }
+
+  #show() {
     const [key, direction] = this.#sort;
     const value = COLUMNS.find(([name]) => name === key)[2];
-    const fitting = this.#rows.filter((row) => !wanted || text(row).includes(wanted));
+    const fitting = this.#fitting();
     fitting.sort((a, b) => compared(value(a), value(b), direction) || a.index - b.index);
     this.found.textContent = `${count(fitting.length)} of ${count(this.#rows.length)}`;
     const shown = fitting.slice(0, this.#most);
     const more = fitting.length > shown.length && h("button", { type: "button",
-      click: () => { this.#most += MORE; this.#show(); } }, `Show ${Math.min(MORE, fitting.length - shown.length)} more`);
+      click: () => { this.#most += this.#step; this.#show(); } }, `Show ${Math.min(this.#step, fitting.length - shown.length)} more`);
     this.rows.replaceChildren(scrolling("Clusters", h("table", {},
       h("thead", {}, h("tr", {}, this.#columns().map((column) => this.#heading(column)))),
-      h("tbody", {}, shown.map((row) => this.#row(row))))), more || "");
+      h("tbody", {}, shown.map((row) => [this.#row(row), this.#opened(row)])))), more || "");
   }
 
   #columns() {
@@ -95,11 +121,29 @@ export class ClusterTable {
     const more = (row.keywords ?? []).filter((word) => !row.name.includes(word));
     const words = more.length > 0 && h("small", {}, more.slice(0, 5).join(", "));
     return h("tr", { class: isChosen ? "chosen" : null },
-      h("th", { scope: "row" }, button, words),
+      h("th", { scope: "row" }, button, words, this.examples && this.#opener(row)),
       h("td", { class: "number size" }, count(row.num_members), bar),
       h("td", { class: "number" }, decimal(row.mean_cosine_similarity)),
       h("td", { class: "number" }, decimal(row.min_cosine_similarity)),
       this.hasLevels && h("td", { class: "number" }, count(row.hierarchy_level)));
+  }
+
+  #opener(row) {
+    const isOpen = this.#open.has(row.index);
+    const turn = () => {
+      if (isOpen) this.#open.delete(row.index);
+      else this.#open.add(row.index);
+      this.#show();
+      this.rows.querySelector(`button[data-examples="${row.index}"]`).focus();
+    };
+    return h("button", { type: "button", class: "opener", "data-examples": row.index, click: turn,
+      "aria-expanded": String(isOpen), "aria-label": `Examples of ${row.name}` },
+      h("span", { "aria-hidden": "true" }, isOpen ? "▾ " : "▸ "), "examples");
+  }
+
+  #opened(row) {
+    if (!this.#open.has(row.index)) return null;
+    return h("tr", { class: "opened" }, h("td", { colspan: this.#columns().length }, this.examples(row.index)));
   }
 }
 

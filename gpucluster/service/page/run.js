@@ -4,6 +4,7 @@ import { reason } from "./charts.js";
 import { ClusterTable, nameOf } from "./cluster_table.js";
 import { badge, count, decimal, duration, facts, h, problem, roughly, say, to, when } from "./elements.js";
 import { follow, Speed } from "./following.js";
+import { descendants, described, parentsOf } from "./linked.js";
 import { ClusterMap, drawn, framed } from "./map.js";
 import { read } from "./members.js";
 import { api, call } from "./session.js";
@@ -108,8 +109,7 @@ function progress(found, path, signal, again) {
 /** Show the clusters of a run that is over: as a table, and on a map. */
 function result(found, path, signal) {
   const clusters = found.centroids ?? [];
-  const places = new Map(clusters.map((cluster, index) => [cluster.cluster_id, index]));
-  const families = descendants(clusters, places);
+  const families = descendants(clusters);
   const chosen = h("div", { class: "chosen-cluster", "aria-live": "polite" });
   const choose = (index) => {
     map.isolate(index === null ? null : families.get(index));
@@ -120,7 +120,7 @@ function result(found, path, signal) {
     nameOf: (index) => (clusters[index] ? nameOf(clusters[index]) : `cluster ${index}`),
     choose,
     signal,
-    parents: clusters.map((cluster) => places.get(cluster.parent_cluster_id) ?? null),
+    parents: parentsOf(clusters),
   });
   const table = new ClusterTable(clusters, choose, signal);
   const state = h("p", { class: "hint", role: "status" }, "The map is being read.");
@@ -142,38 +142,4 @@ function result(found, path, signal) {
   return h("div", { class: "result" },
     h("section", { class: "picture" }, h("h2", {}, "Map"), frame, state, chosen),
     h("section", {}, h("h2", {}, "Clusters"), table.element));
-}
-
-/** Return {index: set of its own index and those of all clusters below it}. */
-function descendants(clusters, places) {
-  const families = new Map();
-  const family = (index) => {
-    if (!families.has(index)) {
-      const own = new Set([index]);
-      families.set(index, own);
-      for (const child of clusters[index].child_cluster_ids) {
-        if (places.has(child)) family(places.get(child)).forEach((each) => own.add(each));
-      }
-    }
-    return families.get(index);
-  };
-  clusters.forEach((_, index) => family(index));
-  return families;
-}
-
-function described(cluster, close) {
-  return [
-    h("h3", {}, nameOf(cluster)),
-    cluster.summary && h("p", {}, cluster.summary),
-    facts([
-      ["Id", h("code", {}, cluster.cluster_id)],
-      ["Members", count(cluster.num_members)],
-      ["Keywords", (cluster.keywords ?? []).join(", ")],
-      ["Mean cosine", decimal(cluster.mean_cosine_similarity)],
-      ["Least cosine", decimal(cluster.min_cosine_similarity)],
-      ["Inside", cluster.parent_cluster_id],
-      ["Stable id", cluster.stable_id && h("code", {}, cluster.stable_id)],
-    ]),
-    h("button", { type: "button", click: close }, "Show all clusters"),
-  ].filter(Boolean);
 }

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.helpers.hostile import NAMES, TEXTS
+from tests.helpers.hostile import INERT, NAMES, QUIET, TEXTS
 
-ELEMENTS = "img, script, iframe, video, object, base, meta, form[action], style, link, template"
-INERT = f"""() => ({{
-  hit: window.hit ?? null,
-  made: document.querySelectorAll('body :is({ELEMENTS})').length,
-  links: [...document.querySelectorAll("a")].map((a) => a.getAttribute("href"))
-    .filter((href) => !href.startsWith("#")),
-}})"""
-QUIET = {"hit": None, "made": 0, "links": []}
 KEPT = {"status", "mode", "created_at", "started_at", "completed_at", "updated_at"}
 KEPT |= {"last_executed_at"}
 

@@ -1,0 +1,194 @@
+"""What a report says of a run, as JSON values: all that is no point and no document."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucluster.errors import GpuclusterError
+from gpucluster.report.facts import about, drift
+from gpucluster.report.numbers import one_line
+from gpucluster.report.quality import explained
+from gpucluster.report.reasons import in_words
+
+if TYPE_CHECKING:
+    from gpucluster.artifacts import Run
+    from gpucluster.types import Vector
+
+N_BINS = 40
+MOST_LINKS = 2_000  # of the lineage
+MOST_PATHS = 8  # in the command that repeats a run
+DIGITS = 4  # of what is measured of each cluster
+
+_OF_CLUSTER = (
+    *("cluster_id", "stable_id", "num_members", "mean_cosine_similarity", "min_cosine_similarity"),
+    *("medoid_document_id", "parent_cluster_id", "child_cluster_ids", "hierarchy_level", "label"),
+    *("summary", "keywords", "label_source", "label_confidence", "leaf_reason"),
+)
+_OF_STAGE = (
+    *("name", "device", "backend", "executor", "method", "storage", "seconds", "planned_seconds"),
+    *("peak_bytes", "planned_bytes", "reason", "reused"),
+)
+_OF_LINK = (
+    *("kind", "previous_cluster_id", "cluster_id", "num_shared"),
+    *("share_of_previous", "share_of_current", "centroid_cosine"),
+)
+
+
+def describe(run: Run, similarity: Vector) -> dict[str, Any]:
+    """Return what is known of a run, but for its clusters and documents.
+
+    Parameters
+    ----------
+    run : Run
+    similarity : ndarray of shape (n_members,), float32
+        Of all members to their own centroid; NaN for noise.
+    """
+    manifest = run.manifest.model_dump(mode="json")
+    return {
+        "run_id": run.run_id,
+        "name": manifest["definition"].get("cluster_name"),
+        "description": manifest["definition"].get("description"),
+        **{name: manifest[name] for name in ("mode", "base_run_id", "counts", "reproducible")},
+        **{name: manifest[name] for name in ("created_at", "completed_at", "not_evaluated")},
+        **{name: manifest[name] for name in ("not_run", "definition", "versions", "random_state")},
+        "gpucluster_version": manifest["gpucluster_version"],
+        "device": manifest["device"],
+        "facts": about(run),
+        "warnings": [warned["message"] for warned in manifest["warnings"]],
+        "labeling": _labeling(run),
+        "metrics": explained(run.metrics),
+        "external_metrics": explained(run.external_metrics or {}),
+        "reasons": [in_words(reason) for reason in run.manifest.recluster_reasons],
+        "drift": [] if run.manifest.drift is None else list(drift(run.manifest.drift)),
+        "similarity": _histogram(similarity),
+        "rejected": _rejected(run),
+        "stages": [{name: stage[name] for name in _OF_STAGE} for stage in manifest["stages"]],
+        "lineage": _lineage(run),
+        "related": _related(manifest["related"]),
+        "command": _command(run),
+        "files": [
+            {"name": name, "bytes": entry["bytes"], "rows": entry["rows"]}
+            for name, entry in manifest["files"].items()
+        ],
+    }
+
+
+def clusters(run: Run) -> list[dict[str, Any]]:
+    """Return the clusters in the order of the centroids, each without what it has not."""
+    table = run.centroids
+    names = [name for name in _OF_CLUSTER if name in table.column_names]
+    return [
+        {
+            name: round(value, DIGITS) if isinstance(value, float) else value
+            for name, value in row.items()
+            if value is not None and value != []
+        }
+        for row in table.select(names).to_pylist()
+    ]
+
+
+def _labeling(run: Run) -> dict[str, Any] | None:
+    """Return who named the clusters, and what went wrong."""
+    found = run.labeling
+    if found is None:
+        return None
+    return {
+        "provider": found.provider,
+        "model_name": found.model_name,
+        "warnings": list(found.warnings),
+        "num_errors": len(found.llm_labeling_errors),
+    }
+
+
+def _histogram(values: Vector) -> dict[str, Any] | None:
+    """Return how many values lie in each of `N_BINS` equal parts of their range."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return None
+    counts, edges = np.histogram(known, N_BINS)
+    return {"counts": counts.tolist(), "low": float(edges[0]), "high": float(edges[-1])}
+
+
+def _rejected(run: Run) -> dict[str, int]:
+    """Return how many rows could not be clustered, by reason."""
+    table = run.rejected.group_by("reason").aggregate([("row", "count")])
+    return dict(zip(table["reason"].to_pylist(), table["row_count"].to_pylist(), strict=True))
+
+
+def _lineage(run: Run) -> dict[str, Any] | None:
+    """Return what became of the clusters of the run before, those that changed first."""
+    found: Any = run.manifest.lineage
+    if found is None:
+        return None
+    from gpucluster.identity import KINDS
+
+    table = run.lineage
+    links = [] if table is None else table.to_pylist()
+    links = [link for link in links if link["hierarchy_level"] == 0]
+    links.sort(key=lambda link: (link["kind"] == "survived", -link["num_shared"]))
+    names = _names_before(run, str(found["previous_run_id"]))
+    return {
+        "previous_run_id": found["previous_run_id"],
+        "matched_by": found["matched_by"],
+        "counts": {kind: found[kind] for kind in KINDS},
+        "num_links": len(links),
+        "links": [
+            {name: link[name] for name in _OF_LINK if link[name] is not None}
+            | {"previous_name": names.get(link["previous_cluster_id"])}
+            for link in links[:MOST_LINKS]
+        ],
+    }
+
+
+def _names_before(run: Run, run_id: str) -> Mapping[str | None, str]:
+    """Return what clusters of the run before were called, where it still lies beside."""
+    try:
+        before = type(run).if_finished(run.path.parent / run_id)
+        labels = {} if before is None else before.cluster_labels
+    except GpuclusterError:  # damaged since: its clusters have ids, too
+        return {}
+    return {cluster_id: label for cluster_id, label in labels.items() if label}
+
+
+def _related(found: list[Any]) -> list[str]:
+    """Return the runs of other features of these documents."""
+    return [str(each.get("run_id")) for each in found]
+
+
+def _command(run: Run) -> str:
+    """Return the command that repeats a run, or one line of Python for data in memory."""
+    manifest = run.manifest
+    source: Any = manifest.source
+    paths = [path for part in source.get("collections") or [source] for path in part["paths"]]
+    how: Any = manifest.assignment
+    if not paths:
+        if manifest.base_run_id is not None:
+            return f"gpucluster.assign(data, run={manifest.base_run_id!r})"
+        return 'gpucluster.cluster(data, "definition.json")'
+    shown = list(_short(paths))
+    if manifest.base_run_id is not None:
+        words = ["gpucluster", "assign", *shown, "--run", manifest.base_run_id]
+        words += ["--threshold", str(how["threshold"])] if how else []
+        return shlex.join(words + ["--update"] * (manifest.mode == "update"))
+    columns = source.get("columns") or {}
+    flags = [
+        word
+        for role in ("id", "vector", "text", "truth")
+        if columns.get(role)
+        for word in (f"--{role}-column", str(columns[role]))
+    ]
+    return shlex.join(["gpucluster", "run", *shown, "--config", "definition.json", *flags])
+
+
+def _short(paths: list[str]) -> Iterator[str]:
+    """Yield paths; of many in one folder, that."""
+    folders = {str(PurePosixPath(path).parent) for path in paths}
+    if len(paths) > MOST_PATHS and len(folders) == 1 and "://" not in paths[0]:
+        yield folders.pop()
+    else:
+        yield from map(one_line, paths)

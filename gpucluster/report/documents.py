@@ -1,0 +1,254 @@
+"""The documents of which a report knows more than a dot: their ids, texts and true classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from gpucluster.errors import GpuclusterError, SourceError
+from gpucluster.events import Reporter
+from gpucluster.sources import Source, check_names, find, reopen
+from gpucluster.sources.base import reading
+from gpucluster.sources.columns import to_keys, to_text
+from gpucluster.types import NOISE
+
+if TYPE_CHECKING:
+    from gpucluster.artifacts import Run
+    from gpucluster.types import Labels, Rows, Vector
+
+TEXT_CHARACTERS = 280
+N_CENTRAL, N_BOUNDARY = 3, 2  # examples of a cluster
+MOST_DOCUMENTS = 200_000
+SEED = 0
+
+Part = tuple[int, Source, Mapping[str, Any]]  # its first row, and its column of each role
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Members that show what a cluster is about.
+
+    Attributes
+    ----------
+    members : ndarray of shape (n_examples,), int64
+        The most central one of each cluster first, then others of each.
+    is_central : ndarray of shape (n_examples,), bool
+        Whether it is near the centroid, or at the boundary.
+    """
+
+    members: Rows
+    is_central: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What the source says of some rows.
+
+    Attributes
+    ----------
+    texts : dict of int to str
+        By row; without those that have none.
+    classes : list of str
+        The true classes, the most frequent first.
+    truth : ndarray of shape (n_rows,), int32, or None
+        Number of each row's class; -1: it has none.
+    reason : str or None
+        Why there are no texts.
+    """
+
+    texts: Mapping[int, str] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    truth: Labels | None = None
+    reason: str | None = None
+
+
+def examples(labels: Labels, similarity: Vector) -> Examples:
+    """Choose members nearest to the centroid of their cluster, and farthest from it."""
+    clustered = np.flatnonzero((labels != NOISE) & np.isfinite(similarity))
+    order = clustered[np.lexsort((clustered, -similarity[clustered], labels[clustered]))]
+    own = labels[order]
+    first = np.flatnonzero(np.diff(own, prepend=NOISE))
+    sizes = np.diff(first, append=len(own))
+    rank = np.arange(len(own)) - np.repeat(first, sizes)
+    from_end = np.repeat(sizes, sizes) - 1 - rank
+    is_central = rank < N_CENTRAL
+    # the farthest comes after the nearest, before the second nearest
+    turn = np.where(is_central, 2 * rank, 2 * from_end + 1)
+    chosen = np.flatnonzero(is_central | (from_end < N_BOUNDARY))
+    chosen = chosen[np.argsort(turn[chosen], kind="stable")]
+    return Examples(order[chosen], is_central[chosen])
+
+
+def in_order(shown: Examples, drawn: Rows, n_members: int) -> Rows:
+    """Return members in the order in which they are told of, examples first, each once."""
+    others = drawn if len(drawn) else np.arange(n_members)
+    others = np.random.default_rng(SEED).permutation(others)[:MOST_DOCUMENTS]
+    both = np.concatenate([shown.members, others])
+    _, first = np.unique(both, return_index=True)
+    members: Rows = both[np.sort(first)][:MOST_DOCUMENTS]
+    return members
+
+
+def read_payload(
+    run: Run,
+    source: Source | None,
+    *,
+    ids: pa.ChunkedArray,
+    rows: Rows,
+    told: Rows,
+    drawn: Rows,
+    text_column: str | None,
+    has_texts: bool,
+    reporter: Reporter,
+) -> Payload:
+    """Read texts and true classes of a run's documents.
+
+    Parameters
+    ----------
+    run : Run
+    source : Source or None
+        The rows of the run; None: where its manifest says they are. Where these cannot be read
+        any more, `Payload.reason` says so.
+    ids : pyarrow.ChunkedArray of shape (n_members,)
+    rows : ndarray of shape (n_members,), int64
+        Their rows in the input.
+    told : ndarray of shape (n_told,), int64
+        Members whose texts are wanted.
+    drawn : ndarray of shape (n_drawn,), int64
+        Members whose classes are.
+    text_column : str or None
+        None: that by which clusters were named, or that of the run, or one found by its name.
+    has_texts : bool
+        Whether texts are read.
+    reporter : Reporter
+
+    Raises
+    ------
+    SourceError
+        A source or column that was named cannot be read, or holds other documents.
+    """
+    wanted = np.unique(np.concatenate([told, drawn]))
+    wanted = wanted[np.argsort(rows[wanted])]
+    try:
+        parts = list(_parts(run, source))
+        found = _read(run, parts, ids, rows, wanted, text_column, has_texts, reporter)
+    except GpuclusterError as error:
+        if source is not None or text_column is not None or not isinstance(error, SourceError):
+            raise
+        return Payload(reason=error.message)
+    texts, truth = found
+    places = np.full(len(rows), -1)
+    places[wanted] = np.arange(len(wanted))
+    is_told = set(rows[told].tolist())
+    kept = {row: text for row, text in texts.items() if row in is_told}
+    reason = None if kept or not has_texts else "no column of texts is known"
+    if truth is None:
+        return Payload(kept, reason=reason)
+    classes, numbers = _classes(truth)
+    return Payload(kept, classes, numbers[places[drawn]], reason)
+
+
+def _parts(run: Run, source: Source | None) -> Iterator[Part]:
+    if source is None:
+        yield from reopen(run.manifest.source)
+        return
+    theirs: Any = run.manifest.source.get("columns") or {}
+    own = asdict(source.info.columns)
+    yield 0, source, own | {k: name for k, name in theirs.items() if name in source.info.fields}
+
+
+def _read(
+    run: Run,
+    parts: Sequence[Part],
+    ids: pa.ChunkedArray,
+    rows: Rows,
+    wanted: Rows,
+    text_column: str | None,
+    has_texts: bool,  # noqa: FBT001 - passed on
+    reporter: Reporter,
+) -> tuple[dict[int, str], list[str | None] | None]:
+    """Return texts by row, and the class of each wanted member where there are any."""
+    if not run.has_ids and sum(s.info.n_rows for _, s, _ in parts) != run.manifest.counts.num_rows:
+        raise _changed(parts[0][1])
+    texts: dict[int, str] = {}
+    truth: list[str | None] = []
+    has_truth = all(columns["truth"] for _, _, columns in parts)
+    n_found, in_rows = 0, rows[wanted]
+    for begin, source, columns in parts:
+        text = _text_column(run, source, columns, text_column) if has_texts else None
+        names = [text, columns["truth"] if has_truth else None, columns["id"]]
+        names = [name if name in source.info.fields else None for name in names]
+        row = begin
+        if not any(names):
+            continue
+        for batch in source.columns([name for name in names if name]):
+            first, last = np.searchsorted(in_rows, (row, row + batch.num_rows))
+            here = batch.take(pa.array(in_rows[first:last] - row))
+            with reading(source.info.where):
+                texts_here, truth_here, ids_here = (_values(here, name) for name in names)
+                if ids_here is not None and run.has_ids:
+                    theirs = ids.take(pa.array(wanted[first:last])).combine_chunks()
+                    if not to_keys(ids_here).cast(pa.string()).equals(theirs):
+                        raise _changed(source)
+                if texts_here is not None:
+                    cut = _cut(texts_here)
+                    pairs = zip(in_rows[first:last].tolist(), cut, strict=True)
+                    texts |= {at: line for at, line in pairs if line}
+                if truth_here is not None:
+                    truth += to_keys(truth_here).cast(pa.string()).to_pylist()
+            row += batch.num_rows
+            n_found += len(here)
+            reporter.progress(row, run.manifest.counts.num_rows)
+    if n_found not in {0, len(wanted)}:
+        raise _changed(parts[0][1])
+    return texts, truth if len(truth) == len(wanted) and has_truth else None
+
+
+def _text_column(
+    run: Run, source: Source, columns: Mapping[str, Any], given: str | None
+) -> str | None:
+    """Return the column of texts; a `SchemaMismatchError` where one that was named is missing."""
+    info = source.info
+    if given is not None:
+        check_names({"text": given}, info.fields, info.where)
+        return given
+    named_by = None if run.labeling is None else run.labeling.text_column
+    known = [named_by, columns["text"], *info.candidates.get("text", ())]
+    known = [name for name in known if name in info.fields and name != columns["truth"]]
+    return known[0] if known else None
+
+
+def _values(batch: pa.RecordBatch, name: str | None) -> pa.Array | None:
+    is_there = name is not None and find(batch.schema, name) is not None
+    return batch.column(name) if is_there else None
+
+
+def _cut(column: pa.Array) -> Iterator[str]:
+    """Yield texts in one line, and not too long."""
+    for text in to_text(column).to_pylist():
+        line = " ".join((text or "")[: 4 * TEXT_CHARACTERS].split())
+        yield line if len(line) <= TEXT_CHARACTERS else line[: TEXT_CHARACTERS - 1].rstrip() + "…"
+
+
+def _classes(truth: Sequence[str | None]) -> tuple[list[str], Labels]:
+    """Return the classes by falling frequency, and the number of each value; -1: none."""
+    names, codes, counts = np.unique(
+        [name or "" for name in truth], return_inverse=True, return_counts=True
+    )
+    counts[names == ""] = 0
+    order = np.argsort(-counts, kind="stable")
+    number = np.empty(len(order), np.int32)
+    number[order] = np.arange(len(order))
+    numbers = np.where(names[codes] == "", NOISE, number[codes]).astype(np.int32)
+    return [str(names[i]) for i in order if names[i]], numbers
+
+
+def _changed(source: Source) -> SourceError:
+    return SourceError(
+        f"{source.info.where}: it does not hold the documents of the run any more",
+        hint="name the data that the run was made of, with data",
+    )

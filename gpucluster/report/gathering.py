@@ -1,0 +1,216 @@
+"""What goes into a report: points, documents and facts, within a number of bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from gpucluster.report.contents import clusters, describe
+from gpucluster.report.documents import (
+    Examples,
+    Payload,
+    examples,
+    in_order,
+    read_payload,
+)
+from gpucluster.report.page import as_json, make_page, packed
+from gpucluster.report.points import Cloud, curve_order, encode
+from gpucluster.report.sample import FEW, sample
+from gpucluster.types import NOISE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from gpucluster.artifacts import Run
+    from gpucluster.events import Reporter
+    from gpucluster.sources import Source
+    from gpucluster.types import Labels, Rows, Vector
+
+MAX_POINTS: Final = 1_000_000
+FILE_BYTES: Final = 10_000_000  # of a whole page, as far as documents decide it
+LEAST_BYTES: Final = 500_000  # of documents, however large the rest is
+COLUMNS: Final = ("document_id", "row", "cluster_index", "cosine_similarity_to_centroid")
+SHRINK = 0.97  # of the documents that should fit, for what compresses worse
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How much is shown.
+
+    Attributes
+    ----------
+    max_points : int
+        On the map; of more a sample.
+    has_texts : bool
+        Whether texts of documents are shown.
+    text_column : str or None
+        Where they are; None: found.
+    file_bytes : int
+        What documents may fill a page up to.
+    """
+
+    max_points: int = MAX_POINTS
+    has_texts: bool = True
+    text_column: str | None = None
+    file_bytes: int = FILE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The members of a run, and which of them are drawn.
+
+    Attributes
+    ----------
+    ids : pyarrow.ChunkedArray of shape (n_members,)
+    rows : ndarray of shape (n_members,), int64
+    labels : ndarray of shape (n_members,), int32
+    similarity : ndarray of shape (n_members,), float32
+    drawn : ndarray of shape (n_drawn,), int64
+        Places of those on the map, in the order in which they are stored.
+    cloud : Cloud
+        The same, as points.
+    n_placed : int
+        Members that have coordinates.
+    """
+
+    ids: pa.ChunkedArray
+    rows: Rows
+    labels: Labels
+    similarity: Vector
+    drawn: Rows
+    cloud: Cloud
+    n_placed: int
+
+
+def read_members(run: Run, max_points: int) -> Members:
+    """Read the members of a run and choose those that are drawn."""
+    table = run.member_columns([*COLUMNS, *"xyz"])
+    ids, rows, labels, similarity, *axes = (
+        column if name == "document_id" else column.to_numpy()
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    )
+    coordinates = np.stack(axes[: 3 if np.isfinite(axes[2]).any() else 2], axis=1)
+    placed = np.flatnonzero(np.isfinite(coordinates).all(axis=1))
+    drawn = placed
+    if len(placed) > max_points:
+        drawn = placed[sample(labels[placed], coordinates[placed], max_points)]
+    drawn = drawn[curve_order(labels[drawn], coordinates[drawn])]
+    cloud = Cloud(labels[drawn], coordinates[drawn], similarity[drawn])
+    return Members(ids, rows, labels, similarity, drawn, cloud, len(placed))
+
+
+def make(
+    entry: str,
+    run: Run,
+    members: Members,
+    manner: Manner,
+    *,
+    source: Source | None,
+    reporter: Reporter,
+) -> bytes:
+    """Return the page of a run.
+
+    Parameters
+    ----------
+    entry : str
+        The browser's module that fills it.
+    run : Run
+    members : Members
+    manner : Manner
+    source : Source or None
+        The rows of the run; None: where its manifest says they are.
+    reporter : Reporter
+        Told how far the documents are read.
+
+    Raises
+    ------
+    SourceError
+        A source or a column that was named cannot be read.
+    """
+    shown = examples(members.labels, members.similarity)
+    told = in_order(shown, members.drawn, len(members.labels))
+    payload = read_payload(
+        run,
+        source,
+        ids=members.ids,
+        rows=members.rows,
+        told=told,
+        drawn=members.drawn,
+        text_column=manner.text_column,
+        has_texts=manner.has_texts,
+        reporter=reporter,
+    )
+    head, points = encode(replace(members.cloud, truth=payload.truth))
+    contents = describe(run, members.similarity)
+    contents["map"] = head | _map_facts(run, members) | {"classes": list(payload.classes)}
+    blocks = {"clusters": packed(as_json(clusters(run)).encode("utf-8", "replace"))}
+    if len(members.drawn):
+        blocks["points"] = packed(points)
+    title = f"{contents['name'] or run.run_id}: {contents['counts']['num_clusters']:,} clusters"
+    rest = len(make_page(entry, title, contents, blocks))
+    budget = max(LEAST_BYTES, manner.file_bytes - rest) * 3 // 4  # base64 takes a third more
+    count, blocks["documents"] = _fitting(members, shown, told, payload, budget)
+    told = told[:count]
+    contents["documents"] = {
+        "count": len(told),
+        "num_texts": sum(row in payload.texts for row in members.rows[told].tolist()),
+        "has_texts": manner.has_texts,
+        "reason": payload.reason,
+    }
+    return make_page(entry, title, contents, blocks)
+
+
+def _map_facts(run: Run, members: Members) -> dict[str, Any]:
+    """Return how the points were chosen, and why there are none."""
+    facts: dict[str, Any] = {"placed": members.n_placed, "few": FEW, "reason": None}
+    if not members.n_placed and len(members.labels):
+        joined = run.manifest.base_run_id
+        facts["reason"] = (
+            f"Documents that join clusters get no coordinates; the report of {joined} has a map."
+            if joined
+            else "This run has no coordinates. With dimension_reduction in its definition, such as "
+            '{"dimension_reduction": {"method": "umap"}}, it gets them.'
+        )
+    return facts
+
+
+def _fitting(
+    members: Members, shown: Examples, told: Rows, payload: Payload, budget: int
+) -> tuple[int, bytes]:
+    """Return how many of the first documents fit, and what they are stored as."""
+    count = len(told)
+    while True:
+        content = as_json(_documents(members, shown, told[:count], payload))
+        found = packed(content.encode("utf-8", "replace"), level=6)
+        if len(found) <= budget or not count:
+            return count, found
+        count = int(count * SHRINK * budget / len(found))
+
+
+def _documents(members: Members, shown: Examples, told: Rows, payload: Payload) -> dict[str, Any]:
+    """Return documents in the order of the points, then those that are no point."""
+    place = np.full(len(members.labels), NOISE)
+    place[members.drawn] = np.arange(len(members.drawn))
+    at = place[told]
+    order = np.lexsort((told, np.where(at < 0, len(place), at)))
+    told, at = told[order], at[order]
+    points = at[at >= 0]
+    number = np.full(len(members.labels), NOISE)
+    number[told] = np.arange(len(told))
+    is_told = number[shown.members] >= 0
+    own = shown.members[is_told]
+    rows = members.rows[told].tolist()
+    texts = [payload.texts.get(row) for row in rows]
+    return {
+        "steps": np.diff(points, prepend=0).tolist(),
+        "undrawn": members.labels[told[at < 0]].tolist(),
+        "ids": members.ids.take(told).to_pylist(),
+        "texts": texts if any(texts) else None,
+        "examples": {
+            "clusters": members.labels[own].tolist(),
+            "documents": number[own].tolist(),
+            "central": shown.is_central[is_told].astype(np.int8).tolist(),
+        },
+    }

@@ -1,0 +1,46 @@
+// How the clusters of a run hang together, and what is said of one that was chosen.
+
+import { nameOf } from "./cluster_table.js";
+import { count, decimal, facts, h } from "./elements.js";
+
+/** Return {index: set of its own index and those of all clusters below it}. */
+export function descendants(clusters) {
+  const places = new Map(clusters.map((cluster, index) => [cluster.cluster_id, index]));
+  const families = new Map();
+  const family = (index) => {
+    if (!families.has(index)) {
+      const own = new Set([index]);
+      families.set(index, own);
+      for (const child of clusters[index].child_cluster_ids ?? []) {
+        if (places.has(child)) family(places.get(child)).forEach((each) => own.add(each));
+      }
+    }
+    return families.get(index);
+  };
+  clusters.forEach((_, index) => family(index));
+  return families;
+}
+
+/** Return the index of each cluster's parent; null: it has none. */
+export function parentsOf(clusters) {
+  const places = new Map(clusters.map((cluster, index) => [cluster.cluster_id, index]));
+  return clusters.map((cluster) => places.get(cluster.parent_cluster_id) ?? null);
+}
+
+/** Say what is known of a cluster. */
+export function described(cluster, close) {
+  return [
+    h("h3", {}, nameOf(cluster)),
+    cluster.summary && h("p", {}, cluster.summary),
+    facts([
+      ["Id", h("code", {}, cluster.cluster_id)],
+      ["Members", count(cluster.num_members)],
+      ["Keywords", (cluster.keywords ?? []).join(", ")],
+      ["Mean cosine", decimal(cluster.mean_cosine_similarity)],
+      ["Least cosine", decimal(cluster.min_cosine_similarity)],
+      ["Inside", cluster.parent_cluster_id],
+      ["Stable id", cluster.stable_id && h("code", {}, cluster.stable_id)],
+    ]),
+    h("button", { type: "button", click: close }, "Show all clusters"),
+  ].filter(Boolean);
+}

@@ -1,0 +1,59 @@
+// The report of a run: what is known of it, in one page that asks nobody.
+
+import { block, parsed, written } from "./blocks.js";
+import { ClusterTable } from "./cluster_table.js";
+import { Documents } from "./documents.js";
+import { count, h, problem } from "./elements.js";
+import { examplesOf, finder, knownOf } from "./finding.js";
+import { Picture, pointsOf } from "./picture.js";
+import { definition, head, lineage, notes, quality, section, stages } from "./report_sections.js";
+
+const ROWS = 15; // of the table at a time
+const { signal } = new AbortController();
+
+async function show(main) {
+  const run = written("contents");
+  const clusters = await parsed("clusters");
+  let documents = null;
+  const picture = new Picture(run.map, clusters, signal, (index) => table.mark(index));
+  const table = new ClusterTable(clusters, (index) => picture.choose(index), signal, {
+    examples: (index) => examplesOf(index, documents, picture),
+    searched: (indexes) => picture.find(indexes), step: ROWS,
+  });
+  addEventListener("beforeprint", () => { table.isWhole = true; });
+  addEventListener("afterprint", () => { table.isWhole = false; });
+  main.replaceChildren(...[
+    head(run),
+    notes("Should be clustered anew", run.reasons, "warn"),
+    notes("Warnings", [...run.warnings, ...(run.labeling?.warnings ?? [])], "warn"),
+    notes("Not done", run.not_run, "warn"),
+    h("div", { class: "result" },
+      h("section", { class: "picture", "aria-label": "Map" }, h("h2", {}, "Map"), picture.element,
+        finder(clusters, () => documents, run.documents, picture),
+        h("p", { class: "hint" }, knownOf(run.documents, run.counts.num_points))),
+      section("Clusters", clusters.length ? table.element : h("p", { class: "none" }, "There is no cluster: all documents are noise."))),
+    quality(run, clusters),
+    lineage(run.lineage, clusters),
+    stages(run),
+    rejected(run.rejected),
+    definition(run),
+    h("footer", { class: "hint" }, `Made by gpucluster ${run.gpucluster_version}. This file is whole: it loads nothing.`),
+  ].filter(Boolean));
+  const points = await read(run.map, () => documents);
+  if (points.length) picture.show(points);
+  documents = new Documents(await parsed("documents"), points);
+  main.dataset.done = "";
+}
+
+async function read(map, documents) {
+  return pointsOf(map, map.length ? await block("points") : new Uint8Array(0), documents);
+}
+
+function rejected(reasons) {
+  const found = Object.entries(reasons);
+  if (!found.length) return null;
+  return section("Rejected rows", h("ul", {}, found.map(([reason, n]) => h("li", {}, `${reason}: ${count(n)}`))));
+}
+
+const main = document.getElementById("content");
+show(main).catch((error) => main.replaceChildren(problem(error)));

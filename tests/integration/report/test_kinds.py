@@ -1,0 +1,224 @@
+"""Reports of runs of every kind, and what is missing in them."""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+import gpucluster
+from gpucluster.artifacts import LocalStore
+from gpucluster.cli import main
+from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
+from gpucluster.report.page import make_page, packed
+from tests.helpers.clouds import decode, parts_of
+from tests.helpers.hostile import TEXTS
+from tests.helpers.runs import publish_small
+from tests.helpers.topics import documents
+
+
+def read(file):
+    contents, blocks = parts_of(file.read_bytes())
+    own = {name: json.loads(block) for name, block in blocks.items() if name != "points"}
+    return contents, own["clusters"], own["documents"], blocks.get("points")
+
+
+def test_it_holds_what_the_run_holds(world):
+    contents, clusters, told, points = read(world.file)
+    members = world.run.members.sort_by("cluster_index").to_pylist()
+    assert len(clusters) == world.run.num_clusters
+    cloud = decode(contents["map"], points)
+    assert cloud.labels.tolist() == [each["cluster_index"] for each in members]
+    place = dict(zip(told["ids"], np.cumsum(told["steps"]).tolist(), strict=True))
+    texts = dict(zip(told["ids"], told["texts"], strict=True))
+    source = {row["document_id"]: row for row in pq.read_table(world.data).to_pylist()}
+    truth = [contents["map"]["classes"][code] for code in cloud.truth]
+    axes = np.array([[each[axis] for axis in "xyz"] for each in members])
+    steps = np.ptp(axes, axis=0) / [65535, 65535, 254]
+    for each in members:
+        at, row = place[each["document_id"]], source[each["document_id"]]
+        away = np.abs(cloud.coordinates[at] - [each[axis] for axis in "xyz"])
+        assert (away <= steps / 2 + 1e-6).all()
+        assert cloud.labels[at] == each["cluster_index"]
+        assert truth[at] == row["topic"]
+        assert texts[each["document_id"]] == row["text"]
+
+
+def test_nothing_of_a_payload_but_id_text_and_truth(world):
+    contents, clusters, told, _ = read(world.file)
+    everything = json.dumps([contents, clusters, told])
+    assert "a.example" not in everything
+    assert "metadata" not in json.dumps(told)
+
+
+def test_without_texts(tab, world):
+    file = world.run.report(world.folder / "quiet.html", texts=False)
+    contents, _, told, _ = read(file)
+    assert told["texts"] is None
+    assert contents["documents"]["num_texts"] == 0
+    assert contents["map"]["has_truth"]
+    assert "case 1" not in json.dumps([contents, told])
+    assert "texts were left out" in tab.show(file).inner_text("main")
+
+
+def test_rows_that_joined_have_no_map(tab, world):
+    file = world.joined.report(world.folder / "joined.html")
+    page = tab.show(file)
+    text = page.inner_text("main")
+    assert page.query_selector("canvas") is None
+    assert f"the report of {world.run.run_id} has a map" in text
+    assert "Beside the fit" in text
+    assert f"gpucluster assign {world.data} --run {world.run.run_id}" in text
+    page.click(".opener")
+    assert "case" in page.inner_text(".examples")
+
+
+def test_without_coordinates_and_names(tab, world):
+    page = tab.show(world.bare.report(world.folder / "bare.html"))
+    assert "dimension_reduction" in page.inner_text(".picture")
+    page.click(".opener")
+    assert "d0-" in page.inner_text(".examples")
+    page.click(".pick")
+    assert "cl_" in page.inner_text(".chosen-cluster")
+
+
+def test_a_source_that_is_gone_or_another_one(world, tmp_path):
+    data = tmp_path / "docs.parquet"
+    shutil.copy(world.data, data)
+    run = gpucluster.cluster(
+        data, algorithm="kmeans", algorithm_params={"n_clusters": 6}, out=tmp_path / "out"
+    )
+    pq.write_table(documents(240, seed=1), data)
+    contents, _, told, _ = read(run.report(tmp_path / "changed.html"))
+    assert told["texts"] is None
+    assert "does not hold the documents" in contents["documents"]["reason"]
+    data.unlink()
+    contents, _, told, _ = read(run.report(tmp_path / "gone.html"))
+    assert told["texts"] is None
+    assert len(told["ids"]) == 240
+    assert "no such file" in contents["documents"]["reason"].lower()
+    contents, _, told, _ = read(run.report(tmp_path / "found.html", data=world.data))
+    assert contents["documents"]["num_texts"] == 240
+    with pytest.raises(SchemaMismatchError, match="nowhere"):
+        run.report(tmp_path / "x.html", data=world.data, text_column="nowhere")
+    pq.write_table(documents(240, seed=2), tmp_path / "other.parquet")
+    with pytest.raises(SourceError, match="does not hold the documents"):
+        run.report(tmp_path / "x.html", data=tmp_path / "other.parquet")
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["noise", "hierarchy", "attribute", "memory"])
+def test_every_kind_of_run(tab, tmp_path, kind):
+    table = documents(120)
+    settings = {
+        "noise": {"algorithm": "dbscan", "algorithm_params": {"eps": 1e-6, "min_samples": 5}},
+        "hierarchy": {
+            "algorithm": "kmeans",
+            "algorithm_params": {"n_clusters": 2},
+            "hierarchical": True,
+            "min_split_size": 20,
+            "dimension_reduction": {"method": "pca"},
+        },
+        "attribute": {"cluster_type": "attribute", "attribute_config": {"attributes": ["topic"]}},
+        "memory": {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 3}},
+    }[kind]
+    data = table
+    if kind != "memory":
+        data = tmp_path / "docs.parquet"
+        pq.write_table(table, data)
+    run = gpucluster.cluster(data, settings, out=tmp_path / "out", device="cpu")
+    page = tab.show(run.report(tmp_path / "report.html"))
+    text = page.inner_text("main")
+    assert run.run_id in text
+    if kind == "noise":
+        assert "There is no cluster" in text
+    if kind == "hierarchy":
+        assert run.centroids.num_rows > 2
+        assert page.is_visible("th:has-text('Level')")
+        page.click(".opener[data-examples='0']")  # of those below it
+        assert page.query_selector_all(".examples li")
+    if kind == "memory":
+        assert "the data of the run were in memory" in text
+
+
+def test_fewer_points_than_documents(tab, world):
+    file = world.run.report(world.folder / "fewer.html", max_points=100)
+    contents, _, _, points = read(file)
+    assert len(decode(contents["map"], points).labels) == 100
+    assert "100 of 220 documents: drawn so that" in tab.show(file).inner_text(".picture")
+
+
+def test_ten_thousand_clusters(tab, world, tmp_path):
+    contents, blocks = parts_of(world.file.read_bytes())
+    first = json.loads(blocks["clusters"])[0]
+    many = [first | {"cluster_id": f"cl_{i}", "label": f"group {i}"} for i in range(10_000)]
+    blocks["clusters"] = json.dumps(many).encode()
+    page = make_page("report.js", "many", contents, {n: packed(b) for n, b in blocks.items()})
+    (tmp_path / "many.html").write_bytes(page)
+    shown = tab.show(tmp_path / "many.html")
+    assert len(shown.query_selector_all(".clusters tbody tr")) < 100
+    shown.fill(".clusters input", "group 7777")
+    assert shown.inner_text(".clusters [role=status]") == "1 of 10,000"
+
+
+def test_names_of_files_are_checked_before_any_work(world, tmp_path):
+    for name in ("report.parquet", "report", "s3://bucket/report.html"):
+        with pytest.raises(ConfigError, match="ends in .html"):
+            world.run.report(name)
+    with pytest.raises(ConfigError, match="max_points"):
+        world.run.report(tmp_path / "x.html", max_points=0)
+
+
+def test_in_a_notebook(tab, world, tmp_path):
+    shown = world.run.map(max_points=50)._repr_html_()
+    assert shown.count("<") == 2  # the frame, and nothing of the page
+    assert 'sandbox="allow-scripts"' in shown
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><title>n</title>{shown}")
+    tab.goto((tmp_path / "notebook.html").as_uri())
+    frame = tab.frame_locator("iframe")
+    frame.locator("canvas[data-drawn='50']").wait_for()
+    table = world.run._repr_html_()
+    assert world.run.run_id in table
+    assert "<script" not in table
+
+
+def test_a_table_in_a_notebook_is_inert(tmp_path):
+    store = LocalStore(tmp_path)
+    publish_small(store)
+    run = gpucluster.open_run(tmp_path / "run_a")
+    run.__dict__["centroids"] = run.centroids.set_column(
+        run.centroids.column_names.index("label"), "label", pa.array(TEXTS[:5])
+    )
+    shown = run._repr_html_()
+    assert html.escape(TEXTS[0]) in shown
+    assert not any(text in shown for text in TEXTS[:5])
+
+
+def test_the_command(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args):
+        return CliRunner().invoke(main, [str(arg) for arg in args])
+
+    done = call("report", world.run.path, "--json", "--no-texts")
+    record = json.loads(done.stdout)
+    file = tmp_path / f"report-{world.run.run_id}.html"
+    assert record == {"report": str(file), "bytes": file.stat().st_size}
+    assert "report.map" in done.stderr
+    assert call("report", world.run.path, "-o", "report.pdf").exit_code == 2
+    assert call("report", tmp_path, "-q").exit_code == 5
+    kmeans = ("--algorithm", "kmeans", "--param", "n_clusters=3", "--out", "out")
+    refused = call("run", world.data, *kmeans, "--report", "report.pdf")
+    assert refused.exit_code == 2
+    assert not (tmp_path / "out").exists()
+    done = call("run", world.data, *kmeans, "--report", "r.html")
+    assert done.exit_code == 0, done.stderr
+    assert "the report lies in" in done.stderr
+    assert (tmp_path / "r.html").exists()
+    world.run.verify()  # nothing of the run was touched
