@@ -11,7 +11,7 @@ import numpy as np
 
 from gpucluster.errors import GpuclusterError
 from gpucluster.report.facts import about, drift
-from gpucluster.report.numbers import one_line
+from gpucluster.report.numbers import amount, one_line
 from gpucluster.report.quality import explained
 from gpucluster.report.reasons import in_words
 
@@ -59,8 +59,7 @@ def describe(run: Run, similarity: Vector) -> dict[str, Any]:
         "gpucluster_version": manifest["gpucluster_version"],
         "device": manifest["device"],
         "facts": about(run),
-        "warnings": [warned["message"] for warned in manifest["warnings"]],
-        "labeling": _labeling(run),
+        "warnings": _warnings(run),
         "metrics": explained(run.metrics),
         "external_metrics": explained(run.external_metrics or {}),
         "reasons": [in_words(reason) for reason in run.manifest.recluster_reasons],
@@ -69,7 +68,7 @@ def describe(run: Run, similarity: Vector) -> dict[str, Any]:
         "rejected": _rejected(run),
         "stages": [{name: stage[name] for name in _OF_STAGE} for stage in manifest["stages"]],
         "lineage": _lineage(run),
-        "related": _related(manifest["related"]),
+        "related": list(_related(run)),
         "command": _command(run),
         "files": [
             {"name": name, "bytes": entry["bytes"], "rows": entry["rows"]}
@@ -92,17 +91,14 @@ def clusters(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def _labeling(run: Run) -> dict[str, Any] | None:
-    """Return who named the clusters, and what went wrong."""
-    found = run.labeling
-    if found is None:
-        return None
-    return {
-        "provider": found.provider,
-        "model_name": found.model_name,
-        "warnings": list(found.warnings),
-        "num_errors": len(found.llm_labeling_errors),
-    }
+def _warnings(run: Run) -> list[str]:
+    """Return what the run warned of, and its naming."""
+    found = [warned.message for warned in run.manifest.warnings]
+    if run.labeling is not None:
+        found += run.labeling.warnings
+        if without := len(run.labeling.not_named):
+            found.append(f"{amount(without)} clusters got no name of the model")
+    return found
 
 
 def _histogram(values: Vector) -> dict[str, Any] | None:
@@ -155,9 +151,15 @@ def _names_before(run: Run, run_id: str) -> Mapping[str | None, str]:
     return {cluster_id: label for cluster_id, label in labels.items() if label}
 
 
-def _related(found: list[Any]) -> list[str]:
-    """Return the runs of other features of these documents."""
-    return [str(each.get("run_id")) for each in found]
+def _related(run: Run) -> Iterator[str]:
+    """Yield the runs of other features of these documents, and how their clusters lie in ours."""
+    for each in run.manifest.related:
+        other: Any = each
+        inside, around = len(other["inside_ours"]), len(other["around_ours"])
+        yield (
+            f"{other['feature_uri']}: {other['run_id']}; {amount(inside)} of its clusters lie "
+            f"inside one of ours, {amount(around)} hold one of ours"
+        )
 
 
 def _command(run: Run) -> str:

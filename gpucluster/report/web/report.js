@@ -25,7 +25,7 @@ async function show(main) {
   main.replaceChildren(...[
     head(run),
     notes("Should be clustered anew", run.reasons, "warn"),
-    notes("Warnings", [...run.warnings, ...(run.labeling?.warnings ?? [])], "warn"),
+    notes("Warnings", run.warnings, "warn"),
     notes("Not done", run.not_run, "warn"),
     h("div", { class: "result" },
       h("section", { class: "picture", "aria-label": "Map" }, h("h2", {}, "Map"), picture.element,
@@ -36,6 +36,7 @@ async function show(main) {
     lineage(run.lineage, clusters),
     stages(run),
     rejected(run.rejected),
+    run.related.length > 0 && section("Other features of these documents", h("ul", {}, run.related.map((line) => h("li", {}, line)))),
     definition(run),
     h("footer", { class: "hint" }, `Made by gpucluster ${run.gpucluster_version}. This file is whole: it loads nothing.`),
   ].filter(Boolean));

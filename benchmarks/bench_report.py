@@ -1,0 +1,214 @@
+"""What the report of a large run takes: bytes, seconds to write, and to the first frame.
+
+python benchmarks/bench_report.py
+python benchmarks/bench_report.py --rows 5000000 --clusters 1000
+
+The run is made of synthetic points, as the pipeline writes runs. The browser is headless Chromium
+without a GPU. Needs playwright and a Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import gpucluster
+from gpucluster.artifacts import LocalStore, publish, schema, write_files
+from gpucluster.artifacts.manifest import Counts, Manifest
+from gpucluster.device.select import Decision
+
+WORDS = np.array(
+    [
+        "account",
+        "balance",
+        "transfer",
+        "card",
+        "money",
+        "refund",
+        "exchange",
+        "rate",
+        "fee",
+        "cash",
+        "travel",
+        "hotel",
+        "flight",
+        "order",
+        "pizza",
+        "music",
+        "weather",
+        "alarm",
+        "calendar",
+        "meeting",
+        "report",
+        "invoice",
+        "contract",
+        "lawyer",
+        "doctor",
+    ]
+)
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+FRAMES = 20
+# Wait for the next frame of the map that shows all of it.
+DRAWN = """() => new Promise((done) => {
+  const canvas = document.querySelector("canvas");
+  const look = () => (canvas.dataset.due === undefined ? done(performance.now()) : requestAnimationFrame(look));
+  requestAnimationFrame(look);
+})"""  # noqa: E501
+
+
+def make_run(folder: Path, n_rows: int, n_clusters: int) -> gpucluster.Run:
+    """Write documents, and a run of them with coordinates in the plane."""
+    rng = np.random.default_rng(0)
+    labels = np.minimum(rng.zipf(1.4, n_rows), n_clusters + 1).astype(np.int32) - 2  # 1: noise
+    labels = np.where(labels == n_clusters - 1, rng.integers(-1, n_clusters, n_rows), labels)
+    labels = labels.astype(np.int32)
+    centers = rng.normal(size=(n_clusters, 2)) * 20
+    spread = np.where(labels < 0, 15, 0.8)[:, None]
+    at = np.where(labels[:, None] < 0, 0, centers[labels]) + rng.normal(size=(n_rows, 2)) * spread
+    similarity = rng.beta(9, 3, n_rows).astype(np.float32)
+    ids = pa.array([f"doc-{row:08d}" for row in range(n_rows)])
+    words = WORDS[rng.integers(0, len(WORDS), (n_rows, 9))]
+    documents = {
+        "document_id": ids,
+        "text": [" ".join(row) for row in words],
+        "topic": pa.array(labels // 3).cast(pa.string()),
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(at.astype(np.float32).ravel()), 2),
+    }
+    pq.write_table(pa.table(documents), folder / "docs.parquet")
+    tables = {
+        "members": schema.members_table(
+            ids,
+            np.arange(n_rows),
+            labels,
+            paths=schema.flat_paths(n_clusters),
+            similarity=similarity,
+            nearest=np.maximum(labels, 0),
+            nearest_similarity=similarity,
+            assigned_by=["fit"] * n_rows,
+            coordinates=at.astype(np.float32),
+        ),
+        "centroids": schema.centroids_table(
+            centers.astype(np.float32),
+            np.bincount(labels[labels >= 0], minlength=n_clusters),
+            paths=schema.flat_paths(n_clusters),
+            mean_similarity=np.full(n_clusters, 0.75, np.float32),
+            min_similarity=np.full(n_clusters, 0.1, np.float32),
+            variance=np.full(n_clusters, 0.4, np.float32),
+            medoid_ids=ids.slice(0, n_clusters),
+            algorithm="kmeans",
+            run_id="run_large",
+            keywords=[list(WORDS[rng.permutation(len(WORDS))[:6]]) for _ in range(n_clusters)],
+        ),
+        "rejected": schema.rejected_table(
+            pa.table({"document_id": pa.array([], pa.string()), "row": [], "reason": []})
+        ),
+    }
+    now = datetime.now(UTC)
+    store = LocalStore(folder)
+    with store.lease("run_large"):
+        files = write_files(store, "run_large", tables=tables, provenance={})
+        columns = {"id": "document_id", "vector": "embedding", "text": "text", "truth": "topic"}
+        publish(
+            store,
+            Manifest(
+                run_id="run_large",
+                created_at=now,
+                completed_at=now,
+                gpucluster_version=gpucluster.__version__,
+                versions={},
+                definition={"cluster_name": "a large run"},
+                definition_sha256="0" * 64,
+                data_sha256="1" * 64,
+                random_state=42,
+                source={
+                    "paths": [str(folder / "docs.parquet")],
+                    "columns": columns,
+                    "n_rows": n_rows,
+                },
+                counts=Counts(
+                    num_rows=n_rows,
+                    num_points=n_rows,
+                    num_rejected=0,
+                    num_clusters=n_clusters,
+                    num_noise=int((labels < 0).sum()),
+                ),
+                metrics={},
+                stages=(),
+                device=Decision("cpu", "cpu", "asked for"),
+                reproducible="exact",
+                files=files,
+            ),
+        )
+    return gpucluster.open_run(folder / "run_large")
+
+
+def in_a_browser(file: Path, profile: Path) -> dict[str, Any]:
+    """Open a report; return seconds to its first frame, to all of it, and of a frame of panning."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, PROGRAMS)))
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(profile), executable_path=program, headless=True, args=["--no-sandbox"]
+        )
+        page = context.new_page()
+        page.set_viewport_size({"width": 1280, "height": 860})
+        begun = time.perf_counter()
+        page.goto(file.as_uri(), wait_until="commit")
+        page.wait_for_selector("canvas[data-drawn]:not([data-drawn='0'])", timeout=60_000)
+        first = time.perf_counter() - begun
+        page.wait_for_selector("[data-done]", timeout=60_000)
+        whole = time.perf_counter() - begun
+        page.evaluate(DRAWN)
+        page.focus("canvas")
+        frames = []
+        for number in range(FRAMES):
+            before = page.evaluate("() => performance.now()")
+            page.keyboard.press("ArrowLeft" if number % 2 else "ArrowRight")
+            frames.append((page.evaluate(DRAWN) - before) / 1000)
+        context.close()
+    return {"first_frame_s": first, "done_s": whole, "pan_s": statistics.median(frames)}
+
+
+def main() -> None:
+    """Make the run, write its report, open it; print one JSON record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--clusters", type=int, default=300)
+    parser.add_argument("--keep", metavar="FILE", help="where the report is left")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = make_run(folder, given.rows, given.clusters)
+        begun = time.perf_counter()
+        file = run.report(folder / "report.html")
+        written = time.perf_counter() - begun
+        result = {
+            "rows": given.rows,
+            "clusters": given.clusters,
+            "bytes": file.stat().st_size,
+            "write_s": written,
+            **in_a_browser(file, folder / "profile"),
+            "load_average": os.getloadavg()[0],
+            "machine": machine.record(),
+        }
+        if given.keep:
+            shutil.copy(file, given.keep)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
