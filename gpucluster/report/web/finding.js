@@ -13,6 +13,7 @@ export function finder(clusters, documents, known, picture) {
   const look = () => {
     const word = search.value.trim();
     const found = word ? documents()?.having(word) ?? [] : [];
+    picture.choose(null);
     picture.highlight(word ? new Set(found.map((i) => documents().points[i]).filter((point) => point >= 0)) : null);
     said.textContent = word ? `${count(found.length)} of ${count(known.count)}` : "";
     list.replaceChildren(...found.slice(0, MOST).map((i) => entry(i)));

@@ -7,6 +7,8 @@ import { descendants, described, parentsOf } from "./linked.js";
 import { ClusterMap, drawn, framed } from "./map.js";
 import { Points } from "./points.js";
 
+const PAPER = 690; // pixels of a page of A4, within its margins
+
 /** Return the points, of which ids and texts are asked for when they are wanted. */
 export function pointsOf(head, bytes, documents) {
   const points = new Points(head.length);
@@ -58,6 +60,16 @@ export class Picture {
   /** Mark points; null: none. */
   highlight(points) {
     this.map?.highlight?.(points);
+  }
+
+  /** Keep the map as it is seen, on paper of another width. */
+  set isPrinted(value) {
+    if (!this.map) return;
+    const { element, canvas } = this.map;
+    const [width, height] = [element.clientWidth, canvas.clientHeight];
+    element.style.width = value ? `${width}px` : "";
+    element.style.zoom = value ? Math.min(1, PAPER / width) : "";
+    canvas.style.height = value ? `${height}px` : "";
   }
 
   familyOf(index) {

@@ -20,8 +20,12 @@ async function show(main) {
     examples: (index) => examplesOf(index, documents, picture),
     searched: (indexes) => picture.find(indexes), step: ROWS,
   });
-  addEventListener("beforeprint", () => { table.isWhole = true; });
-  addEventListener("afterprint", () => { table.isWhole = false; });
+  const print = (isPrinted) => {
+    table.isWhole = isPrinted;
+    picture.isPrinted = isPrinted;
+  };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
   main.replaceChildren(...[
     head(run),
     notes("Should be clustered anew", run.reasons, "warn"),
