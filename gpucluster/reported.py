@@ -71,11 +71,12 @@ def report(
     StoreError
         The file could not be written.
     """
-    from gpucluster.bases import latest_run
+    from gpucluster.bases import check_is_run, latest_run
     from gpucluster.report.gathering import MAX_POINTS, Manner
     from gpucluster.report.whole_file import write_whole
 
     opened = latest_run(run)
+    check_is_run(opened)
     file = report_file(path, opened.run_id)
     manner = Manner(_checked(max_points, MAX_POINTS), texts, text_column)
     source = _source(opened, data)

@@ -173,10 +173,14 @@ def _command(run: Run) -> str:
             return f"gpucluster.assign(data, run={manifest.base_run_id!r})"
         return 'gpucluster.cluster(data, "definition.json")'
     shown = list(_short(paths))
+    threshold = ["--threshold", str(how["threshold"])] if how and "threshold" in how else []
+    if manifest.taxonomy is not None:
+        name, version = (str(manifest.taxonomy[key]) for key in ("taxonomy_id", "version"))
+        words = ["classify", *shown, "--taxonomy", name, "--version", version, *threshold]
+        return shlex.join(["gpucluster", *words])
     if manifest.base_run_id is not None:
-        words = ["gpucluster", "assign", *shown, "--run", manifest.base_run_id]
-        words += ["--threshold", str(how["threshold"])] if how else []
-        return shlex.join(words + ["--update"] * (manifest.mode == "update"))
+        words = ["assign", *shown, "--run", manifest.base_run_id, *threshold]
+        return shlex.join(["gpucluster", *words] + ["--update"] * (manifest.mode == "update"))
     columns = source.get("columns") or {}
     flags = [
         word

@@ -32,6 +32,11 @@ MAX_POINTS: Final = 1_000_000
 FILE_BYTES: Final = 10_000_000  # of a whole page, as far as documents decide it
 LEAST_BYTES: Final = 500_000  # of documents, however large the rest is
 COLUMNS: Final = ("document_id", "row", "cluster_index", "cosine_similarity_to_centroid")
+_JOINED = "Documents that join clusters get no coordinates, so there is no map of them."
+_NO_MAP = (
+    "This run has no coordinates. With dimension_reduction in its definition, such as "
+    '{"dimension_reduction": {"method": "umap"}}, it gets them.'
+)
 SHRINK = 0.97  # of the documents that should fit, for what compresses worse
 
 
@@ -166,13 +171,7 @@ def _map_facts(run: Run, members: Members) -> dict[str, Any]:
     """Return how the points were chosen, and why there are none."""
     facts: dict[str, Any] = {"placed": members.n_placed, "few": FEW, "reason": None}
     if not members.n_placed and len(members.labels):
-        joined = run.manifest.base_run_id
-        facts["reason"] = (
-            f"Documents that join clusters get no coordinates; the report of {joined} has a map."
-            if joined
-            else "This run has no coordinates. With dimension_reduction in its definition, such as "
-            '{"dimension_reduction": {"method": "umap"}}, it gets them.'
-        )
+        facts["reason"] = _NO_MAP if run.manifest.base_run_id is None else _JOINED
     return facts
 
 

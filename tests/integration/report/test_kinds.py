@@ -17,6 +17,7 @@ from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
 from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
 from gpucluster.report.page import make_page, packed
+from gpucluster.reported import report
 from tests.helpers.clouds import decode, parts_of
 from tests.helpers.hostile import TEXTS
 from tests.helpers.runs import publish_small
@@ -72,11 +73,20 @@ def test_rows_that_joined_have_no_map(tab, world):
     page = tab.show(file)
     text = page.inner_text("main")
     assert page.query_selector("canvas") is None
-    assert f"the report of {world.run.run_id} has a map" in text
+    assert "Documents that join clusters get no coordinates" in text
     assert "Beside the fit" in text
     assert f"gpucluster assign {world.data} --run {world.run.run_id}" in text
     page.click(".opener")
     assert "case" in page.inner_text(".examples")
+
+
+def test_documents_that_were_classified(world, tmp_path):
+    taxonomy = world.bare.promote("topics", out=tmp_path)
+    contents, *_ = read(taxonomy.apply(world.data, out=tmp_path).report(tmp_path / "r.html"))
+    words = f"--taxonomy {taxonomy.taxonomy_id} --version 1 --threshold auto"
+    assert contents["command"] == f"gpucluster classify {world.data} {words}"
+    with pytest.raises(ConfigError, match="a taxonomy, no run"):
+        report(next(tmp_path.rglob("tax_*/**/manifest.json")).parent, tmp_path / "t.html")
 
 
 def test_without_coordinates_and_names(tab, world):

@@ -75,12 +75,19 @@ def test_documents_are_found(opened):
     assert "pizza" in opened.inner_text(".chosen-cluster h3")
 
 
+def test_the_picture_is_saved(opened):
+    with opened.expect_download() as download:
+        opened.click("text=Save")
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")
+
+
 def test_all_of_it_is_printed(opened):
     opened.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     assert len(opened.query_selector_all(".clusters .pick")) == 6
     opened.emulate_media(media="print")
     assert not opened.is_visible(".controls")
     assert opened.is_visible("canvas")
+    assert len(opened.pdf()) > 10_000
 
 
 def test_it_fits_a_phone(tab, world):
