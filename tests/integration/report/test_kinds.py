@@ -16,12 +16,13 @@ import gpucluster
 from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
 from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
+from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.report.page import make_page, packed
 from gpucluster.reported import report
 from tests.helpers.clouds import decode, parts_of
 from tests.helpers.hostile import TEXTS
 from tests.helpers.runs import publish_small
-from tests.helpers.topics import documents
+from tests.helpers.topics import by, documents, topic_run
 
 
 def read(file):
@@ -56,6 +57,15 @@ def test_nothing_of_a_payload_but_id_text_and_truth(world):
     everything = json.dumps([contents, clusters, told])
     assert "a.example" not in everything
     assert "metadata" not in json.dumps(told)
+
+
+def test_no_key_is_in_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-key")
+    with FakeServer() as server:
+        run = topic_run(tmp_path).label(**by(server))
+    contents, blocks = parts_of(run.report(tmp_path / "r.html").read_bytes())
+    assert run.labeling.counts["num_llm"] == run.num_clusters
+    assert b"canary" not in json.dumps(contents).encode() + b"".join(blocks.values())
 
 
 def test_without_texts(tab, world):
