@@ -17,7 +17,7 @@ from gpucluster.report.documents import (
 )
 from gpucluster.report.page import as_json, make_page, packed
 from gpucluster.report.points import Cloud, curve_order, encode
-from gpucluster.report.sample import FEW, sample
+from gpucluster.report.sample import few_of_each, sample
 from gpucluster.types import NOISE
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class Members:
         The same, as points.
     n_placed : int
         Members that have coordinates.
+    few : int
+        How many of each cluster are drawn in any case.
     """
 
     ids: pa.ChunkedArray
@@ -87,6 +89,7 @@ class Members:
     drawn: Rows
     cloud: Cloud
     n_placed: int
+    few: int
 
 
 def read_members(run: Run, max_points: int) -> Members:
@@ -103,7 +106,8 @@ def read_members(run: Run, max_points: int) -> Members:
         drawn = placed[sample(labels[placed], coordinates[placed], max_points)]
     drawn = drawn[curve_order(labels[drawn], coordinates[drawn])]
     cloud = Cloud(labels[drawn], coordinates[drawn], similarity[drawn])
-    return Members(ids, rows, labels, similarity, drawn, cloud, len(placed))
+    few = few_of_each(labels[placed], max_points)
+    return Members(ids, rows, labels, similarity, drawn, cloud, len(placed), few)
 
 
 def make(
@@ -169,7 +173,7 @@ def make(
 
 def _map_facts(run: Run, members: Members) -> dict[str, Any]:
     """Return how the points were chosen, and why there are none."""
-    facts: dict[str, Any] = {"placed": members.n_placed, "few": FEW, "reason": None}
+    facts: dict[str, Any] = {"placed": members.n_placed, "few": members.few, "reason": None}
     if not members.n_placed and len(members.labels):
         facts["reason"] = _NO_MAP if run.manifest.base_run_id is None else _JOINED
     return facts

@@ -42,7 +42,7 @@ def sample(labels: Labels, coordinates: Matrix, count: int) -> Rows:
         return np.arange(len(labels))
     keys = _keys(coordinates)
     sizes = np.bincount(labels + 1)
-    few = min(FEW, count // (2 * int(np.count_nonzero(sizes))))
+    few = few_of_each(labels, count)
     by_cluster = np.lexsort((keys, labels))
     rank = np.empty(len(labels), np.int64)
     starts = np.cumsum(sizes) - sizes
@@ -50,6 +50,11 @@ def sample(labels: Labels, coordinates: Matrix, count: int) -> Rows:
     keys[rank < few] = -1.0  # before all others
     chosen: Rows = np.sort(np.argpartition(keys, count - 1)[:count])
     return chosen
+
+
+def few_of_each(labels: Labels, count: int) -> int:
+    """Return how many points of every cluster are in a sample, as far as it has so many."""
+    return min(FEW, count // (2 * max(1, len(np.unique(labels)))))
 
 
 def _keys(coordinates: Matrix) -> np.ndarray:

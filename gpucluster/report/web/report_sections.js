@@ -27,7 +27,7 @@ export function head(run) {
       ["Device", `${run.device.device}: ${run.device.reason}`],
       ["Run", h("code", {}, run.run_id)],
     ]),
-    facts(known.filter((each) => !isShort(each))));
+    known.every(isShort) ? null : facts(known.filter((each) => !isShort(each))));
 }
 
 export function notes(title, lines, tone) {

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucluster.report.sample import FEW, sample
+from gpucluster.report.sample import few_of_each, sample
 
 
 @given(st.integers(0, 400), st.integers(1, 500), st.integers(1, 30), st.integers(0, 99))
@@ -19,7 +19,7 @@ def test_as_many_as_asked_for_and_some_of_every_cluster(n_points, count, n_clust
     assert (np.diff(chosen) > 0).all()
     np.testing.assert_array_equal(chosen, sample(labels, coordinates, count))
     names, sizes = np.unique(labels, return_counts=True)
-    few = min(FEW, count // (2 * max(1, len(names))))
+    few = few_of_each(labels, count)
     kept = dict(zip(*np.unique(labels[chosen], return_counts=True), strict=True))
     for name, size in zip(names, sizes, strict=True):
         assert kept.get(name, 0) >= min(few, size)
