@@ -18,7 +18,7 @@ SIZE = {"width": 900, "height": 700}
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<link rel="stylesheet" href="/page/style.css"><link rel="stylesheet" href="/page/map.css">
+<link rel="stylesheet" href="/page/base.css"><link rel="stylesheet" href="/page/map.css">
 <main><section class="picture"></section></main></html>"""
 SETUP = """async () => {
   const { ClusterMap, framed } = await import("/page/map.js");
