@@ -15,20 +15,21 @@ export function section(title, ...parts) {
 
 export function head(run) {
   const took = new Date(run.completed_at) - new Date(run.created_at);
-  const isShort = ([, text]) => text.length <= SHORT;
-  const known = run.facts.map(([name, text]) => [capital(name), text]);
   return h("section", { class: "head" },
     h("h1", {}, run.name ?? run.run_id),
     run.description && h("p", {}, run.description),
     facts([
-      ...known.filter(isShort),
+      ...known(run).filter(isShort),
+      ["Joined", run.base_run_id && h("code", {}, run.base_run_id)],
       ["Finished", when(run.completed_at)],
       ["Took", duration(took)],
-      ["Device", `${run.device.device}: ${run.device.reason}`],
+      ["Device", run.device.device],
       ["Run", h("code", {}, run.run_id)],
-    ]),
-    known.every(isShort) ? null : facts(known.filter((each) => !isShort(each))));
+    ]));
 }
+
+const known = (run) => run.facts.map(([name, text]) => [capital(name), text]);
+const isShort = ([, text]) => text.length <= SHORT;
 
 export function notes(title, lines, tone) {
   if (!lines.length) return null;
@@ -125,7 +126,9 @@ function link(each, names) {
 export function definition(run) {
   const text = JSON.stringify(run.definition, null, 2);
   const isShell = run.command.startsWith("gpucluster ");
+  const long = [...known(run).filter((each) => !isShort(each)), ["Device", `${run.device.device}: ${run.device.reason}`]];
   return section("How it was made",
+    h("div", { class: "long" }, facts(long)),
     h("h3", {}, isShell ? "The command that repeats it" : "In Python"),
     copied(run.command, "Copy the command"),
     h("details", {}, h("summary", {}, "The definition, as it was used: definition.json"),
