@@ -31,7 +31,7 @@ async function show(main) {
     notes("Should be clustered anew", run.reasons, "warn"),
     notes("Warnings", run.warnings, "warn"),
     notes("Not done", run.not_run, "warn"),
-    h("div", { class: "result" },
+    h("div", { class: run.map.length ? "result" : "result mapless" },
       h("section", { class: "picture", "aria-label": "Map" }, h("h2", {}, "Map"), picture.element,
         finder(clusters, () => documents, run.documents, picture),
         h("p", { class: "hint" }, knownOf(run.documents, run.counts.num_points))),

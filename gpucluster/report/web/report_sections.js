@@ -4,7 +4,7 @@ import { nameOf } from "./cluster_table.js";
 import { count, decimal, duration, facts, h, scrolling, when } from "./elements.js";
 import { bySize, histogram } from "./histograms.js";
 
-const LINKS = 50; // of the lineage at a time
+const LINKS = 20; // of the lineage at a time
 const SECONDS = 1000;
 const SHORT = 24; // characters of what stands beside others
 
@@ -44,7 +44,7 @@ export function quality(run, clusters) {
     measured(run.metrics),
     run.not_evaluated.length > 0 && h("p", { class: "hint" }, `Not evaluated here: ${run.not_evaluated.join(", ")}.`),
     external,
-    run.drift.length > 0 && [h("h3", {}, "Beside the fit"), facts(run.drift)],
+    run.drift.length > 0 && [h("h3", {}, "Beside the fit"), facts(run.drift.map(([name, text]) => [capital(name), text]))],
     h("div", { class: "histograms" },
       sizes.length > 0 && bySize("Sizes of the clusters", "clusters", sizes),
       run.similarity && histogram("Similarity to the centroid", "documents", run.similarity)));
