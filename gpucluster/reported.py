@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from gpucluster.artifacts import Run
     from gpucluster.places import Place
     from gpucluster.report.gathering import Manner
-    from gpucluster.sources import Source
 
 SUFFIXES = (".html", ".htm")
 MAP_POINTS = 200_000  # in a notebook, which is a file that keeps them
@@ -79,8 +79,7 @@ def report(
     check_is_run(opened)
     file = report_file(path, opened.run_id)
     manner = Manner(_checked(max_points, MAX_POINTS), texts, text_column)
-    source = _source(opened, data)
-    page = _page("report.js", opened, manner, source, observer, cancel)
+    page = _page("report.js", opened, manner, data, observer, cancel)
     write_whole(file, page)
     return file
 
@@ -142,7 +141,7 @@ def map_of(
     from gpucluster.report.gathering import Manner
 
     manner = Manner(_checked(max_points, MAP_POINTS), texts, text_column, MAP_BYTES)
-    page = _page("report_map.js", run, manner, _source(run, data), None, None)
+    page = _page("report_map.js", run, manner, data, None, None)
     return MapView(page, f"Map of {run.run_id}")
 
 
@@ -150,26 +149,27 @@ def _page(
     entry: str,
     run: Run,
     manner: Manner,
-    source: Source | None,
+    data: Any,
     observer: Observer | None,
     cancel: CancelToken | None,
 ) -> bytes:
     from gpucluster.ledger import Account
+    from gpucluster.plots.rows import parts_of
     from gpucluster.report.gathering import make, read_members
 
     account = Account(Reporter("", observer or ignore, cancel or CancelToken()))
     with account.stage("report.map", backend="numpy"):
         members = read_members(run, manner.max_points)
     with account.stage("report.write", backend="pyarrow") as reporter:
-        return make(entry, run, members, manner, source=source, reporter=reporter)
-
-
-def _source(run: Run, data: Any) -> Source | None:
-    from gpucluster.given import open_like
-
-    if data is None:
-        return None
-    return open_like(data, run, id_column=None, vector_column=None)
+        return make(
+            entry,
+            run,
+            members,
+            manner,
+            open_parts=partial(parts_of, run, data),
+            is_named=data is not None,
+            reporter=reporter,
+        )
 
 
 def _checked(max_points: int | None, default: int) -> int:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.errors import GpuclusterError, SourceError
+from gpucluster.errors import SourceError
 from gpucluster.events import Reporter
-from gpucluster.sources import Source, check_names, find, reopen
+from gpucluster.sources import Source, check_names, find
 from gpucluster.sources.base import reading
 from gpucluster.sources.columns import to_keys, to_text
+from gpucluster.sources.reopening import Parts, changed
 from gpucluster.types import NOISE
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ TEXT_CHARACTERS = 280
 N_CENTRAL, N_BOUNDARY = 3, 2  # examples of a cluster
 MOST_DOCUMENTS = 200_000
 SEED = 0
-
-Part = tuple[int, Source, Mapping[str, Any]]  # its first row, and its column of each role
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def in_order(shown: Examples, drawn: Rows, n_members: int) -> Rows:
 
 def read_payload(
     run: Run,
-    source: Source | None,
+    open_parts: Callable[[], Parts],
     *,
     ids: pa.ChunkedArray,
     rows: Rows,
@@ -103,6 +102,7 @@ def read_payload(
     drawn: Rows,
     text_column: str | None,
     has_texts: bool,
+    is_named: bool,
     reporter: Reporter,
 ) -> Payload:
     """Read texts and true classes of a run's documents.
@@ -110,9 +110,8 @@ def read_payload(
     Parameters
     ----------
     run : Run
-    source : Source or None
-        The rows of the run; None: where its manifest says they are. Where these cannot be read
-        any more, `Payload.reason` says so.
+    open_parts : callable
+        Opens the source of the rows.
     ids : pyarrow.ChunkedArray of shape (n_members,)
     rows : ndarray of shape (n_members,), int64
         Their rows in the input.
@@ -124,6 +123,9 @@ def read_payload(
         None: that by which clusters were named, or that of the run, or one found by its name.
     has_texts : bool
         Whether texts are read.
+    is_named : bool
+        Whether a source was named; where that of the run itself cannot be read any more, or
+        holds others by now, `Payload.reason` says so.
     reporter : Reporter
 
     Raises
@@ -134,10 +136,9 @@ def read_payload(
     wanted = np.unique(np.concatenate([told, drawn]))
     wanted = wanted[np.argsort(rows[wanted])]
     try:
-        parts = list(_parts(run, source))
-        found = _read(run, parts, ids, rows, wanted, text_column, has_texts, reporter)
-    except GpuclusterError as error:
-        if source is not None or text_column is not None or not isinstance(error, SourceError):
+        found = _read(run, open_parts(), ids, rows, wanted, text_column, has_texts, reporter)
+    except SourceError as error:
+        if is_named or text_column is not None:
             raise
         return Payload(reason=error.message)
     texts, truth = found
@@ -152,18 +153,9 @@ def read_payload(
     return Payload(kept, classes, numbers[places[drawn]], reason)
 
 
-def _parts(run: Run, source: Source | None) -> Iterator[Part]:
-    if source is None:
-        yield from reopen(run.manifest.source)
-        return
-    theirs: Any = run.manifest.source.get("columns") or {}
-    own = asdict(source.info.columns)
-    yield 0, source, own | {k: name for k, name in theirs.items() if name in source.info.fields}
-
-
 def _read(
     run: Run,
-    parts: Sequence[Part],
+    parts: Parts,
     ids: pa.ChunkedArray,
     rows: Rows,
     wanted: Rows,
@@ -173,14 +165,14 @@ def _read(
 ) -> tuple[dict[int, str], list[str | None] | None]:
     """Return texts by row, and the class of each wanted member where there are any."""
     if not run.has_ids and sum(s.info.n_rows for _, s, _ in parts) != run.manifest.counts.num_rows:
-        raise _changed(parts[0][1])
+        raise changed(parts[0][1])
     texts: dict[int, str] = {}
     truth: list[str | None] = []
-    has_truth = all(columns["truth"] for _, _, columns in parts)
+    has_truth = all(columns.get("truth") for _, _, columns in parts)
     n_found, in_rows = 0, rows[wanted]
     for begin, source, columns in parts:
         text = _text_column(run, source, columns, text_column) if has_texts else None
-        names = [text, columns["truth"] if has_truth else None, columns["id"]]
+        names = [text, columns.get("truth") if has_truth else None, columns.get("id")]
         names = [name if name in source.info.fields else None for name in names]
         row = begin
         if not any(names):
@@ -193,7 +185,7 @@ def _read(
                 if ids_here is not None and run.has_ids:
                     theirs = ids.take(pa.array(wanted[first:last])).combine_chunks()
                     if not to_keys(ids_here).cast(pa.string()).equals(theirs):
-                        raise _changed(source)
+                        raise changed(source)
                 if texts_here is not None:
                     cut = _cut(texts_here)
                     pairs = zip(in_rows[first:last].tolist(), cut, strict=True)
@@ -204,7 +196,7 @@ def _read(
             n_found += len(here)
             reporter.progress(row, run.manifest.counts.num_rows)
     if n_found not in {0, len(wanted)}:
-        raise _changed(parts[0][1])
+        raise changed(parts[0][1])
     return texts, truth if len(truth) == len(wanted) and has_truth else None
 
 
@@ -217,8 +209,8 @@ def _text_column(
         check_names({"text": given}, info.fields, info.where)
         return given
     named_by = None if run.labeling is None else run.labeling.text_column
-    known = [named_by, columns["text"], *info.candidates.get("text", ())]
-    known = [name for name in known if name in info.fields and name != columns["truth"]]
+    known = [named_by, columns.get("text"), *info.candidates.get("text", ())]
+    known = [name for name in known if name in info.fields and name != columns.get("truth")]
     return known[0] if known else None
 
 
@@ -245,10 +237,3 @@ def _classes(truth: Sequence[str | None]) -> tuple[list[str], Labels]:
     number[order] = np.arange(len(order))
     numbers = np.where(names[codes] == "", NOISE, number[codes]).astype(np.int32)
     return [str(names[i]) for i in order if names[i]], numbers
-
-
-def _changed(source: Source) -> SourceError:
-    return SourceError(
-        f"{source.info.where}: it does not hold the documents of the run any more",
-        hint="name the data that the run was made of, with data",
-    )

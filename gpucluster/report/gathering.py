@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from gpucluster.artifacts import Run
     from gpucluster.events import Reporter
-    from gpucluster.sources import Source
+    from gpucluster.sources.reopening import Parts
     from gpucluster.types import Labels, Rows, Vector
 
 MAX_POINTS: Final = 1_000_000
@@ -116,7 +117,8 @@ def make(
     members: Members,
     manner: Manner,
     *,
-    source: Source | None,
+    open_parts: Callable[[], Parts],
+    is_named: bool,
     reporter: Reporter,
 ) -> bytes:
     """Return the page of a run.
@@ -128,8 +130,10 @@ def make(
     run : Run
     members : Members
     manner : Manner
-    source : Source or None
-        The rows of the run; None: where its manifest says they are.
+    open_parts : callable
+        Opens the source of the rows.
+    is_named : bool
+        Whether that was named, so that it is an error where it cannot be read.
     reporter : Reporter
         Told how far the documents are read.
 
@@ -142,13 +146,14 @@ def make(
     told = in_order(shown, members.drawn, len(members.labels))
     payload = read_payload(
         run,
-        source,
+        open_parts,
         ids=members.ids,
         rows=members.rows,
         told=told,
         drawn=members.drawn,
         text_column=manner.text_column,
         has_texts=manner.has_texts,
+        is_named=is_named,
         reporter=reporter,
     )
     head, points = encode(replace(members.cloud, truth=payload.truth))
