@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--out",
+    allow_from_autoenv=False,  # GPUCLUSTER_OUT is the folder of the runs
     metavar="FILE",
     help="Default: report-RUN.html in the working folder. A file that is there is replaced.",
 )

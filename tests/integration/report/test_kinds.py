@@ -222,6 +222,7 @@ def test_a_table_in_a_notebook_is_inert(tmp_path):
 
 def test_the_command(world, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPUCLUSTER_OUT", "elsewhere")  # of runs
 
     def call(*args):
         return CliRunner().invoke(main, [str(arg) for arg in args])
