@@ -17,7 +17,14 @@ _DATA = "Where vectors and documents are now, if not where the run found them."
     "kind",
     type=click.Choice(["map", "silhouette", "sizes", "similarity", "tree", "k-distance"]),
 )
-@click.option("--out", "-o", required=True, metavar="FILE", help="It ends in .png, .svg or .pdf.")
+@click.option(
+    "--out",
+    "-o",
+    required=True,
+    allow_from_autoenv=False,  # GPUCLUSTER_OUT is the folder of the runs
+    metavar="FILE",
+    help="It ends in .png, .svg or .pdf.",
+)
 @click.option(
     "--colour-by",
     type=click.Choice(["cluster", "similarity", "truth"]),
@@ -31,7 +38,13 @@ _DATA = "Where vectors and documents are now, if not where the run found them."
 )
 @click.option("--legend", is_flag=True, default=None, help="List the largest beside the map.")
 @click.option("--data", metavar="PATH", allow_from_autoenv=False, help=_DATA)
-@click.option("--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True)
+@click.option(
+    "--theme",
+    type=click.Choice(["light", "dark"]),
+    default="light",
+    show_default=True,
+    help="Of the background.",
+)
 @click.option("--width", type=float, metavar="INCHES", help="Default: what suits the picture.")
 @click.option("--height", type=float, metavar="INCHES", help="Default: what suits the picture.")
 @click.option("--dpi", type=int, default=DPI, show_default=True, metavar="N", help="Dots per inch.")
@@ -78,7 +91,14 @@ def plot(
 
 @click.command(context_settings=SETTINGS)
 @click.argument("run", metavar="RUN")
-@click.option("--out", "-o", required=True, metavar="FILE", help="It ends in .parquet.")
+@click.option(
+    "--out",
+    "-o",
+    required=True,
+    allow_from_autoenv=False,
+    metavar="FILE",
+    help="It ends in .parquet.",
+)
 @click.option(
     "--neighbors",
     type=click.IntRange(1),
