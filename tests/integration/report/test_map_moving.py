@@ -141,6 +141,7 @@ def test_names_stay_while_the_map_moves(page):
     rng = np.random.default_rng(5)
     show(page, islands([tuple(each) for each in rng.normal(size=(80, 2)) * 5], 10))
     page.evaluate("() => map.zoom(2)")
+    settle(page)
     for _ in range(6):
         before = dict(zip(page.evaluate(NAMES), page.evaluate(BOXES), strict=True))
         page.evaluate("() => map.move(-12, 9)")
@@ -169,14 +170,17 @@ def test_a_name_chooses_its_cluster_by_mouse_and_keyboard(page):
     show(page, islands([(0, 0), (10, 4)]), names=["one", "<b>two</b>"])
     page.click(".name:has-text('<b>two</b>')")
     assert page.evaluate("() => choices") == [1]
+    settle(page)
     assert page.get_attribute(".name[data-index='1']", "aria-pressed") == "true"
     page.focus("canvas.map")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # again: ends it
     assert page.evaluate("() => choices") == [1, None]
+    settle(page)
     page.keyboard.press("ArrowLeft")  # keys move the map from here too
     page.keyboard.press("Escape")
     assert page.evaluate("() => choices") == [1, None, None]
+    settle(page)
     assert page.get_attribute(".name[data-index='0']", "aria-label") == "one, 40 documents"
 
 
