@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, Discriminator, Tag
+from pydantic import BaseModel, Discriminator, JsonValue, Tag
 from pydantic.fields import FieldInfo
 
 Step = str | int
+_JSON: Any = JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ def _branches(annotation: Any) -> tuple[list[_Branch], bool]:
         elif get_origin(annotation) is Annotated:
             annotation, *more = get_args(annotation)
             metadata += more
+        elif annotation in (_JSON, _JSON.__name__):  # which names itself inside
+            annotation = _JSON.__value__
         else:
             break
     if get_origin(annotation) not in {Union, UnionType}:

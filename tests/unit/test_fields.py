@@ -71,6 +71,12 @@ def test_a_misspelt_field_is_named_where_it_stands_with_the_nearest(path):
         (CreateTriggerRequest, ("cron", "schedule_config"), ("schedule_config",)),
         (CreateTriggerRequest, ("conditional", "schedule_config", "drift", "metric"),
          ("schedule_config", "metric")),
+        (ExecuteRequest, ("filters", "AND", 0, "condition", "value", "float"),
+         ("filters", "AND", 0, "value")),
+        (ExecuteRequest, ("filters", "OR", 1, "condition", "value", "list", 2, "float"),
+         ("filters", "OR", 1, "value", 2)),
+        (ExecuteRequest, ("filters", "AND", 0, "condition", "value", "dict", "list", "str"),
+         ("filters", "AND", 0, "value", "list")),
         (None, ("a", 1, "b"), ("a", 1, "b")),
     ],
 )  # fmt: skip
