@@ -57,7 +57,7 @@ def of_objects(
         There are too many, or values of one field are of several types.
     """
     vectors = {f.column: f.dim for f in version.features.values() if f.kind == "dense"}
-    schema = _types(heads or rows, version, set(vectors), limits)
+    schema = _types(heads or rows, version, set(vectors), limits, where)
     names = renamed(schema.names, version)
     columns = pa.schema([field.with_name(names[field.name]) for field in schema])
     n_rows = batch_rows(vectors.values())
@@ -65,7 +65,7 @@ def of_objects(
     def batches(wanted: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         fields = [f for f in schema if wanted is None or names[f.name] in wanted]
         for held in _together(rows, n_rows):
-            yield _batch(held, fields, names, vectors)
+            yield _batch(held, fields, names, vectors, where)
 
     return Upload(where, sha256, columns, batches)
 
@@ -84,7 +84,9 @@ def _together(rows: Rows, n_rows: int) -> Iterator[list[Row]]:
         yield held
 
 
-def _types(rows: Rows, version: Version, vectors: set[str | None], limits: Limits) -> pa.Schema:
+def _types(
+    rows: Rows, version: Version, vectors: set[str | None], limits: Limits, where: str
+) -> pa.Schema:
     """Return the columns of all rows, each of the one type that its values have together."""
     aliases = {uri: feature.column for uri, feature in version.features.items()}
     types: dict[str, pa.DataType] = {}
@@ -98,38 +100,38 @@ def _types(rows: Rows, version: Version, vectors: set[str | None], limits: Limit
         n_rows += len(held)
         check_rows(n_rows, limits)
         if n_bytes > limits.decoded_bytes:
-            raise InputError(f"more than {limits.decoded_bytes:,} bytes of text")
+            raise InputError(f"{where}: more than {limits.decoded_bytes:,} bytes of text")
         for name, values in cells.items():
             if aliases.get(name, name) in vectors:
                 types[name] = pa.list_(pa.float64())
             else:
-                found = _type_of(name, values)
-                types[name] = _united(name, types.get(name, pa.null()), found)
+                found = _type_of(name, values, where)
+                types[name] = _united(name, types.get(name, pa.null()), found, where)
         if len(types) > MAX_COLUMNS:
-            raise InputError(f"more than {MAX_COLUMNS:,} columns")
+            raise InputError(f"{where}: more than {MAX_COLUMNS:,} columns")
     return pa.schema(types)
 
 
-def _type_of(name: str, values: list[Any]) -> pa.DataType:
+def _type_of(name: str, values: list[Any], where: str) -> pa.DataType:
     try:
         return pa.array(values).type
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError) as error:
-        raise _mixed(name, str(error)) from error
+        raise _mixed(name, str(error), where) from error
 
 
-def _united(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
+def _united(name: str, one: pa.DataType, other: pa.DataType, where: str) -> pa.DataType:
     if one == other:
         return one
     fields = [pa.schema([("", type_)]) for type_ in (one, other)]
     try:
         return pa.unify_schemas(fields, promote_options="permissive").field(0).type
     except pa.ArrowException as error:
-        raise _mixed(name, f"{one} and {other}") from error
+        raise _mixed(name, f"{one} and {other}", where) from error
 
 
-def _mixed(name: str, why: str) -> SchemaMismatchError:
+def _mixed(name: str, why: str, where: str) -> SchemaMismatchError:
     return SchemaMismatchError(
-        f"column {shown(name, 60)!r}: its values are of several types "
+        f"{where}: the values of column {shown(name, 60)!r} are of several types "
         f"({' '.join(why.split())[:120]})",
         hint="write each field with one type",
     )
@@ -140,17 +142,18 @@ def _batch(
     fields: Sequence[pa.Field],
     names: Mapping[str, str],
     vectors: Mapping[str | None, int],
+    where: str,
 ) -> pa.RecordBatch:
     columns = []
     for field in fields:
         cells = [row.get(field.name) for _, _, row in rows]
         if names[field.name] in vectors:
-            columns.append(_vectors(field.name, [where for where, _, _ in rows], cells))
+            columns.append(_vectors(field.name, [place for place, _, _ in rows], cells))
         else:
             try:
                 columns.append(pa.array(cells, field.type))
             except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError) as error:
-                raise _mixed(field.name, str(error)) from error
+                raise _mixed(field.name, str(error), where) from error
     return pa.record_batch(columns, [names[field.name] for field in fields])
 
 

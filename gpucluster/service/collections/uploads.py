@@ -115,7 +115,7 @@ def open_stored(
             heard=lambda at: heard(before + at),
         )
         for number, n_bytes, row in lines:
-            yield f"line {number}", n_bytes, row
+            yield f"{where} line {number}", n_bytes, row
         before += path.stat().st_size
 
     return of_objects(rows, "", version, limits, where)
