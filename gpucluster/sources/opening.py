@@ -144,9 +144,12 @@ def _open_files(
 def expand(item: str) -> list[str]:
     """Return the files that a path, a folder or a glob stands for."""
     path = place(item)
-    if isinstance(path, ObjectPath):
-        with reading(item):
-            return _expand_address(path)
+    with reading(item):  # names that no disk takes, and folders that are closed
+        return _expand_address(path) if isinstance(path, ObjectPath) else _expand_path(item, path)
+
+
+def _expand_path(item: str, path: Path) -> list[str]:
+    """Return the files that a path, a folder or a glob on a disk stands for."""
     if path.is_file():
         return [str(path)]
     if path.is_dir():

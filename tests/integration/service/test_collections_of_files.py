@@ -137,6 +137,17 @@ def test_files_elsewhere_are_nobodys_business(client, files, tmp_path, server):
                 assert "no such file" in answer.text or "no file that" in answer.text, answer.text
 
 
+@pytest.mark.parametrize("name", ["x\0.parquet", "loop.parquet", f"{'x' * 300}.parquet"])
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_path_that_no_disk_takes_is_refused_like_any_other(client, files, name, copied):
+    loop = files / "loop.parquet"
+    if not loop.is_symlink():
+        loop.symlink_to(loop)
+    source = {"paths": [str(files / name)], "copy": copied}
+    answer = client.post("/v1/collections", json={"features": FEATURES, "source": source})
+    assert answer.status_code == 422, answer.text
+
+
 def test_nothing_is_imported_where_no_operator_says_so(tmp_path):
     write_table(tmp_path / "x.parquet", 3)
     with serving(tmp_path / "root", max_jobs=0) as (client, _):
