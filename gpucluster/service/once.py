@@ -23,7 +23,7 @@ from gpucluster.service.refusals import InvalidError, UnderWayError
 
 KIND = "idempotency"
 KEPT = timedelta(hours=24)
-ABANDONED = timedelta(seconds=60)  # a request takes less
+ABANDONED = timedelta(seconds=60)  # of those that take longer, what was made is found
 WAIT_S = 30.0
 LOOK_S, MOST_LOOK_S = 0.05, 1.0
 MOST_BYTES = 1 << 20  # of an answer that is kept

@@ -133,7 +133,7 @@ class Library:
         name = asked.collection_name or collection_id
         with self._catalog.reading() as tx:
             there = tx.get(ns, KIND, collection_id)
-            if there is not None and asked.collection_id is None:
+            if there and (not asked.collection_id or there.body.get("task_id") == task_id):
                 return there  # the same request, sent again
             if there is not None or tx.find(ns, KIND, name) is not None:
                 raise taken(collection_id if there is not None else name)

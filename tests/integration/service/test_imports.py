@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from qdrant_client import models
 
+from gpucluster.errors import GpuclusterError
 from gpucluster.events import CancelToken, ignore
+from gpucluster.service.catalog.port import Query
 from gpucluster.service.jobs.importing import import_documents
 from gpucluster.service.refusals import ForbiddenError
 from tests.helpers.documents import DIM, TEXT, documents, write_lines, write_table
@@ -308,6 +310,39 @@ def test_a_link_that_is_put_in_the_place_of_a_file_leads_nowhere(tmp_path):
     path.symlink_to(secret)
     with pytest.raises(ForbiddenError, match="does not lie where"):
         import_documents(args, ignore, CancelToken())
+
+
+def test_an_import_that_a_server_died_over_before_it_answered_is_found_again(tmp_path):
+    """The second try under a key gets the collection that the first one has made."""
+    write_table(tmp_path / "x.parquet", 3)
+    with serving(tmp_path / "root", import_roots=(str(tmp_path),), max_jobs=0) as (client, service):
+        key = {"Idempotency-Key": uuid.uuid4().hex}
+        body = copies(tmp_path / "x.parquet", collection_id="col_named")
+        first = client.post("/v1/collections", json=body, headers=key).json()
+        with service.catalog.writing() as tx:  # as it was when the server died
+            (answer,) = tx.page("default", "idempotency", Query()).records
+            tx.delete("default", "idempotency", answer.id)
+        again = client.post("/v1/collections", json=body, headers=key)
+        assert (again.status_code, again.json()) == (201, first)
+        assert client.post("/v1/collections", json=body).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"document_id": "c", "text_embedding": [1, 2, 3, 4], "n": "x"}, "b.jsonl: the values of"),
+        ({"document_id": "c", "text_embedding": "none"}, "b.jsonl line 2: text_embedding is no"),
+    ],
+)
+def test_the_file_is_named_that_stops_an_import(tmp_path, row, said):
+    write_lines(tmp_path / "a.jsonl", documents(0))
+    good = {"document_id": "b", "text_embedding": [1, 2, 3, 4], "n": 1}
+    write_lines(tmp_path / "b.jsonl", [good, row])
+    with serving(tmp_path / "root", import_roots=(str(tmp_path),), max_jobs=0) as (client, service):
+        collection = begun(client, copies(tmp_path / "*.jsonl"))
+        args = service.tasks.get("default", collection["task_id"]).body["job"]["args"]
+        with pytest.raises(GpuclusterError, match=said):
+            import_documents(args, ignore, CancelToken())
 
 
 def test_a_version_that_was_published_holds_though_the_task_was_stopped_after_that(tmp_path):
