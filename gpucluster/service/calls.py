@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
 from fastapi import Depends, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from pydantic_core import to_json
 
+from gpucluster.notation import nearest
 from gpucluster.service.identifiers import new_id
-from gpucluster.service.refusals import ForbiddenError
+from gpucluster.service.refusals import ForbiddenError, InvalidError
 from gpucluster.service.tokens import Scope, Token
 
 if TYPE_CHECKING:
+    from fastapi.dependencies.models import Dependant
+
     from gpucluster.service.wiring import Service
 
 _bearer = HTTPBearer(auto_error=False, description="A token: gpc_ID_SECRET")
@@ -64,9 +68,32 @@ def may(scope: Scope) -> Callable[..., Call]:
         if not call.token.allows(scope):
             have = ", ".join(sorted(call.token.scopes)) or "none"
             raise ForbiddenError(f"this needs the scope {scope}, the token has {have}")
+        _check_query(request)
         return call
 
     return let_in
+
+
+def _check_query(request: Request) -> None:
+    """Refuse parameters that nobody would look at; models of a query do so by themselves."""
+    known = {"namespace", *_parameters(request.scope["route"].dependant)}
+    for name in request.query_params:
+        if name not in known:
+            raise InvalidError(
+                "there is no such parameter", loc=["query", name], hint=nearest(name, sorted(known))
+            )
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the parameters that an endpoint takes in the query."""
+    for each in dependant.query_params:
+        model = each.field_info.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            yield from model.model_fields
+        else:
+            yield each.alias
+    for needed in dependant.dependencies:
+        yield from _parameters(needed)
 
 
 def in_turn(endpoint: Callable[..., Any]) -> Callable[..., Awaitable[Response]]:

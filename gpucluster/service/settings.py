@@ -105,7 +105,7 @@ class ServiceSettings(BaseSettings):
         given = [value] if isinstance(value, str) else value
         if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
             return value
-        return tuple(part for each in given for part in each.split(",") if part)
+        return tuple(part.strip() for each in given for part in each.split(",") if part.strip())
 
     @field_validator("import_roots")
     @classmethod

@@ -176,6 +176,23 @@ def test_what_is_no_request_is_422(client, content):
     assert all(set(problem) == {"loc", "msg", "type"} for problem in answer.json()["detail"])
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/clusters/list"),
+        ("GET", "/v1/tasks/task_1"),
+        ("POST", "/v1/collections/x/compact"),
+        ("GET", "/v1/clusters/x/executions/run_1/artifacts"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_with_the_nearest(client, method, path):
+    (problem,) = client.request(method, f"{path}?namespacce=default").json()["detail"]
+    assert problem["loc"] == ["query", "namespacce"]
+    assert "did you mean namespace?" in problem["msg"]
+    known = client.request(method, f"{path}?namespace=default", json={})
+    assert "namespace" not in known.text
+
+
 def test_an_unknown_field_is_refused_with_the_nearest(client):
     problem = client.post("/v1/clusters/list", json={"filter": {}}).json()["detail"][0]
     assert problem["loc"] == ["body", "filter"]
