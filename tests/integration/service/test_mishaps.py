@@ -59,7 +59,7 @@ def test_jobs_do_not_get_the_settings_of_the_server(server, monkeypatch):
 def test_tasks_are_taken_up_again_after_the_database_was_away(server, monkeypatch):
     client, service = server
     failed = threading.Event()
-    claimed = service._jobs._claimed
+    claimed = service.jobs._claimed
 
     def failing():
         if not failed.is_set():
@@ -67,7 +67,7 @@ def test_tasks_are_taken_up_again_after_the_database_was_away(server, monkeypatc
             raise StoreError("the database is away")
         return claimed()
 
-    monkeypatch.setattr(service._jobs, "_claimed", failing)
+    monkeypatch.setattr(service.jobs, "_claimed", failing)
     assert failed.wait(30)
     done(client, defined(client, "after-an-outage"))
 

@@ -121,7 +121,7 @@ def test_lists_have_filters_and_pages(client):
         ({"headers": {"a": "x\r\ny: z"}}, "channels.0.configs.headers", "visible ASCII"),
         ({"headers": {"a": MASK}}, "channels.0.configs.headers", "there is none"),
         ({"url": f"https://example.com/?{MASK}"}, "channels.0.configs.url", "there is none"),
-        ({"configs": {"timeout": 11}}, "channels.0.webhook.configs.timeout", "less than"),
+        ({"configs": {"timeout": 11}}, "channels.0.configs.timeout", "less than"),
         (
             {"configs": {"payload_template": {"a": ["{{secret}}"]}}},
             "channels.0.configs.payload_template",
