@@ -13,9 +13,9 @@ from gpucluster.artifacts import Run
 from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
-from gpucluster.identity import shared_rows, stable_ids
-from gpucluster.ops.nesting import labels_at
+from gpucluster.identity import stable_ids
 from gpucluster.report.drawing.canvas import Look, drawing, finish
+from gpucluster.report.run_flow import column_of, links_between
 from gpucluster.report.whole_file import write_whole
 from gpucluster.succession import By, Clusters, Succession, succeed
 from gpucluster.types import NOISE
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
-    from gpucluster.report.drawing.flow_plot import Column
+    from gpucluster.report.flow import Column
     from gpucluster.types import Labels
 
 
@@ -216,48 +216,17 @@ def _column(
     run: Run, identity: Labels, before: Comparison | None, after: Comparison | None
 ) -> Column:
     """Return the clusters of the first level of a run, between the comparisons it is in."""
-    from gpucluster.report.drawing.flow_plot import Column
-
-    n_clusters = run.num_clusters
-    labels = labels_at(run.assigned_documents()[1], run.parents, 0)
-    was_born, dies = np.zeros((2, n_clusters), np.bool_)
+    born = died = np.array([], np.int32)
     if before is not None:
         top = before.succession.levels[0]
-        was_born[top.current[np.asarray(top.kind) == "born"]] = True
+        born = top.current[np.asarray(top.kind) == "born"]
     if after is not None:
         top = after.succession.levels[0]
-        dies[top.previous[np.asarray(top.kind) == "died"]] = True
-    nodes = run.centroids.slice(0, n_clusters).select(["cluster_id", "label"]).to_pylist()
-    return Column(
-        title=f"{run.run_id[:12]}  {run.manifest.completed_at:%Y-%m-%d}",
-        names=[node["label"] or node["cluster_id"] for node in nodes],
-        sizes=np.bincount(labels[labels >= 0], minlength=n_clusters),
-        n_noise=int(np.count_nonzero(labels < 0)),
-        identity=identity,
-        was_born=was_born,
-        dies=dies,
-    )
+        died = top.previous[np.asarray(top.kind) == "died"]
+    return column_of(run, identity, born, died)
 
 
 def _links(found: Comparison) -> Any:
-    """Return clusters of the first level of two runs, and the documents that are in both.
-
-    Where clusters were matched by centroids, there are as many as the smaller one has.
-    """
-    runs = found.previous, found.current
-    sizes = [run.centroids["num_members"].to_numpy() for run in runs]
-    if found.succession.matched_by == "centroids":
-        top = found.succession.levels[0]
-        both = (top.previous != NOISE) & (top.current != NOISE)
-        before, now = top.previous[both], top.current[both]
-        return np.column_stack((before, now, np.minimum(sizes[0][before], sizes[1][now])))
-    members = [run.assigned_documents() for run in runs]
-    shared = shared_rows(members[0][0], members[1][0])
-    pairs = np.column_stack(
-        [
-            labels_at(labels, run.parents, 0)[rows]
-            for run, (_, labels), rows in zip(runs, members, shared, strict=True)
-        ]
-    )
-    different, counts = np.unique(pairs, axis=0, return_counts=True)
-    return np.column_stack((different, counts))
+    """Return clusters of the first level of two runs, and the documents that are in both."""
+    top, by = found.succession.levels[0], found.succession.matched_by
+    return links_between(found.previous, found.current, top.previous, top.current, matched_by=by)

@@ -14,6 +14,7 @@ from gpucluster.report.facts import about, drift
 from gpucluster.report.numbers import amount, one_line
 from gpucluster.report.quality import explained
 from gpucluster.report.reasons import in_words
+from gpucluster.report.run_flow import flow_since
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
@@ -127,7 +128,7 @@ def _lineage(run: Run) -> dict[str, Any] | None:
     links = [] if table is None else table.to_pylist()
     links = [link for link in links if link["hierarchy_level"] == 0]
     links.sort(key=lambda link: (link["kind"] == "survived", -link["num_shared"]))
-    names = _names_before(run, str(found["previous_run_id"]))
+    names, flow = _since(run, str(found["previous_run_id"]))
     return {
         "previous_run_id": found["previous_run_id"],
         "matched_by": found["matched_by"],
@@ -138,17 +139,21 @@ def _lineage(run: Run) -> dict[str, Any] | None:
             | {"previous_name": names.get(link["previous_cluster_id"])}
             for link in links[:MOST_LINKS]
         ],
+        "flow": flow,
     }
 
 
-def _names_before(run: Run, run_id: str) -> Mapping[str | None, str]:
-    """Return what clusters of the run before were called, where it still lies beside."""
+def _since(run: Run, run_id: str) -> tuple[Mapping[str | None, str], dict[str, Any] | None]:
+    """Return the names of the clusters before and the flow from them, where that run is beside."""
     try:
         before = type(run).if_finished(run.path.parent / run_id)
-        labels = {} if before is None else before.cluster_labels
+        if before is None:
+            return {}, None
+        labels = before.cluster_labels
+        names: dict[str | None, str] = {name: label for name, label in labels.items() if label}
+        return names, flow_since(before, run)
     except GpuclusterError:  # damaged since: its clusters have ids, too
-        return {}
-    return {cluster_id: label for cluster_id, label in labels.items() if label}
+        return {}, None
 
 
 def _related(run: Run) -> Iterator[str]:

@@ -20,10 +20,11 @@ from gpucluster.ops.distances import kth_distances
 from gpucluster.report.drawing.canvas import Look, cut, drawing, encoded
 from gpucluster.report.drawing.cluster_plots import draw_silhouettes
 from gpucluster.report.drawing.distance_plot import knee
-from gpucluster.report.drawing.flow_plot import Column, draw_flow
+from gpucluster.report.drawing.flow_plot import draw_flow
 from gpucluster.report.drawing.map_plot import Dots, draw_map
 from gpucluster.report.drawing.placing import place
 from gpucluster.report.drawing.tree_plot import draw_density_tree, draw_levels
+from gpucluster.report.flow import Column
 from gpucluster.types import DensityTree
 
 if TYPE_CHECKING:

@@ -20,6 +20,10 @@ async function show(main) {
     examples: (index) => examplesOf(index, documents, picture),
     searched: (indexes) => picture.find(indexes), step: ROWS,
   });
+  const seen = (index) => {
+    picture.choose(index);
+    picture.element.scrollIntoView();
+  };
   const print = (isPrinted) => {
     table.isWhole = isPrinted;
     picture.isPrinted = isPrinted;
@@ -37,7 +41,7 @@ async function show(main) {
         h("p", { class: "hint" }, knownOf(run.documents, run.counts.num_points))),
       section("Clusters", clusters.length ? table.element : h("p", { class: "none" }, "There is no cluster: all documents are noise."))),
     quality(run, clusters),
-    lineage(run.lineage, clusters),
+    lineage(run.lineage, clusters, seen, signal),
     stages(run),
     rejected(run.rejected),
     run.related.length > 0 && section("Other features of these documents", h("ul", {}, run.related.map((line) => h("li", {}, line)))),

@@ -2,6 +2,7 @@
 
 import { nameOf } from "./cluster_table.js";
 import { count, decimal, duration, facts, h, scrolling, when } from "./elements.js";
+import { flow } from "./flow.js";
 import { bySize, histogram } from "./histograms.js";
 
 const LINKS = 20; // of the lineage at a time
@@ -84,8 +85,8 @@ export function stages(run) {
 
 const because = ({ method, reason }) => [method === "exact" ? null : method, reason].filter(Boolean).join(": ");
 
-/** Show what became of the clusters of the run before. */
-export function lineage(found, clusters) {
+/** Show what became of the clusters of the run before; `choose` is told which one was picked. */
+export function lineage(found, clusters, choose, signal) {
   if (!found) return null;
   const names = new Map(clusters.map((cluster) => [cluster.cluster_id, nameOf(cluster)]));
   const rows = h("tbody", {});
@@ -103,6 +104,9 @@ export function lineage(found, clusters) {
   return section("Since the run before",
     h("p", {}, "After ", h("code", {}, found.previous_run_id), `, matched by ${found.matched_by}.`),
     facts(Object.entries(found.counts).map(([kind, n]) => [capital(kind), count(n)])),
+    found.flow
+      ? flow(found.flow, choose, signal)
+      : h("p", { class: "hint" }, "The flow is not drawn: the run before, or a cluster in it or in this one, is not there."),
     scrolling("Clusters of both runs", h("table", {},
       h("thead", {}, h("tr", {}, words.map((word, i) => h("th", { scope: "col", class: i > 2 ? "number" : null }, word)))),
       rows)),
