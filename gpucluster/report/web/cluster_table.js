@@ -4,6 +4,7 @@ import { colourOf, css, theme, whenThemeChanges } from "./colours.js";
 import { count, decimal, h, scrolling } from "./elements.js";
 
 const MORE = 50; // rows at a time, unless another number is asked for
+const beside = matchMedia("(min-width: 68rem)"); // the map and the table, as base.css has it
 const COLUMNS = [
   ["name", "Cluster", (row) => row.name.toLowerCase()],
   ["size", "Members", (row) => row.num_members],
@@ -22,6 +23,7 @@ export class ClusterTable {
   #sort = ["size", -1];
   #step;
   #most;
+  #isWhole = false;
   #chosen = null;
   #open = new Set(); // indexes of the clusters whose examples are shown
 
@@ -55,13 +57,13 @@ export class ClusterTable {
       const isChosen = Number(button.dataset.index) === index;
       button.setAttribute("aria-pressed", String(isChosen));
       button.closest("tr").classList.toggle("chosen", isChosen);
-      if (isChosen) button.scrollIntoView({ block: "nearest" });
+      if (isChosen && beside.matches) button.scrollIntoView({ block: "nearest" });
     }
   }
 
-  /** Show all rows at once, or the first ones. */
+  /** Show all rows at once, or as many as were asked for. */
   set isWhole(value) {
-    this.#most = value ? Infinity : this.#step;
+    this.#isWhole = value;
     this.#show();
   }
 
@@ -83,9 +85,14 @@ export class ClusterTable {
     const fitting = this.#fitting();
     fitting.sort((a, b) => compared(value(a), value(b), direction) || a.index - b.index);
     this.found.textContent = `${count(fitting.length)} of ${count(this.#rows.length)}`;
-    const shown = fitting.slice(0, this.#most);
-    const more = fitting.length > shown.length && h("button", { type: "button",
-      click: () => { this.#most += this.#step; this.#show(); } }, `Show ${Math.min(this.#step, fitting.length - shown.length)} more`);
+    const shown = this.#isWhole ? fitting : fitting.slice(0, this.#most);
+    const add = () => {
+      this.#most += this.#step;
+      this.#show();
+      this.rows.querySelectorAll("button[data-index]")[shown.length].focus();
+    };
+    const more = fitting.length > shown.length && h("button", { type: "button", click: add },
+      `Show ${Math.min(this.#step, fitting.length - shown.length)} more`);
     this.rows.replaceChildren(scrolling("Clusters", h("table", {},
       h("thead", {}, h("tr", {}, this.#columns().map((column) => this.#heading(column)))),
       h("tbody", {}, shown.map((row) => [this.#row(row), this.#opened(row)])))), more || "");

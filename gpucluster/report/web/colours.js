@@ -58,10 +58,16 @@ function fromOklch(lightness, chroma, hue) {
 
 export const css = ([red, green, blue]) => `rgb(${red} ${green} ${blue})`;
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const dark = matchMedia("screen and (prefers-color-scheme: dark)");
+let isPaper = false; // before it is printed a page is on the screen still
 
-/** Return which theme is shown. */
-export const theme = () => (dark.matches ? "dark" : "light");
+/** Return which theme is shown; paper is light. */
+export const theme = () => (dark.matches && !isPaper ? "dark" : "light");
+
+/** Say whether what is drawn from now on is for paper. */
+export function forPaper(value) {
+  isPaper = value;
+}
 
 /** Act whenever another theme is shown. */
 export function whenThemeChanges(act, signal) {

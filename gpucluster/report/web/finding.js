@@ -5,6 +5,7 @@ import { count, h } from "./elements.js";
 
 const MOST = 50; // documents that are listed
 const EXAMPLES = 5;
+const READING = "The documents are being read.";
 
 /** A search over the documents that are known; it marks them on the map. */
 export function finder(clusters, documents, known, picture) {
@@ -15,7 +16,7 @@ export function finder(clusters, documents, known, picture) {
     const found = word ? documents()?.having(word) ?? [] : [];
     picture.choose(null);
     picture.highlight(word ? new Set(found.map((i) => documents().points[i]).filter((point) => point >= 0)) : null);
-    said.textContent = word ? `${count(found.length)} of ${count(known.count)}` : "";
+    said.textContent = !word ? "" : documents() ? `${count(found.length)} of ${count(known.count)}` : READING;
     list.replaceChildren(...found.slice(0, MOST).map((i) => entry(i)));
     if (found.length > MOST) list.append(h("li", { class: "hint" }, `and ${count(found.length - MOST)} more`));
   };
@@ -44,7 +45,7 @@ export function knownOf({ count: n, num_texts: texts, has_texts: hasTexts, reaso
 
 /** Show examples of a cluster: near its centroid, and at its boundary. */
 export function examplesOf(index, documents, picture) {
-  if (!documents) return h("p", { class: "none" }, "The documents are being read.");
+  if (!documents) return h("p", { class: "none" }, READING);
   const found = documents.examplesOf(picture.familyOf(index), EXAMPLES);
   if (!found.length) return h("p", { class: "none" }, "No document of this cluster is in the report.");
   const group = (title, own) => own.length > 0 && [h("h4", {}, title),

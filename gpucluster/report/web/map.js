@@ -131,15 +131,22 @@ export class ClusterMap {
     this.#later();
   }
 
-  /** Return a promise of the picture as it is seen, as a PNG. */
-  picture() {
+  /** Draw all points at once, in the theme of now, and return a copy without names. */
+  copy() {
+    this.#look = null;
     this.#draw();
     this.#painting.finish();
     const { canvas } = this;
     const copy = h("canvas", { width: canvas.width, height: canvas.height });
-    const context = copy.getContext("2d");
-    context.drawImage(canvas, 0, 0);
-    this.#names.draw(context, this.#ratio(), { ink: INK[theme()], halo: css(GROUND[theme()]) });
+    copy.getContext("2d").drawImage(canvas, 0, 0);
+    return copy;
+  }
+
+  /** Return a promise of the picture as it is seen, as a PNG. */
+  picture() {
+    const copy = this.copy();
+    const colours = { ink: INK[theme()], halo: css(GROUND[theme()]) };
+    this.#names.draw(copy.getContext("2d"), this.#ratio(), colours);
     return new Promise((done) => copy.toBlob(done, "image/png"));
   }
 

@@ -24,6 +24,7 @@ export function pointsOf(head, bytes, documents) {
 export class Picture {
   #families;
   #found = null; // clusters that a search found, or null
+  #paper = null; // the map in the colours of paper: what a canvas of WebGL shows is printed as it was
 
   constructor(head, clusters, signal, chosen = () => {}) {
     this.clusters = clusters;
@@ -62,7 +63,7 @@ export class Picture {
     this.map?.highlight?.(points);
   }
 
-  /** Keep the map as it is seen, on paper of another width. */
+  /** Keep the map as it is seen, on paper of another width and in its colours. */
   set isPrinted(value) {
     if (!this.map) return;
     const { element, canvas } = this.map;
@@ -70,6 +71,9 @@ export class Picture {
     element.style.width = value ? `${width}px` : "";
     element.style.zoom = value ? Math.min(1, PAPER / width) : "";
     canvas.style.height = value ? `${height}px` : "";
+    this.#paper?.remove();
+    this.#paper = this.map.copy();
+    if (value) canvas.after(this.#paper);
   }
 
   familyOf(index) {

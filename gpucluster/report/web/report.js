@@ -2,6 +2,7 @@
 
 import { block, parsed, written } from "./blocks.js";
 import { ClusterTable } from "./cluster_table.js";
+import { forPaper } from "./colours.js";
 import { Documents } from "./documents.js";
 import { count, h, problem } from "./elements.js";
 import { examplesOf, finder, knownOf } from "./finding.js";
@@ -25,6 +26,7 @@ async function show(main) {
     picture.element.scrollIntoView();
   };
   const print = (isPrinted) => {
+    forPaper(isPrinted);
     table.isWhole = isPrinted;
     picture.isPrinted = isPrinted;
   };

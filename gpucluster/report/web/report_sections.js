@@ -10,7 +10,7 @@ const SECONDS = 1000;
 const SHORT = 24; // characters of what stands beside others
 
 export function section(title, ...parts) {
-  const id = title.toLowerCase().replaceAll(" ", "-");
+  const id = `section-${title.toLowerCase().replaceAll(" ", "-")}`; // blocks have ids, too
   return h("section", { "aria-labelledby": id }, h("h2", { id }, title), parts);
 }
 

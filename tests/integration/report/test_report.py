@@ -22,6 +22,20 @@ DECODE = """([head, text]) => {
   return Object.fromEntries(Object.entries(found).map(([name, values]) => [name, plain(values)]));
 }"""
 
+SWATCH = "() => document.querySelector('.clusters .swatch').style.background"
+ROWS = """() => {
+  %s
+  const clusters = [5, 4, 3, 2, 1].map((n) => ({ cluster_id: `cl_${n}`, num_members: n }));
+  const signal = new AbortController().signal;
+  globalThis.table = new $cluster_table.ClusterTable(clusters, () => {}, signal, { step: 2 });
+  document.body.append(table.element);
+}"""
+FINDER = """() => {
+  %s
+  const picture = { choose() {}, highlight() {} };
+  document.body.append($finding.finder([], () => null, { count: 5 }, picture));
+}"""
+
 
 def test_it_says_what_is_known_of_the_run(opened, world):
     run = world.run
@@ -90,10 +104,63 @@ def test_all_of_it_is_printed(opened):
     assert len(opened.pdf()) > 10_000
 
 
+def test_paper_is_light_and_the_screen_dark_again(tab, world):
+    tab.emulate_media(color_scheme="dark")
+    tab.show(world.file)
+    tab.wait_for_selector("canvas[data-drawn]")
+    corner = "(at) => [...document.querySelector(at).getContext('2d').getImageData(2, 2, 1, 1).data]"
+    ink = "() => getComputedStyle(document.body).color"
+    assert tab.evaluate(ink) == "rgb(232, 235, 238)"
+    tab.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate(corner, ".map + canvas") == [255, 255, 255, 255]
+    light = tab.evaluate(SWATCH)
+    tab.emulate_media(color_scheme="dark", media="print")
+    assert tab.evaluate(ink) == "rgb(21, 24, 28)"
+    tab.emulate_media(color_scheme="dark", media="screen")
+    tab.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    assert tab.query_selector(".map + canvas") is None
+    assert tab.evaluate(SWATCH) != light
+
+
 def test_it_fits_a_phone(tab, world):
     tab.set_viewport_size({"width": 360, "height": 740})
     tab.show(world.file)
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 360
+
+
+def test_the_map_stays_in_its_place_when_it_is_tapped(tab, world):
+    tab.set_viewport_size({"width": 360, "height": 740})
+    tab.show(world.file)
+    name = tab.wait_for_selector(".names .name")
+    name.scroll_into_view_if_needed()
+    before, box = tab.evaluate("() => scrollY"), name.bounding_box()
+    tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.wait_for_selector(".chosen-cluster h3")
+    assert tab.evaluate("() => scrollY") == before
+
+
+def test_ids_are_of_one_element_each(opened):
+    ids = opened.evaluate("() => [...document.querySelectorAll('[id]')].map((each) => each.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_more_rows_are_asked_for_by_keyboard_and_are_there_after_printing(tab):
+    tab.evaluate(ROWS % script_of("cluster_table.js"))
+    rows = "() => document.querySelectorAll('[data-index]').length"
+    tab.focus("text=Show 2 more")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("() => document.activeElement.dataset.index") == "2"
+    assert tab.evaluate(rows) == 4
+    tab.evaluate("() => { table.isWhole = true; }")
+    assert tab.evaluate(rows) == 5
+    tab.evaluate("() => { table.isWhole = false; }")
+    assert tab.evaluate(rows) == 4
+
+
+def test_a_search_before_the_documents_are_read_says_so(tab):
+    tab.evaluate(FINDER % script_of("finding.js"))
+    tab.fill("input", "pizza")
+    assert tab.inner_text("[role=status]") == "The documents are being read."
 
 
 def test_a_page_has_one_script_and_says_so(world):
