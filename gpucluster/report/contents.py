@@ -103,12 +103,16 @@ def _warnings(run: Run) -> list[str]:
 
 
 def _histogram(values: Vector) -> dict[str, Any] | None:
-    """Return how many values lie in each of `N_BINS` equal parts of their range."""
-    known = values[np.isfinite(values)]
+    """Return how many values lie in each of `N_BINS` equal parts of their range; equal ones in one.
+
+    In float64: float32 has too few numbers for the edges where all are nearly 1.
+    """
+    known = values[np.isfinite(values)].astype(np.float64)
     if not len(known):
         return None
-    counts, edges = np.histogram(known, N_BINS)
-    return {"counts": counts.tolist(), "low": float(edges[0]), "high": float(edges[-1])}
+    low, high = float(known.min()), float(known.max())
+    counts, _ = np.histogram(known, N_BINS if low < high else 1)
+    return {"counts": counts.tolist(), "low": low, "high": high}
 
 
 def _rejected(run: Run) -> dict[str, int]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from gpucluster.errors import SourceError
 from gpucluster.events import Reporter
+from gpucluster.report.points import NO_CLASS
 from gpucluster.sources import Source, check_names, find
 from gpucluster.sources.base import reading
 from gpucluster.sources.columns import to_keys, to_text
@@ -227,7 +228,10 @@ def _cut(column: pa.Array) -> Iterator[str]:
 
 
 def _classes(truth: Sequence[str | None]) -> tuple[list[str], Labels]:
-    """Return the classes by falling frequency, and the number of each value; -1: none."""
+    """Return the classes by falling frequency, and the number of each value; -1: none.
+
+    Of more than `NO_CLASS` the rarest count as none: numbers have two bytes.
+    """
     names, codes, counts = np.unique(
         [name or "" for name in truth], return_inverse=True, return_counts=True
     )
@@ -235,5 +239,6 @@ def _classes(truth: Sequence[str | None]) -> tuple[list[str], Labels]:
     order = np.argsort(-counts, kind="stable")
     number = np.empty(len(order), np.int32)
     number[order] = np.arange(len(order))
-    numbers = np.where(names[codes] == "", NOISE, number[codes]).astype(np.int32)
-    return [str(names[i]) for i in order if names[i]], numbers
+    is_none = (names[codes] == "") | (number[codes] >= NO_CLASS)
+    numbers = np.where(is_none, NOISE, number[codes]).astype(np.int32)
+    return [str(names[i]) for i in order if names[i]][:NO_CLASS], numbers

@@ -137,6 +137,12 @@ def test_deeper_levels_have_other_names(runs: dict[str, Run]) -> None:
     assert any("_sub_" in name for name in deep)
 
 
+def test_each_cluster_of_a_level_has_its_similarities(runs: dict[str, Run]) -> None:
+    figure = runs["levels"].plot("similarity")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert sorted(titles[1:]) == [f"cl_{number}" for number in range(4)]
+
+
 def test_the_mean_of_the_silhouettes_is_the_metric(runs: dict[str, Run]) -> None:
     for name in ("kmeans", "hdbscan"):
         expected = runs[name].metrics["silhouette_score"]

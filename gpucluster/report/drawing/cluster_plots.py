@@ -179,7 +179,8 @@ def draw_similarities(
     look : Look
     """
     sizes = np.bincount(labels[labels >= 0], minlength=len(names))
-    largest = np.argsort(-sizes, kind="stable")[:MOST_PANELS].tolist()
+    n_panels = min(MOST_PANELS, int(np.count_nonzero(sizes)))  # nodes of other levels are empty
+    largest = np.argsort(-sizes, kind="stable")[:n_panels].tolist()
     rows = -(-len(largest) // COLUMNS)
     height = 2.5 + 1.15 * rows
     figure = look.page(7.0, height)

@@ -167,6 +167,25 @@ def test_every_kind_of_run(tab, tmp_path, kind):
         assert "the data of the run were in memory" in text
 
 
+def test_similarities_that_hardly_differ(tmp_path):
+    X = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    alone = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 60}}
+    contents, *_ = read(
+        gpucluster.cluster(X, alone, out=tmp_path / "out").report(tmp_path / "report.html")
+    )
+    found = contents["similarity"]
+    assert sum(found["counts"]) == 60
+    assert 0.999 < found["low"] <= found["high"] <= 1.001
+    equal = gpucluster.cluster(
+        np.repeat(np.eye(2, 8, dtype=np.float32), 5, axis=0),
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": 2},
+        out=tmp_path / "equal",
+    )
+    contents, *_ = read(equal.report(tmp_path / "equal.html"))
+    assert contents["similarity"] == {"counts": [10], "low": 1.0, "high": 1.0}
+
+
 def test_fewer_points_than_documents(tab, world):
     file = world.run.report(world.folder / "fewer.html", max_points=100)
     contents, _, _, points = read(file)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucluster.report.documents import N_BOUNDARY, N_CENTRAL, examples, in_order
+from gpucluster.report.documents import (
+    N_BOUNDARY,
+    N_CENTRAL,
+    _classes,
+    examples,
+    in_order,
+)
+from gpucluster.report.points import NO_CLASS
 
 
 def test_examples_are_nearest_and_farthest_of_each_cluster():
@@ -39,3 +46,14 @@ def test_each_is_told_of_once_examples_first():
     assert told[: len(found.members)].tolist() == found.members.tolist()
     assert len(set(told.tolist())) == len(told)
     assert set(told.tolist()) == {*found.members.tolist(), *range(10, 100)}
+
+
+def test_of_more_classes_than_there_are_numbers_the_rarest_are_none():
+    values = [f"c{i}" for i in range(NO_CLASS + 1)]
+    classes, numbers = _classes([None, "a", *values, "a"])
+    assert classes[0] == "a"
+    assert len(classes) == NO_CLASS
+    assert numbers[:2].tolist() == [-1, 0]
+    known = numbers[2:-1]
+    assert np.count_nonzero(known == -1) == 2
+    assert all(classes[n] == name for n, name in zip(known, values, strict=True) if n >= 0)
