@@ -16,7 +16,7 @@ from gpucluster.events import Reporter
 from gpucluster.identity import stable_ids
 from gpucluster.report.drawing.canvas import Look, drawing, finish
 from gpucluster.report.run_flow import column_of, links_between
-from gpucluster.report.whole_file import write_whole
+from gpucluster.report.whole_file import on_disk, write_whole
 from gpucluster.succession import By, Clusters, Succession, succeed
 from gpucluster.types import NOISE
 
@@ -145,7 +145,7 @@ class Comparison:
 
         import pyarrow.parquet as pq
 
-        file = Path(path).expanduser()
+        file = on_disk(path)
         if file.suffix != ".parquet" or (file.parent / FILE_NAME).exists():
             raise ConfigError(
                 f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,13 @@ import pyarrow.parquet as pq
 
 from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.bases import latest_run
-from gpucluster.errors import ConfigError, SourceNotFoundError
+from gpucluster.errors import ConfigError, SourceError
+from gpucluster.notation import describe, is_number
 from gpucluster.ops.neighbors import nearest_neighbors
 from gpucluster.ops.nesting import labels_at
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.plots.rows import cluster_names, column_of, parts_of, vectors
-from gpucluster.report.whole_file import write_whole
+from gpucluster.report.whole_file import on_disk, write_whole
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
@@ -60,13 +62,13 @@ def export(
     RunNotFoundError, CorruptArtifactError, SchemaTooNewError
         There is no such run, or it is damaged, or of a newer version.
     ConfigError
-        The name of the file ends otherwise, or there are fewer rows than neighbours.
+        The file is called otherwise or lies on no disk, or there are fewer rows than neighbours.
     SourceError
         Vectors are asked for and cannot be read any more. Texts that cannot are left out.
     StoreError
         The file could not be written.
     """
-    target = Path(path).expanduser().absolute()
+    target = on_disk(path)
     if target.suffix != ".parquet" or (target.parent / FILE_NAME).exists():
         raise ConfigError(
             f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",
@@ -81,9 +83,11 @@ def export(
 
 def _table(run: Run, neighbors: int | None, data: Any) -> pa.Table:
     members = run.members.sort_by("row")
-    if neighbors is not None and not 1 <= neighbors < members.num_rows:
+    if neighbors is not None and not (
+        is_number(neighbors, Integral) and 1 <= neighbors < members.num_rows
+    ):
         raise ConfigError(
-            f"got {neighbors}, but there are {members.num_rows:,} rows",
+            f"got {describe(neighbors)}, but there are {members.num_rows:,} rows",
             path="neighbors",
             expected=f"1 to {members.num_rows - 1}",
         )
@@ -104,10 +108,10 @@ def _table(run: Run, neighbors: int | None, data: Any) -> pa.Table:
     try:
         parts = parts_of(run, data)
         for role in ("text", "truth"):
-            found = column_of(run, members["row"].to_numpy(), role, parts)
+            found = column_of(run, members, role, parts)
             if found is not None:
                 columns[role] = found
-    except SourceNotFoundError:
+    except SourceError:
         if data is not None or neighbors is not None:
             raise
     if neighbors is not None:

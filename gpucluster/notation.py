@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError
@@ -58,6 +59,11 @@ def dotted(path: Iterable[object]) -> str:
         for step in path
     )
     return shown(".".join(steps), 100) or "the definition"
+
+
+def is_number(value: object, kind: type = Real) -> bool:
+    """Say whether a value is a number of a kind, which True and False are not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def describe(value: object, limit: int = 60) -> str:

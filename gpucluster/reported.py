@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
-from gpucluster.places import is_address
+from gpucluster.notation import is_number
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
@@ -90,16 +91,16 @@ def report_file(path: str | Path | None, run_id: str) -> Path:
     Raises
     ------
     ConfigError
-        Its name does not end in ``.html``, or it would lie in a bucket.
+        Its name does not end in ``.html``, or it lies on no disk.
     """
     if path is None:
         return Path(f"report-{run_id}.html").absolute()
-    if is_address(str(path)) or Path(path).suffix not in SUFFIXES:
-        raise ConfigError(
-            f"got {str(path)!r}, expected a file on a disk with a name that ends in .html",
-            path="report",
-        )
-    return Path(path).expanduser().absolute()
+    from gpucluster.report.whole_file import on_disk
+
+    file = on_disk(path)
+    if file.suffix not in SUFFIXES:
+        raise ConfigError(f"got {str(path)!r}, expected a name that ends in .html", path="report")
+    return file
 
 
 class MapView:
@@ -175,7 +176,7 @@ def _page(
 def _checked(max_points: int | None, default: int) -> int:
     if max_points is None:
         return default
-    if not isinstance(max_points, int) or isinstance(max_points, bool) or max_points < 1:
+    if not is_number(max_points, Integral) or max_points < 1:
         raise ConfigError(
             f"got {max_points!r}, expected 1 or more", path="max_points", got=max_points
         )

@@ -45,7 +45,8 @@ def draw_map(
         Where the true classes are, if not where the run found them.
     """
     known("colour_by", colour_by, map_plot.COLOUR_BY)
-    columns = ["row", "x", "y", "z", "cosine_similarity_to_centroid"]
+    columns = ["x", "y", "z", "cosine_similarity_to_centroid"]
+    columns += ["document_id", "row"] if colour_by == "truth" else []
     grouped = Grouped.of(run, columns, level)
     axes = [grouped.table[name].to_numpy(zero_copy_only=False) for name in ("x", "y", "z")]
     if np.isnan(axes[2]).all():
@@ -71,8 +72,7 @@ def draw_map(
 
 def _classes(run: Run, grouped: Grouped, data: Any) -> tuple[Labels, list[str]]:
     """Return the true class of each member, the largest class first, and the names of them."""
-    rows = grouped.table["row"].to_numpy()
-    found = column_of(run, rows, "truth", parts_of(run, data))
+    found = column_of(run, grouped.table, "truth", parts_of(run, data))
     if found is None:
         raise ConfigError(
             f"{run.run_id} knows no true classes",

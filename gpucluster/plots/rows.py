@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,8 +13,11 @@ from gpucluster.definition import ClusterDefinition
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.given import open_like
+from gpucluster.notation import describe, is_number
 from gpucluster.ops.nesting import labels_at
 from gpucluster.sources import reopen
+from gpucluster.sources.base import reading
+from gpucluster.sources.columns import to_keys, to_text
 from gpucluster.sources.reopening import Parts, changed, reread
 from gpucluster.trained import TrainedModel
 
@@ -43,8 +47,8 @@ class Grouped:
     @classmethod
     def of(cls, run: Run, columns: list[str], level: int | None = 0) -> Grouped:
         """Read members with some columns; `level` None is that of the deepest nodes."""
-        if level is not None and level < 0:
-            raise ConfigError(f"got {level}, expected 0 or more", path="level", got=level)
+        if level is not None and not (is_number(level, Integral) and level >= 0):
+            raise ConfigError(f"got {describe(level)}, expected 0 or more", path="level", got=level)
         table = run.member_columns(["cluster_index", *columns])
         labels = table["cluster_index"].to_numpy()
         if level is not None:
@@ -110,33 +114,48 @@ def vectors(run: Run, members: pa.Table, parts: Parts) -> Matrix:
 
 
 def column_of(
-    run: Run, rows: Rows, role: Literal["text", "truth"], parts: Parts
+    run: Run, members: pa.Table, role: Literal["text", "truth"], parts: Parts
 ) -> pa.ChunkedArray | None:
-    """Return what a column of the source holds of some rows, as text; None where none is known.
+    """Return what a column of the source holds of members, as text; None where none is known.
 
     Parameters
     ----------
     run : Run
-    rows : ndarray of shape (n,), int64
-        Positions in the input.
+    members : pyarrow.Table
+        With ``document_id`` and ``row``.
     role : {"text", "truth"}
     parts : sequence of (int, Source, mapping)
 
     Raises
     ------
     SourceError
-        It cannot be read any more, or has another number of rows by now.
+        It cannot be read any more, or holds other documents by now.
     """
     if not any(columns.get(role) for *_, columns in parts):
         return None
+    rows = members["row"].to_numpy()
     chunks: list[pa.Array] = []
-    for _, source, columns in parts:
-        name = columns.get(role)
+    for begin, source, columns in parts:
+        name, key = columns.get(role), columns.get("id") if run.has_ids else None
         if name is None:
             chunks.append(pa.nulls(source.info.n_rows, pa.large_string()))
             continue
-        chunks += [batch.column(0).cast(pa.large_string()) for batch in source.columns([name])]
+        keys: list[pa.Array] = []
+        for batch in source.columns([name, *([key] if key else [])]):
+            with reading(source.info.where):
+                chunks.append(to_text(batch.column(0)))
+                if key:
+                    keys.append(to_keys(batch.column(batch.num_columns - 1)).cast(pa.string()))
+        if key and not _holds(members, rows - begin, pa.chunked_array(keys, pa.string())):
+            raise changed(source)
     found = pa.chunked_array(chunks, pa.large_string())
     if len(found) != run.manifest.counts.num_rows:
         raise changed(parts[0][1])
     return found.take(pa.array(rows))
+
+
+def _holds(members: pa.Table, rows: Rows, ids: pa.ChunkedArray) -> bool:
+    """Say whether members whose rows are among those of a part are the documents there."""
+    is_here = (rows >= 0) & (rows < len(ids))
+    own = members["document_id"].filter(pa.array(is_here))
+    return bool(ids.take(pa.array(rows[is_here])).equals(own))

@@ -1,4 +1,4 @@
-"""A file that is there whole or not at all."""
+"""A file on a disk that is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
-from gpucluster.errors import DiskFullError, PermissionRefusedError, StoreError
+from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError, StoreError
+from gpucluster.places import is_address
 
 _KINDS = {
     errno.ENOSPC: DiskFullError,
@@ -16,6 +17,24 @@ _KINDS = {
     errno.EPERM: PermissionRefusedError,
     errno.EROFS: PermissionRefusedError,
 }
+
+
+def on_disk(path: str | Path) -> Path:
+    """Return the file that a path names, in which ``~`` stands for a user's folder.
+
+    Raises
+    ------
+    ConfigError
+        It would lie in a bucket, or with a user who is not known here.
+    """
+    if is_address(str(path)):
+        raise ConfigError(
+            f"got {str(path)!r}, expected a file on a disk", hint="write it there, then copy it"
+        )
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"got {str(path)!r}, whose user is not known here") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -211,6 +211,8 @@ def test_the_tree_is_kept_and_comes_back_from_a_checkpoint(
         ),
         ("kmeans", "map", {"colour_by": "size"}, "colour_by: got 'size', expected one of cluster"),
         ("levels", "map", {"level": -1}, "level: got -1, expected 0 or more"),
+        ("levels", "map", {"level": "1"}, "level: got '1', expected 0 or more"),
+        ("kmeans", "sizes", {"path": "s3://bucket/sizes.png"}, "expected a file on a disk"),
         ("kmeans", "map", {"theme": "blue"}, "theme: got 'blue'"),
         ("kmeans", "map", {"path": "map.gif"}, "cannot draw map.gif. a plot is a file that ends"),
     ],
@@ -258,6 +260,29 @@ def test_vectors_that_are_gone(docs: Path, tmp_path: Path) -> None:
     pq.write_table(pq.read_table(docs).slice(1), path)
     with pytest.raises(SourceError, match="does not hold the documents of the run any more"):
         run.plot("silhouette")
+
+
+def test_documents_in_another_order_lend_no_texts_and_classes(docs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "docs.parquet"
+    shutil.copy(docs, path)
+    settings = {
+        "algorithm": "kmeans",
+        "algorithm_params": {"n_clusters": 3, "n_init": 1},
+        "dimension_reduction": {"method": "pca"},
+    }
+    columns = {"text_column": "text", "truth_column": "label"}
+    run = gpucluster.cluster(str(path), settings, out=tmp_path / "runs", **columns)
+    written = pq.read_table(run.export(tmp_path / "a.parquet"))
+    assert written["text"].to_pylist() == pq.read_table(docs)["text"].to_pylist()
+    table = pq.read_table(docs)
+    pq.write_table(table.take(np.arange(len(table))[::-1]), path)
+    with pytest.raises(SourceError, match="does not hold the documents of the run any more"):
+        run.plot("map", colour_by="truth")
+    with pytest.raises(SourceError, match="does not hold the documents"):
+        run.export(tmp_path / "a.parquet", data=path)
+    names = pq.read_schema(run.export(tmp_path / "a.parquet")).names
+    assert "x" in names
+    assert not {"text", "truth"} & {*names}
 
 
 def test_data_in_memory_are_given_once_more(docs: Path, tmp_path: Path) -> None:
@@ -344,8 +369,12 @@ def test_an_export_goes_where_it_may(runs: dict[str, Run], tmp_path: Path) -> No
     for path in (tmp_path / "map.csv", run.path / "map.parquet"):
         with pytest.raises(ConfigError, match=r"expected a name that ends in \.parquet, outside"):
             run.export(path)
-    with pytest.raises(ConfigError, match="neighbors: got 1200, but there are 1,200 rows"):
-        run.export(tmp_path / "map.parquet", neighbors=1_200)
+    for path in ("s3://bucket/map.parquet", "~nobody-of-this-name/map.parquet"):
+        with pytest.raises(ConfigError, match="a disk|not known"):
+            run.export(path)
+    for neighbors in (1_200, 0, "3", True):
+        with pytest.raises(ConfigError, match="neighbors: got .+, but there are 1,200 rows"):
+            run.export(tmp_path / "map.parquet", neighbors=neighbors)
 
 
 def test_noise_has_a_name_in_an_export(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -128,13 +128,20 @@ def test_text_is_one_line_that_fits() -> None:
         (Look(theme="blue"), "theme: got 'blue', expected light, dark"),
         (Look(width=0.5), "width: got 0.5, expected 1 to 50 inches"),
         (Look(height=float("nan")), "height: got nan"),
-        (Look(dpi=0), "dpi: got 0, expected 1 to 1200"),
+        (Look(width="6"), "width: got '6'"),  # type: ignore[arg-type]
+        (Look(dpi=0), "dpi: got 0, expected 20 to 1200"),
+        (Look(dpi="300"), "dpi: got '300'"),  # type: ignore[arg-type]
     ],
 )
 def test_a_look_has_bounds(look: Look, says: str) -> None:
     with pytest.raises(ConfigError) as found:
         look.checked()
     assert says in str(found.value)
+
+
+def test_a_page_has_no_more_dots_than_memory() -> None:
+    with pytest.raises(ConfigError, match=r"50 by 50 inches are 3,600,000,000 dots at 1200 an"):
+        Look(width=50, height=50, dpi=1200).page(6, 4)
 
 
 def flow_of_two() -> Figure:

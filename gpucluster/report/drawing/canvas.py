@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from gpucluster.errors import BackendUnavailableError, ConfigError
-from gpucluster.notation import describe, nearest
+from gpucluster.notation import describe, is_number, nearest
 from gpucluster.report.drawing.palette import THEMES, Theme, unit
-from gpucluster.report.whole_file import write_whole
+from gpucluster.report.whole_file import on_disk, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 DPI: Final = 150
 ENDINGS: Final = ("png", "svg", "pdf")
 POINTS: Final = 72  # of an inch
-LEAST_INCHES, MOST_INCHES, MOST_DPI = 1.0, 50.0, 1200
+LEAST_INCHES, MOST_INCHES = 1.0, 50.0
+LEAST_DPI, MOST_DPI = 20, 1200  # letters have no pixels with fewer
+MOST_PIXELS: Final = 200_000_000  # of a page, each of four bytes
 MOST_CHARACTERS: Final = 32
 _NO_DATES: Final = {
     "png": {"Software": None},
@@ -55,11 +57,14 @@ class Look:
             raise ConfigError(f"got {describe(self.theme)}, expected {known}", path="theme")
         for name in ("width", "height"):
             inches = getattr(self, name)
-            if inches is not None and not LEAST_INCHES <= inches <= MOST_INCHES:
+            if inches is None:
+                continue
+            if not (is_number(inches) and LEAST_INCHES <= inches <= MOST_INCHES):
                 bounds = f"{LEAST_INCHES:g} to {MOST_INCHES:g} inches"
-                raise ConfigError(f"got {inches:g}, expected {bounds}", path=name)
-        if not 1 <= self.dpi <= MOST_DPI:
-            raise ConfigError(f"got {self.dpi}, expected 1 to {MOST_DPI}", path="dpi")
+                raise ConfigError(f"got {describe(inches)}, expected {bounds}", path=name)
+        if not (is_number(self.dpi) and LEAST_DPI <= self.dpi <= MOST_DPI):
+            bounds = f"{LEAST_DPI} to {MOST_DPI}"
+            raise ConfigError(f"got {describe(self.dpi)}, expected {bounds}", path="dpi")
         return self
 
     @property
@@ -68,11 +73,24 @@ class Look:
         return THEMES[self.theme]
 
     def page(self, width: float, height: float) -> Figure:
-        """Return an empty page, of this size where none was asked for."""
+        """Return an empty page, of this size where none was asked for.
+
+        Raises
+        ------
+        ConfigError
+            It has more dots than `MOST_PIXELS`.
+        """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         size = (self.width or width, self.height or height)
+        pixels = size[0] * size[1] * self.dpi**2
+        if pixels > MOST_PIXELS:
+            raise ConfigError(
+                f"{size[0]:g} by {size[1]:g} inches are {pixels:,.0f} dots at {self.dpi} an inch, "
+                f"expected at most {MOST_PIXELS:,}",
+                path="dpi",
+            )
         figure = Figure(size, dpi=self.dpi, facecolor=unit(self.colours.background))
         FigureCanvasAgg(figure)
         return figure
@@ -156,7 +174,7 @@ def put(draw: Callable[[], Figure], path: str | Path, dpi: int) -> Path:
 
     The name of the file is looked at before anything is drawn.
     """
-    target = Path(path).expanduser().absolute()
+    target = on_disk(path)
     kind = ending(target)
     write_whole(target, encoded(draw(), kind, dpi))
     return target

@@ -207,8 +207,13 @@ def test_ten_thousand_clusters(tab, world, tmp_path):
 
 
 def test_names_of_files_are_checked_before_any_work(world, tmp_path):
-    for name in ("report.parquet", "report", "s3://bucket/report.html"):
-        with pytest.raises(ConfigError, match="ends in .html"):
+    for name, says in (
+        ("report.parquet", "ends in .html"),
+        ("report", "ends in .html"),
+        ("s3://bucket/report.html", "expected a file on a disk"),
+        ("~nobody-of-this-name/report.html", "whose user is not known here"),
+    ):
+        with pytest.raises(ConfigError, match=says):
             world.run.report(name)
     with pytest.raises(ConfigError, match="max_points"):
         world.run.report(tmp_path / "x.html", max_points=0)

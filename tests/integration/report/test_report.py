@@ -22,6 +22,10 @@ DECODE = """([head, text]) => {
   return Object.fromEntries(Object.entries(found).map(([name, values]) => [name, plain(values)]));
 }"""
 
+CORNER = """() => {
+  const paper = document.querySelector(".map + canvas").getContext("2d");
+  return [...paper.getImageData(2, 2, 1, 1).data];
+}"""
 SWATCH = "() => document.querySelector('.clusters .swatch').style.background"
 ROWS = """() => {
   %s
@@ -108,11 +112,10 @@ def test_paper_is_light_and_the_screen_dark_again(tab, world):
     tab.emulate_media(color_scheme="dark")
     tab.show(world.file)
     tab.wait_for_selector("canvas[data-drawn]")
-    corner = "(at) => [...document.querySelector(at).getContext('2d').getImageData(2, 2, 1, 1).data]"
     ink = "() => getComputedStyle(document.body).color"
     assert tab.evaluate(ink) == "rgb(232, 235, 238)"
     tab.evaluate("() => dispatchEvent(new Event('beforeprint'))")
-    assert tab.evaluate(corner, ".map + canvas") == [255, 255, 255, 255]
+    assert tab.evaluate(CORNER) == [255, 255, 255, 255]
     light = tab.evaluate(SWATCH)
     tab.emulate_media(color_scheme="dark", media="print")
     assert tab.evaluate(ink) == "rgb(21, 24, 28)"
