@@ -170,8 +170,9 @@ def _read(
     texts: dict[int, str] = {}
     truth: list[str | None] = []
     has_truth = all(columns.get("truth") for _, _, columns in parts)
-    n_found, in_rows = 0, rows[wanted]
-    for begin, source, columns in parts:
+    in_rows, n_rows = rows[wanted], run.manifest.counts.num_rows
+    ends = [*(begin for begin, *_ in parts[1:]), n_rows]
+    for (begin, source, columns), end in zip(parts, ends, strict=True):
         text = _text_column(run, source, columns, text_column) if has_texts else None
         names = [text, columns.get("truth") if has_truth else None, columns.get("id")]
         names = [name if name in source.info.fields else None for name in names]
@@ -194,10 +195,9 @@ def _read(
                 if truth_here is not None:
                     truth += to_keys(truth_here).cast(pa.string()).to_pylist()
             row += batch.num_rows
-            n_found += len(here)
-            reporter.progress(row, run.manifest.counts.num_rows)
-    if n_found not in {0, len(wanted)}:
-        raise changed(parts[0][1])
+            reporter.progress(row, n_rows)
+        if ((in_rows >= row) & (in_rows < end)).any():
+            raise changed(source)
     return texts, truth if len(truth) == len(wanted) and has_truth else None
 
 

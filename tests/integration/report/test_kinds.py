@@ -167,6 +167,28 @@ def test_every_kind_of_run(tab, tmp_path, kind):
         assert "the data of the run were in memory" in text
 
 
+def test_collections_of_which_one_has_texts(tmp_path):
+    X = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    vectors = pa.FixedSizeListArray.from_arrays(X[:20].ravel(), 8)
+    texts = [f"text {i}" for i in range(20)]
+    pq.write_table(pa.table({"vector": vectors, "text": texts}), tmp_path / "a.parquet")
+    np.save(tmp_path / "b.npy", X[20:])
+    settings = {
+        "collection_ids": ["a.parquet", "b.npy"],
+        "algorithm": "kmeans",
+        "algorithm_params": {"n_clusters": 3},
+    }
+    (tmp_path / "definition.json").write_text(json.dumps(settings))
+    out, file = str(tmp_path / "out"), tmp_path / "report.html"
+    asked = ["run", str(tmp_path / "definition.json"), "--out", out, "--report", str(file)]
+    assert CliRunner().invoke(main, asked).exit_code == 0
+    contents, _, told, _ = read(file)
+    assert contents["documents"]["reason"] is None
+    assert dict(zip(told["ids"], told["texts"], strict=True)) == {
+        str(row): f"text {row}" if row < 20 else None for row in range(40)
+    }
+
+
 def test_similarities_that_hardly_differ(tmp_path):
     X = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
     alone = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 60}}
