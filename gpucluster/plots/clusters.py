@@ -54,11 +54,11 @@ def draw_map(
     coordinates = np.column_stack(axes).astype(np.float32)
     shown = np.isfinite(coordinates).all(axis=1)  # rows beside a sample have none
     if not shown.any():
-        raise ConfigError(
-            f"{run.run_id} has no coordinates",
-            path="run",
-            hint="its definition needs dimension_reduction: {method: umap}",
-        )
+        base = run.manifest.base_run_id
+        hint = f"documents that join clusters get none; draw {base}"
+        if base is None:
+            hint = "its definition needs dimension_reduction: {method: umap}"
+        raise ConfigError(f"{run.run_id} has no coordinates", path="run", hint=hint)
     labels, names = grouped.labels, grouped.names
     if colour_by == "truth":
         labels, names = _classes(run, grouped, data)

@@ -27,8 +27,7 @@ DIGITS = 4  # of what is measured of each cluster
 
 _OF_CLUSTER = (
     *("cluster_id", "stable_id", "num_members", "mean_cosine_similarity", "min_cosine_similarity"),
-    *("medoid_document_id", "parent_cluster_id", "child_cluster_ids", "hierarchy_level", "label"),
-    *("summary", "keywords", "label_source", "label_confidence", "leaf_reason"),
+    *("parent_cluster_id", "child_cluster_ids", "hierarchy_level", "label", "summary", "keywords"),
 )
 _OF_STAGE = (
     *("name", "device", "backend", "executor", "method", "storage", "seconds", "planned_seconds"),
@@ -36,7 +35,7 @@ _OF_STAGE = (
 )
 _OF_LINK = (
     *("kind", "previous_cluster_id", "cluster_id", "num_shared"),
-    *("share_of_previous", "share_of_current", "centroid_cosine"),
+    *("share_of_previous", "share_of_current"),
 )
 
 
@@ -54,9 +53,9 @@ def describe(run: Run, similarity: Vector) -> dict[str, Any]:
         "run_id": run.run_id,
         "name": manifest["definition"].get("cluster_name"),
         "description": manifest["definition"].get("description"),
-        **{name: manifest[name] for name in ("mode", "base_run_id", "counts", "reproducible")},
-        **{name: manifest[name] for name in ("created_at", "completed_at", "not_evaluated")},
-        **{name: manifest[name] for name in ("not_run", "definition", "versions", "random_state")},
+        **{name: manifest[name] for name in ("base_run_id", "counts", "created_at")},
+        **{name: manifest[name] for name in ("completed_at", "not_evaluated", "not_run")},
+        **{name: manifest[name] for name in ("definition", "versions")},
         "gpucluster_version": manifest["gpucluster_version"],
         "device": manifest["device"],
         "facts": about(run),

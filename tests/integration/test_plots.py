@@ -262,6 +262,12 @@ def test_vectors_that_are_gone(docs: Path, tmp_path: Path) -> None:
         run.plot("silhouette")
 
 
+def test_documents_that_joined_have_no_map(runs: dict[str, Run], docs: Path) -> None:
+    joined = runs["kmeans"].assign(str(docs), scope="all")
+    with pytest.raises(ConfigError, match=f"get none; draw {runs['kmeans'].run_id}"):
+        joined.plot("map")
+
+
 def test_documents_in_another_order_lend_no_texts_and_classes(docs: Path, tmp_path: Path) -> None:
     path = tmp_path / "docs.parquet"
     shutil.copy(docs, path)

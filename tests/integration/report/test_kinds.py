@@ -55,6 +55,7 @@ def test_it_holds_what_the_run_holds(world):
 def test_nothing_of_a_payload_but_id_text_and_truth(world):
     contents, clusters, told, _ = read(world.file)
     everything = json.dumps([contents, clusters, told])
+    assert "medoid_document_id" not in clusters[0]  # the page shows none
     assert "a.example" not in everything
     assert "metadata" not in json.dumps(told)
 
