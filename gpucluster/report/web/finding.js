@@ -58,5 +58,5 @@ export function examplesOf(index, documents, picture) {
 function shown(documents, i) {
   const text = documents.textOf(i);
   const id = h("code", {}, documents.ids[i]);
-  return text === null ? id : [h("span", {}, text), " ", h("small", {}, id)];
+  return text === null ? id : [h("span", { dir: "auto" }, text), " ", h("small", {}, id)];
 }

@@ -89,6 +89,7 @@ def test_documents_are_found(opened):
     entries = [each.inner_text() for each in opened.query_selector_all(".found li")]
     assert entries
     assert all("pizza delivered" in each for each in entries if "more" not in each)
+    assert opened.get_attribute(".found li span", "dir") == "auto"  # its letters turn no id around
     opened.click(".found .pick")
     assert "pizza" in opened.inner_text(".chosen-cluster h3")
 
