@@ -64,9 +64,10 @@ let isPaper = false; // before it is printed a page is on the screen still
 /** Return which theme is shown; paper is light. */
 export const theme = () => (dark.matches && !isPaper ? "dark" : "light");
 
-/** Say whether what is drawn from now on is for paper. */
+/** Say whether what is drawn from now on is for paper; whoever minds the theme draws anew. */
 export function forPaper(value) {
   isPaper = value;
+  dark.dispatchEvent(new Event("change"));
 }
 
 /** Act whenever another theme is shown. */

@@ -27,6 +27,7 @@ CORNER = """() => {
   return [...paper.getImageData(2, 2, 1, 1).data];
 }"""
 SWATCH = "() => document.querySelector('.clusters .swatch').style.background"
+RIBBON = "() => [...document.querySelectorAll('.flow [fill]')].map((one) => one.outerHTML).join()"
 ROWS = """() => {
   %s
   const clusters = [5, 4, 3, 2, 1].map((n) => ({ cluster_id: `cl_${n}`, num_members: n }));
@@ -117,13 +118,14 @@ def test_paper_is_light_and_the_screen_dark_again(tab, world):
     assert tab.evaluate(ink) == "rgb(232, 235, 238)"
     tab.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     assert tab.evaluate(CORNER) == [255, 255, 255, 255]
-    light = tab.evaluate(SWATCH)
+    light = tab.evaluate(SWATCH), tab.evaluate(RIBBON)
     tab.emulate_media(color_scheme="dark", media="print")
     assert tab.evaluate(ink) == "rgb(21, 24, 28)"
     tab.emulate_media(color_scheme="dark", media="screen")
     tab.evaluate("() => dispatchEvent(new Event('afterprint'))")
     assert tab.query_selector(".map + canvas") is None
-    assert tab.evaluate(SWATCH) != light
+    assert tab.evaluate(SWATCH) != light[0]
+    assert tab.evaluate(RIBBON) != light[1]
 
 
 def test_it_fits_a_phone(tab, world):
