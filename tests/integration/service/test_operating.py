@@ -215,7 +215,7 @@ def test_each_request_is_a_line_without_anything_that_it_holds(tmp_path, form):
             "message": "request",
             "method": "GET",
             "route": "/v1/clusters/{cluster_identifier}",
-            "status": 404,
+            "status": 422,  # there is no such parameter
             "namespace": "default",
             "token_id": "none",
             "request_id": "mine",
@@ -223,7 +223,7 @@ def test_each_request_is_a_line_without_anything_that_it_holds(tmp_path, form):
         assert (second["route"], second["status"], second["namespace"]) == ("none", 404, None)
         assert (third["route"], third["status"], third["token_id"]) == ("none", 401, None)
     else:
-        assert "method=GET route=/v1/clusters/{cluster_identifier} status=404 ms=" in lines[0]
+        assert "method=GET route=/v1/clusters/{cluster_identifier} status=422 ms=" in lines[0]
         assert "namespace=default token_id=none request_id=mine" in lines[0]
 
 

@@ -25,6 +25,7 @@ from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.library import Library
 from gpucluster.service.settings import ServiceSettings
 from gpucluster.service.tasks import KIND as TASK
+from gpucluster.service.tasks import Tasks
 from gpucluster.service.triggers.record import KIND as TRIGGER
 from gpucluster.service.triggers.record import record_of, trigger_of
 from gpucluster.service.webhooks.events import EVENT
@@ -204,7 +205,7 @@ def _found(root: Path, catalog: Catalog, sent: Sent) -> SimpleNamespace:
         sent=sent,
         executions=_records(catalog, "execution"),
         histories=histories,
-        library=Library(root, catalog, Limits(), (), lambda *_: None),
+        library=Library(root, catalog, Limits(), (), Tasks(catalog, 0), lambda *_: None),
     )
 
 
