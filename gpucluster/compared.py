@@ -18,7 +18,7 @@ from gpucluster.report.drawing.canvas import Look, drawing, finish
 from gpucluster.report.run_flow import column_of, links_between
 from gpucluster.report.whole_file import on_disk, write_whole
 from gpucluster.succession import By, Clusters, Succession, succeed
-from gpucluster.types import NOISE
+from gpucluster.types import DPI, NOISE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ class Comparison:
         theme: Literal["light", "dark"] = "light",
         width: float | None = None,
         height: float | None = None,
-        dpi: int = 150,
+        dpi: int = DPI,
     ) -> Figure | Path:
         """Draw what became of the clusters: bars for those of each run, and ribbons between them.
 
@@ -112,7 +112,7 @@ class Comparison:
         theme : {"light", "dark"}, default "light"
         width, height : float, optional
             Inches. Omitted: what suits the picture.
-        dpi : int, default 150
+        dpi : int
             Dots per inch of a PNG.
 
         Returns

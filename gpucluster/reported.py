@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
 from gpucluster.notation import is_number
+from gpucluster.types import MAX_MAP_POINTS
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
@@ -73,13 +74,13 @@ def report(
         The file could not be written.
     """
     from gpucluster.bases import check_is_run, latest_run
-    from gpucluster.report.gathering import MAX_POINTS, Manner
+    from gpucluster.report.gathering import Manner
     from gpucluster.report.whole_file import write_whole
 
     opened = latest_run(run)
     check_is_run(opened)
     file = report_file(path, opened.run_id)
-    manner = Manner(_checked(max_points, MAX_POINTS), texts, text_column)
+    manner = Manner(_checked(max_points, MAX_MAP_POINTS), texts, text_column)
     page = _page("report.js", opened, manner, data, observer, cancel)
     write_whole(file, page)
     return file

@@ -18,9 +18,10 @@ from gpucluster.found_runs import Unreadable, read_runs
 from gpucluster.metrics.recluster import beyond_chance
 from gpucluster.notation import describe, nearest
 from gpucluster.places import Place, place
-from gpucluster.report.drawing.canvas import DPI, Look, put
+from gpucluster.report.drawing.canvas import Look, put
 from gpucluster.report.history_table import finite, history_table
 from gpucluster.report.reasons import in_words
+from gpucluster.types import DPI
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,7 +265,7 @@ class History:
         return put(picture, path, dpi)
 
     def flow(self, path: str | Path, *, dpi: int = DPI) -> Path:
-        """Draw what became of clusters over the full runs of a series, and write the picture.
+        """Draw what became of clusters over the latest `MAX_FLOW` full runs of a series.
 
         Parameters
         ----------
@@ -276,12 +277,11 @@ class History:
         Returns
         -------
         Path
-            Of a picture of the latest `MAX_FLOW` runs.
 
         Raises
         ------
         ConfigError
-            X
+            The name ends otherwise, or there are not two full runs, with clusters, of one series.
         BackendUnavailableError
             Matplotlib is missing.
         StoreError

@@ -29,6 +29,8 @@ Storage = Literal["memory", "disk"]  # where matrices of all rows lie
 StorageRequest = Literal["auto", "memory", "disk"]
 ExecutorName = Literal["local", "dask"]
 USUAL_THRESHOLD = 0.5  # cosine similarity; it says little before the vectors are known
+MAX_MAP_POINTS = 1_000_000  # that the map of a report shows
+DPI = 150  # of a picture
 
 
 @dataclass(frozen=True, slots=True)

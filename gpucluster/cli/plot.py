@@ -6,8 +6,8 @@ import click
 
 from gpucluster.cli.run import SETTINGS
 from gpucluster.cli.voice import Voice, speaking
+from gpucluster.types import DPI
 
-DPI = 150
 _DATA = "Where vectors and documents are now, if not where the run found them."
 
 

@@ -9,6 +9,7 @@ import click
 
 from gpucluster.cli.run import SETTINGS
 from gpucluster.cli.voice import Voice, speaking
+from gpucluster.types import MAX_MAP_POINTS
 
 if TYPE_CHECKING:
     from gpucluster.finished import Run
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     "--max-points",
     type=click.IntRange(1),
     metavar="N",
-    help="On the map; of more documents it shows a sample. Default: 1,000,000.",
+    help=f"On the map; of more documents it shows a sample. Default: {MAX_MAP_POINTS:,}.",
 )
 @click.option(
     "--no-texts",

@@ -113,7 +113,10 @@ class Fleet:
         waiting: dict[str, deque[int]] = {}
         running: dict[int, Future] = {}
         deaths: Counter[int] = Counter()
-        suspects: deque[int] = deque()  # on which workers died again: each is done alone, last
+        # On which workers died again: each is done alone, last. Only there it is known to be the
+        # call on which a worker dies, and not one beside it.
+        suspects: deque[int] = deque()
+        alone: int | None = None
 
         def submit(number: int, address: str) -> None:
             future = running[number] = self._scheduler.submit(
@@ -147,14 +150,15 @@ class Fleet:
                 died = watch.check(future)
                 if died:
                     deaths[number] += died
-                    require_few(calls[number][0], deaths[number])
+                    if one_by_one or number == alone:
+                        require_few(calls[number][0], deaths[number])
                     again = waiting[address] if deaths[number] == died else suspects
                     again.append(number)
                 if waiting[address]:
                     submit(waiting[address].popleft(), address)
                 elif suspects and not running:
-                    number_alone = suspects.popleft()
-                    submit(number_alone, homes[number_alone])
+                    alone = suspects.popleft()
+                    submit(alone, homes[alone])
                 if not died:
                     yield number, future
         finally:

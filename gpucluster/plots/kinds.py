@@ -11,7 +11,8 @@ from gpucluster.bases import latest_run
 from gpucluster.errors import ConfigError
 from gpucluster.notation import nearest
 from gpucluster.plots import clusters, density, trees
-from gpucluster.report.drawing.canvas import DPI, Look, drawing, finish, known
+from gpucluster.report.drawing.canvas import Look, drawing, finish, known
+from gpucluster.types import DPI
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from gpucluster.sources.reopening import Parts
     from gpucluster.types import Labels, Rows, Vector
 
-MAX_POINTS: Final = 1_000_000
 FILE_BYTES: Final = 10_000_000  # of a whole page, as far as documents decide it
 LEAST_BYTES: Final = 500_000  # of documents, however large the rest is
 COLUMNS: Final = ("document_id", "row", "cluster_index", "cosine_similarity_to_centroid")
@@ -57,7 +56,7 @@ class Manner:
         What documents may fill a page up to.
     """
 
-    max_points: int = MAX_POINTS
+    max_points: int
     has_texts: bool = True
     text_column: str | None = None
     file_bytes: int = FILE_BYTES

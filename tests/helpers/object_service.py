@@ -21,12 +21,20 @@ from pathlib import Path
 Fault = str
 Decide = Callable[[int, str, str], Fault | None]
 
-# moto looks through its folders at each request: once is enough
+# moto looks through its folders at each request: once is enough. It looks at the condition of a
+# write and writes without a lock: a service that keeps conditions does both at once.
 SERVE = """
+import threading
 from moto import backends
 known = [*backends.list_of_moto_modules()]
 backends.list_of_moto_modules = lambda: known
+from moto.s3.responses import S3Response
 from moto.server import main
+turn, write = threading.Lock(), S3Response.put_object
+def put_object(self):
+    with turn:
+        return write(self)
+S3Response.put_object = put_object
 main(["-H", "127.0.0.1", "-p", "0"])
 """
 CONDITIONS = {"if-match", "if-none-match"}

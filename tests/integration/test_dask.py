@@ -191,7 +191,7 @@ def test_a_shard_that_kills_its_workers_is_named_after_three_retries(tmp_path: P
     with Executor.of("dask", n_workers=2).fleet(tmp_path, decide("cpu")) as fleet:
         assert fleet is not None
         X = on_disk((20_000, 8), fleet.site)
-        with pytest.raises(ExecutorError, match=r"poison.*rows 0 to 8,?191.*[45] workers died"):
+        with pytest.raises(ExecutorError, match=r"poison.*rows 0 to 8,?191.*[4-7] workers died"):
             list(Shards(X, "poison").map(die))
         assert len(list(Shards(X, "alive").map(_start))) == 20  # the fleet goes on
 

@@ -13,12 +13,12 @@ from gpucluster.errors import BackendUnavailableError, ConfigError
 from gpucluster.notation import describe, is_number, nearest
 from gpucluster.report.drawing.palette import THEMES, Theme, unit
 from gpucluster.report.whole_file import on_disk, write_whole
+from gpucluster.types import DPI
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI: Final = 150
 ENDINGS: Final = ("png", "svg", "pdf")
 POINTS: Final = 72  # of an inch
 LEAST_INCHES, MOST_INCHES = 1.0, 50.0
