@@ -74,14 +74,14 @@ def report(
         The file could not be written.
     """
     from gpucluster.bases import check_is_run, latest_run
-    from gpucluster.report.gathering import Manner
+    from gpucluster.report.gathering import REPORT, Manner
     from gpucluster.report.whole_file import write_whole
 
     opened = latest_run(run)
     check_is_run(opened)
     file = report_file(path, opened.run_id)
-    manner = Manner(_checked(max_points, MAX_MAP_POINTS), texts, text_column)
-    page = _page("report.js", opened, manner, data, observer, cancel)
+    manner = Manner(REPORT, _checked(max_points, MAX_MAP_POINTS), texts, text_column)
+    page = _page(opened, manner, data, observer, cancel)
     write_whole(file, page)
     return file
 
@@ -140,15 +140,14 @@ def map_of(
     max_points: int | None = None,
 ) -> MapView:
     """Return the map of a run, for a notebook; see `gpucluster.Run.map`."""
-    from gpucluster.report.gathering import Manner
+    from gpucluster.report.gathering import MAP, Manner
 
-    manner = Manner(_checked(max_points, MAP_POINTS), texts, text_column, MAP_BYTES)
-    page = _page("report_map.js", run, manner, data, None, None)
+    manner = Manner(MAP, _checked(max_points, MAP_POINTS), texts, text_column, MAP_BYTES)
+    page = _page(run, manner, data, None, None)
     return MapView(page, f"Map of {run.run_id}")
 
 
 def _page(
-    entry: str,
     run: Run,
     manner: Manner,
     data: Any,
@@ -164,7 +163,6 @@ def _page(
         members = read_members(run, manner.max_points)
     with account.stage("report.write", backend="pyarrow") as reporter:
         return make(
-            entry,
             run,
             members,
             manner,

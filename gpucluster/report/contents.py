@@ -39,6 +39,11 @@ _OF_LINK = (
 )
 
 
+def name_of(run: Run) -> str:
+    """Return what a run is called."""
+    return str(run.manifest.definition.get("cluster_name") or run.run_id)
+
+
 def describe(run: Run, similarity: Vector) -> dict[str, Any]:
     """Return what is known of a run, but for its clusters and documents.
 
@@ -51,7 +56,7 @@ def describe(run: Run, similarity: Vector) -> dict[str, Any]:
     manifest = run.manifest.model_dump(mode="json")
     return {
         "run_id": run.run_id,
-        "name": manifest["definition"].get("cluster_name"),
+        "name": name_of(run),
         "description": manifest["definition"].get("description"),
         **{name: manifest[name] for name in ("base_run_id", "counts", "created_at")},
         **{name: manifest[name] for name in ("completed_at", "not_evaluated", "not_run")},

@@ -177,7 +177,7 @@ def _read(
         names = [text, columns.get("truth") if has_truth else None, columns.get("id")]
         names = [name if name in source.info.fields else None for name in names]
         row = begin
-        if not any(names):
+        if not any(names[:2]):  # ids alone tell nothing
             continue
         for batch in source.columns([name for name in names if name]):
             first, last = np.searchsorted(in_rows, (row, row + batch.num_rows))

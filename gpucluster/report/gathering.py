@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gpucluster.report.contents import clusters, describe
+from gpucluster.report.contents import clusters, describe, name_of
 from gpucluster.report.documents import (
     Examples,
     Payload,
@@ -16,9 +16,11 @@ from gpucluster.report.documents import (
     in_order,
     read_payload,
 )
+from gpucluster.report.numbers import amount
 from gpucluster.report.page import as_json, make_page, packed
 from gpucluster.report.points import Cloud, curve_order, encode
 from gpucluster.report.sample import few_of_each, sample
+from gpucluster.report.words import words_of
 from gpucluster.types import NOISE
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from gpucluster.sources.reopening import Parts
     from gpucluster.types import Labels, Rows, Vector
 
+REPORT: Final = "report.js"
+MAP: Final = "report_map.js"
 FILE_BYTES: Final = 10_000_000  # of a whole page, as far as documents decide it
 LEAST_BYTES: Final = 500_000  # of documents, however large the rest is
 COLUMNS: Final = ("document_id", "row", "cluster_index", "cosine_similarity_to_centroid")
@@ -46,6 +50,8 @@ class Manner:
 
     Attributes
     ----------
+    entry : str
+        The browser's module that fills the page: `REPORT`, or the map alone.
     max_points : int
         On the map; of more a sample.
     has_texts : bool
@@ -56,6 +62,7 @@ class Manner:
         What documents may fill a page up to.
     """
 
+    entry: str
     max_points: int
     has_texts: bool = True
     text_column: str | None = None
@@ -111,7 +118,6 @@ def read_members(run: Run, max_points: int) -> Members:
 
 
 def make(
-    entry: str,
     run: Run,
     members: Members,
     manner: Manner,
@@ -124,8 +130,6 @@ def make(
 
     Parameters
     ----------
-    entry : str
-        The browser's module that fills it.
     run : Run
     members : Members
     manner : Manner
@@ -156,13 +160,19 @@ def make(
         reporter=reporter,
     )
     head, points = encode(replace(members.cloud, truth=payload.truth))
-    contents = describe(run, members.similarity)
+    known = clusters(run)
+    has_own_words = not any({"label", "keywords"} & row.keys() for row in known)
+    if has_own_words and payload.texts:
+        found = words_of(payload.texts, members.rows, members.labels, run.parents)
+        known = [row | {"keywords": words} for row, words in zip(known, found, strict=True)]
+    contents = describe(run, members.similarity) if manner.entry == REPORT else {}
+    contents["has_own_words"] = has_own_words and bool(payload.texts)
     contents["map"] = head | _map_facts(run, members) | {"classes": list(payload.classes)}
-    blocks = {"clusters": packed(as_json(clusters(run)).encode("utf-8", "replace"))}
+    blocks = {"clusters": packed(as_json(known).encode("utf-8", "replace"))}
     if len(members.drawn):
         blocks["points"] = packed(points)
-    title = f"{contents['name'] or run.run_id}: {contents['counts']['num_clusters']:,} clusters"
-    rest = len(make_page(entry, title, contents, blocks))
+    title = f"{name_of(run)}: {amount(run.num_clusters)} clusters"
+    rest = len(make_page(manner.entry, title, contents, blocks))
     budget = max(LEAST_BYTES, manner.file_bytes - rest) * 3 // 4  # base64 takes a third more
     count, blocks["documents"] = _fitting(members, shown, told, payload, budget)
     told = told[:count]
@@ -172,7 +182,7 @@ def make(
         "has_texts": manner.has_texts,
         "reason": payload.reason,
     }
-    return make_page(entry, title, contents, blocks)
+    return make_page(manner.entry, title, contents, blocks)
 
 
 def _map_facts(run: Run, members: Members) -> dict[str, Any]:

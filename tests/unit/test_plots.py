@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.font_manager import fontManager
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from gpucluster.artifacts.condensed_tree import TREE, density_tree, tree_table
-from gpucluster.errors import ConfigError
+from gpucluster.errors import ConfigError, FallbackWarning
 from gpucluster.ops.distances import kth_distances
-from gpucluster.report.drawing.canvas import Look, cut, drawing, encoded
+from gpucluster.report.drawing.canvas import (
+    MOST_MISSING,
+    Look,
+    cut,
+    drawing,
+    encoded,
+    shorten,
+)
 from gpucluster.report.drawing.cluster_plots import draw_silhouettes
 from gpucluster.report.drawing.distance_plot import knee
 from gpucluster.report.drawing.flow_plot import draw_flow
@@ -120,6 +129,41 @@ def test_a_tree_survives_its_table() -> None:
 def test_text_is_one_line_that_fits() -> None:
     assert cut("a\n\x1b[31m  b") == "a ?[31m b"
     assert cut("x" * 40) == "x" * 31 + "\u2026"
+
+
+def test_text_is_cut_to_its_width() -> None:
+    with drawing():
+        figure = Look().page(4, 1)
+        wide, narrow = figure.text(0, 0, "W" * 30), figure.text(0, 0, "i" * 30)
+    for text in (wide, narrow):
+        shorten(text, 250)
+        assert text.get_window_extent().width <= 250
+    assert narrow.get_text() == "i" * 30
+    assert 5 < len(wide.get_text()) < 20
+    assert wide.get_text().endswith("\u2026")
+
+
+def test_characters_without_a_font_are_told_once() -> None:
+    nowhere = "".join(chr(0xE000 + n) for n in range(MOST_MISSING + 1))
+    with drawing():
+        figure = Look().page(4, 1)
+        figure.text(0, 0, nowhere + nowhere)
+    with pytest.warns(FallbackWarning, match="and others: boxes stand for them") as told:
+        encoded(figure, "png", 50)
+    assert len(told) == 1
+
+
+def test_texts_of_any_script_look_for_a_font_that_has_them(monkeypatch, caplog) -> None:
+    installed = fontManager.ttflist[0]
+    monkeypatch.setattr(
+        fontManager, "ttflist", [*fontManager.ttflist, replace(installed, name="Symbola")]
+    )
+    with drawing():
+        figure = Look().page(4, 1)
+        figure.text(0, 0, "card")
+    text = encoded(figure, "svg", 50).decode()
+    assert "'DejaVu Sans', 'Symbola'" in text
+    assert not [each for each in caplog.records if "not found" in each.message]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gpucluster.errors import BackendUnavailableError, ConfigError
+from gpucluster.errors import BackendUnavailableError, ConfigError, FallbackWarning
 from gpucluster.notation import describe, is_number, nearest
 from gpucluster.report.drawing.palette import THEMES, Theme, unit
 from gpucluster.report.whole_file import on_disk, write_whole
@@ -18,6 +20,7 @@ from gpucluster.types import DPI
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 ENDINGS: Final = ("png", "svg", "pdf")
 POINTS: Final = 72  # of an inch
@@ -25,6 +28,16 @@ LEAST_INCHES, MOST_INCHES = 1.0, 50.0
 LEAST_DPI, MOST_DPI = 20, 1200  # letters have no pixels with fewer
 MOST_PIXELS: Final = 200_000_000  # of a page, each of four bytes
 MOST_CHARACTERS: Final = 32
+MOST_MISSING: Final = 10  # characters without a font that are named
+# Fonts for names in any script; the first comes with Matplotlib, of the others what is installed.
+# Those of Linux, macOS and Windows for one script stand together.
+FAMILIES: Final = (
+    *("DejaVu Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK JP"),
+    *("Hiragino Sans", "Yu Gothic", "Noto Sans CJK KR", "Apple SD Gothic Neo", "Malgun Gothic"),
+    *("Noto Sans Devanagari", "Kohinoor Devanagari", "Nirmala UI", "Noto Sans Thai", "Thonburi"),
+    *("Leelawadee UI", "Noto Emoji", "Segoe UI Symbol", "Segoe UI Emoji", "Symbola"),
+)
+_MISSING: Final = re.compile(r"Glyph (\d+) .* missing from")
 _NO_DATES: Final = {
     "png": {"Software": None},
     "svg": {"Date": None},
@@ -151,16 +164,41 @@ def drawing() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
         fixed: Any = {"svg.hashsalt": "gpucluster", "svg.fonttype": "none", "pdf.fonttype": 42}
-        mpl.rcParams.update(fixed)
+        mpl.rcParams.update(fixed | {"font.family": families()})
         yield
 
 
+def families() -> list[str]:
+    """Return those of `FAMILIES` that are installed."""
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in FAMILIES if name in installed]
+
+
 def encoded(figure: Figure, kind: str, dpi: int) -> bytes:
-    """Return a page as the content of a file; the same for the same page and Matplotlib."""
+    """Return a page as the content of a file; the same for the same page, Matplotlib and fonts.
+
+    One `FallbackWarning` names the characters that no font here has.
+    """
     file = BytesIO()
     colour: Any = figure.get_facecolor()
-    with drawing():
+    with drawing(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         figure.savefig(file, format=kind, dpi=dpi, metadata=_NO_DATES[kind], facecolor=colour)
+    told = [(each, _MISSING.match(str(each.message))) for each in caught]
+    missing = sorted({chr(int(match[1])) for _, match in told if match})
+    for each, match in told:
+        if match is None:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if missing:
+        warnings.warn(
+            f"no font here has {' '.join(missing[:MOST_MISSING])}"
+            f"{' and others' if len(missing) > MOST_MISSING else ''}: boxes stand for them; "
+            "fonts-noto-cjk or Noto Emoji have more",
+            FallbackWarning,
+            stacklevel=4,
+        )
     return file.getvalue()
 
 
@@ -195,3 +233,12 @@ def cut(text: str, most: int = MOST_CHARACTERS) -> str:
     """Return text as one line that is not too long."""
     line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
     return line if len(line) <= most else line[: most - 1].rstrip() + "\u2026"
+
+
+def shorten(text: Text, width: float) -> None:
+    """Cut a text of one line until it is not wider than so many pixels."""
+    line = text.get_text()
+    most = len(line)
+    while most > 1 and text.get_window_extent().width > width:
+        most -= 1
+        text.set_text(cut(line, most))

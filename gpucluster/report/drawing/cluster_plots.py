@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gpucluster.report.drawing.canvas import Look, cut
+from gpucluster.report.drawing.canvas import Look, cut, shorten
 from gpucluster.report.drawing.palette import cluster_colour
 from gpucluster.types import NOISE
 
@@ -200,7 +200,7 @@ def draw_similarities(
             panel, similarity[labels == cluster], edges, look, cluster_colour(cluster, look.theme)
         )
         style = {"fontsize": 7, "color": look.colours.ink, "parse_math": False}
-        panel.set_title(cut(names[cluster], 26), loc="left", pad=3, **style)
+        shorten(panel.set_title(cut(names[cluster]), loc="left", pad=3, **style), panel.bbox.width)
         panel.tick_params(labelsize=6.5, labelbottom=position + COLUMNS >= len(largest))
     figure.text(
         0.53,

@@ -4,7 +4,6 @@ import { colourOf, css, theme, whenThemeChanges } from "./colours.js";
 import { count, decimal, h, scrolling } from "./elements.js";
 
 const MORE = 50; // rows at a time, unless another number is asked for
-const beside = matchMedia("(min-width: 68rem)"); // the map and the table, as base.css has it
 const COLUMNS = [
   ["name", "Cluster", (row) => row.name.toLowerCase()],
   ["size", "Members", (row) => row.num_members],
@@ -57,7 +56,7 @@ export class ClusterTable {
       const isChosen = Number(button.dataset.index) === index;
       button.setAttribute("aria-pressed", String(isChosen));
       button.closest("tr").classList.toggle("chosen", isChosen);
-      if (isChosen && beside.matches) button.scrollIntoView({ block: "nearest" });
+      if (isChosen && this.#isBeside()) button.scrollIntoView({ block: "nearest" });
     }
   }
 
@@ -65,6 +64,11 @@ export class ClusterTable {
   set isWhole(value) {
     this.#isWhole = value;
     this.#show();
+  }
+
+  /** Whether a map is seen beside the table, as base.css has it where there is room. */
+  #isBeside() {
+    return getComputedStyle(this.element).getPropertyValue("--beside") === "1";
   }
 
   #find() {
@@ -124,7 +128,7 @@ export class ClusterTable {
     bar.style.width = `${(100 * row.num_members) / this.largest}%`;
     const button = h("button", { type: "button", class: "pick", "data-index": row.index, "aria-pressed": String(isChosen),
       title: row.summary ?? row.cluster_id, click: () => this.choose(row.index === this.#chosen ? null : row.index) },
-      swatch, row.name);
+      swatch, h("span", { class: "called" }, row.name));
     const more = (row.keywords ?? []).filter((word) => !row.name.includes(word));
     const words = more.length > 0 && h("small", {}, more.slice(0, 5).join(", "));
     return h("tr", { class: isChosen ? "chosen" : null },

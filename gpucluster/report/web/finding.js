@@ -43,10 +43,17 @@ export function knownOf({ count: n, num_texts: texts, has_texts: hasTexts, reaso
   return `${what}${rest}${why}.`;
 }
 
-/** Show examples of a cluster: near its centroid, and at its boundary. */
+/** Show examples of a cluster: near its centroid, and at its boundary; `documents` may be promised. */
 export function examplesOf(index, documents, picture) {
-  if (!documents) return h("p", { class: "none" }, READING);
-  const found = documents.examplesOf(picture.familyOf(index), EXAMPLES);
+  const listed = (read) => chosen(read, picture.familyOf(index));
+  if (!(documents instanceof Promise)) return listed(documents);
+  const place = h("p", { class: "none" }, READING);
+  documents.then((read) => place.replaceWith(listed(read)), () => {}); // who reads them tells of errors
+  return place;
+}
+
+function chosen(documents, family) {
+  const found = documents.examplesOf(family, EXAMPLES);
   if (!found.length) return h("p", { class: "none" }, "No document of this cluster is in the report.");
   const group = (title, own) => own.length > 0 && [h("h4", {}, title),
     h("ul", { class: "found" }, own.map(({ document }) => h("li", {}, shown(documents, document))))];

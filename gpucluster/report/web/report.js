@@ -10,15 +10,17 @@ import { Picture, pointsOf } from "./picture.js";
 import { definition, head, lineage, notes, quality, section, stages } from "./report_sections.js";
 
 const ROWS = 15; // of the table at a time
+const OWN_WORDS = "These clusters were not named: they are shown by keywords of their documents in this report. gpucluster label names them.";
 const { signal } = new AbortController();
 
 async function show(main) {
   const run = written("contents");
   const clusters = await parsed("clusters");
   let documents = null;
+  let reading = null; // resolves to them
   const picture = new Picture(run.map, clusters, signal, (index) => table.mark(index));
   const table = new ClusterTable(clusters, (index) => picture.choose(index), signal, {
-    examples: (index) => examplesOf(index, documents, picture),
+    examples: (index) => examplesOf(index, documents ?? reading, picture),
     searched: (indexes) => picture.find(indexes), step: ROWS,
   });
   const seen = (index) => {
@@ -41,7 +43,8 @@ async function show(main) {
       h("section", { class: "picture", "aria-label": "Map" }, h("h2", {}, "Map"), picture.element,
         finder(clusters, () => documents, run.documents, picture),
         h("p", { class: "hint" }, knownOf(run.documents, run.counts.num_points))),
-      section("Clusters", clusters.length ? table.element : h("p", { class: "none" }, "There is no cluster: all documents are noise."))),
+      section("Clusters", clusters.length ? table.element : h("p", { class: "none" }, "There is no cluster: all documents are noise."),
+        run.has_own_words && h("p", { class: "hint" }, OWN_WORDS))),
     quality(run, clusters),
     lineage(run.lineage, clusters, seen, signal),
     stages(run),
@@ -50,14 +53,16 @@ async function show(main) {
     definition(run),
     h("footer", { class: "hint" }, `Made by gpucluster ${run.gpucluster_version}. This file is whole: it loads nothing.`),
   ].filter(Boolean));
-  const points = await read(run.map, () => documents);
-  if (points.length) picture.show(points);
-  documents = new Documents(await parsed("documents"), points);
+  reading = read(run.map, picture, () => documents);
+  documents = await reading;
   main.dataset.done = "";
 }
 
-async function read(map, documents) {
-  return pointsOf(map, map.length ? await block("points") : new Uint8Array(0), documents);
+/** Show the points, then return the documents; `documents` returns them when they are there. */
+async function read(map, picture, documents) {
+  const points = pointsOf(map, map.length ? await block("points") : new Uint8Array(0), documents);
+  if (points.length) picture.show(points);
+  return new Documents(await parsed("documents"), points);
 }
 
 function rejected(reasons) {

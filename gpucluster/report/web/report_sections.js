@@ -17,7 +17,7 @@ export function section(title, ...parts) {
 export function head(run) {
   const took = new Date(run.completed_at) - new Date(run.created_at);
   return h("section", { class: "head" },
-    h("h1", {}, run.name ?? run.run_id),
+    h("h1", {}, run.name),
     run.description && h("p", {}, run.description),
     facts([
       ...known(run).filter(isShort),
@@ -42,7 +42,7 @@ export function quality(run, clusters) {
     h("h3", {}, "Agreement with the truth"), measured(run.external_metrics)];
   const sizes = clusters.filter((each) => !each.hierarchy_level).map((each) => each.num_members);
   return section("Quality",
-    measured(run.metrics),
+    run.metrics.length > 0 && measured(run.metrics),
     run.not_evaluated.length > 0 && h("p", { class: "hint" }, `Not evaluated here: ${run.not_evaluated.join(", ")}.`),
     external,
     run.drift.length > 0 && [h("h3", {}, "Beside the fit"), facts(run.drift.map(([name, text]) => [capital(name), text]))],

@@ -19,6 +19,7 @@ from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.report.page import make_page, packed
 from gpucluster.reported import report
+from gpucluster.sources.columnar import ColumnarSource
 from tests.helpers.clouds import decode, parts_of
 from tests.helpers.hostile import TEXTS
 from tests.helpers.runs import publish_small
@@ -77,6 +78,40 @@ def test_without_texts(tab, world):
     assert contents["map"]["has_truth"]
     assert "case 1" not in json.dumps([contents, told])
     assert "texts were left out" in tab.show(file).inner_text("main")
+
+
+def test_nothing_is_read_where_nothing_is_shown(world, tmp_path, monkeypatch):
+    read_columns = []
+    columns = ColumnarSource.columns
+
+    def spied(self, names):
+        read_columns.extend(names)
+        return columns(self, names)
+
+    monkeypatch.setattr(ColumnarSource, "columns", spied)
+    world.bare.report(tmp_path / "quiet.html", texts=False)
+    assert read_columns == []
+    world.bare.report(tmp_path / "told.html")
+    assert sorted(read_columns) == ["document_id", "text"]
+
+
+def test_clusters_without_names_are_told_by_the_words_of_their_documents(tab, world, tmp_path):
+    file = world.bare.report(tmp_path / "words.html")
+    text = tab.show(file).inner_text(".clusters")
+    _, clusters, _, _ = read(file)
+    topics = pq.read_table(world.data)["topic"].to_numpy(zero_copy_only=False)
+    for number, cluster in enumerate(clusters):
+        names, sizes = np.unique(topics[world.bare.labels_ == number], return_counts=True)
+        words = " ".join(cluster["keywords"]).split()
+        assert set(names[sizes.argmax()].split()) & set(words)
+        assert cluster["keywords"][0] in text
+    assert "were not named" in tab.inner_text("main")
+    quiet = world.bare.report(tmp_path / "quiet.html", texts=False)
+    assert "were not named" not in tab.show(quiet).inner_text("main")
+    shutil.copytree(world.folder / "bare", tmp_path / "bare")
+    named = gpucluster.open_run(tmp_path / "bare" / world.bare.run_id).label(data=world.data)
+    told = named.report(tmp_path / "named.html")
+    assert "were not named" not in tab.show(told).inner_text("main")
 
 
 def test_rows_that_joined_have_no_map(tab, world):
@@ -246,6 +281,8 @@ def test_in_a_notebook(tab, world, tmp_path):
     shown = world.run.map(max_points=50)._repr_html_()
     assert shown.count("<") == 2  # the frame, and nothing of the page
     assert 'sandbox="allow-scripts"' in shown
+    contents, _ = parts_of(html.unescape(shown).encode())
+    assert set(contents) == {"map", "documents", "has_own_words"}  # what is not shown is not there
     (tmp_path / "notebook.html").write_text(f"<!doctype html><title>n</title>{shown}")
     tab.goto((tmp_path / "notebook.html").as_uri())
     frame = tab.frame_locator("iframe")

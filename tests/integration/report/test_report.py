@@ -35,6 +35,19 @@ ROWS = """() => {
   globalThis.table = new $cluster_table.ClusterTable(clusters, () => {}, signal, { step: 2 });
   document.body.append(table.element);
 }"""
+EXAMPLES = """() => {
+  %s
+  const reading = new Promise((resolve) => {
+    globalThis.read = () => resolve({
+      ids: ["d0"], textOf: () => "a central one",
+      examplesOf: () => [{ document: 0, isCentral: true }],
+    });
+  });
+  const place = document.createElement("div");
+  place.id = "place";
+  place.append($finding.examplesOf(0, reading, { familyOf: () => new Set([0]) }));
+  document.body.append(place);
+}"""
 FINDER = """() => {
   %s
   const picture = { choose() {}, highlight() {} };
@@ -167,6 +180,13 @@ def test_a_search_before_the_documents_are_read_says_so(tab):
     tab.evaluate(FINDER % script_of("finding.js"))
     tab.fill("input", "pizza")
     assert tab.inner_text("[role=status]") == "The documents are being read."
+
+
+def test_examples_come_when_the_documents_are_read(tab):
+    tab.evaluate(EXAMPLES % script_of("finding.js"))
+    assert tab.inner_text("#place") == "The documents are being read."
+    tab.evaluate("() => read()")
+    assert "a central one" in tab.inner_text("#place .examples")
 
 
 def test_a_page_has_one_script_and_says_so(world):
