@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from gpucluster.algorithms import Algorithm, catalogue
+from gpucluster.device.fleet import fleet_of
 from gpucluster.device.memory import require_bytes, translated
 from gpucluster.device.select import Decision, Device
-from gpucluster.device.storage import fleet_of
 from gpucluster.device.worker import Worker, hand_back, hand_back_all, shared, with_memory
 from gpucluster.errors import DeviceError, DeviceUnavailableError, StageCrashedError
 from gpucluster.events import Reporter

@@ -9,8 +9,8 @@ import click
 
 from gpucluster.cli.changes import read_filters, usage_error
 from gpucluster.cli.request import row_options
-from gpucluster.cli.run import N_CLUSTERS, SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.run import N_CLUSTERS
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.device.select import DeviceRequest
 from gpucluster.types import USUAL_THRESHOLD
 

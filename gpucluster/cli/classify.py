@@ -9,8 +9,7 @@ import click
 from gpucluster.cli.assign import AUTO, join_and_show, read_threshold
 from gpucluster.cli.changes import read_filters, usage_error
 from gpucluster.cli.request import row_options
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.device.select import DeviceRequest
 
 if TYPE_CHECKING:

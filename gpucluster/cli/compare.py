@@ -9,8 +9,7 @@ import click
 from gpucluster.cli.render import NONE, amount, number, share, shortened
 from gpucluster.cli.render import table as rows_of
 from gpucluster.cli.result import example_texts
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.report.facts import measured
 
 if TYPE_CHECKING:

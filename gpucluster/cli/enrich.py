@@ -9,8 +9,7 @@ import click
 
 from gpucluster.cli.changes import usage_error
 from gpucluster.cli.render import amount, table
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.enrichment.fields import FIELDS
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ import click
 
 from gpucluster.cli.changes import usage_error
 from gpucluster.cli.render import NONE, amount, number, share, shortened, table
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.report.numbers import one_line
 
 if TYPE_CHECKING:

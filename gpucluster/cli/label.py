@@ -9,8 +9,8 @@ import click
 
 from gpucluster.cli.changes import assignment, usage_error
 from gpucluster.cli.render import amount, table
-from gpucluster.cli.run import N_CLUSTERS, SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.run import N_CLUSTERS
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.labeling.settings import LabelingSettings, Provider
 from gpucluster.notation import nearest
 

@@ -11,8 +11,8 @@ import click
 from gpucluster.cli.exits import exit_code
 from gpucluster.cli.render import NONE, amount, duration, gigabytes, number, table
 from gpucluster.cli.request import column_options, read_request, request_options
-from gpucluster.cli.run import N_CLUSTERS, SETTINGS
-from gpucluster.cli.voice import Voice, error_record, speaking
+from gpucluster.cli.run import N_CLUSTERS
+from gpucluster.cli.voice import SETTINGS, Voice, error_record, speaking
 from gpucluster.errors import WillNotFitError
 from gpucluster.report.numbers import one_line
 

@@ -9,8 +9,7 @@ import click
 from gpucluster.api import DEFAULT_OUT
 from gpucluster.cli.changes import flatten, origin
 from gpucluster.cli.request import COLUMNS, read_request, request_options
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 
 
 @click.command(context_settings=SETTINGS)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.types import DPI
 
 _DATA = "Where vectors and documents are now, if not where the run found them."

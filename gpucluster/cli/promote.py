@@ -9,8 +9,7 @@ import click
 from gpucluster.cli.assign import AUTO, read_threshold
 from gpucluster.cli.render import NONE, amount, number, shortened
 from gpucluster.cli.render import table as rows_of
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 
 if TYPE_CHECKING:
     from gpucluster.finished import Taxonomy

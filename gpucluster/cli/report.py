@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.types import MAX_MAP_POINTS
 
 if TYPE_CHECKING:

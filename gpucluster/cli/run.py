@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucluster.cli.request import Request, read_request, request_options
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 
 if TYPE_CHECKING:
     from gpucluster.finished import Run
 
 N_CLUSTERS = 10  # in the table, unless another number is asked for
-# every command reads GPUCLUSTER_DEVICE, none reads GPUCLUSTER_RUN_DEVICE
-SETTINGS = {"auto_envvar_prefix": "GPUCLUSTER", "max_content_width": 100}
 
 
 @click.command(context_settings=SETTINGS)

@@ -13,8 +13,7 @@ from click.core import ParameterSource
 from gpucluster.cli.changes import NO_STEPS, usage_error
 from gpucluster.cli.render import NONE, amount, number, table
 from gpucluster.cli.request import Request, read_request, request_options
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 
 if TYPE_CHECKING:
     from gpucluster.ops.sweep import Sweep

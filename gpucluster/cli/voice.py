@@ -19,6 +19,9 @@ from gpucluster.cli.exits import BUG, Stopped, exit_code
 from gpucluster.errors import GpuclusterError, GpuclusterWarning, StoreError
 from gpucluster.report.numbers import one_line
 
+# every command reads GPUCLUSTER_DEVICE, none reads GPUCLUSTER_RUN_DEVICE
+SETTINGS = {"auto_envvar_prefix": "GPUCLUSTER", "max_content_width": 100}
+
 
 class Voice:
     """The manner of speaking that the options of a command ask for.

@@ -30,7 +30,7 @@ from gpucluster.device.dask_client import (
     wait_for_workers,
 )
 from gpucluster.device.select import Device
-from gpucluster.device.storage import Lent, Site, lent, on_disk, release
+from gpucluster.device.storage import Lent, Site, lent, on_disk, release, site_of
 from gpucluster.events import Reporter
 
 MOST_PATIENCE_S = 60.0  # for a result, before somebody looks whether it still can come
@@ -277,6 +277,12 @@ def _leave(folder: str) -> None:
 def _forget(tokens: list[str]) -> None:
     for key in [key for key in tuple(_KEPT) if key[0] in tokens]:
         _KEPT.pop(key, None)
+
+
+def fleet_of(X: Any) -> Fleet | None:
+    """Return who works on the rows of a matrix beside this process, or None."""
+    site = site_of(X)
+    return site.fleet if site is not None and isinstance(site.fleet, Fleet) else None
 
 
 def opened(value: Any) -> Any:

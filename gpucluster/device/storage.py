@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -30,9 +30,6 @@ from gpucluster.device.memory import address_space_left, available_bytes
 from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError, StoreError
 from gpucluster.notation import describe
 from gpucluster.types import StorageRequest
-
-if TYPE_CHECKING:
-    from gpucluster.device.fleet import Fleet
 
 PREFIX = "gpucluster-"
 SMALL_BYTES = 128 << 20  # blocks of rows are smaller, and never on disk
@@ -127,14 +124,15 @@ class Site:
     ----------
     folder : Path
         Exists; better on no network file system, unless others have to see it.
-    fleet : Fleet or None
-        Other processes that see the folder, and work on the rows of matrices in it.
+    fleet : object or None
+        Other processes that see the folder, and work on the rows of matrices in it: a `Fleet`,
+        which is known above.
     is_named : bool
         Whether the first file there has a name, by which it may be kept.
     """
 
     folder: Path
-    fleet: Fleet | None = None
+    fleet: object | None = None
     is_named: bool = False
 
     @property
@@ -274,10 +272,10 @@ def take(X: Any, rows: Any) -> Any:
     return found
 
 
-def fleet_of(X: Any) -> Fleet | None:
-    """Return who works on the rows of a matrix beside this process, or None."""
+def site_of(X: Any) -> Site | None:
+    """Return where a matrix lies whose rows other processes can see, or None."""
     file = _file_of(X)
-    return None if file is None or lent(X) is None else file.site.fleet
+    return None if file is None or lent(X) is None else file.site
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import numpy as np
 
 from gpucluster.device.storage import on_disk
 from gpucluster.errors import StoreError
-from gpucluster.labeling.model.client import TEXTS_A_CALL
 from gpucluster.labeling.model.failures import redacted
+from gpucluster.labeling.model.protocol import TEXTS_A_CALL
 from gpucluster.notation import shown
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.types import Matrix

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpucluster.device.dask_client import Losses, Lost
-from gpucluster.device.fleet import Fleet, kept, opened
+from gpucluster.device.fleet import Fleet, fleet_of, kept, opened
 from gpucluster.device.memory import available_bytes, rows_per_block
 from gpucluster.device.select import Device
-from gpucluster.device.storage import fleet_of, lent, like, on_disk
+from gpucluster.device.storage import lent, like, on_disk
 from gpucluster.errors import InternalError
 from gpucluster.events import Reporter
 from gpucluster.ops.blocks import alone, is_in_block, map_blocks, row_blocks

@@ -8,8 +8,8 @@ that whoever translates the one translates the other.
 from __future__ import annotations
 
 from gpucluster.places.paths import ObjectPath, Place, for_arrow, is_address, place
-from gpucluster.places.reading import readers
 from gpucluster.places.state import disk_of, state_folder, working_folder
+from gpucluster.places.together import readers
 
 __all__ = [
     "ObjectPath",

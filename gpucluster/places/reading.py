@@ -1,11 +1,10 @@
-"""Objects as files, read where it is asked for, in ranges; and many small ones together."""
+"""Objects as files, read where it is asked for, in ranges."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from gpucluster.places.bucket import PART_BYTES, Bucket, Entry
@@ -13,12 +12,9 @@ from gpucluster.places.bucket import PART_BYTES, Bucket, Entry
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from gpucluster.places.paths import Place
-
 Guard: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 AHEAD_BYTES = 1 << 20  # fetched at least
-TOGETHER = 16  # small files that are fetched at a time
 
 
 class _Ranges(io.RawIOBase):
@@ -83,22 +79,3 @@ def open_object(bucket: Bucket, entry: Entry, guard: Guard = nullcontext) -> io.
     Extra memory: `AHEAD_BYTES`, and 8 MiB while a larger range is read.
     """
     return io.BufferedReader(_Ranges(bucket, entry, guard), AHEAD_BYTES)
-
-
-def readers(paths: Sequence[Place]) -> Iterator[tuple[Place, Callable[[], bytes]]]:
-    """Yield small files, and for each what reads the whole of it.
-
-    Those in a bucket are on their way by then, sixteen at a time.
-    """
-    if all(isinstance(path, Path) for path in paths):
-        yield from ((path, path.read_bytes) for path in paths)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    threads = ThreadPoolExecutor(TOGETHER, "gpucluster-fetch")
-    try:
-        coming = [threads.submit(path.read_bytes) for path in paths]
-        for path, each in zip(paths, coming, strict=True):
-            yield path, each.result
-    finally:
-        threads.shutdown(cancel_futures=True)

@@ -11,9 +11,9 @@ import pytest
 from gpucluster.algorithms.gaussian_mixture import GaussianMixture
 from gpucluster.algorithms.hdbscan import HDBSCAN
 from gpucluster.device.executor import Executor
-from gpucluster.device.fleet import Fleet
+from gpucluster.device.fleet import Fleet, fleet_of
 from gpucluster.device.select import decide
-from gpucluster.device.storage import fleet_of, on_disk
+from gpucluster.device.storage import on_disk
 from gpucluster.ops import neighbors as neighbors_module
 from gpucluster.ops.assign import cluster_sums, most_similar, nearest_center
 from gpucluster.ops.connectivity import radius_components

@@ -27,15 +27,16 @@ from gpucluster.labeling.asking.spending import (
     known_prices,
 )
 from gpucluster.labeling.embedding import NotEmbeddedError
-from gpucluster.labeling.model.client import COMMAND, TEXTS_A_CALL, Question, Reply
 from gpucluster.labeling.model.failures import CallError
+from gpucluster.labeling.model.program import COMMAND
+from gpucluster.labeling.model.protocol import TEXTS_A_CALL, Question, Reply
 from gpucluster.labeling.question.prompts import PROMPT_VERSION, signed, size
 
 if TYPE_CHECKING:
     from gpucluster.labeling.answer.replies import Answer
     from gpucluster.labeling.answer.shapes import Shape
     from gpucluster.labeling.asking.audit import Audit
-    from gpucluster.labeling.model.client import Model
+    from gpucluster.labeling.model.protocol import Model
     from gpucluster.labeling.question.presigner import Presigner
     from gpucluster.labeling.question.prompts import Evidence
     from gpucluster.labeling.settings import LabelingSettings, Prices

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import DiskFullError, PermissionRefusedError, StoreError
 from gpucluster.labeling.asking.spending import Usage
-from gpucluster.labeling.model.client import Reply
+from gpucluster.labeling.model.protocol import Reply
 
 if TYPE_CHECKING:
-    from gpucluster.labeling.model.client import Question
+    from gpucluster.labeling.model.protocol import Question
     from gpucluster.labeling.settings import Prices
 
 FILE_NAME = "label-cache.sqlite"

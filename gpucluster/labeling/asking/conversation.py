@@ -13,7 +13,7 @@ from gpucluster.labeling.question.prompts import make_question
 if TYPE_CHECKING:
     from gpucluster.labeling.answer.replies import Answer
     from gpucluster.labeling.answer.shapes import Shape
-    from gpucluster.labeling.model.client import Question, Reply
+    from gpucluster.labeling.model.protocol import Question, Reply
     from gpucluster.labeling.question.prompts import Evidence
     from gpucluster.labeling.settings import LabelingSettings
 

@@ -6,24 +6,17 @@ Nothing is tried twice here; see `gpucluster.labeling.asking.patience`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import Final
 
 from gpucluster.errors import BackendUnavailableError, ConfigError
+from gpucluster.labeling.model.protocol import Model
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.notation import shown
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 INSTALL: Final = "pip install 'gpucluster[llm]'"
-COMMAND: Final = "GPUCLUSTER_LABEL_COMMAND"
 KEY: Final = "GPUCLUSTER_LLM_API_KEY"  # may go to any address
 KEY_ENVS: Final = "GPUCLUSTER_LLM_KEY_ENVS"  # names of others that may, with commas between them
-TEXTS_A_CALL: Final = 96  # that are embedded; Google embeds at most 100
 NO_KEY: Final = "none"  # for servers that need none: the header cannot be empty
 
 _PREFIX = "GPUCLUSTER_LLM_"  # other names of ours hold tokens and addresses of the service
@@ -34,58 +27,6 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "anthropic": ("ANTHROPIC_API_KEY",),
 }
 _OURS = ("messages", "model", "n", "stream", "tools")  # fields that parameters may not set
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a model is asked.
-
-    Attributes
-    ----------
-    messages : tuple of mapping
-        Chat messages of the OpenAI protocol.
-    schema : mapping
-        JSON Schema that the reply must satisfy. Not every server enforces it.
-    max_tokens : int
-        Most tokens of the reply.
-    """
-
-    messages: tuple[Mapping[str, Any], ...]
-    schema: Mapping[str, Any]
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a model said.
-
-    Attributes
-    ----------
-    text : str
-        As it came: nothing says that it is JSON.
-    finish : {"stop", "length", "refusal"}
-        Why it ends there.
-    input_tokens, output_tokens : int or None
-        None where the server does not say.
-    """
-
-    text: str
-    finish: Literal["stop", "length", "refusal"]
-    input_tokens: int | None
-    output_tokens: int | None
-
-
-class Model(Protocol):
-    """Answers questions, from any number of threads; each call is one attempt."""
-
-    def ask(self, question: Question) -> Reply:
-        """Return the reply, or raise `CallError`."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return a vector for each of `TEXTS_A_CALL` texts or fewer, or raise `CallError`."""
-
-    def close(self) -> None:
-        """Let go of connections."""
 
 
 def check_ready(settings: LabelingSettings) -> None:

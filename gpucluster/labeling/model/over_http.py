@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.model.client import Question, Reply
 from gpucluster.labeling.model.failures import CallError, failure_of, redacted
+from gpucluster.labeling.model.protocol import Question, Reply
 from gpucluster.labeling.settings import TOKEN_CAPS, LabelingSettings
 from gpucluster.notation import shown
 

@@ -10,18 +10,19 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.model.client import COMMAND, Question, Reply
 from gpucluster.labeling.model.failures import CallError, redacted
+from gpucluster.labeling.model.protocol import Question, Reply
 from gpucluster.notation import shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_REPLY_BYTES = 1_000_000
+COMMAND: Final = "GPUCLUSTER_LABEL_COMMAND"
+MAX_REPLY_BYTES: Final = 1_000_000
 
 
 def command() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gpucluster.errors import ConfigError
 from gpucluster.labeling.answer.shapes import Shape
-from gpucluster.labeling.model.client import Question
+from gpucluster.labeling.model.protocol import Question
 from gpucluster.labeling.question.inputs import Medium, Sample
 from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.values import as_text

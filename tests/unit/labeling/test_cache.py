@@ -13,7 +13,7 @@ import pytest
 from gpucluster.errors import StoreError
 from gpucluster.labeling.asking.cache import ReplyCache, question_key
 from gpucluster.labeling.asking.spending import Usage
-from gpucluster.labeling.model.client import Question, Reply
+from gpucluster.labeling.model.protocol import Question, Reply
 from gpucluster.labeling.settings import Prices
 
 REPLY = Reply('{"label": "Card fees"}', "stop", 12, 5)
@@ -185,7 +185,7 @@ def test_a_killed_process_leaves_reply_and_cost_or_neither(path: Path) -> None:
 import os, signal
 from pathlib import Path
 from gpucluster.labeling.asking.cache import ReplyCache
-from gpucluster.labeling.model.client import Reply
+from gpucluster.labeling.model.protocol import Reply
 from gpucluster.labeling.asking.spending import Usage
 cache = ReplyCache(Path({str(path)!r}), "lab_1", 60)
 for i in range(50):

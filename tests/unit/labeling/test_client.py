@@ -21,8 +21,9 @@ from gpucluster.errors import BackendUnavailableError, ConfigError
 from gpucluster.labeling.asking.patience import GaveUp, Patience
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.labeling.model import client
-from gpucluster.labeling.model.client import Question, Reply, check_ready, open_model
+from gpucluster.labeling.model.client import check_ready, open_model
 from gpucluster.labeling.model.failures import CallError, failure_of, redacted, retry_after
+from gpucluster.labeling.model.protocol import Question, Reply
 from gpucluster.labeling.settings import LabelingSettings
 
 CANARY = "sk-canary-1234567890abcdef"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpucluster.labeling.asking.conversation import REMEDIES, Conversation, UselessError
-from gpucluster.labeling.model.client import Question, Reply
+from gpucluster.labeling.model.protocol import Question, Reply
 from gpucluster.labeling.question.inputs import Sample
 from gpucluster.labeling.question.prompts import MAX_TOKENS, Evidence, asked_shape
 from gpucluster.labeling.settings import LabelingSettings

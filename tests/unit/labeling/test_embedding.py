@@ -13,7 +13,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from gpucluster.labeling.embedding import Embedder, NotEmbeddedError, guarded
-from gpucluster.labeling.model.client import TEXTS_A_CALL
+from gpucluster.labeling.model.protocol import TEXTS_A_CALL
 
 
 def of(embed: Any, texts: Sequence[str]) -> np.ndarray:

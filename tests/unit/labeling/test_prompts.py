@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucluster.errors import ConfigError
-from gpucluster.labeling.model.client import Question
+from gpucluster.labeling.model.protocol import Question
 from gpucluster.labeling.question.inputs import Medium, Sample
 from gpucluster.labeling.question.presigner import Presigner
 from gpucluster.labeling.question.prompts import (
