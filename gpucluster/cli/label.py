@@ -9,6 +9,7 @@ import click
 
 from gpucluster.cli.changes import assignment, usage_error
 from gpucluster.cli.render import amount, table
+from gpucluster.cli.rows import rows_option
 from gpucluster.cli.run import N_CLUSTERS
 from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.labeling.settings import LabelingSettings, Provider
@@ -41,13 +42,7 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Column that is shown and that keywords are taken from, where no inputs are mapped.",
 )
-@click.option(
-    "--data",
-    multiple=True,
-    allow_from_autoenv=False,  # GPUCLUSTER_DATA is where the benchmarks find theirs
-    metavar="INPUT",
-    help="The rows of RUN, where they are not where they were; repeatable.",
-)
+@rows_option
 @click.option("--dry-run", is_flag=True, help="Say what it would cost, and ask nobody.")
 @click.option("--budget-usd", type=float, metavar="X", help="What it may cost at most.")
 @click.option(
@@ -66,7 +61,7 @@ def label(
     path: str,
     config: str | None,
     text_column: str | None,
-    data: tuple[str, ...],
+    data: str | list[str] | None,
     dry_run: bool,
     budget_usd: float | None,
     concurrency: int,
@@ -95,7 +90,7 @@ def label(
 
     given, changes = _settings(config, options)
     shared: dict[str, Any] = {
-        "data": (data[0] if len(data) == 1 else list(data)) if data else None,
+        "data": data,
         "text_column": text_column,
     }
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
+from gpucluster.cli.rows import rows_option
 from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.types import DPI
-
-_DATA = "Where vectors and documents are now, if not where the run found them."
 
 
 @click.command(context_settings=SETTINGS)
@@ -36,7 +35,7 @@ _DATA = "Where vectors and documents are now, if not where the run found them."
     help="Of a hierarchy, for map, sizes and similarity. Default: 0, the top.",
 )
 @click.option("--legend", is_flag=True, default=None, help="List the largest beside the map.")
-@click.option("--data", metavar="PATH", allow_from_autoenv=False, help=_DATA)
+@rows_option
 @click.option(
     "--theme",
     type=click.Choice(["light", "dark"]),
@@ -57,7 +56,7 @@ def plot(
     colour_by: str | None,
     level: int | None,
     legend: bool | None,
-    data: str | None,
+    data: str | list[str] | None,
     theme: str,
     width: float | None,
     height: float | None,
@@ -104,9 +103,11 @@ def plot(
     metavar="K",
     help="So many nearest rows of each, exact, by cosine. Default: none.",
 )
-@click.option("--data", metavar="PATH", allow_from_autoenv=False, help=_DATA)
+@rows_option
 @speaking
-def export(voice: Voice, *, run: str, out: str, neighbors: int | None, data: str | None) -> None:
+def export(
+    voice: Voice, *, run: str, out: str, neighbors: int | None, data: str | list[str] | None
+) -> None:
     """Write documents with coordinates, texts and clusters to one Parquet file.
 
     RUN is its folder; of a folder of runs the latest one. embedding-atlas opens the file.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpucluster.cli.rows import rows_option
 from gpucluster.cli.voice import SETTINGS, Voice, speaking
 from gpucluster.types import MAX_MAP_POINTS
 
@@ -39,20 +40,14 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Column of texts. Default: that by which clusters were named, or that of the run.",
 )
-@click.option(
-    "--data",
-    multiple=True,
-    allow_from_autoenv=False,  # GPUCLUSTER_DATA is where the benchmarks find theirs
-    metavar="INPUT",
-    help="The rows of RUN, where they are not where they were; repeatable.",
-)
+@rows_option
 @speaking
 def report(
     voice: Voice,
     *,
     path: str,
     out: str | None,
-    data: tuple[str, ...],
+    data: str | list[str] | None,
     no_texts: bool,
     **options: Any,
 ) -> None:
@@ -66,8 +61,7 @@ def report(
     gpucluster report gpucluster-out/run_0123456789abcdef -o report.html
     gpucluster report gpucluster-out -o report.html --no-texts --max-points 100000
     """
-    given = (data[0] if len(data) == 1 else list(data)) if data else None
-    file = report_in_sight(voice, path, out, data=given, texts=not no_texts, **options)
+    file = report_in_sight(voice, path, out, data=data, texts=not no_texts, **options)
     record = {"report": str(file), "bytes": file.stat().st_size}
     voice.answer(record, lambda: str(file))
 

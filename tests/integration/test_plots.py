@@ -262,6 +262,24 @@ def test_vectors_that_are_gone(docs: Path, tmp_path: Path) -> None:
         run.plot("silhouette")
 
 
+def test_rows_in_several_files_that_were_moved(docs: Path, tmp_path: Path) -> None:
+    table = pq.read_table(docs)
+    files = [tmp_path / name for name in ("a.parquet", "b.parquet")]
+    for file, part in zip(files, (table.slice(0, 700), table.slice(700)), strict=True):
+        pq.write_table(part, file)
+    settings = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 3, "n_init": 1}}
+    run = gpucluster.cluster([str(file) for file in files], settings, out=tmp_path / "runs")
+    moved = [str(file.rename(tmp_path / f"moved-{file.name}")) for file in files]
+    for asked in (
+        ["plot", str(run.path), "silhouette", "-o", str(tmp_path / "a.png")],
+        ["export", str(run.path), "-o", str(tmp_path / "a.parquet"), "--neighbors", "2"],
+        ["report", str(run.path), "-o", str(tmp_path / "a.html")],
+    ):
+        found = CliRunner().invoke(main, [*asked, "--data", moved[0], "--data", moved[1]])
+        assert found.exit_code == 0, found.output
+    assert pq.read_table(tmp_path / "a.parquet")["text"].to_pylist() == table["text"].to_pylist()
+
+
 def test_documents_that_joined_have_no_map(runs: dict[str, Run], docs: Path) -> None:
     joined = runs["kmeans"].assign(str(docs), scope="all")
     with pytest.raises(ConfigError, match=f"get none; draw {runs['kmeans'].run_id}"):
