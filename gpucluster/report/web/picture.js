@@ -48,7 +48,7 @@ export class Picture {
   choose(index) {
     this.about.replaceChildren(
       ...(index === null ? [] : described(this.clusters[index], () => this.choose(null))));
-    this.#isolate(index === null ? this.#found : this.#families.get(index));
+    if (this.map) this.map.isolate(index === null ? this.#found : this.#families.get(index), index);
     this.told(index);
   }
 
@@ -78,10 +78,6 @@ export class Picture {
 
   familyOf(index) {
     return this.#families.get(index);
-  }
-
-  #isolate(clusters) {
-    if (this.map) this.map.isolate(clusters);
   }
 
   #sampled() {

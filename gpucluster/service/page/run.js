@@ -112,7 +112,7 @@ function result(found, path, signal) {
   const families = descendants(clusters);
   const chosen = h("div", { class: "chosen-cluster", "aria-live": "polite" });
   const choose = (index) => {
-    map.isolate(index === null ? null : families.get(index));
+    map.isolate(index === null ? null : families.get(index), index);
     table.mark(index);
     chosen.replaceChildren(...(index === null ? [] : described(clusters[index], () => choose(null))));
   };

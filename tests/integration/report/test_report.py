@@ -97,6 +97,13 @@ def test_clusters_are_searched_opened_and_isolated_by_keyboard(opened, world):
     assert opened.inner_text(".chosen-cluster") == ""
 
 
+def test_a_cluster_that_was_found_is_chosen_by_its_name_on_the_map(opened, world):
+    wanted = world.run.centroids["label"][2].as_py()
+    opened.fill(".clusters input", wanted)
+    opened.click(".name[data-index='2']")
+    assert wanted in opened.inner_text(".chosen-cluster h3")
+
+
 def test_documents_are_found(opened):
     opened.fill(".finder input", "PIZZA delivered")
     assert re.fullmatch(r"\d+ of 220", opened.inner_text(".finder [role=status]"))
