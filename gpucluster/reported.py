@@ -120,10 +120,10 @@ class MapView:
         self.title = title
 
     def _repr_html_(self) -> str:
-        """Return a frame of its own, whose scripts reach nothing of the notebook."""
+        """Return a frame of its own, whose scripts reach nothing of the notebook but can save."""
         page = html.escape(self.page.decode())
         return (
-            f'<iframe sandbox="allow-scripts" title="{html.escape(self.title)}" '
+            f'<iframe sandbox="allow-scripts allow-downloads" title="{html.escape(self.title)}" '
             f'style="width:100%;height:{MAP_HEIGHT}px;border:0" srcdoc="{page}"></iframe>'
         )
 

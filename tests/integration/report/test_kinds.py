@@ -280,13 +280,16 @@ def test_names_of_files_are_checked_before_any_work(world, tmp_path):
 def test_in_a_notebook(tab, world, tmp_path):
     shown = world.run.map(max_points=50)._repr_html_()
     assert shown.count("<") == 2  # the frame, and nothing of the page
-    assert 'sandbox="allow-scripts"' in shown
+    assert 'sandbox="allow-scripts allow-downloads"' in shown
     contents, _ = parts_of(html.unescape(shown).encode())
     assert set(contents) == {"map", "documents", "has_own_words"}  # what is not shown is not there
     (tmp_path / "notebook.html").write_text(f"<!doctype html><title>n</title>{shown}")
     tab.goto((tmp_path / "notebook.html").as_uri())
     frame = tab.frame_locator("iframe")
     frame.locator("canvas[data-drawn='50']").wait_for()
+    with tab.expect_download() as download:
+        frame.locator("text=Save").click()
+    assert download.value.suggested_filename == "map.png"
     table = world.run._repr_html_()
     assert world.run.run_id in table
     assert "<script" not in table
