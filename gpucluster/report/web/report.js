@@ -41,7 +41,7 @@ async function show(main) {
     notes("Not done", run.not_run, "warn"),
     h("div", { class: run.map.length ? "result" : "result mapless" },
       h("section", { class: "picture", "aria-label": "Map" }, h("h2", {}, "Map"), picture.element,
-        finder(clusters, () => documents, run.documents, picture),
+        finder(clusters, () => documents ?? reading, run.documents, picture),
         h("p", { class: "hint" }, knownOf(run.documents, run.counts.num_points))),
       section("Clusters", clusters.length ? table.element : h("p", { class: "none" }, "There is no cluster: all documents are noise."),
         run.has_own_words && h("p", { class: "hint" }, OWN_WORDS))),

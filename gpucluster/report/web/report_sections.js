@@ -63,7 +63,10 @@ function measured(metrics) {
 
 /** Show what each stage was planned to take, and what it took. */
 export function stages(run) {
-  const total = (name) => run.stages.reduce((sum, stage) => sum + (stage[name] ?? 0), 0);
+  const total = (name) => {
+    const given = run.stages.map((stage) => stage[name]).filter((seconds) => seconds !== null);
+    return given.length ? given.reduce((sum, seconds) => sum + seconds) : null;
+  };
   const time = (seconds) => (seconds === null ? "–" : duration(SECONDS * seconds));
   const words = ["Stage", "Took", "Planned", "Memory", "Planned", "Where", "Why"];
   return section("Plan and what it took", scrolling("Stages", h("table", {},

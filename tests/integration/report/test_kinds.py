@@ -122,6 +122,7 @@ def test_rows_that_joined_have_no_map(tab, world):
     assert "Documents that join clusters get no coordinates" in text
     assert "Beside the fit" in text
     assert f"gpucluster assign {world.data} --run {world.run.run_id}" in text
+    assert page.inner_text("tfoot td:nth-child(3)") == "\u2013"  # nothing was planned
     page.click(".opener")
     assert "case" in page.inner_text(".examples")
 
@@ -197,8 +198,12 @@ def test_every_kind_of_run(tab, tmp_path, kind):
     if kind == "hierarchy":
         assert run.centroids.num_rows > 2
         assert page.is_visible("th:has-text('Level')")
-        page.click(".opener[data-examples='0']")  # of those below it
-        assert page.query_selector_all(".examples li")
+        page.click(".opener[data-examples='0']")  # of those below it, in turn
+        shown = [each.inner_text() for each in page.query_selector_all(".examples code")]
+        shown += [each.inner_text() for each in page.query_selector_all(".examples small")]
+        places = {each["document_id"]: each["cluster_id"] for each in run.members.to_pylist()}
+        assert len({places[document] for document in shown}) > 2
+        assert "NEAR THE CENTROIDS OF ITS PARTS" in page.inner_text(".examples").upper()
     if kind == "memory":
         assert "the data of the run were in memory" in text
 
