@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from gpucluster.errors import ConfigError
 from gpucluster.metrics.quality import size_entropy
 from gpucluster.plots.rows import Grouped, column_of, parts_of, require_clusters
+from gpucluster.report.documents import classes_of
 from gpucluster.report.drawing import cluster_plots, map_plot
 from gpucluster.report.drawing.canvas import known
 from gpucluster.types import NOISE
@@ -81,11 +81,8 @@ def _classes(run: Run, grouped: Grouped, data: Any) -> tuple[Labels, list[str]]:
             path="colour_by",
             hint="name their column with --truth-column when it is made",
         )
-    counts = pc.value_counts(found.drop_null()).to_pylist()
-    counts.sort(key=lambda each: (-each["counts"], each["values"]))
-    names = [each["values"] for each in counts]
-    numbers = pc.index_in(found, value_set=pc.cast(names, found.type))
-    return numbers.fill_null(NOISE).to_numpy().astype(np.int32), names
+    names, numbers = classes_of(found)
+    return numbers, names
 
 
 def _with_members(run: Run, columns: list[str], level: int) -> Grouped:

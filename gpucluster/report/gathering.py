@@ -15,6 +15,7 @@ from gpucluster.report.documents import (
     examples,
     in_order,
     read_payload,
+    taken,
 )
 from gpucluster.report.numbers import amount
 from gpucluster.report.page import as_json, make_page, packed
@@ -223,7 +224,7 @@ def _documents(members: Members, shown: Examples, told: Rows, payload: Payload) 
     return {
         "steps": np.diff(points, prepend=0).tolist(),
         "undrawn": members.labels[told[at < 0]].tolist(),
-        "ids": members.ids.take(told).to_pylist(),
+        "ids": taken(members.ids, told).to_pylist(),
         "texts": texts if any(texts) else None,
         "examples": {
             "clusters": members.labels[own].tolist(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import shutil
 
 import numpy as np
@@ -15,8 +16,11 @@ from click.testing import CliRunner
 import gpucluster
 from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
-from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
+from gpucluster.errors import ConfigError, DtypeError, SchemaMismatchError, SourceError
+from gpucluster.events import Reporter
 from gpucluster.labeling.fake_server import FakeServer
+from gpucluster.plots.rows import parts_of as parts_of_run
+from gpucluster.report import gathering
 from gpucluster.report.page import make_page, packed
 from gpucluster.reported import report
 from gpucluster.sources.columnar import ColumnarSource
@@ -151,10 +155,19 @@ def test_a_source_that_is_gone_or_another_one(world, tmp_path):
     run = gpucluster.cluster(
         data, algorithm="kmeans", algorithm_params={"n_clusters": 6}, out=tmp_path / "out"
     )
-    pq.write_table(documents(240, seed=1), data)
+    fewer = documents(240).slice(0, 200)  # whose ids are those of the first rows
+    for other in (documents(240, seed=1), fewer):
+        pq.write_table(other, data)
+        contents, _, told, _ = read(run.report(tmp_path / "changed.html"))
+        assert told["texts"] is None
+        assert "does not hold the documents" in contents["documents"]["reason"]
+    text = documents(240)
+    pq.write_table(text.set_column(5, "embedding", text["text"]), data)
     contents, _, told, _ = read(run.report(tmp_path / "changed.html"))
     assert told["texts"] is None
-    assert "does not hold the documents" in contents["documents"]["reason"]
+    assert "'embedding' is string, no vectors" in contents["documents"]["reason"]
+    with pytest.raises(DtypeError, match="no vectors"):
+        run.report(tmp_path / "x.html", data=data)
     data.unlink()
     contents, _, told, _ = read(run.report(tmp_path / "gone.html"))
     assert told["texts"] is None
@@ -168,6 +181,73 @@ def test_a_source_that_is_gone_or_another_one(world, tmp_path):
     with pytest.raises(SourceError, match="does not hold the documents"):
         run.report(tmp_path / "x.html", data=tmp_path / "other.parquet")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_rows_without_ids_are_known_by_their_number(tmp_path):
+    data = tmp_path / "docs.parquet"
+    pq.write_table(documents(60).drop_columns("document_id"), data)
+    run = gpucluster.cluster(
+        data, algorithm="kmeans", algorithm_params={"n_clusters": 3}, out=tmp_path / "out"
+    )
+    file = tmp_path / "report.html"
+    contents, _, told, _ = read(run.report(file))
+    lines = pq.read_table(data)["text"].to_pylist()
+    assert dict(zip(told["ids"], told["texts"], strict=True)) == {
+        str(row): line for row, line in enumerate(lines)
+    }
+    pq.write_table(documents(61).drop_columns("document_id"), data)
+    contents, _, told, _ = read(run.report(file))
+    assert told["texts"] is None
+    assert "does not hold the documents" in contents["documents"]["reason"]
+
+
+def test_long_texts_are_cut_and_classes_are_no_texts(tmp_path):
+    table = documents(30)
+    lines = [f"{row}:\n\t many \u2003 {'words ' * 100}" for row in range(30)]
+    table = table.set_column(1, "text", [lines])
+    run = gpucluster.cluster(
+        table, algorithm="kmeans", algorithm_params={"n_clusters": 3}, out=tmp_path / "out"
+    )
+    file = tmp_path / "report.html"
+    _, _, told, _ = read(run.report(file, data=table))
+    texts = sorted(told["texts"], key=lambda text: int(text.split(":")[0]))
+    for row, text in enumerate(texts):
+        assert text.startswith(f"{row}: many words words")
+        assert len(text) <= 280
+        assert text.endswith("\u2026")
+        assert len(text) > 270
+    pq.write_table(table, tmp_path / "docs.parquet")
+    run = gpucluster.cluster(
+        tmp_path / "docs.parquet",
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": 3},
+        truth_column="text",
+        out=tmp_path / "out",
+    )
+    contents, _, told, _ = read(run.report(file))
+    assert told["texts"] is None
+    assert sorted(contents["map"]["classes"]) == sorted(lines)
+
+
+def test_documents_fill_a_page_up_to_its_bytes(world, monkeypatch):
+    monkeypatch.setattr(gathering, "LEAST_BYTES", 1_600)
+    run = world.run
+    page = gathering.make(
+        run,
+        gathering.read_members(run, 1_000),
+        gathering.Manner(gathering.REPORT, 1_000, file_bytes=1),
+        open_parts=lambda: parts_of_run(run, None),
+        is_named=False,
+        reporter=Reporter(),
+    )
+    (block,) = re.findall(rb'id="documents">([^<]*)<', page)
+    assert 1_200 < len(block) <= 1_600
+    contents, blocks = parts_of(page)
+    told = json.loads(blocks["documents"])
+    assert contents["documents"]["count"] == len(told["ids"]) < 220
+    shown = told["examples"]
+    assert set(shown["clusters"]) == set(range(6))  # examples come first
+    assert len(shown["documents"]) == 6 * 5
 
 
 @pytest.mark.parametrize("kind", ["noise", "hierarchy", "attribute", "memory"])
