@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -288,7 +289,7 @@ def test_every_kind_of_run(tab, tmp_path, kind):
         assert "the data of the run were in memory" in text
 
 
-def test_collections_of_which_one_has_texts(tmp_path):
+def test_collections_of_which_one_has_texts(tmp_path, monkeypatch):
     X = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     vectors = pa.FixedSizeListArray.from_arrays(X[:20].ravel(), 8)
     texts = [f"text {i}" for i in range(20)]
@@ -308,6 +309,11 @@ def test_collections_of_which_one_has_texts(tmp_path):
     assert dict(zip(told["ids"], told["texts"], strict=True)) == {
         str(row): f"text {row}" if row < 20 else None for row in range(40)
     }
+    (tmp_path / "definition.json").write_text(json.dumps(contents["definition"]))
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(contents["command"])
+    again = CliRunner().invoke(main, [*words[1:], "--out", "out", "--json"])
+    assert json.loads(again.stdout)["run_id"] == contents["run_id"]
 
 
 def test_similarities_that_hardly_differ(tmp_path):
