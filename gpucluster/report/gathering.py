@@ -189,6 +189,7 @@ def make(
 def _map_facts(run: Run, members: Members) -> dict[str, Any]:
     """Return how the points were chosen, and why there are none."""
     facts: dict[str, Any] = {"placed": members.n_placed, "few": members.few, "reason": None}
+    facts["unplaced"] = len(members.labels) - members.n_placed
     if not members.n_placed and len(members.labels):
         facts["reason"] = _NO_MAP if run.manifest.base_run_id is None else _JOINED
     return facts

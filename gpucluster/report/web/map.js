@@ -304,7 +304,7 @@ export class ClusterMap {
     ].filter(Boolean);
     return [
       h("strong", {}, cluster < 0 ? "noise" : this.nameOf(cluster)),
-      h("span", {}, points.idAt(index) ?? "no id"),
+      h("span", {}, points.idAt(index) ?? "its id is not on this page"),
       text && h("q", {}, text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text),
       known.length > 0 && h("small", {}, known.join(" · ")),
     ].filter(Boolean);

@@ -81,9 +81,10 @@ export class Picture {
   }
 
   #sampled() {
-    const { length, placed, few } = this.head;
-    if (length === placed) return `${drawn({ length }, placed)}.`;
+    const { length, placed, few, unplaced } = this.head;
+    const rest = unplaced ? ` ${count(unplaced)} more joined clusters after the fit, and have no place here.` : "";
+    if (length === placed) return `${drawn({ length }, placed)}.${rest}`;
     return `${count(length)} of ${count(placed)} documents: drawn so that sparse places keep more of `
-      + `theirs than dense ones, and every cluster at least ${few}, as far as it has so many.`;
+      + `theirs than dense ones, and every cluster at least ${few}, as far as it has so many.${rest}`;
   }
 }

@@ -10,21 +10,24 @@ import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 import gpucluster
+from gpucluster import reported
 from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
 from gpucluster.errors import ConfigError, DtypeError, SchemaMismatchError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.plots.rows import parts_of as parts_of_run
-from gpucluster.report import gathering
+from gpucluster.report import gathering, notebook
 from gpucluster.report.page import make_page, packed
 from gpucluster.reported import report
 from gpucluster.sources.columnar import ColumnarSource
+from gpucluster.types import MAX_MAP_POINTS
 from tests.helpers.clouds import decode, parts_of
 from tests.helpers.hostile import TEXTS
 from tests.helpers.runs import publish_small
@@ -335,6 +338,27 @@ def test_similarities_that_hardly_differ(tmp_path):
     assert contents["similarity"] == {"counts": [10], "low": 1.0, "high": 1.0}
 
 
+def test_documents_beside_a_sample_have_no_place_on_the_map(tab, tmp_path):
+    pq.write_table(documents(120), tmp_path / "docs.parquet")
+    run = gpucluster.cluster(
+        tmp_path / "docs.parquet",
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": 3},
+        sample_size=50,
+        sample_mode="fit_then_assign",
+        dimension_reduction={"method": "pca"},
+        out=tmp_path / "out",
+    )
+    file = run.report(tmp_path / "report.html")
+    contents, _, _, points = read(file)
+    cloud = decode(contents["map"], points)
+    fitted = run.members.filter(pc.equal(run.members["assigned_by"], "fit"))
+    assert sorted(cloud.labels.tolist()) == sorted(fitted["cluster_index"].to_pylist())
+    assert np.isfinite(cloud.coordinates).all()
+    words = "50 documents. 70 more joined clusters after the fit, and have no place here."
+    assert words in tab.show(file).inner_text(".picture")
+
+
 def test_fewer_points_than_documents(tab, world):
     file = world.run.report(world.folder / "fewer.html", max_points=100)
     contents, _, _, points = read(file)
@@ -384,6 +408,39 @@ def test_in_a_notebook(tab, world, tmp_path):
     table = world.run._repr_html_()
     assert world.run.run_id in table
     assert "<script" not in table
+
+
+def test_a_map_in_a_notebook_holds_less_than_a_report(world, monkeypatch):
+    assert reported.MAP_POINTS < MAX_MAP_POINTS
+    assert reported.MAP_BYTES < gathering.FILE_BYTES
+    monkeypatch.setattr(reported, "MAP_POINTS", 40)
+    monkeypatch.setattr(reported, "MAP_BYTES", 1)
+    monkeypatch.setattr(gathering, "LEAST_BYTES", 1_000)
+    contents, blocks = parts_of(world.run.map().page)
+    assert contents["map"]["length"] == 40
+    assert len(json.loads(blocks["documents"])["ids"]) < 60  # of 66 examples and points
+
+
+def test_a_table_in_a_notebook_has_the_largest_clusters_of_the_first_level(tmp_path):
+    publish_small(LocalStore(tmp_path))
+    run = gpucluster.open_run(tmp_path / "run_a")
+    columns = run.centroids.to_pydict()
+    columns["num_members"] = [3, 50, 7, 1_000, 9]
+    columns["label"] = ["x" * 200, None, None, "<b>", None]
+    columns["keywords"] = [[], ["red", "blue"], [], [], []]
+    columns["hierarchy_level"] = [0, 0, 0, 0, 1]
+    run.__dict__["centroids"] = pa.table(columns)
+    run.__dict__["manifest"] = run.manifest.model_copy(
+        update={"counts": run.manifest.counts.model_copy(update={"num_clusters": 4})}
+    )
+    shown = notebook.summary(run)
+    rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td><td>", shown)
+    assert rows == [
+        ("cl_3", "&lt;b&gt;", "1,000"),
+        ("cl_1", "red, blue", "50"),
+        ("cl_2", "-", "7"),
+        ("cl_0", "x" * 80, "3"),
+    ]
 
 
 def test_a_table_in_a_notebook_is_inert(tmp_path):

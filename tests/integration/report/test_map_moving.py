@@ -249,7 +249,7 @@ def test_what_is_under_the_pointer_is_said(page):
     hover(page, left + 40, top)
     assert page.is_hidden(".tip")
     hover(page, *place(page, given, 1))
-    assert said(page, ".tip > *") == ["two", "no id"]
+    assert said(page, ".tip > *") == ["two", "its id is not on this page"]
     page.evaluate("() => map.isolate(new Set([0]))")
     hover(page, 5, 5)
     hover(page, *place(page, given, 1))

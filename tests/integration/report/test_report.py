@@ -249,6 +249,10 @@ def test_a_page_has_one_script_and_says_so(world):
     text = world.file.read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1]
     assert policy.startswith("default-src &#x27;none&#x27;; script-src &#x27;sha256-")
+    assert [directive.split()[0] for directive in policy.split("; ")] == [
+        *("default-src", "script-src", "style-src", "base-uri", "form-action"),
+        *("require-trusted-types-for", "trusted-types"),
+    ]
     for unsafe in ("unsafe", "http", "data:", "blob:", "*", "self"):
         assert unsafe not in policy
     assert len(re.findall(r"<script type=\"module\"", text)) == 1
