@@ -4,10 +4,10 @@ import { block, parsed, written } from "./blocks.js";
 import { ClusterTable } from "./cluster_table.js";
 import { forPaper } from "./colours.js";
 import { Documents } from "./documents.js";
-import { count, h, problem } from "./elements.js";
+import { count, h, notes, problem } from "./elements.js";
 import { examplesOf, finder, knownOf } from "./finding.js";
 import { Picture, pointsOf } from "./picture.js";
-import { definition, head, lineage, notes, quality, section, stages } from "./report_sections.js";
+import { definition, head, lineage, quality, section, stages } from "./report_sections.js";
 
 const ROWS = 15; // of the table at a time
 const OWN_WORDS = "These clusters were not named: they are shown by keywords of their documents in this report. gpucluster label names them.";

@@ -32,11 +32,6 @@ export function head(run) {
 const known = (run) => run.facts.map(([name, text]) => [capital(name), text]);
 const isShort = ([, text]) => text.length <= SHORT;
 
-export function notes(title, lines, tone) {
-  if (!lines.length) return null;
-  return h("section", { class: `notes ${tone}` }, h("h2", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line))));
-}
-
 export function quality(run, clusters) {
   const external = run.external_metrics.length > 0 && [
     h("h3", {}, "Agreement with the truth"), measured(run.external_metrics)];

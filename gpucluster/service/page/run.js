@@ -2,7 +2,7 @@
 
 import { reason } from "./charts.js";
 import { ClusterTable, nameOf } from "./cluster_table.js";
-import { badge, count, decimal, duration, facts, h, problem, roughly, say, to, when } from "./elements.js";
+import { badge, count, decimal, duration, facts, h, notes, problem, roughly, say, to, when } from "./elements.js";
 import { follow, Speed } from "./following.js";
 import { descendants, described, parentsOf } from "./linked.js";
 import { ClusterMap, drawn, framed } from "./map.js";
@@ -61,11 +61,6 @@ function about(clusterId, found) {
     ["Task", h("code", {}, found.task_id)],
     ["Trigger", found.trigger_id && h("code", {}, found.trigger_id)],
   ]);
-}
-
-function notes(title, lines, tone) {
-  if (!lines.length) return null;
-  return h("section", { class: `notes ${tone}` }, h("h2", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line))));
 }
 
 /** Show how far a live run is, and what came of it as soon as it is over. */
