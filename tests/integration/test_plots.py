@@ -19,6 +19,7 @@ from sklearn.metrics import silhouette_score
 
 import gpucluster
 from gpucluster.cli import main
+from gpucluster.cli.plot import plot as plot_command
 from gpucluster.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -27,6 +28,8 @@ from gpucluster.errors import (
 )
 from gpucluster.finished import Run
 from gpucluster.plots import KINDS, plot
+from gpucluster.report.drawing.map_plot import COLOUR_BY
+from gpucluster.report.drawing.palette import THEMES, colour_of
 from tests.helpers.browsing import browser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -466,6 +469,17 @@ def test_the_commands(runs: dict[str, Run], series: Path, tmp_path: Path) -> Non
     assert done.exit_code == 2
 
 
+def test_the_command_offers_what_can_be_drawn() -> None:
+    offered = {
+        option.name: list(option.type.choices)
+        for option in plot_command.params
+        if hasattr(option.type, "choices")
+    }
+    assert offered == {"kind": [*KINDS], "colour_by": [*COLOUR_BY], "theme": [*THEMES]}
+    for name, kind in KINDS.items():
+        assert re.search(rf"^ *{name} +{re.escape(kind.about)}$", plot_command.help, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with browser(tmp_path_factory.mktemp("profile")) as context:
@@ -473,17 +487,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_colours_are_those_of_the_browser(page: Any) -> None:
-    from gpucluster.report.drawing.palette import THEMES, colour_of
-
     code = (ROOT / "gpucluster" / "report" / "web" / "colours.js").read_text()
     theirs = page.evaluate(
         """async (code) => {
             const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-            const { colourOf } = await import(url);
+            const { colourOf, GROUND } = await import(url);
             const of = (theme) => Array.from({ length: 500 }, (_, i) => colourOf(i - 1, theme));
-            return { light: of("light"), dark: of("dark") };
+            return { light: of("light"), dark: of("dark"), ground: GROUND };
         }""",
         code,
     )
-    for theme in THEMES:
-        assert [list(colour_of(i - 1, theme)) for i in range(500)] == theirs[theme]
+    for name, theme in THEMES.items():
+        assert [list(colour_of(i - 1, name)) for i in range(500)] == theirs[name]
+        assert list(theme.background) == theirs["ground"][name]

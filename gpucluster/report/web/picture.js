@@ -72,7 +72,7 @@ export class Picture {
     element.style.zoom = value ? Math.min(1, PAPER / width) : "";
     canvas.style.height = value ? `${height}px` : "";
     this.#paper?.remove();
-    this.#paper = this.map.copy();
+    this.#paper = value ? this.map.copy() : null;
     if (value) canvas.after(this.#paper);
   }
 

@@ -390,6 +390,8 @@ def test_names_of_files_are_checked_before_any_work(world, tmp_path):
             world.run.report(name)
     with pytest.raises(ConfigError, match="max_points"):
         world.run.report(tmp_path / "x.html", max_points=0)
+    with pytest.raises(ConfigError, match="text_column: got 3, expected a name"):
+        world.run.report(tmp_path / "x.html", text_column=3)
 
 
 def test_in_a_notebook(tab, world, tmp_path):
