@@ -242,11 +242,14 @@ def compare(
     Clusters are matched one to one so that the sum of their Jaccard indices is largest; the
     kinds are those of MONIC (Spiliopoulou et al. 2006, doi:10.1145/1150402.1150491).
     """
+    from gpucluster.bases import check_is_run
     from gpucluster.compared import Comparison
 
     runs = [
         run if isinstance(run, StoredRun) else StoredRun.open(run) for run in (previous, current)
     ]
+    for each in runs:
+        check_is_run(each)
     return Comparison.of(*runs, by=by)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
-from gpucluster.notation import is_number
+from gpucluster.notation import describe, is_number
 from gpucluster.types import MAX_MAP_POINTS
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def report(
         There is no such run, or it is damaged, or of a newer version.
     ConfigError
         A setting is wrong, or the file is called otherwise.
-    SourceError, SchemaMismatchError
+    InputError, SourceError, SchemaMismatchError
         `data` or `text_column` were given, and cannot be read. Where the run's own source cannot
         be, the report says so and has no texts.
     StoreError
@@ -120,10 +120,10 @@ class MapView:
         self.title = title
 
     def _repr_html_(self) -> str:
-        """Return a frame of its own, whose scripts reach nothing of the notebook."""
+        """Return a frame of its own, whose scripts reach nothing of the notebook but can save."""
         page = html.escape(self.page.decode())
         return (
-            f'<iframe sandbox="allow-scripts" title="{html.escape(self.title)}" '
+            f'<iframe sandbox="allow-scripts allow-downloads" title="{html.escape(self.title)}" '
             f'style="width:100%;height:{MAP_HEIGHT}px;border:0" srcdoc="{page}"></iframe>'
         )
 
@@ -158,6 +158,10 @@ def _page(
     from gpucluster.plots.rows import parts_of
     from gpucluster.report.gathering import make, read_members
 
+    if not isinstance(manner.text_column, str | None):
+        raise ConfigError(
+            f"got {describe(manner.text_column)}, expected a name", path="text_column"
+        )
     account = Account(Reporter("", observer or ignore, cancel or CancelToken()))
     with account.stage("report.map", backend="numpy"):
         members = read_members(run, manner.max_points)

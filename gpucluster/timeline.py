@@ -246,7 +246,8 @@ class History:
         Raises
         ------
         ConfigError
-            The name ends otherwise, or there are too many series for one picture.
+            The name ends otherwise, `dpi` is out of bounds, or there are too many series for one
+            picture.
         RunNotFoundError
             No run could be read.
         BackendUnavailableError
@@ -260,7 +261,8 @@ class History:
             if not self.series:
                 raise RunNotFoundError(f"no run in {self.folder} could be read: nothing to draw")
             names = Counter(series.title for series in self.series)
-            return draw([_track(s, named=names[s.title] == 1) for s in self.series])
+            tracks = [_track(series, named=names[series.title] == 1) for series in self.series]
+            return draw(tracks, Look(dpi=dpi).checked())
 
         return put(picture, path, dpi)
 

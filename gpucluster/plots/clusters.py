@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from gpucluster.errors import ConfigError
 from gpucluster.metrics.quality import size_entropy
 from gpucluster.plots.rows import Grouped, column_of, parts_of, require_clusters
+from gpucluster.report.documents import classes_of
 from gpucluster.report.drawing import cluster_plots, map_plot
 from gpucluster.report.drawing.canvas import known
 from gpucluster.types import NOISE
@@ -55,9 +55,11 @@ def draw_map(
     shown = np.isfinite(coordinates).all(axis=1)  # rows beside a sample have none
     if not shown.any():
         base = run.manifest.base_run_id
-        hint = f"documents that join clusters get none; draw {base}"
+        hint = "documents that join clusters get none"
         if base is None:
             hint = "its definition needs dimension_reduction: {method: umap}"
+        elif run.manifest.taxonomy is None:  # a taxonomy has no documents, and no map
+            hint += f"; draw {base}"
         raise ConfigError(f"{run.run_id} has no coordinates", path="run", hint=hint)
     labels, names = grouped.labels, grouped.names
     if colour_by == "truth":
@@ -79,17 +81,26 @@ def _classes(run: Run, grouped: Grouped, data: Any) -> tuple[Labels, list[str]]:
             path="colour_by",
             hint="name their column with --truth-column when it is made",
         )
-    counts = pc.value_counts(found.drop_null()).to_pylist()
-    counts.sort(key=lambda each: (-each["counts"], each["values"]))
-    names = [each["values"] for each in counts]
-    numbers = pc.index_in(found, value_set=pc.cast(names, found.type))
-    return numbers.fill_null(NOISE).to_numpy().astype(np.int32), names
+    names, numbers = classes_of(found)
+    return numbers, names
+
+
+def _with_members(run: Run, columns: list[str], level: int) -> Grouped:
+    """Group the members; raise `ConfigError` where none is in a cluster."""
+    require_clusters(run)
+    grouped = Grouped.of(run, columns, level)
+    if (grouped.labels == NOISE).all():
+        raise ConfigError(
+            f"no document of {run.run_id} joined a cluster: there is nothing to draw",
+            path="run",
+            hint="a lower threshold lets more of them join",
+        )
+    return grouped
 
 
 def draw_sizes(run: Run, look: Look, *, level: int = 0) -> Figure:
     """Return the sizes of the clusters of a level by rank."""
-    require_clusters(run)
-    grouped = Grouped.of(run, [], level)
+    grouped = _with_members(run, [], level)
     is_clustered = grouped.labels != NOISE
     sizes = np.bincount(grouped.labels[is_clustered], minlength=len(grouped.names))
     held = np.flatnonzero(sizes).astype(np.int32)
@@ -109,7 +120,6 @@ def draw_similarities(run: Run, look: Look, *, level: int = 0) -> Figure:
 
     That is the one of their deepest node, whatever the level.
     """
-    require_clusters(run)
-    grouped = Grouped.of(run, ["cosine_similarity_to_centroid"], level)
+    grouped = _with_members(run, ["cosine_similarity_to_centroid"], level)
     similarity = grouped.table["cosine_similarity_to_centroid"].to_numpy(zero_copy_only=False)
     return cluster_plots.draw_similarities(similarity, grouped.labels, grouped.names, look)

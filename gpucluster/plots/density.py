@@ -21,6 +21,7 @@ from gpucluster.ops.silhouette import squared_silhouette
 from gpucluster.plots.rows import cluster_names, parts_of, vectors
 from gpucluster.report.drawing import cluster_plots, distance_plot
 from gpucluster.trained import fitted_steps, through
+from gpucluster.types import NOISE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,15 +56,18 @@ def draw_silhouettes(run: Run, look: Look, *, data: Any = None) -> Figure:
     data : path, list of paths, table or frame, optional
         Where the vectors are, if not where the run found them.
     """
-    if run.num_clusters < 2:
+    members = _fitted(run)
+    labels = labels_at(members["cluster_index"].to_numpy(), run.parents, 0)
+    held = np.unique(labels[labels != NOISE])  # none may have joined a cluster
+    if len(held) < 2:
         raise ConfigError(
-            f"{run.run_id} has {run.num_clusters} clusters: a silhouette compares two or more",
+            f"{run.run_id} has documents in {len(held)} clusters: "
+            "a silhouette compares two or more",
             path="kind",
         )
-    members = _fitted(run)
     X = unit_rows(vectors(run, members, parts_of(run, data)))
-    labels = labels_at(members["cluster_index"].to_numpy(), run.parents, 0)
-    values = squared_silhouette(X, labels)  # on unit rows, the one by cosine
+    numbers = np.where(labels == NOISE, NOISE, np.searchsorted(held, labels)).astype(np.int32)
+    values = squared_silhouette(X, numbers)  # on unit rows, the one by cosine
     names = cluster_names(run)[: run.num_clusters]
     return cluster_plots.draw_silhouettes(values, labels, names, look)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from gpucluster.bases import latest_run
+from gpucluster.bases import check_is_run, latest_run
 from gpucluster.errors import ConfigError
 from gpucluster.notation import nearest
 from gpucluster.plots import clusters, density, trees
@@ -119,6 +119,7 @@ def plot(
 
 def _draw(run: Run, kind: str, look: Look, options: Mapping[str, Any]) -> Figure:
     """Draw a picture; an option that is None is as if it was not given."""
+    check_is_run(run)
     known("kind", kind, tuple(KINDS))
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:

@@ -179,7 +179,8 @@ def _command(run: Run) -> str:
     """Return the command that repeats a run, or one line of Python for data in memory."""
     manifest = run.manifest
     source: Any = manifest.source
-    paths = [path for part in source.get("collections") or [source] for path in part["paths"]]
+    parts = source.get("collections") or [source]
+    paths = [path for part in parts for path in part["paths"]]
     how: Any = manifest.assignment
     if not paths:
         if manifest.base_run_id is not None:
@@ -194,13 +195,11 @@ def _command(run: Run) -> str:
     if manifest.base_run_id is not None:
         words = ["assign", *shown, "--run", manifest.base_run_id, *threshold]
         return shlex.join(["gpucluster", *words] + ["--update"] * (manifest.mode == "update"))
-    columns = source.get("columns") or {}
-    flags = [
-        word
-        for role in ("id", "vector", "text", "truth")
-        if columns.get(role)
-        for word in (f"--{role}-column", str(columns[role]))
-    ]
+    flags: list[str] = []
+    for role in ("id", "vector", "text", "truth"):
+        names = {(part.get("columns") or {}).get(role) for part in parts}
+        if len(names) == 1 and None not in names:  # else some part has no such column
+            flags += [f"--{role}-column", str(*names)]
     return shlex.join(["gpucluster", "run", *shown, "--config", "definition.json", *flags])
 
 

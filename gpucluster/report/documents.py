@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.errors import SourceError
+from gpucluster.errors import InputError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.report.points import NO_CLASS
 from gpucluster.sources import Source, check_names, find
@@ -51,7 +52,7 @@ class Payload:
     Attributes
     ----------
     texts : dict of int to str
-        By row; without those that have none.
+        By row, of those that are told of; without those that have none.
     classes : list of str
         The true classes, the most frequent first.
     truth : ndarray of shape (n_rows,), int32, or None
@@ -131,14 +132,15 @@ def read_payload(
 
     Raises
     ------
-    SourceError
+    InputError, SourceError
         A source or column that was named cannot be read, or holds other documents.
     """
     wanted = np.unique(np.concatenate([told, drawn]))
     wanted = wanted[np.argsort(rows[wanted])]
+    own = taken(ids, wanted) if run.has_ids else None
     try:
-        found = _read(run, open_parts(), ids, rows, wanted, text_column, has_texts, reporter)
-    except SourceError as error:
+        found = _read(run, open_parts(), own, rows[wanted], text_column, has_texts, reporter)
+    except (InputError, SourceError) as error:
         if is_named or text_column is not None:
             raise
         return Payload(reason=error.message)
@@ -150,27 +152,29 @@ def read_payload(
     reason = None if kept or not has_texts else "no column of texts is known"
     if truth is None:
         return Payload(kept, reason=reason)
-    classes, numbers = _classes(truth)
+    classes, numbers = classes_of(truth)
     return Payload(kept, classes, numbers[places[drawn]], reason)
 
 
 def _read(
     run: Run,
     parts: Parts,
-    ids: pa.ChunkedArray,
-    rows: Rows,
-    wanted: Rows,
+    ids: pa.Array | None,
+    in_rows: Rows,
     text_column: str | None,
     has_texts: bool,  # noqa: FBT001 - passed on
     reporter: Reporter,
-) -> tuple[dict[int, str], list[str | None] | None]:
-    """Return texts by row, and the class of each wanted member where there are any."""
-    if not run.has_ids and sum(s.info.n_rows for _, s, _ in parts) != run.manifest.counts.num_rows:
+) -> tuple[dict[int, str], pa.ChunkedArray | None]:
+    """Return texts by row, and the class of each of rising rows where there are any.
+
+    `ids` are those of the rows; None: they have none of their own.
+    """
+    n_rows = run.manifest.counts.num_rows
+    if ids is None and sum(source.info.n_rows for _, source, _ in parts) != n_rows:
         raise changed(parts[0][1])
     texts: dict[int, str] = {}
-    truth: list[str | None] = []
+    truth: list[pa.Array] = []
     has_truth = all(columns.get("truth") for _, _, columns in parts)
-    in_rows, n_rows = rows[wanted], run.manifest.counts.num_rows
     ends = [*(begin for begin, *_ in parts[1:]), n_rows]
     for (begin, source, columns), end in zip(parts, ends, strict=True):
         text = _text_column(run, source, columns, text_column) if has_texts else None
@@ -184,21 +188,22 @@ def _read(
             here = batch.take(pa.array(in_rows[first:last] - row))
             with reading(source.info.where):
                 texts_here, truth_here, ids_here = (_values(here, name) for name in names)
-                if ids_here is not None and run.has_ids:
-                    theirs = ids.take(pa.array(wanted[first:last])).combine_chunks()
-                    if not to_keys(ids_here).cast(pa.string()).equals(theirs):
+                if ids_here is not None and ids is not None:
+                    theirs = to_keys(ids_here).cast(pa.string())
+                    if not theirs.equals(ids.slice(first, last - first)):
                         raise changed(source)
                 if texts_here is not None:
                     cut = _cut(texts_here)
                     pairs = zip(in_rows[first:last].tolist(), cut, strict=True)
                     texts |= {at: line for at, line in pairs if line}
                 if truth_here is not None:
-                    truth += to_keys(truth_here).cast(pa.string()).to_pylist()
+                    truth.append(to_keys(truth_here).cast(pa.large_string()))
             row += batch.num_rows
             reporter.progress(row, n_rows)
         if ((in_rows >= row) & (in_rows < end)).any():
             raise changed(source)
-    return texts, truth if len(truth) == len(wanted) and has_truth else None
+    found = pa.chunked_array(truth, pa.large_string())
+    return texts, found if len(found) == len(in_rows) and has_truth else None
 
 
 def _text_column(
@@ -227,18 +232,45 @@ def _cut(column: pa.Array) -> Iterator[str]:
         yield line if len(line) <= TEXT_CHARACTERS else line[: TEXT_CHARACTERS - 1].rstrip() + "…"
 
 
-def _classes(truth: Sequence[str | None]) -> tuple[list[str], Labels]:
-    """Return the classes by falling frequency, and the number of each value; -1: none.
+def classes_of(truth: pa.ChunkedArray) -> tuple[list[str], Labels]:
+    """Return the true classes by falling frequency, and the number of each value.
 
-    Of more than `NO_CLASS` the rarest count as none: numbers have two bytes.
+    Parameters
+    ----------
+    truth : pyarrow.ChunkedArray of shape (n_rows,), large_string
+        Null and empty ones are of no class.
+
+    Returns
+    -------
+    classes : list of str
+        Those of one frequency by their names. Of more than `NO_CLASS` the rarest are left out:
+        numbers have two bytes.
+    numbers : ndarray of shape (n_rows,), int32
+        -1: none.
     """
-    names, codes, counts = np.unique(
-        [name or "" for name in truth], return_inverse=True, return_counts=True
-    )
-    counts[names == ""] = 0
-    order = np.argsort(-counts, kind="stable")
-    number = np.empty(len(order), np.int32)
-    number[order] = np.arange(len(order))
-    is_none = (names[codes] == "") | (number[codes] >= NO_CLASS)
-    numbers = np.where(is_none, NOISE, number[codes]).astype(np.int32)
-    return [str(names[i]) for i in order if names[i]][:NO_CLASS], numbers
+    encoded = truth.combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    codes = encoded.indices.fill_null(NOISE).to_numpy()
+    counts = np.bincount(codes[codes != NOISE], minlength=len(names)).tolist()
+    ranked = sorted(range(len(names)), key=lambda code: (-counts[code], names[code]))
+    ranked = [code for code in ranked if names[code]][:NO_CLASS]
+    numbers = np.full(len(names) + 1, NOISE, np.int32)  # the last one is that of null
+    numbers[ranked] = np.arange(len(ranked))
+    return [names[code] for code in ranked], numbers[codes]
+
+
+def taken(column: pa.ChunkedArray, places: Rows) -> pa.Array:
+    """Return some values of a column, chunk by chunk.
+
+    Arrow's own ``take`` copies all chunks into one, which cannot have more than 2 GiB of text.
+    """
+    order = np.argsort(places)
+    bounds = np.cumsum([0, *map(len, column.chunks)])
+    edges = np.searchsorted(places[order], bounds)
+    found = [
+        chunk.take(pa.array(places[order[first:last]] - begin))
+        for chunk, begin, (first, last) in zip(column.chunks, bounds, pairwise(edges), strict=False)
+    ]
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return pa.chunked_array(found, column.type).combine_chunks().take(pa.array(back))

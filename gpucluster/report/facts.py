@@ -160,5 +160,5 @@ def _ways(step: Any) -> str:
 
 
 def _why_rejected(run: Run) -> str:
-    reasons = sorted(set(run.rejected["reason"].to_pylist()))
+    reasons = sorted(run.rejected["reason"].unique().to_pylist())
     return f" ({', '.join(map(one_line, reasons))})" if reasons else ""

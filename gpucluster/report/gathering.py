@@ -15,6 +15,7 @@ from gpucluster.report.documents import (
     examples,
     in_order,
     read_payload,
+    taken,
 )
 from gpucluster.report.numbers import amount
 from gpucluster.report.page import as_json, make_page, packed
@@ -188,6 +189,7 @@ def make(
 def _map_facts(run: Run, members: Members) -> dict[str, Any]:
     """Return how the points were chosen, and why there are none."""
     facts: dict[str, Any] = {"placed": members.n_placed, "few": members.few, "reason": None}
+    facts["unplaced"] = len(members.labels) - members.n_placed
     if not members.n_placed and len(members.labels):
         facts["reason"] = _NO_MAP if run.manifest.base_run_id is None else _JOINED
     return facts
@@ -223,7 +225,7 @@ def _documents(members: Members, shown: Examples, told: Rows, payload: Payload) 
     return {
         "steps": np.diff(points, prepend=0).tolist(),
         "undrawn": members.labels[told[at < 0]].tolist(),
-        "ids": members.ids.take(told).to_pylist(),
+        "ids": taken(members.ids, told).to_pylist(),
         "texts": texts if any(texts) else None,
         "examples": {
             "clusters": members.labels[own].tolist(),

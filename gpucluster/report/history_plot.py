@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from gpucluster.errors import ConfigError
-from gpucluster.report.drawing.canvas import Look, drawing
+from gpucluster.report.drawing.canvas import POINTS, Look, drawing
+from gpucluster.report.numbers import one_line
 from gpucluster.report.time_axis import between, limits, ticks
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ MAX_TITLE: Final = 60
 SMALL: Final = 0.1  # a difference of a share, and of a count as a share of it
 FAR: Final = 2.0  # ranges of the values from them; a bound farther away is not drawn
 LINE_HEIGHT: Final = 0.14  # inches
-POINTS: Final = 72  # of an inch
 ROOMY: Final = 4.0  # markers from this size on may have a ring
 
 UP, DOWN, DASHES = "\u2191", "\u2193", (0, (5, 3))
@@ -111,13 +111,15 @@ ALONE: Final = _Sheet(columns=3, width=2.9, height=1.75)
 ONE_OF_MANY: Final = _Sheet(columns=6, width=1.8, height=1.25, gap=0.85)
 
 
-def draw(tracks: Sequence[Track]) -> Figure:
+def draw(tracks: Sequence[Track], look: Look) -> Figure:
     """Return the picture of one or several series.
 
     Parameters
     ----------
     tracks : sequence of Track
         One is drawn in two rows of panels, of several each has a row.
+    look : Look
+        Of which the dots per inch are taken.
 
     Returns
     -------
@@ -128,7 +130,7 @@ def draw(tracks: Sequence[Track]) -> Figure:
     BackendUnavailableError
         Matplotlib is missing.
     ConfigError
-        There are more than `MAX_SERIES` series.
+        There are more than `MAX_SERIES` series, or the page has too many dots.
     """
     if len(tracks) > MAX_SERIES:
         raise ConfigError(
@@ -137,7 +139,7 @@ def draw(tracks: Sequence[Track]) -> Figure:
         )
     sheet = ALONE if len(tracks) == 1 else ONE_OF_MANY
     with drawing():
-        figure = Look().page(*sheet.size(len(tracks)))
+        figure = look.page(*sheet.size(len(tracks)))
         _fill(figure, tracks, sheet)
     return figure
 
@@ -352,5 +354,5 @@ def short(value: float) -> str:
 
 def printable(text: str) -> str:
     """Return `text` as one line that fits above a series."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    line = one_line(text)
     return line if len(line) <= MAX_TITLE else line[: MAX_TITLE - 3].rstrip() + "..."

@@ -29,7 +29,8 @@ def column_of(run: Run, identity: Labels, born: Labels, died: Labels) -> Column:
     from gpucluster.ops.nesting import labels_at
 
     n_clusters = run.num_clusters
-    labels = labels_at(run.assigned_documents()[1], run.parents, 0)
+    labels = run.member_columns(["cluster_index"])["cluster_index"].to_numpy()
+    labels = labels_at(labels, run.parents, 0)
     was_born, dies = np.zeros((2, n_clusters), np.bool_)
     was_born[born] = dies[died] = True
     nodes = run.centroids.slice(0, n_clusters).select(["cluster_id", "label"]).to_pylist()

@@ -42,7 +42,7 @@ SETUP = """async () => {
     window.choices = [];
     window.drawn = [];
     window.map = new ClusterMap({ nameOf: (i) => names?.[i] ?? `cluster ${i}`, parents,
-      choose: (i) => { choices.push(i); map.isolate(i === null ? null : new Set([i])); },
+      choose: (i) => { choices.push(i); map.isolate(i === null ? null : new Set([i]), i); },
       signal: last.signal });
     document.querySelector("section").replaceChildren(framed(map));
     new MutationObserver(() => drawn.push(Number(map.canvas.dataset.drawn)))

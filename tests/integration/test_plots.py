@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from sklearn.metrics import silhouette_score
 
 import gpucluster
 from gpucluster.cli import main
+from gpucluster.cli.plot import plot as plot_command
 from gpucluster.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -25,6 +27,9 @@ from gpucluster.errors import (
     SourceNotFoundError,
 )
 from gpucluster.finished import Run
+from gpucluster.plots import KINDS, plot
+from gpucluster.report.drawing.map_plot import COLOUR_BY
+from gpucluster.report.drawing.palette import THEMES, colour_of
 from tests.helpers.browsing import browser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,7 +240,7 @@ def test_one_cluster_or_none_has_no_silhouette(docs: Path, tmp_path: Path) -> No
         dimension_reduction={"method": "pca"},
         out=tmp_path,
     )
-    with pytest.raises(ConfigError, match="has 0 clusters: a silhouette compares two or more"):
+    with pytest.raises(ConfigError, match="documents in 0 clusters: a silhouette compares two"):
         run.plot("silhouette")
     with pytest.raises(ConfigError, match="found no cluster: there is nothing to draw"):
         run.plot("sizes")
@@ -284,6 +289,54 @@ def test_documents_that_joined_have_no_map(runs: dict[str, Run], docs: Path) -> 
     joined = runs["kmeans"].assign(str(docs), scope="all")
     with pytest.raises(ConfigError, match=f"get none; draw {runs['kmeans'].run_id}"):
         joined.plot("map")
+
+
+@pytest.fixture(scope="module")
+def joined(runs: dict[str, Run], docs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Return runs of documents that joined two clusters, and of such that joined none."""
+    base, folder = runs["kmeans"], tmp_path_factory.mktemp("joined")
+    members = base.members.sort_by("row")
+    chosen = np.isin(members["cluster_index"].to_numpy(), (1, 4))
+    pq.write_table(pq.read_table(docs).filter(pa.array(chosen)), folder / "two.parquet")
+    two = base.assign(str(folder / "two.parquet"), scope="all", out=folder)
+    none = base.assign(str(folder / "two.parquet"), scope="all", threshold=1.0, out=folder)
+    return [two, none, base.assign(str(docs), out=folder)]  # the last knows them all
+
+
+def test_clusters_that_no_document_joined_have_no_place(joined: list[Run]) -> None:
+    run = joined[0]
+    texts = texts_of(run.plot("silhouette"))
+    assert [text for text in texts if text.startswith("cl_")] == ["cl_1", "cl_4"]
+    titles = [axes.get_title(loc="left") for axes in run.plot("similarity").axes]
+    assert sorted(titles[1:]) == ["cl_1", "cl_4"]
+    for other in joined[1:]:
+        for kind in ("sizes", "similarity"):
+            with pytest.raises(ConfigError, match="no document of .* joined a cluster"):
+                other.plot(kind)
+        with pytest.raises(ConfigError, match="documents in 0 clusters"):
+            other.plot("silhouette")
+
+
+def test_a_silhouette_is_beside_clusters_with_documents_only(joined: list[Run]) -> None:
+    run = joined[0]
+    source = pq.read_table(run.manifest.source["paths"][0])
+    X = np.stack(source["embedding"].to_numpy()).astype(np.float64)
+    labels = run.members.sort_by("row")["cluster_index"].to_numpy()
+    exact = silhouette_score(X[labels >= 0], labels[labels >= 0], metric="cosine")
+    assert f"mean {exact:.3f}" in texts_of(run.plot("silhouette"))
+
+
+def test_a_taxonomy_is_no_run(runs: dict[str, Run], docs: Path, tmp_path: Path) -> None:
+    taxonomy = runs["kmeans"].promote("topics", out=tmp_path)
+    version = next(tmp_path.rglob("tax_*/**/manifest.json")).parent
+    for kind in KINDS:
+        with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
+            plot(version, kind)
+    with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
+        gpucluster.compare(runs["kmeans"], version)
+    with pytest.raises(ConfigError) as found:
+        taxonomy.apply(str(docs), out=tmp_path).plot("map")
+    assert found.value.hint == "documents that join clusters get none"  # nothing else to draw
 
 
 def test_documents_in_another_order_lend_no_texts_and_classes(docs: Path, tmp_path: Path) -> None:
@@ -434,6 +487,17 @@ def test_the_commands(runs: dict[str, Run], series: Path, tmp_path: Path) -> Non
     assert done.exit_code == 2
 
 
+def test_the_command_offers_what_can_be_drawn() -> None:
+    offered = {
+        option.name: list(option.type.choices)
+        for option in plot_command.params
+        if hasattr(option.type, "choices")
+    }
+    assert offered == {"kind": [*KINDS], "colour_by": [*COLOUR_BY], "theme": [*THEMES]}
+    for name, kind in KINDS.items():
+        assert re.search(rf"^ *{name} +{re.escape(kind.about)}$", plot_command.help, re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with browser(tmp_path_factory.mktemp("profile")) as context:
@@ -441,17 +505,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def test_colours_are_those_of_the_browser(page: Any) -> None:
-    from gpucluster.report.drawing.palette import THEMES, colour_of
-
     code = (ROOT / "gpucluster" / "report" / "web" / "colours.js").read_text()
     theirs = page.evaluate(
         """async (code) => {
             const url = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-            const { colourOf } = await import(url);
+            const { colourOf, GROUND } = await import(url);
             const of = (theme) => Array.from({ length: 500 }, (_, i) => colourOf(i - 1, theme));
-            return { light: of("light"), dark: of("dark") };
+            return { light: of("light"), dark: of("dark"), ground: GROUND };
         }""",
         code,
     )
-    for theme in THEMES:
-        assert [list(colour_of(i - 1, theme)) for i in range(500)] == theirs[theme]
+    for name, theme in THEMES.items():
+        assert [list(colour_of(i - 1, name)) for i in range(500)] == theirs[name]
+        assert list(theme.background) == theirs["ground"][name]

@@ -32,7 +32,7 @@ from gpucluster.errors import (
     StoreError,
 )
 from gpucluster.report import history_plot
-from gpucluster.report.drawing.canvas import encoded
+from gpucluster.report.drawing.canvas import Look, encoded
 from gpucluster.report.time_axis import CHARACTER, between, limits, ticks
 from gpucluster.timeline import History, _grouped
 from tests.helpers.runs import manifest, publish_small
@@ -465,7 +465,9 @@ def test_dates_do_not_touch(tmp_path: Path, count: int, step: timedelta) -> None
         thresholds=dict.fromkeys(values, (0.25,)),
         fired=dict.fromkeys(values, (False,) * count),
     )
-    (tmp_path / "a.svg").write_bytes(encoded(history_plot.draw([track] * n_series), "svg", 150))
+    (tmp_path / "a.svg").write_bytes(
+        encoded(history_plot.draw([track] * n_series, Look()), "svg", 150)
+    )
     groups, _ = drawn(tmp_path / "a.svg")
     panels = list(dates(groups))
     assert len(panels) == 6 * n_series
@@ -473,6 +475,14 @@ def test_dates_do_not_touch(tmp_path: Path, count: int, step: timedelta) -> None
         assert panel
         for (left, first), (right, second) in pairwise(panel):
             assert right - left > (len(first) + len(second)) / 2 * CHARACTER * 72
+
+
+def test_a_page_of_many_series_has_bounds(tmp_path: Path) -> None:
+    runs = [of(number, definition_key=f"{number:064x}") for number in range(50)]
+    history = History(Path("runs"), _grouped(runs))
+    for dpi, says in ((0, "got 0"), ("300", "got '300'"), (5_000, "got 5000"), (1_200, "dots at")):
+        with pytest.raises(ConfigError, match=f"dpi: .*{says}"):
+            history.plot(tmp_path / "a.png", dpi=dpi)  # type: ignore[arg-type]
 
 
 def test_two_hundred_series_are_too_many(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_texts_of_any_script_look_for_a_font_that_has_them(monkeypatch, caplog) 
     ("look", "says"),
     [
         (Look(theme="blue"), "theme: got 'blue', expected light, dark"),
+        (Look(theme=["dark"]), "theme: got ['dark']"),  # type: ignore[arg-type]
         (Look(width=0.5), "width: got 0.5, expected 1 to 50 inches"),
         (Look(height=float("nan")), "height: got nan"),
         (Look(width="6"), "width: got '6'"),  # type: ignore[arg-type]

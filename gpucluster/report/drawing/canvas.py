@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gpucluster.errors import BackendUnavailableError, ConfigError, FallbackWarning
 from gpucluster.notation import describe, is_number, nearest
 from gpucluster.report.drawing.palette import THEMES, Theme, unit
+from gpucluster.report.numbers import one_line
 from gpucluster.report.whole_file import on_disk, write_whole
 from gpucluster.types import DPI
 
@@ -65,7 +66,7 @@ class Look:
 
     def checked(self) -> Look:
         """Return it, and raise `ConfigError` where it cannot be."""
-        if self.theme not in THEMES:
+        if not isinstance(self.theme, str) or self.theme not in THEMES:
             known = ", ".join(THEMES)
             raise ConfigError(f"got {describe(self.theme)}, expected {known}", path="theme")
         for name in ("width", "height"):
@@ -231,7 +232,7 @@ def known(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def cut(text: str, most: int = MOST_CHARACTERS) -> str:
     """Return text as one line that is not too long."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    line = one_line(text)
     return line if len(line) <= most else line[: most - 1].rstrip() + "\u2026"
 
 

@@ -50,7 +50,8 @@ def draw_silhouettes(values: Vector, labels: Labels, names: Sequence[str], look:
     Rousseeuw 1987, doi:10.1016/0377-0427(87)90125-7.
     """
     sizes = np.bincount(labels[labels >= 0], minlength=len(names))
-    largest = np.sort(np.argsort(-sizes, kind="stable")[:MOST_SILHOUETTES])
+    n_held = int(np.count_nonzero(sizes))  # none may have joined a cluster
+    largest = np.sort(np.argsort(-sizes, kind="stable")[: min(n_held, MOST_SILHOUETTES)])
     figure = look.page(6.5, min(11.0, max(3.0, 1.1 + NAME_INCHES * 1.15 * len(largest))))
     axes = look.framed(figure, 2.15, 0.55, 0.3, 0.45)
     inches = axes.get_position().height * figure.get_size_inches()[1]
@@ -86,8 +87,8 @@ def draw_silhouettes(values: Vector, labels: Labels, names: Sequence[str], look:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("cosine silhouette")
-    if len(largest) < len(names):
-        text = f"the largest {len(largest)} of {len(names):,} clusters"
+    if len(largest) < n_held:
+        text = f"the largest {len(largest)} of {n_held:,} clusters"
         figure.text(0.02, 0.012, text, fontsize=7.5, color=look.colours.faint)
     return figure
 

@@ -36,7 +36,7 @@ export class ClusterTable {
     this.examples = examples;
     this.searched = searched;
     this.#rows = clusters.map((cluster, index) => ({ ...cluster, index, name: nameOf(cluster) }));
-    this.largest = Math.max(1, ...this.#rows.map((row) => row.num_members));
+    this.largest = this.#rows.reduce((most, row) => Math.max(most, row.num_members), 1);
     this.hasLevels = this.#rows.some((row) => row.hierarchy_level > 0);
     this.search = h("input", { type: "search", input: () => this.#find() });
     this.found = h("span", { class: "hint", role: "status" });

@@ -3,7 +3,7 @@
 export class Documents {
   #of; // the document of each point, plus one; 0: not known
   #clusters;
-  #examples = new Map(); // {cluster: [document, whether it is central]}
+  #examples = new Map(); // {cluster: its examples, with their places among those of all clusters}
 
   constructor({ steps, undrawn, ids, texts, examples }, points) {
     this.ids = ids;
@@ -23,7 +23,7 @@ export class Documents {
     examples.documents.forEach((document, i) => {
       const cluster = examples.clusters[i];
       if (!this.#examples.has(cluster)) this.#examples.set(cluster, []);
-      this.#examples.get(cluster).push({ document, isCentral: examples.central[i] === 1 });
+      this.#examples.get(cluster).push({ document, isCentral: examples.central[i] === 1, place: i });
     });
   }
 
@@ -43,10 +43,10 @@ export class Documents {
     return this.#clusters[document];
   }
 
-  /** Return the examples of a cluster, or of those below it, central ones first. */
+  /** Return the examples of a cluster and of those below it in turn, central ones first. */
   examplesOf(family, most) {
     const found = [...family].flatMap((cluster) => this.#examples.get(cluster) ?? []);
-    found.sort((a, b) => b.isCentral - a.isCentral);
+    found.sort((a, b) => b.isCentral - a.isCentral || a.place - b.place);
     const central = found.filter((each) => each.isCentral);
     const kept = central.slice(0, Math.max(1, most - 2));
     return [...kept, ...found.slice(central.length).slice(0, most - kept.length)];

@@ -43,7 +43,6 @@ export function decimal(x) {
   return Math.abs(x) >= 1000 ? whole.format(Math.round(x)) : x.toFixed(3);
 }
 
-
 /** Show a time in the zone of whoever reads it. */
 export function when(iso) {
   const time = iso ? new Date(iso) : null;
@@ -86,6 +85,12 @@ export function facts(pairs) {
   const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
   return h("dl", { class: "facts" }, shown.map(([name, value]) =>
     h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** Show what is to be noted; null where that is nothing. */
+export function notes(title, lines, tone) {
+  if (!lines.length) return null;
+  return h("section", { class: `notes ${tone}` }, h("h2", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line))));
 }
 
 /** Show what went wrong. */

@@ -7,16 +7,22 @@ const MOST = 50; // documents that are listed
 const EXAMPLES = 5;
 const READING = "The documents are being read.";
 
-/** A search over the documents that are known; it marks them on the map. */
+/** A search over the documents, which may be promised; it marks those that it finds on the map. */
 export function finder(clusters, documents, known, picture) {
   const list = h("ul", { class: "found" });
   const said = h("span", { class: "hint", role: "status" });
   const look = () => {
     const word = search.value.trim();
-    const found = word ? documents()?.having(word) ?? [] : [];
+    const read = documents();
+    if (word && read instanceof Promise) {
+      said.textContent = READING;
+      read.then(() => search.value.trim() === word && look(), () => {}); // who reads them tells of errors
+      return;
+    }
+    const found = word ? read.having(word) : [];
     picture.choose(null);
-    picture.highlight(word ? new Set(found.map((i) => documents().points[i]).filter((point) => point >= 0)) : null);
-    said.textContent = !word ? "" : documents() ? `${count(found.length)} of ${count(known.count)}` : READING;
+    picture.highlight(word ? new Set(found.map((i) => read.points[i]).filter((point) => point >= 0)) : null);
+    said.textContent = word && `${count(found.length)} of ${count(known.count)}`;
     list.replaceChildren(...found.slice(0, MOST).map((i) => entry(i)));
     if (found.length > MOST) list.append(h("li", { class: "hint" }, `and ${count(found.length - MOST)} more`));
   };
@@ -45,21 +51,21 @@ export function knownOf({ count: n, num_texts: texts, has_texts: hasTexts, reaso
 
 /** Show examples of a cluster: near its centroid, and at its boundary; `documents` may be promised. */
 export function examplesOf(index, documents, picture) {
-  const listed = (read) => chosen(read, picture.familyOf(index));
+  const listed = (read) => shownOf(picture.familyOf(index), read);
   if (!(documents instanceof Promise)) return listed(documents);
   const place = h("p", { class: "none" }, READING);
   documents.then((read) => place.replaceWith(listed(read)), () => {}); // who reads them tells of errors
   return place;
 }
 
-function chosen(documents, family) {
+function shownOf(family, documents) {
   const found = documents.examplesOf(family, EXAMPLES);
   if (!found.length) return h("p", { class: "none" }, "No document of this cluster is in the report.");
   const group = (title, own) => own.length > 0 && [h("h4", {}, title),
     h("ul", { class: "found" }, own.map(({ document }) => h("li", {}, shown(documents, document))))];
   return h("div", { class: "examples" },
-    group("Near the centroid", found.filter((each) => each.isCentral)),
-    group("At the boundary", found.filter((each) => !each.isCentral)));
+    group(family.size > 1 ? "Near the centroids of its parts" : "Near the centroid", found.filter((each) => each.isCentral)),
+    group(family.size > 1 ? "At their boundaries" : "At the boundary", found.filter((each) => !each.isCentral)));
 }
 
 function shown(documents, i) {

@@ -14,13 +14,14 @@ export function histogram(title, unit, { counts, low, high }) {
 /** Show how many sizes lie between edges that grow by the same factor. */
 export function bySize(title, unit, sizes) {
   const [least, most] = sizes.reduce(([low, high], n) => [Math.min(low, n), Math.max(high, n)], [Infinity, 1]);
-  const factor = (most + 1) / Math.max(1, least);
-  const edges = [Math.max(1, least)];
+  const first = Math.max(1, least);
+  const factor = (most + 1) / first;
+  const edges = least < 1 ? [0, first] : [first]; // documents join some clusters, and others not
   for (let i = 1; edges.at(-1) <= most; i++) {
-    edges.push(Math.max(edges.at(-1) + 1, Math.round(edges[0] * factor ** (i / BINS))));
+    edges.push(Math.max(edges.at(-1) + 1, Math.round(first * factor ** (i / BINS))));
   }
   const counts = new Array(edges.length - 1).fill(0);
-  for (const size of sizes) counts[edges.findLastIndex((edge) => edge <= Math.max(1, size))] += 1;
+  for (const size of sizes) counts[edges.findLastIndex((edge) => edge <= size)] += 1;
   const name = (i) => (edges[i + 1] - edges[i] === 1 ? count(edges[i]) : `${count(edges[i])} to ${count(edges[i + 1] - 1)}`);
   return bars(title, unit, counts, name, `${count(edges[0])} documents`, count(edges.at(-1) - 1));
 }

@@ -25,6 +25,7 @@ export class ClusterMap {
   #points = new Points(0);
   #view = null; // null: all of it
   #chosen = null; // a set of clusters, or null: all
+  #picked = null; // the cluster that was picked among them, or null
   #marked = null; // a set of points, or null: all
   #hasNoise = true;
   #colourBy = "cluster";
@@ -64,9 +65,10 @@ export class ClusterMap {
     this.element.dispatchEvent(new Event("points"));
   }
 
-  /** Show some clusters bright and the rest faded; null: all of them bright. */
-  isolate(clusters) {
+  /** Show some clusters bright and the rest faded; null: all. `picked` is the one that was clicked. */
+  isolate(clusters, picked = null) {
     this.#chosen = clusters;
+    this.#picked = picked;
     this.#anew();
   }
 
@@ -221,6 +223,7 @@ export class ClusterMap {
       view: this.#current(),
       whole: this.#whole().scale,
       chosen: this.#chosen,
+      picked: this.#picked,
       hits: this.#looked().hits,
     });
   }
@@ -301,7 +304,7 @@ export class ClusterMap {
     ].filter(Boolean);
     return [
       h("strong", {}, cluster < 0 ? "noise" : this.nameOf(cluster)),
-      h("span", {}, points.idAt(index) ?? "no id"),
+      h("span", {}, points.idAt(index) ?? "its id is not on this page"),
       text && h("q", {}, text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text),
       known.length > 0 && h("small", {}, known.join(" · ")),
     ].filter(Boolean);

@@ -42,9 +42,10 @@ export class Names {
   /**
    * Place names. `middles` says where clusters lie, `room` is {width, height} of the map, `view` is
    * {x, y, scale}, all in pixels of the page; `whole` is the scale that shows all of it; `chosen`
-   * is a set of clusters, or null, and `hits` those, with what lies above them, that are named at all.
+   * is a set of clusters, or null, `picked` the one of them that was clicked, or null, and `hits`
+   * those, with what lies above them, that are named at all.
    */
-  place({ middles, room, view, whole, chosen, hits }) {
+  place({ middles, room, view, whole, chosen, picked, hits }) {
     const named = hits ? this.#withParents(hits) : middles;
     const shorter = Math.min(room.width, room.height);
     const isOpen = (index) => {
@@ -73,7 +74,7 @@ export class Names {
     const placed = arranged(shown, room, Math.max(6, Math.round((room.width * room.height) / ROOM)));
     this.#placed = new Map(placed.map((name) => [name.index, name]));
     this.#scale = view.scale;
-    this.#show(chosen);
+    this.#show(picked);
   }
 
   /** Draw the names as they are shown, `ratio` times as large. */
@@ -133,7 +134,7 @@ export class Names {
     return this.#widths.get(key);
   }
 
-  #show(chosen) {
+  #show(picked) {
     for (const [index, { button }] of this.#buttons) {
       if (this.#placed.has(index)) continue;
       const hadFocus = button === document.activeElement;
@@ -150,7 +151,7 @@ export class Names {
       }
       const { button } = shown;
       button.setAttribute("aria-label", `${this.nameOf(index)}, ${count(number)} documents`);
-      button.setAttribute("aria-pressed", String(Boolean(chosen?.has(index))));
+      button.setAttribute("aria-pressed", String(index === picked));
       button.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
     }
   }

@@ -48,7 +48,7 @@ export class Picture {
   choose(index) {
     this.about.replaceChildren(
       ...(index === null ? [] : described(this.clusters[index], () => this.choose(null))));
-    this.#isolate(index === null ? this.#found : this.#families.get(index));
+    if (this.map) this.map.isolate(index === null ? this.#found : this.#families.get(index), index);
     this.told(index);
   }
 
@@ -72,7 +72,7 @@ export class Picture {
     element.style.zoom = value ? Math.min(1, PAPER / width) : "";
     canvas.style.height = value ? `${height}px` : "";
     this.#paper?.remove();
-    this.#paper = this.map.copy();
+    this.#paper = value ? this.map.copy() : null;
     if (value) canvas.after(this.#paper);
   }
 
@@ -80,14 +80,11 @@ export class Picture {
     return this.#families.get(index);
   }
 
-  #isolate(clusters) {
-    if (this.map) this.map.isolate(clusters);
-  }
-
   #sampled() {
-    const { length, placed, few } = this.head;
-    if (length === placed) return `${drawn({ length }, placed)}.`;
+    const { length, placed, few, unplaced } = this.head;
+    const rest = unplaced ? ` ${count(unplaced)} more joined clusters after the fit, and have no place here.` : "";
+    if (length === placed) return `${drawn({ length }, placed)}.${rest}`;
     return `${count(length)} of ${count(placed)} documents: drawn so that sparse places keep more of `
-      + `theirs than dense ones, and every cluster at least ${few}, as far as it has so many.`;
+      + `theirs than dense ones, and every cluster at least ${few}, as far as it has so many.${rest}`;
   }
 }

@@ -4,10 +4,10 @@ import { block, parsed, written } from "./blocks.js";
 import { ClusterTable } from "./cluster_table.js";
 import { forPaper } from "./colours.js";
 import { Documents } from "./documents.js";
-import { count, h, problem } from "./elements.js";
+import { count, h, notes, problem } from "./elements.js";
 import { examplesOf, finder, knownOf } from "./finding.js";
 import { Picture, pointsOf } from "./picture.js";
-import { definition, head, lineage, notes, quality, section, stages } from "./report_sections.js";
+import { definition, head, lineage, quality, section, stages } from "./report_sections.js";
 
 const ROWS = 15; // of the table at a time
 const OWN_WORDS = "These clusters were not named: they are shown by keywords of their documents in this report. gpucluster label names them.";
@@ -41,7 +41,7 @@ async function show(main) {
     notes("Not done", run.not_run, "warn"),
     h("div", { class: run.map.length ? "result" : "result mapless" },
       h("section", { class: "picture", "aria-label": "Map" }, h("h2", {}, "Map"), picture.element,
-        finder(clusters, () => documents, run.documents, picture),
+        finder(clusters, () => documents ?? reading, run.documents, picture),
         h("p", { class: "hint" }, knownOf(run.documents, run.counts.num_points))),
       section("Clusters", clusters.length ? table.element : h("p", { class: "none" }, "There is no cluster: all documents are noise."),
         run.has_own_words && h("p", { class: "hint" }, OWN_WORDS))),

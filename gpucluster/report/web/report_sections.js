@@ -32,11 +32,6 @@ export function head(run) {
 const known = (run) => run.facts.map(([name, text]) => [capital(name), text]);
 const isShort = ([, text]) => text.length <= SHORT;
 
-export function notes(title, lines, tone) {
-  if (!lines.length) return null;
-  return h("section", { class: `notes ${tone}` }, h("h2", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line))));
-}
-
 export function quality(run, clusters) {
   const external = run.external_metrics.length > 0 && [
     h("h3", {}, "Agreement with the truth"), measured(run.external_metrics)];
@@ -63,7 +58,10 @@ function measured(metrics) {
 
 /** Show what each stage was planned to take, and what it took. */
 export function stages(run) {
-  const total = (name) => run.stages.reduce((sum, stage) => sum + (stage[name] ?? 0), 0);
+  const total = (name) => {
+    const given = run.stages.map((stage) => stage[name]).filter((seconds) => seconds !== null);
+    return given.length ? given.reduce((sum, seconds) => sum + seconds) : null;
+  };
   const time = (seconds) => (seconds === null ? "–" : duration(SECONDS * seconds));
   const words = ["Stage", "Took", "Planned", "Memory", "Planned", "Where", "Why"];
   return section("Plan and what it took", scrolling("Stages", h("table", {},

@@ -2,7 +2,7 @@
 
 import { reason } from "./charts.js";
 import { ClusterTable, nameOf } from "./cluster_table.js";
-import { badge, count, decimal, duration, facts, h, problem, roughly, say, to, when } from "./elements.js";
+import { badge, count, decimal, duration, facts, h, notes, problem, roughly, say, to, when } from "./elements.js";
 import { follow, Speed } from "./following.js";
 import { descendants, described, parentsOf } from "./linked.js";
 import { ClusterMap, drawn, framed } from "./map.js";
@@ -63,11 +63,6 @@ function about(clusterId, found) {
   ]);
 }
 
-function notes(title, lines, tone) {
-  if (!lines.length) return null;
-  return h("section", { class: `notes ${tone}` }, h("h2", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line))));
-}
-
 /** Show how far a live run is, and what came of it as soon as it is over. */
 function progress(found, path, signal, again) {
   const bar = h("progress", { "aria-label": "Progress" });
@@ -112,7 +107,7 @@ function result(found, path, signal) {
   const families = descendants(clusters);
   const chosen = h("div", { class: "chosen-cluster", "aria-live": "polite" });
   const choose = (index) => {
-    map.isolate(index === null ? null : families.get(index));
+    map.isolate(index === null ? null : families.get(index), index);
     table.mark(index);
     chosen.replaceChildren(...(index === null ? [] : described(clusters[index], () => choose(null))));
   };

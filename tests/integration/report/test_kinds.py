@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import html
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 import gpucluster
+from gpucluster import reported
 from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
-from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
+from gpucluster.errors import ConfigError, DtypeError, SchemaMismatchError, SourceError
+from gpucluster.events import Reporter
 from gpucluster.labeling.fake_server import FakeServer
+from gpucluster.plots.rows import parts_of as parts_of_run
+from gpucluster.report import gathering, notebook
 from gpucluster.report.page import make_page, packed
 from gpucluster.reported import report
 from gpucluster.sources.columnar import ColumnarSource
+from gpucluster.types import MAX_MAP_POINTS
 from tests.helpers.clouds import decode, parts_of
 from tests.helpers.hostile import TEXTS
 from tests.helpers.runs import publish_small
@@ -122,6 +130,7 @@ def test_rows_that_joined_have_no_map(tab, world):
     assert "Documents that join clusters get no coordinates" in text
     assert "Beside the fit" in text
     assert f"gpucluster assign {world.data} --run {world.run.run_id}" in text
+    assert page.inner_text("tfoot td:nth-child(3)") == "\u2013"  # nothing was planned
     page.click(".opener")
     assert "case" in page.inner_text(".examples")
 
@@ -150,10 +159,19 @@ def test_a_source_that_is_gone_or_another_one(world, tmp_path):
     run = gpucluster.cluster(
         data, algorithm="kmeans", algorithm_params={"n_clusters": 6}, out=tmp_path / "out"
     )
-    pq.write_table(documents(240, seed=1), data)
+    fewer = documents(240).slice(0, 200)  # whose ids are those of the first rows
+    for other in (documents(240, seed=1), fewer):
+        pq.write_table(other, data)
+        contents, _, told, _ = read(run.report(tmp_path / "changed.html"))
+        assert told["texts"] is None
+        assert "does not hold the documents" in contents["documents"]["reason"]
+    text = documents(240)
+    pq.write_table(text.set_column(5, "embedding", text["text"]), data)
     contents, _, told, _ = read(run.report(tmp_path / "changed.html"))
     assert told["texts"] is None
-    assert "does not hold the documents" in contents["documents"]["reason"]
+    assert "'embedding' is string, no vectors" in contents["documents"]["reason"]
+    with pytest.raises(DtypeError, match="no vectors"):
+        run.report(tmp_path / "x.html", data=data)
     data.unlink()
     contents, _, told, _ = read(run.report(tmp_path / "gone.html"))
     assert told["texts"] is None
@@ -167,6 +185,73 @@ def test_a_source_that_is_gone_or_another_one(world, tmp_path):
     with pytest.raises(SourceError, match="does not hold the documents"):
         run.report(tmp_path / "x.html", data=tmp_path / "other.parquet")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_rows_without_ids_are_known_by_their_number(tmp_path):
+    data = tmp_path / "docs.parquet"
+    pq.write_table(documents(60).drop_columns("document_id"), data)
+    run = gpucluster.cluster(
+        data, algorithm="kmeans", algorithm_params={"n_clusters": 3}, out=tmp_path / "out"
+    )
+    file = tmp_path / "report.html"
+    contents, _, told, _ = read(run.report(file))
+    lines = pq.read_table(data)["text"].to_pylist()
+    assert dict(zip(told["ids"], told["texts"], strict=True)) == {
+        str(row): line for row, line in enumerate(lines)
+    }
+    pq.write_table(documents(61).drop_columns("document_id"), data)
+    contents, _, told, _ = read(run.report(file))
+    assert told["texts"] is None
+    assert "does not hold the documents" in contents["documents"]["reason"]
+
+
+def test_long_texts_are_cut_and_classes_are_no_texts(tmp_path):
+    table = documents(30)
+    lines = [f"{row}:\n\t many \u2003 {'words ' * 100}" for row in range(30)]
+    table = table.set_column(1, "text", [lines])
+    run = gpucluster.cluster(
+        table, algorithm="kmeans", algorithm_params={"n_clusters": 3}, out=tmp_path / "out"
+    )
+    file = tmp_path / "report.html"
+    _, _, told, _ = read(run.report(file, data=table))
+    texts = sorted(told["texts"], key=lambda text: int(text.split(":")[0]))
+    for row, text in enumerate(texts):
+        assert text.startswith(f"{row}: many words words")
+        assert len(text) <= 280
+        assert text.endswith("\u2026")
+        assert len(text) > 270
+    pq.write_table(table, tmp_path / "docs.parquet")
+    run = gpucluster.cluster(
+        tmp_path / "docs.parquet",
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": 3},
+        truth_column="text",
+        out=tmp_path / "out",
+    )
+    contents, _, told, _ = read(run.report(file))
+    assert told["texts"] is None
+    assert sorted(contents["map"]["classes"]) == sorted(lines)
+
+
+def test_documents_fill_a_page_up_to_its_bytes(world, monkeypatch):
+    monkeypatch.setattr(gathering, "LEAST_BYTES", 1_600)
+    run = world.run
+    page = gathering.make(
+        run,
+        gathering.read_members(run, 1_000),
+        gathering.Manner(gathering.REPORT, 1_000, file_bytes=1),
+        open_parts=lambda: parts_of_run(run, None),
+        is_named=False,
+        reporter=Reporter(),
+    )
+    (block,) = re.findall(rb'id="documents">([^<]*)<', page)
+    assert 1_200 < len(block) <= 1_600
+    contents, blocks = parts_of(page)
+    told = json.loads(blocks["documents"])
+    assert contents["documents"]["count"] == len(told["ids"]) < 220
+    shown = told["examples"]
+    assert set(shown["clusters"]) == set(range(6))  # examples come first
+    assert len(shown["documents"]) == 6 * 5
 
 
 @pytest.mark.parametrize("kind", ["noise", "hierarchy", "attribute", "memory"])
@@ -197,13 +282,17 @@ def test_every_kind_of_run(tab, tmp_path, kind):
     if kind == "hierarchy":
         assert run.centroids.num_rows > 2
         assert page.is_visible("th:has-text('Level')")
-        page.click(".opener[data-examples='0']")  # of those below it
-        assert page.query_selector_all(".examples li")
+        page.click(".opener[data-examples='0']")  # of those below it, in turn
+        shown = [each.inner_text() for each in page.query_selector_all(".examples code")]
+        shown += [each.inner_text() for each in page.query_selector_all(".examples small")]
+        places = {each["document_id"]: each["cluster_id"] for each in run.members.to_pylist()}
+        assert len({places[document] for document in shown}) > 2
+        assert "NEAR THE CENTROIDS OF ITS PARTS" in page.inner_text(".examples").upper()
     if kind == "memory":
         assert "the data of the run were in memory" in text
 
 
-def test_collections_of_which_one_has_texts(tmp_path):
+def test_collections_of_which_one_has_texts(tmp_path, monkeypatch):
     X = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     vectors = pa.FixedSizeListArray.from_arrays(X[:20].ravel(), 8)
     texts = [f"text {i}" for i in range(20)]
@@ -223,6 +312,11 @@ def test_collections_of_which_one_has_texts(tmp_path):
     assert dict(zip(told["ids"], told["texts"], strict=True)) == {
         str(row): f"text {row}" if row < 20 else None for row in range(40)
     }
+    (tmp_path / "definition.json").write_text(json.dumps(contents["definition"]))
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(contents["command"])
+    again = CliRunner().invoke(main, [*words[1:], "--out", "out", "--json"])
+    assert json.loads(again.stdout)["run_id"] == contents["run_id"]
 
 
 def test_similarities_that_hardly_differ(tmp_path):
@@ -242,6 +336,27 @@ def test_similarities_that_hardly_differ(tmp_path):
     )
     contents, *_ = read(equal.report(tmp_path / "equal.html"))
     assert contents["similarity"] == {"counts": [10], "low": 1.0, "high": 1.0}
+
+
+def test_documents_beside_a_sample_have_no_place_on_the_map(tab, tmp_path):
+    pq.write_table(documents(120), tmp_path / "docs.parquet")
+    run = gpucluster.cluster(
+        tmp_path / "docs.parquet",
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": 3},
+        sample_size=50,
+        sample_mode="fit_then_assign",
+        dimension_reduction={"method": "pca"},
+        out=tmp_path / "out",
+    )
+    file = run.report(tmp_path / "report.html")
+    contents, _, _, points = read(file)
+    cloud = decode(contents["map"], points)
+    fitted = run.members.filter(pc.equal(run.members["assigned_by"], "fit"))
+    assert sorted(cloud.labels.tolist()) == sorted(fitted["cluster_index"].to_pylist())
+    assert np.isfinite(cloud.coordinates).all()
+    words = "50 documents. 70 more joined clusters after the fit, and have no place here."
+    assert words in tab.show(file).inner_text(".picture")
 
 
 def test_fewer_points_than_documents(tab, world):
@@ -275,21 +390,59 @@ def test_names_of_files_are_checked_before_any_work(world, tmp_path):
             world.run.report(name)
     with pytest.raises(ConfigError, match="max_points"):
         world.run.report(tmp_path / "x.html", max_points=0)
+    with pytest.raises(ConfigError, match="text_column: got 3, expected a name"):
+        world.run.report(tmp_path / "x.html", text_column=3)
 
 
 def test_in_a_notebook(tab, world, tmp_path):
     shown = world.run.map(max_points=50)._repr_html_()
     assert shown.count("<") == 2  # the frame, and nothing of the page
-    assert 'sandbox="allow-scripts"' in shown
+    assert 'sandbox="allow-scripts allow-downloads"' in shown
     contents, _ = parts_of(html.unescape(shown).encode())
     assert set(contents) == {"map", "documents", "has_own_words"}  # what is not shown is not there
     (tmp_path / "notebook.html").write_text(f"<!doctype html><title>n</title>{shown}")
     tab.goto((tmp_path / "notebook.html").as_uri())
     frame = tab.frame_locator("iframe")
     frame.locator("canvas[data-drawn='50']").wait_for()
+    with tab.expect_download() as download:
+        frame.locator("text=Save").click()
+    assert download.value.suggested_filename == "map.png"
     table = world.run._repr_html_()
     assert world.run.run_id in table
     assert "<script" not in table
+
+
+def test_a_map_in_a_notebook_holds_less_than_a_report(world, monkeypatch):
+    assert reported.MAP_POINTS < MAX_MAP_POINTS
+    assert reported.MAP_BYTES < gathering.FILE_BYTES
+    monkeypatch.setattr(reported, "MAP_POINTS", 40)
+    monkeypatch.setattr(reported, "MAP_BYTES", 1)
+    monkeypatch.setattr(gathering, "LEAST_BYTES", 1_000)
+    contents, blocks = parts_of(world.run.map().page)
+    assert contents["map"]["length"] == 40
+    assert len(json.loads(blocks["documents"])["ids"]) < 60  # of 66 examples and points
+
+
+def test_a_table_in_a_notebook_has_the_largest_clusters_of_the_first_level(tmp_path):
+    publish_small(LocalStore(tmp_path))
+    run = gpucluster.open_run(tmp_path / "run_a")
+    columns = run.centroids.to_pydict()
+    columns["num_members"] = [3, 50, 7, 1_000, 9]
+    columns["label"] = ["x" * 200, None, None, "<b>", None]
+    columns["keywords"] = [[], ["red", "blue"], [], [], []]
+    columns["hierarchy_level"] = [0, 0, 0, 0, 1]
+    run.__dict__["centroids"] = pa.table(columns)
+    run.__dict__["manifest"] = run.manifest.model_copy(
+        update={"counts": run.manifest.counts.model_copy(update={"num_clusters": 4})}
+    )
+    shown = notebook.summary(run)
+    rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>([^<]*)</td><td>", shown)
+    assert rows == [
+        ("cl_3", "&lt;b&gt;", "1,000"),
+        ("cl_1", "red, blue", "50"),
+        ("cl_2", "-", "7"),
+        ("cl_0", "x" * 80, "3"),
+    ]
 
 
 def test_a_table_in_a_notebook_is_inert(tmp_path):

@@ -184,6 +184,17 @@ def test_a_name_chooses_its_cluster_by_mouse_and_keyboard(page):
     assert page.get_attribute(".name[data-index='0']", "aria-label") == "one, 40 documents"
 
 
+def test_of_names_in_what_is_isolated_only_the_picked_one_is_pressed(page):
+    show(page, nested(), parents=FAMILIES)
+    page.evaluate("() => map.isolate(new Set([0, 2, 3, 4]), 0)")
+    assert names(page) == {2, 3, 4}
+    page.click(".name[data-index='3']")  # a part of it, which was not picked yet
+    page.evaluate("() => map.isolate(new Set([0, 2, 3, 4]))")  # what a search found
+    settle(page)
+    page.click(".name[data-index='2']")
+    assert page.evaluate("() => choices") == [3, 2]
+
+
 @pytest.mark.parametrize("is_deep", [False, True])
 def test_the_nearest_bright_dot_is_found(page, is_deep):
     rng = np.random.default_rng(int(is_deep))
@@ -238,7 +249,7 @@ def test_what_is_under_the_pointer_is_said(page):
     hover(page, left + 40, top)
     assert page.is_hidden(".tip")
     hover(page, *place(page, given, 1))
-    assert said(page, ".tip > *") == ["two", "no id"]
+    assert said(page, ".tip > *") == ["two", "its id is not on this page"]
     page.evaluate("() => map.isolate(new Set([0]))")
     hover(page, 5, 5)
     hover(page, *place(page, given, 1))

@@ -50,8 +50,21 @@ EXAMPLES = """() => {
 }"""
 FINDER = """() => {
   %s
-  const picture = { choose() {}, highlight() {} };
-  document.body.append($finding.finder([], () => null, { count: 5 }, picture));
+  const read = {
+    having: (word) => (word === "pizza" ? [0] : []), points: [7], clusterOf: () => -1, ids: ["d1"],
+    textOf: () => null,
+  };
+  globalThis.marked = null;
+  const picture = { choose() {}, highlight(points) { marked = points && [...points]; } };
+  let documents = null;
+  const reading = new Promise((done) => { globalThis.arrive = () => done(read); });
+  reading.then(() => { documents = read; });
+  document.body.append(
+    $finding.finder([], () => documents ?? reading, { count: 5 }, picture));
+}"""
+SIZES = """(sizes) => {
+  %s
+  document.body.append($histograms.bySize("Sizes", "clusters", sizes));
 }"""
 
 
@@ -86,8 +99,9 @@ def test_clusters_are_searched_opened_and_isolated_by_keyboard(opened, world):
     own = [each for each in members if each["cluster_index"] == 2]
     nearest = max(own, key=lambda each: each["cosine_similarity_to_centroid"])
     farthest = min(own, key=lambda each: each["cosine_similarity_to_centroid"])
-    assert nearest["document_id"] in shown.split("At the boundary".upper())[0]
-    assert farthest["document_id"] in shown
+    central, boundary = shown.split("At the boundary")
+    assert nearest["document_id"] in central.split()
+    assert farthest["document_id"] in boundary.split()
     opened.focus(".pick")
     opened.keyboard.press("Space")
     assert wanted["cluster_id"] in opened.inner_text(".chosen-cluster")
@@ -95,6 +109,13 @@ def test_clusters_are_searched_opened_and_isolated_by_keyboard(opened, world):
     opened.focus("canvas")
     opened.keyboard.press("Escape")
     assert opened.inner_text(".chosen-cluster") == ""
+
+
+def test_a_cluster_that_was_found_is_chosen_by_its_name_on_the_map(opened, world):
+    wanted = world.run.centroids["label"][2].as_py()
+    opened.fill(".clusters input", wanted)
+    opened.click(".name[data-index='2']")
+    assert wanted in opened.inner_text(".chosen-cluster h3")
 
 
 def test_documents_are_found(opened):
@@ -176,10 +197,45 @@ def test_more_rows_are_asked_for_by_keyboard_and_are_there_after_printing(tab):
     assert tab.evaluate(rows) == 4
 
 
-def test_a_search_before_the_documents_are_read_says_so(tab):
+def test_a_search_before_the_documents_are_read_says_so_and_is_done_when_they_are(tab):
     tab.evaluate(FINDER % script_of("finding.js"))
+    tab.fill("input", "piz")
     tab.fill("input", "pizza")
     assert tab.inner_text("[role=status]") == "The documents are being read."
+    assert tab.evaluate("() => marked") is None  # the map is not faded meanwhile
+    tab.evaluate("() => arrive()")
+    assert tab.inner_text("[role=status]") == "1 of 5"
+    assert tab.inner_text(".found li") == "d1 noise"
+    assert tab.evaluate("() => marked") == [7]
+
+
+def test_a_table_has_as_many_clusters_as_a_run_may_have(tab):
+    many = ROWS.replace("[5, 4, 3, 2, 1]", "Array.from({ length: 300_000 }, (_, i) => i)")
+    tab.evaluate(many % script_of("cluster_table.js"))
+    assert tab.inner_text("[role=status]") == "300,000 of 300,000"
+    assert tab.inner_text(".number.size") == "299,999"
+
+
+def test_clusters_that_nobody_joined_have_a_bar_of_their_own(tab):
+    tab.evaluate(SIZES % script_of("histograms.js"), [0, 0, 3, 1, 1, 1])
+    shown = [each.text_content() for each in tab.query_selector_all("rect title")]
+    assert shown == ["0: 2 clusters", "1: 3 clusters", "2: 0 clusters", "3: 1 clusters"]
+    assert tab.inner_text(".range span:first-child") == "0 documents"
+
+
+def test_sizes_lie_between_edges_that_grow(tab):
+    sizes = [5, 7, 900, 90_000]
+    tab.evaluate(SIZES % script_of("histograms.js"), sizes)
+    shown = [each.text_content() for each in tab.query_selector_all("rect title")]
+    bounds = [re.findall(r"[\d,]+", line.split(":")[0]) for line in shown]
+    low, high = ([int(pair[i].replace(",", "")) for pair in bounds] for i in (0, -1))
+    assert (low[0], high[-1]) == (5, 90_000)
+    assert [each - 1 for each in low[1:]] == high[:-1]  # none is left out, none counts twice
+    counts = [int(line.split(":")[1].split()[0]) for line in shown]
+    for lower, upper, count in zip(low, high, counts, strict=True):
+        assert count == sum(lower <= size <= upper for size in sizes)
+    widths = [(upper + 1) / lower for lower, upper in zip(low, high, strict=True)]
+    assert max(widths[4:]) < 1.6  # of 24 that grow alike from 5 to 90,000: 1.5
 
 
 def test_examples_come_when_the_documents_are_read(tab):
@@ -193,6 +249,10 @@ def test_a_page_has_one_script_and_says_so(world):
     text = world.file.read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1]
     assert policy.startswith("default-src &#x27;none&#x27;; script-src &#x27;sha256-")
+    assert [directive.split()[0] for directive in policy.split("; ")] == [
+        *("default-src", "script-src", "style-src", "base-uri", "form-action"),
+        *("require-trusted-types-for", "trusted-types"),
+    ]
     for unsafe in ("unsafe", "http", "data:", "blob:", "*", "self"):
         assert unsafe not in policy
     assert len(re.findall(r"<script type=\"module\"", text)) == 1
