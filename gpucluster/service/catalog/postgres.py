@@ -148,6 +148,11 @@ class Postgres:
         "text": 'TEXT COLLATE "C"',
         "json": ", fields JSONB NOT NULL GENERATED ALWAYS AS (body::jsonb) STORED",
         "functions": _functions(),
+        # for filters by status, in which case does not count
+        "folded_index": """
+            CREATE INDEX gpucluster_by_folded_status ON gpucluster_records
+            (ns, kind, gpucluster_fold(status), created_at, id) WHERE status IS NOT NULL
+        """,
     }
 
     def __init__(self, url: str) -> None:

@@ -163,6 +163,7 @@ class Sqlite:
         "text": "TEXT",
         "json": "",
         "functions": "SELECT 1",  # they belong to connections
+        "folded_index": "SELECT 1",  # which an index cannot call
     }
     errors: type[Exception] = sqlite3.Error
 
