@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,6 @@ from gpucluster.wire.base import ErrorAnswer, ValidationAnswer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
-
-logger = logging.getLogger(__name__)
 
 RETRY_S = 1
 PARTS = ("body", "query", "header", "path")  # of a request
@@ -103,14 +100,17 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> JSONResponse:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Let an application answer all errors in the same form."""
+    """Let an application answer all errors in the same form, but for those of its own making."""
 
     @app.exception_handler(Refusal)
     @app.exception_handler(GpuclusterError)
     @app.exception_handler(Changed)
     @app.exception_handler(Full)
     def refused(_: Request, error: Exception) -> JSONResponse:
-        return answer_of(error)
+        answer = answer_of(error)
+        if answer.status_code == 500:  # a mistake of ours, as those that nobody expects
+            raise error
+        return answer
 
     @app.exception_handler(RequestValidationError)
     def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -126,11 +126,8 @@ def handle_errors(app: FastAPI) -> None:
         return _answer(400, "the request was broken off", _TYPES[400], {})
 
     @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.error(
-            "%s %s failed", request.method, request.scope["route"].path_format, exc_info=error
-        )
-        return answer_of(error)
+    def unexpected(_: Request, error: Exception) -> None:
+        raise error  # to `Front`, which logs it before it answers
 
 
 def _answer(

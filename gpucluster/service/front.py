@@ -20,13 +20,14 @@ from gpucluster.service.calls import Call
 from gpucluster.service.catalog.port import Full
 from gpucluster.service.identifiers import NAMESPACE
 from gpucluster.service.limits import MAX_DEPTH, InFlight, Rate, is_too_deep, is_unicode
+from gpucluster.service.log import BrokenOff
 from gpucluster.service.namespaces import DEFAULT, exists
+from gpucluster.service.observing import described
 from gpucluster.service.once import MAX_KEY, MOST_BYTES, NOT_KEPT, KeptAnswer, digest_of
 from gpucluster.service.refusals import (
     ForbiddenError,
     InvalidError,
     NotFoundError,
-    Refusal,
     SpentError,
     TooLargeError,
     UnauthorizedError,
@@ -77,20 +78,31 @@ class Front:
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
-        send = _with_headers(send, request_id)
+        sending = _Sending(send, request_id)
+        try:
+            await self._let_in(scope, headers, request_id, receive, sending)
+        except Exception as error:
+            answer = answer_of(error)
+            if answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.exception("request failed", extra={"fields": described(scope)})
+            if not sending.is_begun:
+                await answer(scope, receive, sending)
+            elif not sending.is_whole:
+                raise BrokenOff from error  # so that the connection is closed
+
+    async def _let_in(
+        self, scope: Scope, headers: Headers, request_id: str, receive: Receive, send: Send
+    ) -> None:
         path = scope["path"]
         if path in PROBES:  # under any name, and when there is too much to do
             await self._app(scope, receive, send)
             return
-        try:
-            with self._in_flight:
-                self._check_host(headers)
-                if not path.startswith("/v1/") and path != METRICS:
-                    await self._app(scope, receive, send)
-                    return
+        with self._in_flight:
+            self._check_host(headers)
+            if path.startswith("/v1/") or path == METRICS:
                 await self._serve(scope, headers, request_id, receive, send)
-        except (Refusal, Full, GpuclusterError) as refusal:
-            await answer_of(refusal)(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
 
     async def _serve(
         self, scope: Scope, headers: Headers, request_id: str, receive: Receive, send: Send
@@ -228,6 +240,27 @@ _SPENT = KeptAnswer(
 )
 
 
+class _Sending:
+    """Adds what every answer carries, and knows how far it is."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.is_begun = False
+        self.is_whole = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+            self.is_begun = True
+        else:
+            self.is_whole = not message.get("more_body")
+        await self._send(message)
+
+
 class _Heard:
     """Passes an answer on, and keeps it where it is short."""
 
@@ -265,20 +298,6 @@ class _Heard:
 def _is_upload(scope: Scope, headers: Headers) -> bool:
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     return media in UPLOADS and _TAKES_UPLOADS.fullmatch(scope["path"]) is not None
-
-
-def _with_headers(send: Send, request_id: str) -> Send:
-    """Add what every answer carries."""
-
-    async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = request_id
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers.setdefault("Cache-Control", "no-store")
-        await send(message)
-
-    return sending
 
 
 def _replay(body: bytes, receive: Receive) -> Callable[[], Any]:

@@ -14,11 +14,16 @@ from gpucluster.logs import logger
 LogFormat: TypeAlias = Literal["text", "json"]
 
 
+class BrokenOff(Exception):  # noqa: N818 - it says what happened, as FileExistsError does
+    """An answer ends in its midst, and the log says why already."""
+
+
 @contextmanager
 def logged(form: LogFormat, level: int = logging.INFO) -> Iterator[None]:
     """Write to stderr what is logged meanwhile: our own lines, and warnings of libraries."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(_is_news)
     root, before = logging.getLogger(), logger.level
     root.addHandler(handler)
     logger.setLevel(level)
@@ -55,6 +60,11 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return json.dumps(said)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether it is not what the web server says of a `BrokenOff`."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BrokenOff))
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from gpucluster.service.counters import IN_FLIGHT, REQUEST_SECONDS, REQUESTS
@@ -57,22 +58,25 @@ class Observed:
             self._note(scope, status, n_bytes, time.perf_counter() - begun)
 
     def _note(self, scope: Scope, status: int, n_bytes: int, seconds: float) -> None:
-        method = scope["method"] if scope["method"] in METHODS else "other"
-        route = getattr(scope.get("route"), "path_format", NO_ROUTE)
+        asked = described(scope)
+        method, route = asked["method"], asked["route"]
         REQUESTS.labels(method, route, status).inc()
         REQUEST_SECONDS.labels(method, route).observe(seconds)
         if not self._is_logged or (route in QUIET and status < 400):
             return
-        state: dict[str, Any] = scope.get("state", {})
-        call = state.get("call")
-        fields = {
-            "method": method,
-            "route": route,
-            "status": status,
-            "ms": round(1000 * seconds, 1),
-            "bytes": n_bytes,
-            "namespace": None if call is None else call.ns,
-            "token_id": state.get("token_id"),
-            "request_id": state.get("request_id"),
-        }
-        logger.info("request", extra={"fields": fields})
+        answer = {"status": status, "ms": round(1000 * seconds, 1), "bytes": n_bytes}
+        logger.info("request", extra={"fields": described(scope, answer)})
+
+
+def described(scope: Scope, answer: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the log says of a request and its answer: nothing that they hold."""
+    state: dict[str, Any] = scope.get("state", {})
+    call = state.get("call")
+    return {
+        "method": scope["method"] if scope["method"] in METHODS else "other",
+        "route": getattr(scope.get("route"), "path_format", NO_ROUTE),
+        **(answer or {}),
+        "namespace": None if call is None else call.ns,
+        "token_id": state.get("token_id"),
+        "request_id": state.get("request_id"),
+    }

@@ -41,26 +41,26 @@ def serve(settings: ServiceSettings, say: Callable[[str], object], *, quiet: boo
 
 
 def _serve(settings: ServiceSettings, say: Callable[[str], object]) -> None:
-    listening = _listen(settings.host, settings.port)
-    _check_root(settings.place)
-    service = Service(settings)
-    host, port = listening.getsockname()[:2]
-    if settings.auth and service.tokens.is_empty():
-        _, text = service.tokens.issue(ANY, ["admin"], name="first")
-        say(f"a token for everything, shown this once: {text}")
-    shown = f"[{host}]" if ":" in host else host
-    say(f"listening at http://{shown}:{port}")
-    config = uvicorn.Config(
-        make_app(service),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
-        backlog=BACKLOG,
-    )
-    _Server(config, service).run(sockets=[listening])
+    with _listen(settings.host, settings.port) as listening:
+        _check_root(settings.place)
+        service = Service(settings)
+        host, port = listening.getsockname()[:2]
+        if settings.auth and service.tokens.is_empty():
+            _, text = service.tokens.issue(ANY, ["admin"], name="first")
+            say(f"a token for everything, shown this once: {text}")
+        shown = f"[{host}]" if ":" in host else host
+        say(f"listening at http://{shown}:{port}")
+        config = uvicorn.Config(
+            make_app(service),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+            backlog=BACKLOG,
+        )
+        _Server(config, service).run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):

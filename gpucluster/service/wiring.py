@@ -21,6 +21,7 @@ from gpucluster.service.housekeeping import keep_house
 from gpucluster.service.jobs.host import JobHost
 from gpucluster.service.once import Once, forget_answers
 from gpucluster.service.outbound import Outbound, OutboundSettings
+from gpucluster.service.ownership import claim_root
 from gpucluster.service.readers import Readers
 from gpucluster.service.removal import Removal
 from gpucluster.service.settings import ServiceSettings
@@ -39,11 +40,21 @@ class Service:
     settings : ServiceSettings
     catalog : Catalog, optional
         Instead of the one that the settings name.
+
+    Raises
+    ------
+    ConfigError
+        The root belongs to another catalog.
     """
 
     def __init__(self, settings: ServiceSettings, catalog: Catalog | None = None) -> None:
         self.settings = settings
         self.catalog = catalog or open_catalog(settings.catalog_url)
+        try:
+            claim_root(settings.place, self.catalog)
+        except BaseException:
+            self.catalog.close()
+            raise
         admin = settings.admin_token
         self.tokens = Tokens(self.catalog, None if admin is None else admin.get_secret_value())
         self.once = Once(self.catalog)

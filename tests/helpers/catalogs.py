@@ -113,8 +113,17 @@ def condition_holds(condition: Condition, value: Any, *, case: bool) -> bool:
 
 
 def compared(operator: str, value: Any, given: Any, *, case: bool) -> bool:
+    if isinstance(value, list):
+        asked = {"contains": "eq", "in": "in"}.get(operator)
+        return asked is not None and any(
+            compared_plain(asked, one, given, case=case) for one in value
+        )
+    return compared_plain(operator, value, given, case=case)
+
+
+def compared_plain(operator: str, value: Any, given: Any, *, case: bool) -> bool:
     if operator == "in":
-        return any(compared("eq", value, one, case=case) for one in given)
+        return any(compared_plain("eq", value, one, case=case) for one in given)
     if isinstance(value, datetime):
         if not isinstance(given, str) or operator not in {"eq", "gt", "gte", "lt", "lte"}:
             return False

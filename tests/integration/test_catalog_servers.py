@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import random
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from datetime import timedelta
 
 import pytest
 
-from gpucluster.service.catalog import open_catalog
+from gpucluster.service.catalog import open_catalog, schema
 from gpucluster.service.catalog.port import Changed, Query, Record, Taken
+from gpucluster.sources.filters import Filters
 from tests.helpers.catalogs import BEGIN, Clock, add, assert_whole, record, walk
 from tests.helpers.faults import end_of, fork
 
@@ -113,6 +115,58 @@ def test_each_record_that_is_due_is_claimed_once_by_many_servers(catalog_url):
 def test_servers_that_open_at_once_do_not_collide(catalog_url):
     assert sorted(at_once(open_one, catalog_url, 4)) == ["1", "2", "3", "4"]
     assert_whole(catalog_url)
+
+
+def test_a_catalog_of_an_older_layout_becomes_one_of_this(catalog_url, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        patch.setattr(schema, "VERSION", 1)
+        with closing(open_catalog(catalog_url)) as old:
+            (kept,) = add(old, record("a", status="DONE"))
+    for _ in range(2):
+        with closing(open_catalog(catalog_url)) as catalog, catalog.reading() as transaction:
+            ((version,),) = transaction._execute("SELECT version FROM gpucluster_catalog", {})
+            assert version == schema.VERSION
+            query = Query(filters=Filters.model_validate({"status": "done"}))
+            assert transaction.page("n", "k", query).records == [kept]
+
+
+@pytest.mark.parametrize("case_sensitive", [False, True])
+def test_postgres_finds_those_of_a_status_by_an_index(postgres, case_sensitive):
+    """Both the page, in its order, and the count of all."""
+    index = "gpucluster_by_status" if case_sensitive else "gpucluster_by_folded_status"
+    given = {"AND": [{"field": "status", "value": "FAILED"}], "case_sensitive": case_sensitive}
+    query = Query(filters=Filters.model_validate(given))
+    plans = []
+    with closing(open_catalog(postgres.make_place())) as catalog:
+        with catalog.writing() as transaction:
+            transaction._execute(
+                "INSERT INTO gpucluster_records"
+                " (ns, kind, id, status, text, searched, created_at, updated_at, version)"
+                " SELECT 'n', 'k', 'r' || n, CASE mod(n, 12) WHEN 0 THEN 'FAILED' ELSE 'DONE' END,"
+                " '', '', n, n, 1 FROM generate_series(1, 12000) n",
+                {},
+            )
+            transaction._execute(
+                "INSERT INTO gpucluster_bodies (key, body)"
+                " SELECT key, '{}' FROM gpucluster_records",
+                {},
+            )
+            transaction._execute("ANALYZE gpucluster_records, gpucluster_bodies", {})
+        with catalog.reading() as transaction:
+            execute = transaction._execute
+
+            def explaining(statement, values):
+                plans.append("\n".join(line for (line,) in execute(f"EXPLAIN {statement}", values)))
+                return execute(statement, values)
+
+            transaction._execute = explaining
+            page = transaction.page("n", "k", query)
+            assert transaction.summary("n", "k", query).count == 1000
+    assert [each.id for each in page.records[:2]] == ["r12000", "r11988"]
+    listed, counted = plans
+    assert re.search(rf"Limit .*\n +-> +Index Scan Backward using {index} ", listed), listed
+    assert re.search(rf"(using|on) {index} ", counted), counted
 
 
 def test_operations_in_any_order_do_what_a_dictionary_does(catalog_url):

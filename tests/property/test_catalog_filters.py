@@ -103,8 +103,9 @@ def leaves(value, path):
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from leaves(inner, (*path, key))
-    elif path and not isinstance(value, list):
-        yield ".".join(path), value
+    elif path:
+        each = value if isinstance(value, list) else [value]
+        yield from ((".".join(path), one) for one in each if not isinstance(one, list | dict))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -161,6 +162,35 @@ def test_every_word_is_compared_with_every_other(catalog, operator):
                 assert found == [r.body["a"] for r in records if holds(filters, r)], (word, case)
         (order,) = walk(transaction, Query(sort="a", direction="asc", limit=100))
     assert order == [r.id for r in sorted(records, key=lambda r: sort_key(r, "a", "asc"))]
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ({"operator": "contains", "value": "RED"}, "ac"),
+        ({"operator": "contains", "value": "re"}, "c"),
+        ({"operator": "contains", "value": 2}, "b"),
+        ({"operator": "contains", "value": True}, "b"),
+        ({"operator": "in", "value": ["big", 2.0]}, "ab"),
+        ({"operator": "nin", "value": ["big", 2.0]}, "cde"),
+        ({"operator": "eq", "value": "big"}, ""),
+        ({"operator": "starts_with", "value": "big"}, ""),
+        ({"operator": "exists"}, "abcd"),
+    ],
+    ids=lambda given: (
+        given if isinstance(given, str) else f"{given['operator']} {given.get('value')}"
+    ),
+)
+def test_lists_know_their_elements(catalog, condition, found):
+    lists = {"a": ["Red", "big"], "b": [1, 2, True, None, ["big"]], "c": "red", "d": {"x": "big"}}
+    with undone(catalog) as transaction:
+        for key, value in lists.items():
+            transaction.create(record(key, body={"of": {"tags": value}}))
+        transaction.create(record("e"))
+        filters = Filters.model_validate({"field": "of.tags", **condition})
+        page = transaction.page("n", "k", Query(filters=filters, sort="id", direction="asc"))
+        assert "".join(each.id for each in page.records) == found
+        assert transaction.summary("n", "k", Query(filters=filters)).count == len(found)
 
 
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
@@ -248,6 +278,9 @@ def test_a_thousand_conditions_are_no_burden(catalog):
         many = [{"field": "a", "operator": "eq", "value": n} for n in range(1000)]
         wide = Filters.model_validate({"OR": many})
         assert len(transaction.page("n", "k", Query(filters=wide)).records) == 1
+        many = [{"field": f"f{n}", "operator": "contains", "value": "x"} for n in range(1000)]
+        none = Filters.model_validate({"NOT": many})
+        assert len(transaction.page("n", "k", Query(filters=none)).records) == 1
         long = {"field": "b", "operator": "nin", "value": [f"v{n}" for n in range(10_000)]}
         query = Query(filters=Filters.model_validate(long))
         assert len(transaction.page("n", "k", query).records) == 1

@@ -2,7 +2,10 @@
 
 The rules are those of `gpucluster.sources.matching`, but a field of a record has no type of its
 own: a value of another type than the given one does not match, and a field that no record has is
-null. Numbers are compared as doubles, times of records as times. Every condition is true or false.
+null. Numbers are compared as doubles, times of records as times.
+
+A condition may be null where it is not true, but for what is denied: so that a database sees plain
+comparisons, which its indexes serve.
 """
 
 from __future__ import annotations
@@ -15,12 +18,12 @@ from typing import Any
 import pyarrow as pa
 
 from gpucluster.errors import ConfigError
-from gpucluster.service.catalog.dialect import Bind, Dialect
+from gpucluster.service.catalog.dialect import Bind, Dialect, Element
 from gpucluster.service.catalog.folding import fold
 from gpucluster.service.catalog.port import COLUMNS
 from gpucluster.service.catalog.rows import is_storable, micros
 from gpucluster.sources.filters import ORDER, TEXTUAL, Condition, Filters
-from gpucluster.sources.matching import CONTRARY, compile_filter, evaluate
+from gpucluster.sources.matching import CONTRARY, OF_ELEMENTS, compile_filter, evaluate
 
 TIMES = ("created_at", "updated_at")
 SIGNS = {"gt": ">", "lt": "<", "gte": ">=", "lte": "<="}
@@ -40,6 +43,7 @@ class Field:
     number: str | None = None
     boolean: str | None = None
     time: str | None = None
+    elements: str | None = None  # a table of them, where it may hold a list
 
 
 def locate(name: str, dialect: Dialect, bind: Bind) -> Field:
@@ -56,6 +60,7 @@ def locate(name: str, dialect: Dialect, bind: Bind) -> Field:
         dialect.text(path, bind),
         dialect.number(path, bind),
         dialect.boolean(path, bind),
+        elements=dialect.elements(path, bind),
     )
 
 
@@ -88,7 +93,7 @@ class Compiler:
         parts = [compiled(item) for item in filters.AND]
         if filters.OR:
             parts.append(joined([compiled(item) for item in filters.OR], "OR"))
-        parts += [f"(NOT {compiled(item)})" for item in filters.NOT]
+        parts += [denied(compiled(item)) for item in filters.NOT]
         return joined(parts, "AND") if parts else "TRUE"
 
     def _condition(self, condition: Condition, *, case_sensitive: bool) -> str:
@@ -100,11 +105,15 @@ class Compiler:
         else:
             negated = operator != condition.operator
             found = self._compare(operator, place, condition, case_sensitive=case_sensitive)
-        found = f"coalesce({found}, FALSE)"
-        return f"(NOT {found})" if negated else found
+            if place.elements and operator in OF_ELEMENTS:
+                asked, one = OF_ELEMENTS[operator], self.dialect.element
+                holds = self._compare(asked, one, condition, case_sensitive=case_sensitive)
+                in_list = f"EXISTS (SELECT 1 FROM {place.elements} WHERE {holds})"
+                found = f"({found} OR {in_list})"
+        return denied(found) if negated else found
 
     def _compare(
-        self, operator: str, place: Field, condition: Condition, *, case_sensitive: bool
+        self, operator: str, place: Field | Element, condition: Condition, *, case_sensitive: bool
     ) -> str:
         """Return a comparison that is not true of what is null or of another type."""
         value: Any = condition.value
@@ -112,7 +121,7 @@ class Compiler:
         texts = [v for v in values if isinstance(v, str)]
         if operator in TEXTUAL:  # numbers contain nothing
             values = texts
-        if place.time:
+        if isinstance(place, Field) and place.time:
             return self._time(operator, place.time, texts)
         parts = []
         texts = [text for text in texts if is_storable(text)]  # of others there is none
@@ -126,7 +135,7 @@ class Compiler:
             elif not isinstance(one, str) and place.number:
                 given = self.dialect.double(_double(one), self.bind)
                 parts.append(f"{place.number} {SIGNS.get(operator, '=')} {given}")
-        return joined([f"coalesce({part}, FALSE)" for part in parts], "OR") if parts else "FALSE"
+        return joined(parts, "OR") if parts else "FALSE"
 
     def _text(self, operator: str, text: str, values: list[str], *, case_sensitive: bool) -> str:
         if operator in ORDER:
@@ -170,6 +179,11 @@ class Compiler:
         if operator == "in":
             return f"{time} IN ({', '.join(times)})"
         return f"{time} {SIGNS.get(operator, '=')} {times[0]}"
+
+
+def denied(condition: str) -> str:
+    """Return the contrary of a condition, which is true or false."""
+    return f"(NOT coalesce({condition}, FALSE))"
 
 
 def joined(parts: Sequence[str], word: str) -> str:

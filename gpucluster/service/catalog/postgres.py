@@ -19,7 +19,7 @@ from gpucluster.errors import (
     StoreError,
 )
 from gpucluster.service.catalog.connections import PATIENCE_S, Connection, SqlCatalog
-from gpucluster.service.catalog.dialect import Bind, Dialect
+from gpucluster.service.catalog.dialect import Bind, Dialect, Element
 from gpucluster.service.catalog.folding import pairs
 from gpucluster.service.catalog.port import Clock, Full, NoRoom
 from gpucluster.service.catalog.statements import Row
@@ -66,11 +66,25 @@ def open_postgres(url: str, clock: Clock) -> SqlCatalog:
     return SqlCatalog(Postgres(url), clock)
 
 
+def _text(node: str) -> str:
+    inner = f"({node} #>> '{{}}') COLLATE \"C\""
+    return f"(CASE jsonb_typeof({node}) WHEN 'string' THEN {inner} END)"
+
+
+def _number(node: str) -> str:
+    return f"(CASE jsonb_typeof({node}) WHEN 'number' THEN ({node})::float8 END)"
+
+
+def _boolean(node: str) -> str:
+    return f"(CASE jsonb_typeof({node}) WHEN 'boolean' THEN ({node})::boolean END)"
+
+
 class PostgresDialect:
     """SQL of PostgreSQL; see `gpucluster.service.catalog.dialect.Dialect`."""
 
     position = "strpos"
     fold = "gpucluster_fold"
+    element = Element(_text("e.value"), _number("e.value"), _boolean("e.value"))
 
     def is_there(self, path: Sequence[str], bind: Bind) -> str:
         """Return whether a field has a value that is not null."""
@@ -78,19 +92,21 @@ class PostgresDialect:
 
     def text(self, path: Sequence[str], bind: Bind) -> str:
         """Return the text that a field holds, ordered by code points."""
-        node = _node(path, bind)
-        inner = f"({node} #>> '{{}}') COLLATE \"C\""
-        return f"(CASE jsonb_typeof({node}) WHEN 'string' THEN {inner} END)"
+        return _text(_node(path, bind))
 
     def number(self, path: Sequence[str], bind: Bind) -> str:
         """Return the number that it holds, as a double."""
-        node = _node(path, bind)
-        return f"(CASE jsonb_typeof({node}) WHEN 'number' THEN ({node})::float8 END)"
+        return _number(_node(path, bind))
 
     def boolean(self, path: Sequence[str], bind: Bind) -> str:
         """Return the boolean that it holds."""
+        return _boolean(_node(path, bind))
+
+    def elements(self, path: Sequence[str], bind: Bind) -> str:
+        """Return a table of the elements of the list that it holds."""
         node = _node(path, bind)
-        return f"(CASE jsonb_typeof({node}) WHEN 'boolean' THEN ({node})::boolean END)"
+        lists = f"CASE jsonb_typeof({node}) WHEN 'array' THEN {node} END"
+        return f"jsonb_array_elements({lists}) AS e (value)"
 
     def double(self, number: str, bind: Bind) -> str:
         """Return a number that Python wrote."""
@@ -132,6 +148,11 @@ class Postgres:
         "text": 'TEXT COLLATE "C"',
         "json": ", fields JSONB NOT NULL GENERATED ALWAYS AS (body::jsonb) STORED",
         "functions": _functions(),
+        # for filters by status, in which case does not count
+        "folded_index": """
+            CREATE INDEX gpucluster_by_folded_status ON gpucluster_records
+            (ns, kind, gpucluster_fold(status), created_at, id) WHERE status IS NOT NULL
+        """,
     }
 
     def __init__(self, url: str) -> None:

@@ -12,8 +12,8 @@ from gpucluster.errors import SchemaTooNewError
 
 Execute = Callable[[str], Sequence[Sequence[object]]]
 
-# {key}, {text}, {json} and {functions} are the database's words. Bodies lie apart, so that going
-# through what is searched and counted reads little.
+# What stands in braces are the database's words. Bodies lie apart, so that going through what is
+# searched and counted reads little.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """
@@ -46,6 +46,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE gpucluster_counters (name {text} PRIMARY KEY, value BIGINT NOT NULL)",
     ),
     ("CREATE INDEX gpucluster_by_age ON gpucluster_records (kind, updated_at)",),
+    ("{folded_index}",),
 )
 VERSION = len(MIGRATIONS)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 
 from gpucluster.errors import ConfigError, InternalError, PermissionRefusedError, StoreError
 from gpucluster.service.catalog.connections import PATIENCE_S, Connection, SqlCatalog
-from gpucluster.service.catalog.dialect import Bind, Dialect
+from gpucluster.service.catalog.dialect import Bind, Dialect, Element
 from gpucluster.service.catalog.folding import fold
 from gpucluster.service.catalog.port import Clock, Full, NoRoom
 from gpucluster.service.catalog.rows import encode_texts, label
@@ -100,6 +100,11 @@ class SqliteDialect:
 
     position = "instr"
     fold = "gpucluster_fold"
+    element = Element(
+        "CASE e.type WHEN 'text' THEN e.atom END",
+        "CASE WHEN e.type IN ('integer', 'real') THEN CAST(e.atom AS REAL) END",
+        "CASE WHEN e.type IN ('true', 'false') THEN e.atom END",
+    )
 
     def is_there(self, path: Sequence[str], bind: Bind) -> str:
         """Return whether a field has a value that is not null."""
@@ -116,6 +121,12 @@ class SqliteDialect:
     def boolean(self, path: Sequence[str], bind: Bind) -> str:
         """Return the boolean that it holds."""
         return self._of_type(("true", "false"), path, bind)
+
+    def elements(self, path: Sequence[str], bind: Bind) -> str:
+        """Return a table of the elements of the list that it holds."""
+        where = _path(path, bind)
+        body = f"CASE json_type(b.body, {where}) WHEN 'array' THEN b.body END"
+        return f"json_each({body}, {where}) e"
 
     def double(self, number: str, bind: Bind) -> str:
         """Return a number as SQLite reads it in JSON, which may differ from Python in a bit."""
@@ -152,6 +163,7 @@ class Sqlite:
         "text": "TEXT",
         "json": "",
         "functions": "SELECT 1",  # they belong to connections
+        "folded_index": "SELECT 1",  # which an index cannot call
     }
     errors: type[Exception] = sqlite3.Error
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import pyarrow as pa
 
 from gpucluster.artifacts import open_store
 from gpucluster.places import Place
@@ -24,12 +21,14 @@ from gpucluster.service.collections.creating import (
 from gpucluster.service.collections.imports import Imports
 from gpucluster.service.collections.incoming import Limits, Upload
 from gpucluster.service.collections.noting import Noting
+from gpucluster.service.collections.opened import Opened
 from gpucluster.service.collections.records import (
     KIND,
     READY,
     Records,
     described,
     files_there,
+    is_of,
     require_ready,
     taken,
 )
@@ -113,7 +112,7 @@ class Library:
         ----------
         ns : str
         collection_id : str
-            Where the request names none.
+            Where the request names none. The same one again is the same request, sent again.
         asked : CreateCollectionRequest
         task_id : str
             Of the import, where there is one.
@@ -129,12 +128,12 @@ class Library:
         TooManyError
             Too many tasks wait.
         """
-        collection_id = asked.collection_id or collection_id
+        asked_as, collection_id = collection_id, asked.collection_id or collection_id
         name = asked.collection_name or collection_id
         with self._catalog.reading() as tx:
             there = tx.get(ns, KIND, collection_id)
-            if there and (not asked.collection_id or there.body.get("task_id") == task_id):
-                return there  # the same request, sent again
+            if there is not None and is_of(there, asked_as):
+                return there
             if there is not None or tx.find(ns, KIND, name) is not None:
                 raise taken(collection_id if there is not None else name)
         draft = Draft(
@@ -148,6 +147,7 @@ class Library:
             "description": asked.description,
             "metadata": asked.metadata,
             "source": connections.noted(asked.source),
+            "asked_as": asked_as,
         }
         record = Record(ns=ns, kind=KIND, id=collection_id, name=name, body=own,
                         text=asked.description or "")  # fmt: skip
@@ -172,7 +172,7 @@ class Library:
         except Taken:
             with self._catalog.reading() as tx:
                 there = tx.get(ns, KIND, collection_id)
-            if there is not None and asked.collection_id is None:
+            if there is not None and is_of(there, asked_as):
                 return there
             if there is None:  # so it is the name, and nobody knows of what was just made
                 remove_folder(self._root / folder_of(ns, collection_id))
@@ -376,25 +376,3 @@ class Library:
             ) from None
         except LookupError:
             raise NotFoundError(f"the files of {opened.version.collection_id} are gone") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A version of a collection, and where it lies.
-
-    Attributes
-    ----------
-    versions : Versions
-    version : Version
-    """
-
-    versions: Versions
-    version: Version
-
-    def ids(self, document_ids: Sequence[str]) -> pa.Array:
-        """Return ids in the type that the collection has; those that it cannot have are left."""
-        type_ = self.version.schema.field(self.version.id_column).type
-        if pa.types.is_string(type_):
-            return pa.array(document_ids, type_)
-        numbers = [int(text) for text in document_ids if re.fullmatch("-?[0-9]{1,19}", text)]
-        return pa.array([n for n in numbers if -(2**63) <= n < 2**63], type_)

@@ -86,6 +86,11 @@ def described(ns: str, version: Version) -> dict[str, Any]:
     }
 
 
+def is_of(record: Record, asked_as: str) -> bool:
+    """Return whether the request that got an id for a new collection has made this one."""
+    return asked_as in {record.id, record.body.get("asked_as")}
+
+
 def taken(name: str) -> ConflictError:
     """Return the refusal of an id or a name that another collection has."""
     return ConflictError(f"there is a collection {name} already")

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from gpucluster.service import tasks
 from gpucluster.service.calls import Reads, Runs
 from gpucluster.service.catalog.port import Record
-from gpucluster.service.collections.library import Opened
+from gpucluster.service.collections.opened import Opened
 from gpucluster.service.collections.versions import Version
 from gpucluster.service.paging import Pages
 from gpucluster.service.waiting import when_over

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from gpucluster.service.answers import as_bytes
 from gpucluster.service.calls import Call, Reads, Runs
-from gpucluster.service.paging import Pages
+from gpucluster.service.paging import Pages, Shown
 from gpucluster.service.refusals import NotFoundError
 from gpucluster.service.tasks import as_answer
 from gpucluster.sources.filters import Condition, Filters
@@ -39,6 +39,9 @@ _EVENT = {  # in the description of the API
 }
 
 
+SHOWN = Shown(model=TaskResponse, kept_as={"additional_data": "data"})
+
+
 @router.post("/list")
 def list_tasks(body: ListTasksRequest, pages: Pages, call: Reads) -> ListTasksResponse:
     """List tasks."""
@@ -47,7 +50,7 @@ def list_tasks(body: ListTasksRequest, pages: Pages, call: Reads) -> ListTasksRe
         of_type = Condition(field="task_type", value=body.task_type)
         filters = Filters(AND=(of_type, *(() if filters is None else (filters,))))
         body = body.model_copy(update={"filters": filters})
-    query = pages.query(body, status=body.status)
+    query = pages.query(body, SHOWN, status=body.status)
     page, summary = call.service.tasks.page(call.ns, query)
     return ListTasksResponse(
         results=[as_answer(record) for record in page.records],

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from gpucluster.service import streams
 from gpucluster.service.calls import Call, Reads, Runs
 from gpucluster.service.catalog.port import Record, Transaction
-from gpucluster.service.paging import Pages
+from gpucluster.service.paging import Pages, Shown
 from gpucluster.service.refusals import ConflictError
 from gpucluster.service.tasks import as_answer as task_answer
 from gpucluster.service.taxonomies import Promoting
@@ -27,6 +27,14 @@ from gpucluster.wire.tasks import DeleteResponse, TaskResponse
 
 router = APIRouter(prefix="/v1", tags=["taxonomies"])
 Version = Annotated[int | None, Parameter(ge=1, description="Omitted: the latest.")]
+
+SHOWN = Shown(
+    model=wire.TaxonomyResponse,
+    made_up={
+        "config": "cluster_id is the one of config.cluster_ids, all else is the same for all",
+        "ready": "all taxonomies are",
+    },
+)
 
 
 @router.post("/clusters/{cluster_identifier}/promote")
@@ -49,7 +57,7 @@ def list_taxonomies(
     body: wire.ListTaxonomiesRequest, pages: Pages, call: Reads
 ) -> wire.ListTaxonomiesResponse:
     """List taxonomies."""
-    page, summary = call.service.taxonomies.page(call.ns, pages.query(body))
+    page, summary = call.service.taxonomies.page(call.ns, pages.query(body, SHOWN))
     types = summary.by_status
     return wire.ListTaxonomiesResponse(
         results=[_answer(record) for record in page.records],

@@ -17,6 +17,7 @@ import pytest
 
 from gpucluster.places import place
 from gpucluster.service.app import make_app
+from gpucluster.service.catalog.port import Query
 from gpucluster.service.collections.creating import Draft
 from gpucluster.service.collections.incoming import Limits
 from gpucluster.service.collections.uploads import given_documents
@@ -96,6 +97,26 @@ def test_a_collection_that_a_server_died_over_is_made_by_the_next_try(server):
     assert made(client, **body)["version"] == 1
     data = service.settings.place / versions.folder / "data"
     assert len(list(data.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["empty", "of files"])
+def test_a_collection_whose_server_died_before_it_answered_is_found_again(server, files, kind):
+    """The second try under a key gets the collection that the first one has made."""
+    client, service = server
+    body = {"collection_id": f"col_{kind.replace(' ', '_')}", "features": FEATURES}
+    if kind == "of files":
+        path = write_table(files / "named.parquet", 3)
+        body |= {"source": {"paths": [str(path)]}}
+    key, other = ({"Idempotency-Key": f"{kind} {n}"} for n in range(2))
+    first = client.post("/v1/collections", json=body, headers=key)
+    assert first.status_code == 201, first.text
+    with service.catalog.writing() as tx:  # as it was when the server died
+        answer = tx.page("default", "idempotency", Query(limit=1)).records[0]
+        tx.delete("default", "idempotency", answer.id)
+    assert client.post("/v1/collections", json=body, headers=other).status_code == 409
+    assert client.post("/v1/collections", json=body).status_code == 409
+    again = client.post("/v1/collections", json=body, headers=key)
+    assert (again.status_code, again.json()) == (201, first.json())
 
 
 def test_pages_of_documents(client):

@@ -9,14 +9,17 @@ import socket
 import time
 from datetime import timedelta
 
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpucluster import __version__
+from gpucluster.errors import InternalError
 from gpucluster.service import housekeeping, retention
 from gpucluster.service.catalog import open_catalog
 from gpucluster.service.jobs import host
 from gpucluster.service.jobs.host import JobHost
+from gpucluster.service.log import logged
 from gpucluster.service.tasks import Job, Tasks
 from tests.helpers.catalogs import Clock, record
 from tests.helpers.serving import TOKEN, Killable, serving
@@ -235,6 +238,56 @@ def test_requests_need_not_be_logged(tmp_path, caplog, log_requests):
         client.get("/v1/clusters/a-name")
     said = [each for each in caplog.records if each.message == "request"]
     assert len(said) == log_requests
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, InternalError])
+def test_an_error_of_the_service_is_logged_once_with_its_request(
+    server, monkeypatch, caplog, error
+):
+    client, service, _ = server
+
+    def failing(*_):
+        raise error("a mistake")
+
+    monkeypatch.setattr(service.definitions, "page", failing)
+    answer = client.post("/v1/clusters/list", json={}, headers={"X-Request-Id": "mine"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "InternalError")
+    (said,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert (said.message, said.exc_info[0]) == ("request failed", error)
+    assert said.fields["request_id"] == answer.headers["X-Request-Id"] == "mine"
+    assert said.fields["route"] == "/v1/clusters/list"
+
+
+def test_an_error_before_any_endpoint_is_answered_and_logged_as_others(server, monkeypatch, caplog):
+    client, service, _ = server
+    monkeypatch.setattr(service.tokens, "remembered", lambda _: 1 / 0)
+    answer = client.get("/v1/clusters/kept")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "InternalError")
+    (said,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert said.fields["request_id"] == answer.headers["X-Request-Id"]
+
+
+def test_an_answer_that_ends_in_its_midst_is_logged_once_and_not_taken_for_whole(
+    server, monkeypatch, capsys
+):
+    client, _, ids = server
+
+    def failing(*_, **__):
+        yield b"a line\n"
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("gpucluster.service.streams.as_lines", failing)
+    path = f"/v1/clusters/{ids['cluster_id']}/data"
+    with logged("json", logging.ERROR):
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.get(path, headers={"X-Request-Id": "mine"})
+        until = time.monotonic() + SECONDS
+        while client.get("/metrics").text.count("in_flight 1.0") == 0:  # it is over
+            assert time.monotonic() < until
+    (line,) = capsys.readouterr().err.splitlines()
+    said = json.loads(line)
+    assert (said["message"], said["request_id"]) == ("request failed", "mine")
+    assert said["exception"].endswith("ZeroDivisionError")
 
 
 # ---- reads of documents
