@@ -27,7 +27,7 @@ from gpucluster.report.drawing.canvas import (
     encoded,
     shorten,
 )
-from gpucluster.report.drawing.cluster_plots import draw_silhouettes
+from gpucluster.report.drawing.cluster_plots import draw_silhouettes, draw_sizes
 from gpucluster.report.drawing.distance_plot import knee
 from gpucluster.report.drawing.flow_plot import draw_flow
 from gpucluster.report.drawing.map_plot import Dots, draw_map
@@ -129,6 +129,9 @@ def test_a_tree_survives_its_table() -> None:
 def test_text_is_one_line_that_fits() -> None:
     assert cut("a\n\x1b[31m  b") == "a ?[31m b"
     assert cut("x" * 40) == "x" * 31 + "\u2026"
+    assert cut("x" * 32) == "x" * 32
+    assert cut("\u65e5" * 40) == "\u65e5" * 15 + "\u2026"  # as wide
+    assert cut("") == ""
 
 
 def test_text_is_cut_to_its_width() -> None:
@@ -218,6 +221,47 @@ def test_a_flow_names_what_died_and_what_was_born() -> None:
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert {"old $x$ (died)  20", "new (born)  15", "noise  5", "money  60"} <= texts
     assert "before\n3 clusters" in texts
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("width", [None, 5])
+def test_nothing_of_a_flow_is_cut_off_by_the_page(number: int, width: float | None) -> None:
+    columns = [
+        Column(
+            title=f"run_{n}{'abcdef' * 4} 2026-11-29",
+            names=["virtual card, disposable, topping up", "\u65e5\u672c\u8a9e" * 9],
+            sizes=np.array([50_000, 40_000]),
+            n_noise=0,
+            identity=np.arange(2, dtype=np.int32),
+            was_born=np.array([n > 0, False]),
+            dies=np.array([n == 0, False]),
+        )
+        for n in range(number)
+    ]
+    links = [np.array([[0, 0, 50_000], [1, 1, 40_000]])] * (number - 1)
+    with drawing():
+        figure = draw_flow(columns, links, Look(width=width))
+        page = figure.bbox
+        for text in figure.axes[0].texts:
+            box = text.get_window_extent()
+            assert page.x0 <= box.x0 <= box.x1 <= page.x1, text.get_text()
+    names = {text.get_text() for text in figure.axes[0].texts}
+    assert any(name.endswith("(died)  50,000") for name in names)
+
+
+def test_small_sizes_are_counted_in_whole_documents() -> None:
+    with drawing():
+        figure = draw_sizes(
+            np.array([2, 1]),
+            np.arange(2, dtype=np.int32),
+            ["a", "b"],
+            Look(),
+            n_noise=0,
+            entropy=0.9,
+        )
+        figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == sorted(set(labels))
 
 
 def test_many_clusters_flow_together() -> None:

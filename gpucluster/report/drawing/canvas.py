@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from unicodedata import east_asian_width
 
 from gpucluster.errors import BackendUnavailableError, ConfigError, FallbackWarning
 from gpucluster.notation import describe, is_number, nearest
@@ -231,9 +234,12 @@ def known(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def cut(text: str, most: int = MOST_CHARACTERS) -> str:
-    """Return text as one line that is not too long."""
+    """Return text as one line that is not too long; letters of East Asia are two wide."""
     line = one_line(text)
-    return line if len(line) <= most else line[: most - 1].rstrip() + "\u2026"
+    ends = list(accumulate(1 + (east_asian_width(letter) in "WF") for letter in line))
+    if not line or ends[-1] <= most:
+        return line
+    return line[: bisect_right(ends, most - 1)].rstrip() + "\u2026"
 
 
 def shorten(text: Text, width: float) -> None:

@@ -226,11 +226,13 @@ def _histogram(axes: Axes, values: Any, edges: Any, look: Look, colour: Any) -> 
 
 def _count_axes(axes: Axes, *, is_logarithmic: bool, is_across: bool) -> None:
     """Write counts as people do, with commas and not as powers."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     axis = axes.xaxis if is_across else axes.yaxis
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if is_logarithmic:
         axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(integer=True))
     if axes.get_xscale() == "log" and not is_across:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

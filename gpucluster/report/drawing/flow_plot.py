@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from gpucluster.report.drawing.canvas import Look, cut
+from gpucluster.report.drawing.canvas import MOST_CHARACTERS, Look, cut, shorten
 from gpucluster.report.drawing.palette import cluster_colour
 from gpucluster.report.flow import Bars, Column, arrange, most_documents, ribbons
 from gpucluster.types import NOISE
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BAR: Final = 0.035  # the width of a bar, of the distance between runs
 FREE: Final = 0.28  # of the height, for what lies between bars
 NAME_INCHES: Final = 0.13
+LEAST_CHARACTERS: Final = 5  # of a name, however little room there is
+SIDE_INCHES: Final = 2.0  # on either side, for names
+RUN_INCHES: Final = 2.6  # from run to run
 CURVE: Final = 30  # points of the edge of a ribbon
 
 
@@ -48,8 +51,10 @@ def draw_flow(columns: Sequence[Column], links: Sequence[Any], look: Look) -> Fi
         many documents are in both.
     look : Look
     """
-    figure = look.page(4.4 + 2.6 * (len(columns) - 1), 7.0)
-    axes = look.framed(figure, 2.0, 0.12, 2.0, 0.55)
+    from matplotlib.transforms import offset_copy
+
+    figure = look.page(0.4 + 2 * SIDE_INCHES + RUN_INCHES * (len(columns) - 1), 7.0)
+    axes = look.framed(figure, SIDE_INCHES, 0.12, SIDE_INCHES, 0.55)
     axes.set_axis_off()
     axes.set_xlim(0, len(columns) - 1)
     axes.set_ylim(1, 0)
@@ -61,11 +66,16 @@ def draw_flow(columns: Sequence[Column], links: Sequence[Any], look: Look) -> Fi
     for position, each in enumerate(placed):
         is_first, is_last = position == 0, position == len(placed) - 1
         _draw_bars(axes, look, position, each, is_first=is_first, is_last=is_last)
-        side = "right" if is_first else "left" if is_last else "center"
-        at = position + (-BAR if is_first else BAR if is_last else 0)
+        side = "left" if is_first else "right" if is_last else "center"
         style: Any = {"ha": side, "va": "bottom", "fontsize": 9, "fontweight": "bold"}
-        text = f"{cut(each.bars.column.title)}\n{len(each.bars.column.sizes):,} clusters"
-        look.write(axes, at, -0.015, text, **style)
+        title = look.write(axes, position, -0.015, cut(each.bars.column.title), **style)
+        room = axes.bbox.width / (len(columns) - 1)
+        if is_first or is_last:  # it begins at the edge of the page
+            room = room / 2 + axes.bbox.x0
+            margin = 0.95 * axes.bbox.x0 / figure.dpi * (1 if is_last else -1)
+            title.set_transform(offset_copy(axes.transData, figure, margin, 0))
+        shorten(title, 0.9 * room)
+        title.set_text(f"{title.get_text()}\n{len(each.bars.column.sizes):,} clusters")
     return figure
 
 
@@ -105,6 +115,7 @@ def _draw_bars(
     figure: Any = axes.figure
     height = axes.get_position().height * figure.get_size_inches()[1]
     side = -1 if is_first else 1
+    room = 0.98 * axes.bbox.x0 - BAR * axes.bbox.width / np.ptp(axes.get_xlim())
     free = -1.0
     for bar in placed.bars.shown:
         top, high = placed.tops[bar], placed.high(bar)
@@ -124,14 +135,17 @@ def _draw_bars(
             continue  # it would stand by another bar
         free = middle + NAME_INCHES / height
         style: Any = {"ha": "right" if is_first else "left", "va": "center", "fontsize": 7}
-        text = _text(placed.bars, bar)
-        look.write(axes, position + side * BAR, middle, text, clip_on=False, **style)
+        text = look.write(axes, position + side * BAR, middle, "", clip_on=False, **style)
+        for most in range(MOST_CHARACTERS, LEAST_CHARACTERS, -1):
+            text.set_text(_text(placed.bars, bar, most))
+            if text.get_window_extent().width <= room:
+                break
 
 
-def _text(bars: Bars, bar: int) -> str:
+def _text(bars: Bars, bar: int, most: int) -> str:
     fate = bars.fate_of(bar)
     mark = f" ({fate})" if fate else ""
-    return f"{cut(bars.name_of(bar), 24)}{mark}  {int(bars.sizes[bar]):,}"
+    return f"{cut(bars.name_of(bar), most)}{mark}  {int(bars.sizes[bar]):,}"
 
 
 def _colour(bars: Bars, bar: int, look: Look) -> Any:

@@ -2,7 +2,9 @@
 
 import { colourOf, css, theme, whenThemeChanges } from "./colours.js";
 import { count, decimal, h, scrolling } from "./elements.js";
+import { descendants, nameOf } from "./linked.js";
 
+const SLICES = 6; // colours of a cluster's parts that are shown
 const MORE = 50; // rows at a time, unless another number is asked for
 const COLUMNS = [
   ["name", "Cluster", (row) => row.name.toLowerCase()],
@@ -11,11 +13,6 @@ const COLUMNS = [
   ["least", "Least cos", (row) => row.min_cosine_similarity],
   ["level", "Level", (row) => row.hierarchy_level],
 ];
-
-/** Return what a cluster is called: by its label, else its keywords, else its id. */
-export function nameOf(cluster) {
-  return cluster.label || (cluster.keywords ?? []).slice(0, 4).join(", ") || cluster.cluster_id;
-}
 
 export class ClusterTable {
   #rows;
@@ -36,6 +33,7 @@ export class ClusterTable {
     this.examples = examples;
     this.searched = searched;
     this.#rows = clusters.map((cluster, index) => ({ ...cluster, index, name: nameOf(cluster) }));
+    this.families = descendants(clusters);
     this.largest = this.#rows.reduce((most, row) => Math.max(most, row.num_members), 1);
     this.hasLevels = this.#rows.some((row) => row.hierarchy_level > 0);
     this.search = h("input", { type: "search", input: () => this.#find() });
@@ -49,9 +47,10 @@ export class ClusterTable {
     this.#show();
   }
 
-  /** Mark a cluster, by its index; null: none. */
+  /** Mark a cluster, by its index; null: none. One that is not seen comes below the others. */
   mark(index) {
     this.#chosen = index;
+    if (index !== null && !this.rows.querySelector(`button[data-index="${index}"]`)) this.#show();
     for (const button of this.rows.querySelectorAll("button[data-index]")) {
       const isChosen = Number(button.dataset.index) === index;
       button.setAttribute("aria-pressed", String(isChosen));
@@ -90,13 +89,16 @@ export class ClusterTable {
     fitting.sort((a, b) => compared(value(a), value(b), direction) || a.index - b.index);
     this.found.textContent = `${count(fitting.length)} of ${count(this.#rows.length)}`;
     const shown = this.#isWhole ? fitting : fitting.slice(0, this.#most);
+    const left = fitting.length - shown.length;
+    const chosen = fitting.indexOf(this.#rows[this.#chosen]);
+    if (chosen >= shown.length) shown.push(fitting[chosen]);
     const add = () => {
+      const first = this.#most;
       this.#most += this.#step;
       this.#show();
-      this.rows.querySelectorAll("button[data-index]")[shown.length].focus();
+      this.rows.querySelectorAll("button[data-index]")[first].focus();
     };
-    const more = fitting.length > shown.length && h("button", { type: "button", click: add },
-      `Show ${Math.min(this.#step, fitting.length - shown.length)} more`);
+    const more = left > 0 && h("button", { type: "button", click: add }, `Show ${Math.min(this.#step, left)} more`);
     this.rows.replaceChildren(scrolling("Clusters", h("table", {},
       h("thead", {}, h("tr", {}, this.#columns().map((column) => this.#heading(column)))),
       h("tbody", {}, shown.map((row) => [this.#row(row), this.#opened(row)])))), more || "");
@@ -123,7 +125,7 @@ export class ClusterTable {
   #row(row) {
     const isChosen = row.index === this.#chosen;
     const swatch = h("span", { class: "swatch" });
-    swatch.style.background = css(colourOf(row.index, theme()));
+    swatch.style.background = this.#colour(row.index);
     const bar = h("span", { class: "bar", "aria-hidden": "true" });
     bar.style.width = `${(100 * row.num_members) / this.largest}%`;
     const button = h("button", { type: "button", class: "pick", "data-index": row.index, "aria-pressed": String(isChosen),
@@ -137,6 +139,17 @@ export class ClusterTable {
       h("td", { class: "number" }, decimal(row.mean_cosine_similarity)),
       h("td", { class: "number" }, decimal(row.min_cosine_similarity)),
       this.hasLevels && h("td", { class: "number" }, count(row.hierarchy_level)));
+  }
+
+  /** Return the colour of a cluster's dots; of one with parts, whose dots are theirs, their colours. */
+  #colour(index) {
+    const colours = [...this.families.get(index)]
+      .filter((each) => this.families.get(each).size === 1)
+      .sort((a, b) => this.#rows[b].num_members - this.#rows[a].num_members)
+      .slice(0, SLICES).map((each) => css(colourOf(each, theme())));
+    if (colours.length === 1) return colours[0];
+    const slice = 100 / colours.length;
+    return `conic-gradient(${colours.map((each, i) => `${each} ${i * slice}% ${(i + 1) * slice}%`).join(", ")})`;
   }
 
   #opener(row) {

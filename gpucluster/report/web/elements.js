@@ -36,6 +36,8 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
 
 export const count = (n) => (n === null || n === undefined ? "–" : whole.format(n));
+/** Return a number of things, by their word in the plural: "1 document", "2 documents". */
+export const many = (n, things) => `${count(n)} ${n === 1 ? things.slice(0, -1) : things}`;
 export const roughly = (n) => short.format(n);
 
 export function decimal(x) {

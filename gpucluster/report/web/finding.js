@@ -1,7 +1,7 @@
 // Documents of a report: those that a word is in, and examples of a cluster.
 
-import { nameOf } from "./cluster_table.js";
 import { count, h } from "./elements.js";
+import { nameOf } from "./linked.js";
 
 const MOST = 50; // documents that are listed
 const EXAMPLES = 5;
@@ -42,7 +42,7 @@ export function finder(clusters, documents, known, picture) {
 
 /** Say of how many documents id and text are here, and why not of all. */
 export function knownOf({ count: n, num_texts: texts, has_texts: hasTexts, reason }, total) {
-  const which = n < total ? `${count(n)} of ${count(total)} documents are` : `All ${count(total)} documents are`;
+  const which = n < total ? `${count(n)} of ${count(total)} documents are` : total === 1 ? "The one document is" : `All ${count(total)} documents are`;
   const what = texts === n ? `${which} here with their texts` : texts > 0 ? `${which} here, ${count(texts)} with a text` : `${which} here by their ids`;
   const why = !hasTexts ? "; texts were left out" : reason ? `; there are no texts: ${reason}` : "";
   const rest = n < total ? ": examples of each cluster first, then a uniform sample" : "";

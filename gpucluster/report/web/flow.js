@@ -1,7 +1,7 @@
 // What became of the clusters of the run before: bars as high as they have documents, and ribbons.
 
 import { colourOf, css, theme, whenThemeChanges } from "./colours.js";
-import { count, h, s } from "./elements.js";
+import { count, h, many, s } from "./elements.js";
 
 const [WIDTH, BAR] = [100, 3]; // of the picture, which is as wide as there is room
 const TALL = 360; // pixels of all documents of the larger run
@@ -71,13 +71,13 @@ export function flow({ columns, ribbons }, choose, signal) {
     return list;
   });
   const titles = columns.map(({ title, num_clusters: n }) =>
-    h("p", {}, h("strong", {}, title), ` ${count(n)} ${n === 1 ? "cluster" : "clusters"}`));
+    h("p", {}, h("strong", {}, title), ` ${many(n, "clusters")}`));
   const picture = s("svg", { viewBox: `0 0 ${WIDTH} ${height}`, height, preserveAspectRatio: "none", "aria-hidden": "true" }, shapes, bars);
   return h("figure", { class: "flow" },
     h("div", { class: "runs" }, titles), h("div", { class: "sides" }, names[0], picture, names[1]), said);
 }
 
-const documents = (n) => `${count(n)} ${n === 1 ? "document" : "documents"}`;
+const documents = (n) => many(n, "documents");
 const slot = (bar, scale) => Math.max(bar.size * scale, ROW) + GAP;
 
 /** Return where each bar is, and from where on its ribbons start. */

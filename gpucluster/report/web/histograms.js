@@ -1,6 +1,6 @@
 // Distributions as small bars.
 
-import { count, decimal, h, s } from "./elements.js";
+import { count, decimal, h, many, s } from "./elements.js";
 
 const [WIDTH, HEIGHT, GAP] = [300, 110, 1];
 const BINS = 24; // of sizes, at most
@@ -23,7 +23,7 @@ export function bySize(title, unit, sizes) {
   const counts = new Array(edges.length - 1).fill(0);
   for (const size of sizes) counts[edges.findLastIndex((edge) => edge <= size)] += 1;
   const name = (i) => (edges[i + 1] - edges[i] === 1 ? count(edges[i]) : `${count(edges[i])} to ${count(edges[i + 1] - 1)}`);
-  return bars(title, unit, counts, name, `${count(edges[0])} documents`, count(edges.at(-1) - 1));
+  return bars(title, unit, counts, name, many(edges[0], "documents"), count(edges.at(-1) - 1));
 }
 
 function bars(title, unit, counts, name, low, high) {
@@ -33,10 +33,10 @@ function bars(title, unit, counts, name, low, high) {
   const y = (n) => HEIGHT - Math.max(least(n), (HEIGHT * n) / most);
   const at = counts.indexOf(most);
   return h("figure", { class: "histogram" },
-    h("figcaption", {}, h("span", {}, title), h("span", { class: "hint" }, `most: ${count(most)} ${unit}`)),
+    h("figcaption", {}, h("span", {}, title), h("span", { class: "hint" }, `most: ${many(most, unit)}`)),
     s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none",
-      "aria-label": `${title}, from ${low} to ${high}; most, ${count(most)} ${unit}, at ${name(at)}` },
+      "aria-label": `${title}, from ${low} to ${high}; most, ${many(most, unit)}, at ${name(at)}` },
       counts.map((n, i) => s("rect", { x: i * width, y: y(n), width: Math.max(1, width - GAP), height: HEIGHT - y(n) },
-        s("title", {}, `${name(i)}: ${count(n)} ${unit}`)))),
+        s("title", {}, `${name(i)}: ${many(n, unit)}`)))),
     h("p", { class: "range" }, h("span", {}, low), h("span", {}, high)));
 }

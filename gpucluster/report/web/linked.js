@@ -1,7 +1,11 @@
-// How the clusters of a run hang together, and what is said of one that was chosen.
+// What the clusters of a run are called, how they hang together, and what is said of one.
 
-import { nameOf } from "./cluster_table.js";
 import { count, decimal, facts, h } from "./elements.js";
+
+/** Return what a cluster is called: by its label, else its keywords, else its id. */
+export function nameOf(cluster) {
+  return cluster.label?.trim() || (cluster.keywords ?? []).slice(0, 4).join(", ") || cluster.cluster_id;
+}
 
 /** Return {index: set of its own index and those of all clusters below it}. */
 export function descendants(clusters) {

@@ -1,7 +1,7 @@
 // The map of a run: its members as dots, to move about in, ask and isolate.
 
 import { GROUND, css, theme, whenThemeChanges } from "./colours.js";
-import { count, decimal, h } from "./elements.js";
+import { count, decimal, h, many } from "./elements.js";
 import { ZOOM, listen } from "./gestures.js";
 import { Look, MODES } from "./looks.js";
 import { middlesOf } from "./middles.js";
@@ -359,7 +359,7 @@ function explained(legend) {
   const classes = legend.entries.map(({ name, colour }) => {
     const swatch = h("span", { class: "swatch" });
     swatch.style.background = css(colour);
-    return h("span", { class: "class" }, swatch, name);
+    return h("span", { class: "class", title: name }, swatch, h("span", { class: "called" }, name));
   });
   return legend.more ? [...classes, h("span", {}, `and ${count(legend.more)} more`)] : classes;
 }
@@ -372,4 +372,4 @@ async function save(map) {
 }
 
 export const drawn = (points, total) =>
-  points.length < total ? `${count(points.length)} of ${count(total)} documents` : `${count(total)} documents`;
+  points.length < total ? `${count(points.length)} of ${many(total, "documents")}` : many(total, "documents");

@@ -1,6 +1,6 @@
 // Names on a map: those of the largest clusters for which there is room, more as one comes nearer.
 
-import { count, h } from "./elements.js";
+import { h, many } from "./elements.js";
 
 const [SMALLEST, LARGEST] = [11, 17]; // letters, in pixels
 const NARROW = 700; // pixels of a map below which the largest are smaller
@@ -150,7 +150,7 @@ export class Names {
         shown.lines = lines;
       }
       const { button } = shown;
-      button.setAttribute("aria-label", `${this.nameOf(index)}, ${count(number)} documents`);
+      button.setAttribute("aria-label", `${this.nameOf(index)}, ${many(number, "documents")}`);
       button.setAttribute("aria-pressed", String(index === picked));
       button.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
     }

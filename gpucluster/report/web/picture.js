@@ -1,9 +1,8 @@
 // The clusters of a report on a map, with what is known of its points.
 
 import { columnsOf } from "./blocks.js";
-import { nameOf } from "./cluster_table.js";
 import { count, h } from "./elements.js";
-import { descendants, described, parentsOf } from "./linked.js";
+import { descendants, described, nameOf, parentsOf } from "./linked.js";
 import { ClusterMap, drawn, framed } from "./map.js";
 import { Points } from "./points.js";
 
@@ -46,8 +45,10 @@ export class Picture {
 
   /** Isolate a cluster with those below it; null: none. */
   choose(index) {
+    const hadFocus = this.about.contains(document.activeElement);
     this.about.replaceChildren(
       ...(index === null ? [] : described(this.clusters[index], () => this.choose(null))));
+    if (hadFocus && this.map) this.map.canvas.focus({ preventScroll: true }); // its button is gone
     if (this.map) this.map.isolate(index === null ? this.#found : this.#families.get(index), index);
     this.told(index);
   }
@@ -84,7 +85,8 @@ export class Picture {
     const { length, placed, few, unplaced } = this.head;
     const rest = unplaced ? ` ${count(unplaced)} more joined clusters after the fit, and have no place here.` : "";
     if (length === placed) return `${drawn({ length }, placed)}.${rest}`;
+    const kept = few > 0 ? `, and every cluster at least ${few}, as far as it has so many` : "";
     return `${count(length)} of ${count(placed)} documents: drawn so that sparse places keep more of `
-      + `theirs than dense ones, and every cluster at least ${few}, as far as it has so many.${rest}`;
+      + `theirs than dense ones${kept}.${rest}`;
   }
 }

@@ -34,6 +34,9 @@ async function show(main) {
   };
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
+  main.addEventListener("keydown", (event) => { // the map ends it by itself
+    if (event.key === "Escape" && !event.defaultPrevented && event.target.type !== "search") picture.choose(null);
+  });
   main.replaceChildren(...[
     head(run),
     notes("Should be clustered anew", run.reasons, "warn"),

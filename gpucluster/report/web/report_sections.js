@@ -1,9 +1,9 @@
 // The sections of a report beside its map and its clusters.
 
-import { nameOf } from "./cluster_table.js";
 import { count, decimal, duration, facts, h, scrolling, when } from "./elements.js";
 import { flow } from "./flow.js";
 import { bySize, histogram } from "./histograms.js";
+import { nameOf } from "./linked.js";
 
 const LINKS = 20; // of the lineage at a time
 const SECONDS = 1000;
@@ -104,7 +104,8 @@ export function lineage(found, clusters, choose, signal) {
     facts(Object.entries(found.counts).map(([kind, n]) => [capital(kind), count(n)])),
     found.flow
       ? flow(found.flow, choose, signal)
-      : h("p", { class: "hint" }, "The flow is not drawn: the run before, or a cluster in it or in this one, is not there."),
+      : h("p", { class: "hint" }, "The flow is not drawn: the run before, or a cluster in it or in this one, is not there or damaged."),
+    h("p", { class: "hint" }, "Documents, and their shares of a cluster, are those that are in both runs."),
     scrolling("Clusters of both runs", h("table", {},
       h("thead", {}, h("tr", {}, words.map((word, i) => h("th", { scope: "col", class: i > 2 ? "number" : null }, word)))),
       rows)),

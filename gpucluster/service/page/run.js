@@ -1,10 +1,10 @@
 // One run: how far it is, and what came of it.
 
 import { reason } from "./charts.js";
-import { ClusterTable, nameOf } from "./cluster_table.js";
+import { ClusterTable } from "./cluster_table.js";
 import { badge, count, decimal, duration, facts, h, notes, problem, roughly, say, to, when } from "./elements.js";
 import { follow, Speed } from "./following.js";
-import { descendants, described, parentsOf } from "./linked.js";
+import { descendants, described, nameOf, parentsOf } from "./linked.js";
 import { ClusterMap, drawn, framed } from "./map.js";
 import { read } from "./members.js";
 import { api, call } from "./session.js";

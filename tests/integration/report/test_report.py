@@ -219,7 +219,7 @@ def test_a_table_has_as_many_clusters_as_a_run_may_have(tab):
 def test_clusters_that_nobody_joined_have_a_bar_of_their_own(tab):
     tab.evaluate(SIZES % script_of("histograms.js"), [0, 0, 3, 1, 1, 1])
     shown = [each.text_content() for each in tab.query_selector_all("rect title")]
-    assert shown == ["0: 2 clusters", "1: 3 clusters", "2: 0 clusters", "3: 1 clusters"]
+    assert shown == ["0: 2 clusters", "1: 3 clusters", "2: 0 clusters", "3: 1 cluster"]
     assert tab.inner_text(".range span:first-child") == "0 documents"
 
 
