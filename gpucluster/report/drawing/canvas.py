@@ -165,7 +165,8 @@ def drawing() -> Iterator[None]:
         raise BackendUnavailableError(
             "a plot needs Matplotlib, which is missing", hint="pip install 'gpucluster[plot]'"
         ) from error
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _MISSING.pattern)  # `encoded` tells of these
         mpl.rcdefaults()
         fixed: Any = {"svg.hashsalt": "gpucluster", "svg.fonttype": "none", "pdf.fonttype": 42}
         mpl.rcParams.update(fixed | {"font.family": families()})
