@@ -93,6 +93,8 @@ def report_file(path: str | Path | None, run_id: str) -> Path:
     ------
     ConfigError
         Its name does not end in ``.html``, or it lies on no disk.
+    StoreError
+        Its folder is not there.
     """
     if path is None:
         return Path(f"report-{run_id}.html").absolute()

@@ -207,6 +207,6 @@ def _short(paths: list[str]) -> Iterator[str]:
     """Yield paths; of many in one folder, that."""
     folders = {str(PurePosixPath(path).parent) for path in paths}
     if len(paths) > MOST_PATHS and len(folders) == 1 and "://" not in paths[0]:
-        yield folders.pop()
+        yield one_line(folders.pop())
     else:
         yield from map(one_line, paths)

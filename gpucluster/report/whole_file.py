@@ -22,19 +22,28 @@ _KINDS = {
 def on_disk(path: str | Path) -> Path:
     """Return the file that a path names, in which ``~`` stands for a user's folder.
 
+    It is asked for before the work whose result is written, which may take long.
+
     Raises
     ------
     ConfigError
         It would lie in a bucket, or with a user who is not known here.
+    StoreError
+        Its folder is not there.
     """
     if is_address(str(path)):
         raise ConfigError(
             f"got {str(path)!r}, expected a file on a disk", hint="write it there, then copy it"
         )
     try:
-        return Path(path).expanduser().absolute()
+        file = Path(path).expanduser().absolute()
     except RuntimeError as error:
         raise ConfigError(f"got {str(path)!r}, whose user is not known here") from error
+    if not file.parent.is_dir():
+        raise StoreError(
+            f"cannot write {file}: there is no such folder", hint="make it, or name another one"
+        )
+    return file
 
 
 def write_whole(path: Path, content: bytes) -> None:

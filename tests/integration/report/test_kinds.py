@@ -474,6 +474,9 @@ def test_the_command(world, tmp_path, monkeypatch):
     kmeans = ("--algorithm", "kmeans", "--param", "n_clusters=3", "--out", "out")
     refused = call("run", world.data, *kmeans, "--report", "report.pdf")
     assert refused.exit_code == 2
+    refused = call("run", world.data, *kmeans, "--report", "none/report.html")
+    assert refused.exit_code != 0
+    assert "there is no such folder" in refused.stderr
     assert not (tmp_path / "out").exists()
     done = call("run", world.data, *kmeans, "--report", "r.html")
     assert done.exit_code == 0, done.stderr
