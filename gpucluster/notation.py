@@ -66,6 +66,13 @@ def is_number(value: object, kind: type = Real) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def yes_or_no(path: str, value: object) -> bool:
+    """Return True or False; a `ConfigError` for what only counts as one of them: "no" is true."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"got {describe(value)}, expected True or False", path=path, got=value)
+    return value
+
+
 def describe(value: object, limit: int = 60) -> str:
     """Return `value` as it may stand in a one-line message."""
     try:

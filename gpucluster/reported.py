@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import ConfigError
 from gpucluster.events import CancelToken, Observer, Reporter, ignore
-from gpucluster.notation import describe, is_number
+from gpucluster.notation import describe, is_number, yes_or_no
 from gpucluster.types import MAX_MAP_POINTS
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def report(
     opened = latest_run(run)
     check_is_run(opened)
     file = report_file(path, opened.run_id)
-    manner = Manner(REPORT, _checked(max_points, MAX_MAP_POINTS), texts, text_column)
+    most = _checked(max_points, MAX_MAP_POINTS)
+    manner = Manner(REPORT, most, yes_or_no("texts", texts), text_column)
     page = _page(opened, manner, data, observer, cancel)
     write_whole(file, page)
     return file
@@ -101,7 +102,7 @@ def report_file(path: str | Path | None, run_id: str) -> Path:
     from gpucluster.report.whole_file import on_disk
 
     file = on_disk(path)
-    if file.suffix not in SUFFIXES:
+    if file.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"got {str(path)!r}, expected a name that ends in .html", path="report")
     return file
 
@@ -144,7 +145,8 @@ def map_of(
     """Return the map of a run, for a notebook; see `gpucluster.Run.map`."""
     from gpucluster.report.gathering import MAP, Manner
 
-    manner = Manner(MAP, _checked(max_points, MAP_POINTS), texts, text_column, MAP_BYTES)
+    most = _checked(max_points, MAP_POINTS)
+    manner = Manner(MAP, most, yes_or_no("texts", texts), text_column, MAP_BYTES)
     page = _page(run, manner, data, None, None)
     return MapView(page, f"Map of {run.run_id}")
 

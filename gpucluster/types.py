@@ -27,6 +27,7 @@ else:
 NOISE = -1
 Storage = Literal["memory", "disk"]  # where matrices of all rows lie
 StorageRequest = Literal["auto", "memory", "disk"]
+DisplayMethod = Literal["umap", "pca", "ipca", "tsne", "none"]
 ExecutorName = Literal["local", "dask"]
 USUAL_THRESHOLD = 0.5  # cosine similarity; it says little before the vectors are known
 MAX_MAP_POINTS = 1_000_000  # that the map of a report shows

@@ -38,6 +38,7 @@ class Changes:
         self._change(options, "hierarchical", "vector_config.hierarchical")
         self._change(options, "sample_size", "vector_config.sample_size")
         self._change(options, "random_state", "random_state")
+        self._change_map(written, options["map"])
         self._change_features(options["feature"])
         self._change_filters(options["filter"])
         self._change_algorithm(written, options["algorithm"], options["param"])
@@ -63,6 +64,13 @@ class Changes:
         if options[name] is not None:
             self.fields[name] = options[name]
             self.origins[path] = origin(name)
+
+    def _change_map(self, written: ClusterDefinition, method: str | None) -> None:
+        if method is not None:
+            settings = written.vector_config.dimension_reduction
+            known = settings.model_dump(exclude_unset=True) if settings else {}
+            self.fields["dimension_reduction"] = known | {"method": method}
+            self.origins["vector_config.dimension_reduction.method"] = origin("map")
 
     def _change_features(self, uris: Sequence[str]) -> None:
         if uris:

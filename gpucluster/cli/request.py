@@ -16,7 +16,7 @@ from gpucluster.device.select import DeviceRequest
 from gpucluster.dialects import DEFINITION_SUFFIXES, read_body
 from gpucluster.notation import parse_body
 from gpucluster.places import place
-from gpucluster.types import ExecutorName, StorageRequest
+from gpucluster.types import DisplayMethod, ExecutorName, StorageRequest
 
 if TYPE_CHECKING:
     from gpucluster.definition import ClusterDefinition
@@ -70,6 +70,11 @@ _options: tuple[_Option, ...] = (
         metavar="FIELD=VALUE",
         help="Only rows that match, instead of the definition's; or a JSON object of conditions. "
         "Of several, all hold.",
+    ),
+    click.option(
+        "--map",
+        type=click.Choice(get_args(DisplayMethod)),
+        help="Coordinates for pictures, by this method. Default: none.",
     ),
     click.option("--hierarchical", is_flag=True, default=None, help="Divide clusters further."),
     click.option("--sample-size", type=int, metavar="N", help="Cluster this many rows only."),

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 N_CLUSTERS = 10  # in the table, unless another number is asked for
 
 
+def _named(_: click.Context, __: click.Parameter, file: str | None) -> str | None:
+    """Say what is wrong with the name of a report, before an input is missed too."""
+    from gpucluster.errors import ConfigError
+    from gpucluster.reported import report_file
+
+    if file:
+        try:
+            report_file(file, "")
+        except ConfigError as error:
+            raise click.BadParameter(str(error)) from error
+    return file
+
+
 @click.command(context_settings=SETTINGS)
 @request_options
 @click.option(
@@ -22,6 +35,7 @@ N_CLUSTERS = 10  # in the table, unless another number is asked for
     metavar="[FILE]",
     is_flag=False,
     flag_value="",
+    callback=_named,
     help="Write the report of the run as well, into FILE (.html). Default: report-RUN.html in the "
     "working folder.",
 )
@@ -41,7 +55,7 @@ def run(voice: Voice, *, report: str | None, **options: Any) -> None:
     gpucluster run docs.parquet --algorithm hdbscan --param min_cluster_size=20
     gpucluster run docs.parquet --steps whitening,umap --step-param umap.n_components=15
     gpucluster run topics.yaml --json | jq .metrics
-    gpucluster run topics.yaml --report topics.html
+    gpucluster run docs.parquet --map umap --report topics.html
     """
     from contextlib import closing
     from datetime import UTC, datetime
@@ -51,13 +65,10 @@ def run(voice: Voice, *, report: str | None, **options: Any) -> None:
     from gpucluster.cli.progress import watcher
     from gpucluster.cli.report import report_in_sight
     from gpucluster.cli.result import leave_partial, show_run
-    from gpucluster.reported import report_file
 
     request = read_request(options)
     data = request.data
     _check_enrichable(request)
-    if report:
-        report_file(report, "")  # what is wrong with its name is said before any work
     kept = "a fresh run keeps nothing; start it again" if request.fresh else "resume"
     begun = datetime.now(UTC)
     with closing(watcher(voice)) as observer:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpucluster.errors import ConfigError
 from gpucluster.metrics.quality import size_entropy
+from gpucluster.notation import yes_or_no
 from gpucluster.plots.rows import Grouped, column_of, parts_of, require_clusters
 from gpucluster.report.documents import classes_of
 from gpucluster.report.drawing import cluster_plots, map_plot
@@ -57,7 +58,7 @@ def draw_map(
         base = run.manifest.base_run_id
         hint = "documents that join clusters get none"
         if base is None:
-            hint = "its definition needs dimension_reduction: {method: umap}"
+            hint = "it needs --map umap, or dimension_reduction: {method: umap} in its definition"
         elif run.manifest.taxonomy is None:  # a taxonomy has no documents, and no map
             hint += f"; draw {base}"
         raise ConfigError(f"{run.run_id} has no coordinates", path="run", hint=hint)
@@ -69,7 +70,7 @@ def draw_map(
         similarity = grouped.table["cosine_similarity_to_centroid"].to_numpy(zero_copy_only=False)
         similarity = similarity[shown]
     dots = map_plot.Dots(coordinates[shown], labels[shown], names, similarity)
-    return map_plot.draw_map(dots, look, legend=legend)
+    return map_plot.draw_map(dots, look, legend=yes_or_no("legend", legend))
 
 
 def _classes(run: Run, grouped: Grouped, data: Any) -> tuple[Labels, list[str]]:

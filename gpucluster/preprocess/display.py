@@ -14,7 +14,7 @@ from gpucluster.preprocess.base import Step
 from gpucluster.preprocess.pca import PCA
 from gpucluster.preprocess.tsne import TSNE
 from gpucluster.preprocess.umap import UMAP
-from gpucluster.types import Cost
+from gpucluster.types import Cost, DisplayMethod
 
 LEAST_LANDMARKS = 1000  # fewer make no picture
 
@@ -28,7 +28,7 @@ class DisplayReduction(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    method: Literal["umap", "pca", "ipca", "tsne", "none"] = Field(
+    method: DisplayMethod = Field(
         default="umap", description="How to reduce; ipca is pca, which reads its rows once."
     )
     components: Literal[2, 3] = Field(default=2, description="2: x, y. 3: x, y, z.")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 N_BINS = 40
 MOST_LINKS = 2_000  # of the lineage
+MOST_NAMES = 2  # of files, in the head
 MOST_PATHS = 8  # in the command that repeats a run
 DIGITS = 4  # of what is measured of each cluster
 
@@ -40,8 +41,10 @@ _OF_LINK = (
 
 
 def name_of(run: Run) -> str:
-    """Return what a run is called."""
-    return str(run.manifest.definition.get("cluster_name") or run.run_id)
+    """Return what a run is called: by its definition, its only file, or its id."""
+    names = {PurePosixPath(path).stem for path in _paths(run)}
+    only = one_line(names.pop()) if len(names) == 1 else run.run_id
+    return str(run.manifest.definition.get("cluster_name") or only)
 
 
 def describe(run: Run, similarity: Vector) -> dict[str, Any]:
@@ -57,6 +60,8 @@ def describe(run: Run, similarity: Vector) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "name": name_of(run),
+        "input": _input(run),
+        "method": _method(run),
         "description": manifest["definition"].get("description"),
         **{name: manifest[name] for name in ("base_run_id", "counts", "created_at")},
         **{name: manifest[name] for name in ("completed_at", "not_evaluated", "not_run")},
@@ -175,12 +180,41 @@ def _related(run: Run) -> Iterator[str]:
         )
 
 
+def _parts(run: Run) -> list[Any]:
+    """Return what is known of each collection of a run, or of its one source."""
+    source: Any = run.manifest.source
+    return source.get("collections") or [source]
+
+
+def _paths(run: Run) -> list[str]:
+    """Return the files of a run; none for data in memory."""
+    return [path for part in _parts(run) for path in part["paths"]]
+
+
+def _input(run: Run) -> str:
+    """Return the names of a run's files; of many the first ones."""
+    names = list(dict.fromkeys(one_line(PurePosixPath(path).name) for path in _paths(run)))
+    more = len(names) - MOST_NAMES
+    shown = ", ".join(names[:MOST_NAMES]) or "data in memory"
+    return f"{shown} and {amount(more)} more" if more > 0 else shown
+
+
+def _method(run: Run) -> str | None:
+    """Return how the rows came to their clusters; None where they joined those of another run."""
+    definition: Any = run.manifest.definition
+    if run.manifest.base_run_id is not None:
+        return None
+    if definition.get("cluster_type") == "attribute":
+        return f"by {', '.join(definition['attribute_config']['attributes'])}"
+    config = definition.get("vector_config") or {}
+    on = f" on {', '.join(config['feature_uris'])}" if config.get("feature_uris") else ""
+    return f"{config['clustering_method']}{on}" if config else None
+
+
 def _command(run: Run) -> str:
     """Return the command that repeats a run, or one line of Python for data in memory."""
     manifest = run.manifest
-    source: Any = manifest.source
-    parts = source.get("collections") or [source]
-    paths = [path for part in parts for path in part["paths"]]
+    paths = _paths(run)
     how: Any = manifest.assignment
     if not paths:
         if manifest.base_run_id is not None:
@@ -197,7 +231,7 @@ def _command(run: Run) -> str:
         return shlex.join(["gpucluster", *words] + ["--update"] * (manifest.mode == "update"))
     flags: list[str] = []
     for role in ("id", "vector", "text", "truth"):
-        names = {(part.get("columns") or {}).get(role) for part in parts}
+        names = {(part.get("columns") or {}).get(role) for part in _parts(run)}
         if len(names) == 1 and None not in names:  # else some part has no such column
             flags += [f"--{role}-column", str(*names)]
     return shlex.join(["gpucluster", "run", *shown, "--config", "definition.json", *flags])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from gpucluster.errors import InputError, SourceError
+from gpucluster.errors import FallbackWarning, InputError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.report.points import NO_CLASS
 from gpucluster.sources import Source, check_names, find
@@ -143,6 +143,8 @@ def read_payload(
     except (InputError, SourceError) as error:
         if is_named or text_column is not None:
             raise
+        if has_texts and run.manifest.source.get("paths"):  # of data in memory nobody expects them
+            reporter.warn("texts_missing", f"there are no texts: {error.message}", FallbackWarning)
         return Payload(reason=error.message)
     texts, truth = found
     places = np.full(len(rows), -1)

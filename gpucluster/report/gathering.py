@@ -39,8 +39,8 @@ LEAST_BYTES: Final = 500_000  # of documents, however large the rest is
 COLUMNS: Final = ("document_id", "row", "cluster_index", "cosine_similarity_to_centroid")
 _JOINED = "Documents that join clusters get no coordinates, so there is no map of them."
 _NO_MAP = (
-    "This run has no coordinates. With dimension_reduction in its definition, such as "
-    '{"dimension_reduction": {"method": "umap"}}, it gets them.'
+    "This run has no coordinates. With --map umap, or dimension_reduction in its definition, such "
+    'as {"dimension_reduction": {"method": "umap"}}, it gets them.'
 )
 SHRINK = 0.97  # of the documents that should fit, for what compresses worse
 

@@ -150,8 +150,6 @@ def months(folder: Path) -> Path:
 
 def test_plots_page(folder: Path) -> None:
     page = ROOT / "docs/plots.md"
-    (settings,) = blocks(page, "yaml")
-    Path("map.yaml").write_text(settings)
     for line in "".join(blocks(page, "bash")).splitlines():
         done = CliRunner().invoke(main, line.split()[1:])
         assert done.exit_code == 0, done.output

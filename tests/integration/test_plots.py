@@ -203,7 +203,7 @@ def test_the_tree_is_kept_and_comes_back_from_a_checkpoint(
 @pytest.mark.parametrize(
     ("name", "kind", "options", "says"),
     [
-        ("hdbscan", "map", {}, "has no coordinates. its definition needs dimension_reduction"),
+        ("hdbscan", "map", {}, "has no coordinates. it needs --map umap, or dimension_reduction"),
         ("kmeans", "maps", {}, "kind: got 'maps', expected one of map, silhouette"),
         ("kmeans", "tree", {}, "has no tree: it comes from kmeans"),
         ("kmeans", "k-distance", {}, "comes from kmeans. it fits runs of dbscan, optics"),

@@ -20,6 +20,8 @@ export function head(run) {
     h("h1", {}, run.name),
     run.description && h("p", {}, run.description),
     facts([
+      ["Input", run.input],
+      ["Algorithm", run.method],
       ...known(run).filter(isShort),
       ["Joined", run.base_run_id && h("code", {}, run.base_run_id)],
       ["Finished", when(run.completed_at)],

@@ -19,7 +19,13 @@ import gpucluster
 from gpucluster import reported
 from gpucluster.artifacts import LocalStore
 from gpucluster.cli import main
-from gpucluster.errors import ConfigError, DtypeError, SchemaMismatchError, SourceError
+from gpucluster.errors import (
+    ConfigError,
+    DtypeError,
+    FallbackWarning,
+    SchemaMismatchError,
+    SourceError,
+)
 from gpucluster.events import Reporter
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.plots.rows import parts_of as parts_of_run
@@ -38,6 +44,12 @@ def read(file):
     contents, blocks = parts_of(file.read_bytes())
     own = {name: json.loads(block) for name, block in blocks.items() if name != "points"}
     return contents, own["clusters"], own["documents"], blocks.get("points")
+
+
+def without_texts(run, file):
+    """Report a run whose texts are gone, which is said."""
+    with pytest.warns(FallbackWarning, match="there are no texts"):
+        return read(run.report(file))
 
 
 def test_it_holds_what_the_run_holds(world):
@@ -162,18 +174,18 @@ def test_a_source_that_is_gone_or_another_one(world, tmp_path):
     fewer = documents(240).slice(0, 200)  # whose ids are those of the first rows
     for other in (documents(240, seed=1), fewer):
         pq.write_table(other, data)
-        contents, _, told, _ = read(run.report(tmp_path / "changed.html"))
+        contents, _, told, _ = without_texts(run, tmp_path / "changed.html")
         assert told["texts"] is None
         assert "does not hold the documents" in contents["documents"]["reason"]
     text = documents(240)
     pq.write_table(text.set_column(5, "embedding", text["text"]), data)
-    contents, _, told, _ = read(run.report(tmp_path / "changed.html"))
+    contents, _, told, _ = without_texts(run, tmp_path / "changed.html")
     assert told["texts"] is None
     assert "'embedding' is string, no vectors" in contents["documents"]["reason"]
     with pytest.raises(DtypeError, match="no vectors"):
         run.report(tmp_path / "x.html", data=data)
     data.unlink()
-    contents, _, told, _ = read(run.report(tmp_path / "gone.html"))
+    contents, _, told, _ = without_texts(run, tmp_path / "gone.html")
     assert told["texts"] is None
     assert len(told["ids"]) == 240
     assert "no such file" in contents["documents"]["reason"].lower()
@@ -200,7 +212,7 @@ def test_rows_without_ids_are_known_by_their_number(tmp_path):
         str(row): line for row, line in enumerate(lines)
     }
     pq.write_table(documents(61).drop_columns("document_id"), data)
-    contents, _, told, _ = read(run.report(file))
+    contents, _, told, _ = without_texts(run, file)
     assert told["texts"] is None
     assert "does not hold the documents" in contents["documents"]["reason"]
 
@@ -390,6 +402,8 @@ def test_names_of_files_are_checked_before_any_work(world, tmp_path):
             world.run.report(name)
     with pytest.raises(ConfigError, match="max_points"):
         world.run.report(tmp_path / "x.html", max_points=0)
+    with pytest.raises(ConfigError, match="texts: got 'no', expected True or False"):
+        world.run.report(tmp_path / "x.html", texts="no")
     with pytest.raises(ConfigError, match="text_column: got 3, expected a name"):
         world.run.report(tmp_path / "x.html", text_column=3)
 
