@@ -134,6 +134,8 @@ def compared_plain(operator: str, value: Any, given: Any, *, case: bool) -> bool
         return False
     if type_of(value) == "number":
         return in_order(operator, float(value), float(given))
+    if type_of(value) == "boolean":
+        return operator == "eq" and value == given
     if isinstance(value, str) and operator not in {"gt", "gte", "lt", "lte", "regex"} and not case:
         value, given = lowered(value), lowered(given)
     if operator == "contains":
