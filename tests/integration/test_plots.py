@@ -30,6 +30,7 @@ from gpucluster.finished import Run
 from gpucluster.plots import KINDS, plot
 from gpucluster.report.drawing.map_plot import COLOUR_BY
 from gpucluster.report.drawing.palette import THEMES, colour_of
+from gpucluster.report.run_flow import links_between
 from tests.helpers.browsing import browser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -404,6 +405,10 @@ def test_a_comparison_is_drawn(series: Path, tmp_path: Path) -> None:
     assert sum(text.startswith("cl_") for text in texts) == 10
     by_centroids = gpucluster.compare(first, last, by="centroids").plot()
     assert by_centroids.axes[0].collections  # ribbons of links
+    clusters = np.array([0, 1, -1, 3], np.int32), np.array([4, 0, 2, -1], np.int32)
+    links = links_between(first, last, *clusters, matched_by="centroids")
+    sizes = [run.centroids["num_members"].to_pylist() for run in (first, last)]
+    assert links.tolist() == [[i, j, min(sizes[0][i], sizes[1][j])] for i, j in ((0, 4), (1, 0))]
 
 
 def test_a_history_flows(series: Path, tmp_path: Path) -> None:
