@@ -310,6 +310,9 @@ def test_clusters_that_no_document_joined_have_no_place(joined: list[Run]) -> No
     assert [text for text in texts if text.startswith("cl_")] == ["cl_1", "cl_4"]
     titles = [axes.get_title(loc="left") for axes in run.plot("similarity").axes]
     assert sorted(titles[1:]) == ["cl_1", "cl_4"]
+    facts = run.plot("sizes").texts[0].get_text()
+    assert facts.startswith("2 clusters, median ")
+    assert f"entropy {run.metrics['cluster_size_entropy']:.3f}, noise" in facts
     for other in joined[1:]:
         for kind in ("sizes", "similarity"):
             with pytest.raises(ConfigError, match="no document of .* joined a cluster"):
