@@ -148,7 +148,7 @@ def size_entropy(sizes: Any) -> float:
     if len(sizes) < 2:
         return 0.0
     shares = sizes[sizes > 0] / sizes.sum()
-    return float(-(shares * np.log(shares)).sum() / np.log(len(sizes)))
+    return float((shares * -np.log(shares)).sum() / np.log(len(sizes))) + 0.0  # never -0
 
 
 def _nothing(n_samples: int, n_features: int, labels: Labels) -> Measured:

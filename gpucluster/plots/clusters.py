@@ -105,6 +105,8 @@ def draw_sizes(run: Run, look: Look, *, level: int = 0) -> Figure:
     is_clustered = grouped.labels != NOISE
     sizes = np.bincount(grouped.labels[is_clustered], minlength=len(grouped.names))
     held = np.flatnonzero(sizes).astype(np.int32)
+    # the metric counts clusters that nobody joined; deeper, nodes of other levels are empty, too
+    counted = sizes[: run.num_clusters] if level == 0 else sizes[held]
     names = [grouped.names[node] for node in held]
     return cluster_plots.draw_sizes(
         sizes[held],
@@ -112,7 +114,7 @@ def draw_sizes(run: Run, look: Look, *, level: int = 0) -> Figure:
         names,
         look,
         n_noise=int(np.count_nonzero(~is_clustered)),
-        entropy=size_entropy(sizes[held]),
+        entropy=size_entropy(counted),
     )
 
 

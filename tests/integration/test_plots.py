@@ -30,6 +30,7 @@ from gpucluster.finished import Run
 from gpucluster.plots import KINDS, plot
 from gpucluster.report.drawing.map_plot import COLOUR_BY
 from gpucluster.report.drawing.palette import THEMES, colour_of
+from gpucluster.report.run_flow import links_between
 from tests.helpers.browsing import browser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -309,6 +310,9 @@ def test_clusters_that_no_document_joined_have_no_place(joined: list[Run]) -> No
     assert [text for text in texts if text.startswith("cl_")] == ["cl_1", "cl_4"]
     titles = [axes.get_title(loc="left") for axes in run.plot("similarity").axes]
     assert sorted(titles[1:]) == ["cl_1", "cl_4"]
+    facts = run.plot("sizes").texts[0].get_text()
+    assert facts.startswith("2 clusters, median ")
+    assert f"entropy {run.metrics['cluster_size_entropy']:.3f}, noise" in facts
     for other in joined[1:]:
         for kind in ("sizes", "similarity"):
             with pytest.raises(ConfigError, match="no document of .* joined a cluster"):
@@ -404,6 +408,10 @@ def test_a_comparison_is_drawn(series: Path, tmp_path: Path) -> None:
     assert sum(text.startswith("cl_") for text in texts) == 10
     by_centroids = gpucluster.compare(first, last, by="centroids").plot()
     assert by_centroids.axes[0].collections  # ribbons of links
+    clusters = np.array([0, 1, -1, 3], np.int32), np.array([4, 0, 2, -1], np.int32)
+    links = links_between(first, last, *clusters, matched_by="centroids")
+    sizes = [run.centroids["num_members"].to_pylist() for run in (first, last)]
+    assert links.tolist() == [[i, j, min(sizes[0][i], sizes[1][j])] for i, j in ((0, 4), (1, 0))]
 
 
 def test_a_history_flows(series: Path, tmp_path: Path) -> None:

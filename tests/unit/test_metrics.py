@@ -151,6 +151,7 @@ def test_opposite_members_are_clipped_and_counted() -> None:
 def test_entropy() -> None:
     assert size_entropy(np.array([5, 5, 5])) == pytest.approx(1)
     assert size_entropy(np.array([7])) == 0
+    assert str(size_entropy(np.array([7, 0]))) == "0.0"  # and not -0.0
     assert 0 < size_entropy(np.array([99, 1])) < 0.1
 
 

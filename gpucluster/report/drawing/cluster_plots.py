@@ -152,7 +152,8 @@ def draw_sizes(
                 axes.annotate(cut(names[cluster]), (rank, sizes[cluster]), **place, **style)
     _count_axes(axes, is_logarithmic=bool(is_wide), is_across=len(order) <= MOST_BARS)
     total = int(sizes.sum()) + n_noise
-    facts = f"{len(sizes):,} clusters, median {np.median(sizes):,.0f}, entropy {entropy:.3f}"
+    count = f"{len(sizes):,} cluster{'s' * (len(sizes) != 1)}"
+    facts = f"{count}, median {np.median(sizes):,.0f}, entropy {entropy:.3f}"
     noise = f", noise {n_noise:,} ({100 * n_noise / max(1, total):.1f} %)" if n_noise else ""
     figure.text(
         0.98,

@@ -102,7 +102,7 @@ export class Painting {
     this.#busy += 1;
     const see = () => {
       if (!isDrawn()) return setTimeout(see);
-      const speed = number / (performance.now() - begun);
+      const speed = number / Math.max(1, performance.now() - begun); // some clocks stand for a while
       if (number >= LEAST) this.#speed = (this.#speed + speed) / 2;
       this.#busy -= 1;
       const next = this.#waiting ?? act;

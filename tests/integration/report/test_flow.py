@@ -7,14 +7,17 @@ import re
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+import gpucluster
 from gpucluster.compared import Comparison, flow
 from gpucluster.report.drawing.canvas import Look
 from gpucluster.report.flow import Column, arrange
 from gpucluster.report.page import make_page, packed
 from gpucluster.report.run_flow import flow_since, pictured
 from tests.helpers.clouds import parts_of
+from tests.helpers.topics import documents
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +31,12 @@ def flow_of(n_clusters: int):
     """Return the flow between two runs of as many clusters, a few of which swap documents."""
     rng = np.random.default_rng(0)
     sizes = np.sort(rng.integers(5, 400, n_clusters))[::-1]
+    own, moved = np.arange(n_clusters), sizes // 5
     columns = [
         Column(
             title=f"run_{title}",
             names=[f"{word} of cluster {i} that has a long name" for i in range(n_clusters)],
-            sizes=sizes,
+            sizes=sizes if word == "before" else sizes - moved + np.roll(moved, -1),
             n_noise=50,
             identity=np.arange(n_clusters, dtype=np.int32),
             was_born=np.arange(n_clusters) == (1 if word == "now" else -1),
@@ -40,9 +44,8 @@ def flow_of(n_clusters: int):
         )
         for title, word in (("before", "before"), ("now", "now"))
     ]
-    own = np.arange(n_clusters)
-    moved = np.column_stack((own, np.roll(own, 1), sizes // 5))
-    links = np.concatenate((np.column_stack((own, own, sizes - sizes // 5)), moved))
+    goes = np.column_stack((own, np.roll(own, 1), moved))
+    links = np.concatenate((np.column_stack((own, own, sizes - moved)), goes))
     return pictured(*arrange(columns, [links]))
 
 
@@ -76,6 +79,8 @@ def test_names_and_ribbons_say_how_many_documents(opened, parts):
     said = opened.inner_text(".flow figcaption")
     assert said.startswith(f"{now[place]['name']}: {now[place]['size']} documents; ")
     lit = [ribbon for ribbon in found["ribbons"] if ribbon[1] == place]
+    told = [int(n) for n in re.findall(r"(\d+) of ", said)]
+    assert told == sorted((n for _, _, n, _ in lit), reverse=True)
     assert len(opened.query_selector_all(".flow path:not(.faint)")) == len(lit)
     opened.focus(".flow ol:first-child li")
     assert opened.inner_text(".flow figcaption").startswith(f"{before[0]['name']}: ")
@@ -107,6 +112,13 @@ def test_it_is_read_however_many_clusters_there_are(tab, parts, tmp_path, n_clus
         texts = [item.inner_text() for item in items]
         assert any(("born" if side == "last" else "died") in text for text in texts)
         assert any(re.search("164 others", text) for text in texts) == (n_clusters == 200)
+    shapes = tab.eval_on_selector_all(".flow path", "all => all.map((e) => e.getAttribute('d'))")
+    places = np.array([re.findall(r"[-\d.]+", shape) for shape in shapes], float)
+    tops, bottoms = places[:, [1, 7]], places[:, [14, 8]]  # on the left, on the right
+    for top, bottom in zip(tops.T, bottoms.T, strict=True):  # none covers another on a bar
+        order = np.argsort(top)
+        assert (bottom > top).all()
+        assert (bottom[order][:-1] <= top[order][1:] + 1e-6).all()
     light = tab.get_attribute(".flow rect", "fill")
     tab.emulate_media(color_scheme="dark")
     tab.wait_for_selector(f".flow rect:first-of-type:not([fill='{light}'])", state="attached")
@@ -114,6 +126,32 @@ def test_it_is_read_however_many_clusters_there_are(tab, parts, tmp_path, n_clus
     tab.emulate_media(media="print")
     assert tab.is_visible(".flow svg")
     assert tab.is_visible(".flow .pick")
+
+
+def test_a_cluster_keeps_its_colour_when_it_has_another_number(tmp_path):
+    table = documents(240, topics=3)
+    topics = np.array(table["topic"].to_pylist())
+    names = [*dict.fromkeys(topics.tolist())]
+    rank = np.array([np.flatnonzero(topics[:row] == topics[row]).size for row in range(240)])
+    runs = []
+    for most in ((60, 40, 20), (20, 40, 60)):  # numbers follow sizes
+        kept = rank < np.array(most)[[names.index(topic) for topic in topics]]
+        runs.append(
+            gpucluster.cluster(
+                table.filter(pa.array(kept)),
+                algorithm="kmeans",
+                algorithm_params={"n_clusters": 3},
+                out=tmp_path,
+            )
+        )
+    found = flow_since(*runs)
+    before, now = (side["bars"] for side in found["columns"])
+    assert {bar["cluster"]: bar["colour"] for bar in before} == {0: 2, 1: 1, 2: 0}
+    assert {bar["cluster"]: bar["colour"] for bar in now} == {0: 0, 1: 1, 2: 2}
+    assert [(before[left]["colour"], n) for left, _, n, _ in found["ribbons"]] == [
+        (now[right]["cluster"], min(before[left]["size"], now[right]["size"]))
+        for left, right, *_ in found["ribbons"]
+    ]
 
 
 def test_without_the_run_before_it_says_why(tab, parts, tmp_path):

@@ -276,6 +276,48 @@ def test_a_click_chooses_and_a_drag_moves(page):
     np.testing.assert_array_equal(pixels(page), before)
 
 
+def test_the_wheel_keeps_what_lies_under_it(page):
+    given = islands([(0, 0), (10, 6), (3, 4)], 1)
+    show(page, given)
+    left, top = place(page, given, 0)
+    hover(page, left, top)
+    before = pixels(page)
+    page.mouse.wheel(0, -400)
+    after = pixels(page)
+    assert not np.array_equal(after, before)
+    at = int(top), int(left)
+    np.testing.assert_allclose(after[at], before[at], atol=12)
+    assert np.abs(before[at] - 255).sum() > 60
+
+
+def test_there_is_an_end_to_zooming(page):
+    show(page, islands([(0, 0), (10, 6)], 1))
+    before = pixels(page)
+    page.evaluate("() => { map.zoom(1e12); map.zoom(1 / 2000); }")
+    np.testing.assert_array_equal(pixels(page), before)
+    page.evaluate("() => { map.zoom(1e-12); map.zoom(4); }")
+    np.testing.assert_array_equal(pixels(page), before)
+
+
+def test_keys_of_the_browser_stay_its_own(page):
+    show(page, islands([(0, 0), (10, 6)], 5))
+    before = pixels(page)
+    page.focus("canvas.map")
+    for keys in ("Control+ArrowLeft", "Control+-", "Meta+ArrowUp", "Control+0"):
+        page.keyboard.press(keys)
+    np.testing.assert_array_equal(pixels(page), before)
+    page.keyboard.press("ArrowLeft")
+    assert not np.array_equal(pixels(page), before)
+
+
+def test_the_map_has_the_focus_of_a_name_that_is_gone(page):
+    show(page, islands([(0, 0), (10, 6)]))
+    page.focus(".name[data-index='1']")
+    page.evaluate("() => map.move(5000, 0)")
+    assert names(page) == set()
+    assert page.evaluate("() => document.activeElement === map.canvas")
+
+
 def test_two_fingers_zoom_and_one_moves(page):
     given = islands([(0, 0), (10, 6), (3, 4)], 1)
     show(page, given)

@@ -192,6 +192,34 @@ def test_a_part_is_drawn_at_first_and_all_of_it_at_rest(page):
     np.testing.assert_array_equal(pixels(page), full)
 
 
+def test_a_clock_that_stood_still_is_no_speed_for_ever(page):
+    n = 150_000
+    moved = page.evaluate(
+        """async (n) => {
+          const { now } = performance;
+          const rest = () => new Promise((done) => setTimeout(done, 400));
+          let at = 0;
+          performance.now = () => at; // as where clocks are coarse, against fingerprints
+          const values = (step) => Array.from({ length: n }, (_, i) => (i * step) % 1);
+          const x = values(0.7548776662466927);
+          show({ x, y: values(0.5698402909980532), cluster: new Array(n).fill(0) });
+          await rest();
+          performance.now = () => (at += 500); // drawing takes long from now on
+          const first = [];
+          for (let i = 0; i < 8; i++) {
+            drawn.length = 0;
+            map.move(1, 0);
+            await rest();
+            first.push(drawn[0]);
+          }
+          performance.now = now;
+          return first;
+        }""",
+        n,
+    )
+    assert moved[-1] < n / 2
+
+
 def test_every_beginning_of_the_order_is_spread_evenly(page):
     for n in (0, 1, 2, 7, 1000, 4096, 65_537):
         order = np.array(

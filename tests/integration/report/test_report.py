@@ -28,44 +28,6 @@ CORNER = """() => {
 }"""
 SWATCH = "() => document.querySelector('.clusters .swatch').style.background"
 RIBBON = "() => [...document.querySelectorAll('.flow [fill]')].map((one) => one.outerHTML).join()"
-ROWS = """() => {
-  %s
-  const clusters = [5, 4, 3, 2, 1].map((n) => ({ cluster_id: `cl_${n}`, num_members: n }));
-  const signal = new AbortController().signal;
-  globalThis.table = new $cluster_table.ClusterTable(clusters, () => {}, signal, { step: 2 });
-  document.body.append(table.element);
-}"""
-EXAMPLES = """() => {
-  %s
-  const reading = new Promise((resolve) => {
-    globalThis.read = () => resolve({
-      ids: ["d0"], textOf: () => "a central one",
-      examplesOf: () => [{ document: 0, isCentral: true }],
-    });
-  });
-  const place = document.createElement("div");
-  place.id = "place";
-  place.append($finding.examplesOf(0, reading, { familyOf: () => new Set([0]) }));
-  document.body.append(place);
-}"""
-FINDER = """() => {
-  %s
-  const read = {
-    having: (word) => (word === "pizza" ? [0] : []), points: [7], clusterOf: () => -1, ids: ["d1"],
-    textOf: () => null,
-  };
-  globalThis.marked = null;
-  const picture = { choose() {}, highlight(points) { marked = points && [...points]; } };
-  let documents = null;
-  const reading = new Promise((done) => { globalThis.arrive = () => done(read); });
-  reading.then(() => { documents = read; });
-  document.body.append(
-    $finding.finder([], () => documents ?? reading, { count: 5 }, picture));
-}"""
-SIZES = """(sizes) => {
-  %s
-  document.body.append($histograms.bySize("Sizes", "clusters", sizes));
-}"""
 
 
 def test_it_says_what_is_known_of_the_run(opened, world):
@@ -182,67 +144,6 @@ def test_the_map_stays_in_its_place_when_it_is_tapped(tab, world):
 def test_ids_are_of_one_element_each(opened):
     ids = opened.evaluate("() => [...document.querySelectorAll('[id]')].map((each) => each.id)")
     assert len(ids) == len(set(ids))
-
-
-def test_more_rows_are_asked_for_by_keyboard_and_are_there_after_printing(tab):
-    tab.evaluate(ROWS % script_of("cluster_table.js"))
-    rows = "() => document.querySelectorAll('[data-index]').length"
-    tab.focus("text=Show 2 more")
-    tab.keyboard.press("Enter")
-    assert tab.evaluate("() => document.activeElement.dataset.index") == "2"
-    assert tab.evaluate(rows) == 4
-    tab.evaluate("() => { table.isWhole = true; }")
-    assert tab.evaluate(rows) == 5
-    tab.evaluate("() => { table.isWhole = false; }")
-    assert tab.evaluate(rows) == 4
-
-
-def test_a_search_before_the_documents_are_read_says_so_and_is_done_when_they_are(tab):
-    tab.evaluate(FINDER % script_of("finding.js"))
-    tab.fill("input", "piz")
-    tab.fill("input", "pizza")
-    assert tab.inner_text("[role=status]") == "The documents are being read."
-    assert tab.evaluate("() => marked") is None  # the map is not faded meanwhile
-    tab.evaluate("() => arrive()")
-    assert tab.inner_text("[role=status]") == "1 of 5"
-    assert tab.inner_text(".found li") == "d1 noise"
-    assert tab.evaluate("() => marked") == [7]
-
-
-def test_a_table_has_as_many_clusters_as_a_run_may_have(tab):
-    many = ROWS.replace("[5, 4, 3, 2, 1]", "Array.from({ length: 300_000 }, (_, i) => i)")
-    tab.evaluate(many % script_of("cluster_table.js"))
-    assert tab.inner_text("[role=status]") == "300,000 of 300,000"
-    assert tab.inner_text(".number.size") == "299,999"
-
-
-def test_clusters_that_nobody_joined_have_a_bar_of_their_own(tab):
-    tab.evaluate(SIZES % script_of("histograms.js"), [0, 0, 3, 1, 1, 1])
-    shown = [each.text_content() for each in tab.query_selector_all("rect title")]
-    assert shown == ["0: 2 clusters", "1: 3 clusters", "2: 0 clusters", "3: 1 cluster"]
-    assert tab.inner_text(".range span:first-child") == "0 documents"
-
-
-def test_sizes_lie_between_edges_that_grow(tab):
-    sizes = [5, 7, 900, 90_000]
-    tab.evaluate(SIZES % script_of("histograms.js"), sizes)
-    shown = [each.text_content() for each in tab.query_selector_all("rect title")]
-    bounds = [re.findall(r"[\d,]+", line.split(":")[0]) for line in shown]
-    low, high = ([int(pair[i].replace(",", "")) for pair in bounds] for i in (0, -1))
-    assert (low[0], high[-1]) == (5, 90_000)
-    assert [each - 1 for each in low[1:]] == high[:-1]  # none is left out, none counts twice
-    counts = [int(line.split(":")[1].split()[0]) for line in shown]
-    for lower, upper, count in zip(low, high, counts, strict=True):
-        assert count == sum(lower <= size <= upper for size in sizes)
-    widths = [(upper + 1) / lower for lower, upper in zip(low, high, strict=True)]
-    assert max(widths[4:]) < 1.6  # of 24 that grow alike from 5 to 90,000: 1.5
-
-
-def test_examples_come_when_the_documents_are_read(tab):
-    tab.evaluate(EXAMPLES % script_of("finding.js"))
-    assert tab.inner_text("#place") == "The documents are being read."
-    tab.evaluate("() => read()")
-    assert "a central one" in tab.inner_text("#place .examples")
 
 
 def test_a_page_has_one_script_and_says_so(world):

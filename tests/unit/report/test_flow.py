@@ -63,3 +63,12 @@ def test_ribbons_have_the_colour_of_where_they_lead(documents, n_clusters, seed)
         assert colour == (-1 if bar >= before.others else now.cluster_of(other))
     places = [(before.order.index(bar), now.order.index(other)) for bar, other, _ in found]
     assert places == sorted(places)
+
+
+@given(st.permutations(range(12)))
+def test_what_moves_as_a_whole_crosses_nothing(moved):
+    sizes = np.full(12, 7)  # else their order by size would cross nothing
+    columns = [column(sizes, 0), column(sizes, 0)]
+    bars, _ = arrange(columns, [np.column_stack((np.arange(12), moved, sizes))])
+    before, now = ([each.cluster_of(bar) for bar in each.order[:-2]] for each in bars)
+    assert [moved[cluster] for cluster in before] == now
