@@ -17,7 +17,7 @@ from gpucluster.notation import describe, is_number
 from gpucluster.ops.nesting import labels_at
 from gpucluster.sources import reopen
 from gpucluster.sources.base import reading
-from gpucluster.sources.columns import to_keys, to_text
+from gpucluster.sources.columns import texts_of
 from gpucluster.sources.reopening import Parts, changed, reread
 from gpucluster.trained import TrainedModel
 
@@ -136,17 +136,14 @@ def column_of(
     rows = members["row"].to_numpy()
     chunks: list[pa.Array] = []
     for begin, source, columns in parts:
-        name, key = columns.get(role), columns.get("id") if run.has_ids else None
+        name = columns.get(role)
         if name is None:
             chunks.append(pa.nulls(source.info.n_rows, pa.large_string()))
             continue
-        keys: list[pa.Array] = []
-        for batch in source.columns([name, *([key] if key else [])]):
+        for batch in source.columns([name]):
             with reading(source.info.where):
-                chunks.append(to_text(batch.column(0)))
-                if key:
-                    keys.append(to_keys(batch.column(batch.num_columns - 1)).cast(pa.string()))
-        if key and not _holds(members, rows - begin, pa.chunked_array(keys, pa.string())):
+                chunks.append(texts_of(batch, name))
+        if run.has_ids and not _holds(members, rows - begin, source.ids()):
             raise changed(source)
     found = pa.chunked_array(chunks, pa.large_string())
     if len(found) != run.manifest.counts.num_rows:
@@ -154,8 +151,10 @@ def column_of(
     return found.take(pa.array(rows))
 
 
-def _holds(members: pa.Table, rows: Rows, ids: pa.ChunkedArray) -> bool:
+def _holds(members: pa.Table, rows: Rows, ids: pa.Array | None) -> bool:
     """Say whether members whose rows are among those of a part are the documents there."""
+    if ids is None:
+        return False
     is_here = (rows >= 0) & (rows < len(ids))
-    own = members["document_id"].filter(pa.array(is_here))
-    return bool(ids.take(pa.array(rows[is_here])).equals(own))
+    own = members["document_id"].filter(pa.array(is_here)).combine_chunks()
+    return bool(ids.take(pa.array(rows[is_here])).cast(pa.string()).equals(own))
