@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from gpucluster.bases import full_run
 from gpucluster.definition import ClusterDefinition
-from gpucluster.errors import ConfigError
+from gpucluster.errors import ConfigError, RunNotFoundError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.given import open_like
 from gpucluster.notation import describe, is_number
@@ -19,11 +20,12 @@ from gpucluster.sources import reopen
 from gpucluster.sources.base import reading
 from gpucluster.sources.columns import texts_of
 from gpucluster.sources.reopening import Parts, changed, reread
-from gpucluster.trained import TrainedModel
+from gpucluster.trained import scaled
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
     from gpucluster.types import Labels, Matrix, Rows
+    from gpucluster.vector_config import VectorConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,18 @@ def require_clusters(run: Run) -> None:
         )
 
 
+def found_in(run: Run) -> str | None:
+    """Return the run that found the clusters of a run that joined them; None: it did itself."""
+    if run.manifest.base_run_id is None:
+        return None
+    if run.manifest.taxonomy is not None:
+        return str(run.manifest.taxonomy["source_run_id"])
+    try:
+        return full_run(run).run_id
+    except RunNotFoundError:
+        return run.manifest.base_run_id
+
+
 def parts_of(run: Run, data: Any) -> Parts:
     """Open the documents of a run where they were, or in `data`."""
     described: Any = run.manifest.source
@@ -102,15 +116,37 @@ def vectors(run: Run, members: pa.Table, parts: Parts) -> Matrix:
     ------
     SourceError
         They cannot be read any more, or are others by now.
+    ConfigError
+        The run does not say how its features were weighted.
     """
+    blocks = parts[0][1].info.blocks
+    if run.manifest.source.get("blocks") and not blocks:
+        raise SourceError(
+            f"{run.run_id} does not say which columns of its collections its features are",
+            hint="name the collections once more, with data",
+        )
     X = np.empty((members.num_rows, max(1, parts[0][1].info.n_features)), np.float32)
     ids = members["document_id"].combine_chunks() if run.has_ids else None
     for places, block in reread(parts, members["row"].to_numpy(), ids, Reporter()):
         X[places] = block
-    blocks = parts[0][1].info.blocks
-    if blocks:
-        return TrainedModel.of(run).scaled(X, blocks)
-    return X
+    if not blocks:
+        return X
+    config = ClusterDefinition.parse(run.manifest.definition).vector_config
+    return scaled(X, blocks, _weights(run, config), normalize=config.normalize_features)
+
+
+def _weights(run: Run, config: VectorConfig) -> list[float] | None:
+    """Return how much each feature counts; None where they are not weighted."""
+    said: Any = run.manifest.features or {}
+    if "feature_weights" in said:
+        return [said["feature_weights"][uri] for uri in config.feature_uris]
+    if run.manifest.base_run_id is not None and config.multi_feature_strategy != "independent":
+        raise ConfigError(
+            f"{run.run_id} does not say how its features are weighted: an earlier version wrote it",
+            path="run",
+            hint="let its documents join once more, with --fresh",
+        )
+    return None
 
 
 def column_of(

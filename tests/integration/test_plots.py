@@ -26,6 +26,7 @@ from gpucluster.errors import (
     SourceError,
     SourceNotFoundError,
 )
+from gpucluster.exported import export
 from gpucluster.finished import Run
 from gpucluster.plots import KINDS, plot
 from gpucluster.report.drawing.map_plot import COLOUR_BY
@@ -333,10 +334,12 @@ def test_a_taxonomy_is_no_run(runs: dict[str, Run], docs: Path, tmp_path: Path) 
         with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
             plot(version, kind)
     with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
+        export(version, tmp_path / "map.parquet")
+    with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
         gpucluster.compare(runs["kmeans"], version)
     with pytest.raises(ConfigError) as found:
         taxonomy.apply(str(docs), out=tmp_path).plot("map")
-    assert found.value.hint == "documents that join clusters get none"  # nothing else to draw
+    assert f"draw {runs['kmeans'].run_id}" in str(found.value.hint)  # a taxonomy has no documents
 
 
 def test_documents_in_another_order_lend_no_texts_and_classes(docs: Path, tmp_path: Path) -> None:
