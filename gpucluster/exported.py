@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gpucluster.artifacts.manifest import FILE_NAME
-from gpucluster.bases import latest_run
+from gpucluster.bases import check_is_run, latest_run
 from gpucluster.errors import ConfigError, SourceError
 from gpucluster.notation import describe, is_number
 from gpucluster.ops.neighbors import nearest_neighbors
@@ -75,6 +75,7 @@ def export(
             path="out",
         )
     opened = latest_run(run)
+    check_is_run(opened)
     content = io.BytesIO()
     pq.write_table(_table(opened, neighbors, data), content, compression="zstd")
     write_whole(target, content.getvalue())

@@ -186,6 +186,7 @@ def publish_joined(
                 "scope": joining.scope,
             },
             drift=drift,
+            features=_weights(joining),
             taxonomy=base.manifest.taxonomy,
             recluster_reasons=tuple(reasons),
             not_evaluated=tuple(not_evaluated),
@@ -282,6 +283,15 @@ def _stock_of_fit(joining: Joining) -> Stock:
         mean=joining.model.fitted["mean"],
         mean_cosine=float(cosine.mean(dtype=np.float64)) if len(cosine) else None,
     )
+
+
+def _weights(joining: Joining) -> dict[str, Any] | None:
+    """Return how much each of several features counts; None where they are not weighted."""
+    weights = joining.model.block_weights
+    if weights is None:
+        return None
+    uris = [uri for uri, _ in joining.source.info.blocks]
+    return {"feature_weights": dict(zip(uris, weights, strict=True))}
 
 
 def _centroids(joining: Joining) -> pa.Table:

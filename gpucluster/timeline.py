@@ -246,14 +246,11 @@ class History:
         Raises
         ------
         ConfigError
-            The name ends otherwise, `dpi` is out of bounds, or there are too many series for one
-            picture.
+            The name ends otherwise, `dpi` is out of bounds, or series are too many for one picture.
         RunNotFoundError
             No run could be read.
-        BackendUnavailableError
-            Matplotlib is missing.
-        StoreError
-            The file could not be written.
+        BackendUnavailableError, StoreError
+            Matplotlib is missing, or the file could not be written.
         """
         from gpucluster.report.history_plot import draw
 
@@ -261,8 +258,8 @@ class History:
             if not self.series:
                 raise RunNotFoundError(f"no run in {self.folder} could be read: nothing to draw")
             names = Counter(series.title for series in self.series)
-            tracks = [_track(series, named=names[series.title] == 1) for series in self.series]
-            return draw(tracks, Look(dpi=dpi).checked())
+            look = Look(dpi=dpi).checked()
+            return draw([_track(each, named=names[each.title] == 1) for each in self.series], look)
 
         return put(picture, path, dpi)
 

@@ -168,15 +168,26 @@ class TrainedModel:
         blocks : sequence of (str, int)
             Features that lie side by side; none for one feature.
         """
-        if self.block_weights is not None:
-            weigh(X, blocks, self.block_weights)
-        return unit_rows(X, out=X) if self.normalize else X
+        return scaled(X, blocks, self.block_weights, normalize=self.normalize)
 
     def prepared(self, X: Matrix) -> Matrix | None:
         """Return scaled rows in the space of the means; None where that is no other one."""
         if not self.steps:
             return None
         return through(self.steps, X)
+
+
+def scaled(
+    X: Matrix,
+    blocks: Sequence[tuple[str, int]],
+    weights: Sequence[float] | None,
+    *,
+    normalize: bool,
+) -> Matrix:
+    """Return rows weighted and at unit length, as far as this is asked for; `X` is written to."""
+    if weights is not None:
+        weigh(X, blocks, weights)
+    return unit_rows(X, out=X) if normalize else X
 
 
 def through(steps: Iterable[tuple[Step, Mapping[str, Any]]], X: Matrix) -> Matrix:

@@ -9,7 +9,7 @@ import numpy as np
 from gpucluster.errors import ConfigError
 from gpucluster.metrics.quality import size_entropy
 from gpucluster.notation import yes_or_no
-from gpucluster.plots.rows import Grouped, column_of, parts_of, require_clusters
+from gpucluster.plots.rows import Grouped, column_of, found_in, parts_of, require_clusters
 from gpucluster.report.documents import classes_of
 from gpucluster.report.drawing import cluster_plots, map_plot
 from gpucluster.report.drawing.canvas import known
@@ -55,12 +55,10 @@ def draw_map(
     coordinates = np.column_stack(axes).astype(np.float32)
     shown = np.isfinite(coordinates).all(axis=1)  # rows beside a sample have none
     if not shown.any():
-        base = run.manifest.base_run_id
-        hint = "documents that join clusters get none"
+        base = found_in(run)
+        hint = f"documents that join clusters get none; draw {base}"
         if base is None:
             hint = "it needs --map umap, or dimension_reduction: {method: umap} in its definition"
-        elif run.manifest.taxonomy is None:  # a taxonomy has no documents, and no map
-            hint += f"; draw {base}"
         raise ConfigError(f"{run.run_id} has no coordinates", path="run", hint=hint)
     labels, names = grouped.labels, grouped.names
     if colour_by == "truth":

@@ -18,7 +18,7 @@ from gpucluster.ops.duplicates import distinct_rows
 from gpucluster.ops.nesting import labels_at
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.ops.silhouette import squared_silhouette
-from gpucluster.plots.rows import cluster_names, parts_of, vectors
+from gpucluster.plots.rows import cluster_names, found_in, parts_of, vectors
 from gpucluster.report.drawing import cluster_plots, distance_plot
 from gpucluster.trained import fitted_steps, through
 from gpucluster.types import NOISE
@@ -86,7 +86,14 @@ def draw_distances(run: Run, look: Look, *, data: Any = None) -> Figure:
         Where the vectors are, if not where the run found them.
     """
     algorithm = ClusterDefinition.parse(run.manifest.definition).vector_config.algorithm
-    if not isinstance(algorithm, DBSCAN | HDBSCAN | OPTICS) or run.manifest.base_run_id:
+    if (base := found_in(run)) is not None:
+        raise ConfigError(
+            f"k-distance is about a radius of density: the documents of {run.run_id} joined "
+            "clusters by their centroids",
+            path="kind",
+            hint=f"draw {base}, which found them",
+        )
+    if not isinstance(algorithm, DBSCAN | HDBSCAN | OPTICS):
         name = "no algorithm" if algorithm is None else algorithm.name
         raise ConfigError(
             f"k-distance is about a radius of density: {run.run_id} comes from {name}",

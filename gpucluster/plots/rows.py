@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from gpucluster.bases import full_run
 from gpucluster.definition import ClusterDefinition
-from gpucluster.errors import ConfigError
+from gpucluster.errors import ConfigError, RunNotFoundError, SourceError
 from gpucluster.events import Reporter
 from gpucluster.given import open_like
 from gpucluster.notation import describe, is_number
 from gpucluster.ops.nesting import labels_at
 from gpucluster.sources import reopen
 from gpucluster.sources.base import reading
-from gpucluster.sources.columns import to_keys, to_text
+from gpucluster.sources.columns import texts_of
 from gpucluster.sources.reopening import Parts, changed, reread
-from gpucluster.trained import TrainedModel
+from gpucluster.trained import scaled
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
     from gpucluster.types import Labels, Matrix, Rows
+    from gpucluster.vector_config import VectorConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,18 @@ def require_clusters(run: Run) -> None:
         )
 
 
+def found_in(run: Run) -> str | None:
+    """Return the run that found the clusters of a run that joined them; None: it did itself."""
+    if run.manifest.base_run_id is None:
+        return None
+    if run.manifest.taxonomy is not None:
+        return str(run.manifest.taxonomy["source_run_id"])
+    try:
+        return full_run(run).run_id
+    except RunNotFoundError:
+        return run.manifest.base_run_id
+
+
 def parts_of(run: Run, data: Any) -> Parts:
     """Open the documents of a run where they were, or in `data`."""
     described: Any = run.manifest.source
@@ -102,15 +116,37 @@ def vectors(run: Run, members: pa.Table, parts: Parts) -> Matrix:
     ------
     SourceError
         They cannot be read any more, or are others by now.
+    ConfigError
+        The run does not say how its features were weighted.
     """
+    blocks = parts[0][1].info.blocks
+    if run.manifest.source.get("blocks") and not blocks:
+        raise SourceError(
+            f"{run.run_id} does not say which columns of its collections its features are",
+            hint="name the collections once more, with data",
+        )
     X = np.empty((members.num_rows, max(1, parts[0][1].info.n_features)), np.float32)
     ids = members["document_id"].combine_chunks() if run.has_ids else None
     for places, block in reread(parts, members["row"].to_numpy(), ids, Reporter()):
         X[places] = block
-    blocks = parts[0][1].info.blocks
-    if blocks:
-        return TrainedModel.of(run).scaled(X, blocks)
-    return X
+    if not blocks:
+        return X
+    config = ClusterDefinition.parse(run.manifest.definition).vector_config
+    return scaled(X, blocks, _weights(run, config), normalize=config.normalize_features)
+
+
+def _weights(run: Run, config: VectorConfig) -> list[float] | None:
+    """Return how much each feature counts; None where they are not weighted."""
+    said: Any = run.manifest.features or {}
+    if "feature_weights" in said:
+        return [said["feature_weights"][uri] for uri in config.feature_uris]
+    if run.manifest.base_run_id is not None and config.multi_feature_strategy != "independent":
+        raise ConfigError(
+            f"{run.run_id} does not say how its features are weighted: an earlier version wrote it",
+            path="run",
+            hint="let its documents join once more, with --fresh",
+        )
+    return None
 
 
 def column_of(
@@ -136,17 +172,14 @@ def column_of(
     rows = members["row"].to_numpy()
     chunks: list[pa.Array] = []
     for begin, source, columns in parts:
-        name, key = columns.get(role), columns.get("id") if run.has_ids else None
+        name = columns.get(role)
         if name is None:
             chunks.append(pa.nulls(source.info.n_rows, pa.large_string()))
             continue
-        keys: list[pa.Array] = []
-        for batch in source.columns([name, *([key] if key else [])]):
+        for batch in source.columns([name]):
             with reading(source.info.where):
-                chunks.append(to_text(batch.column(0)))
-                if key:
-                    keys.append(to_keys(batch.column(batch.num_columns - 1)).cast(pa.string()))
-        if key and not _holds(members, rows - begin, pa.chunked_array(keys, pa.string())):
+                chunks.append(texts_of(batch, name))
+        if run.has_ids and not _holds(members, rows - begin, source.ids()):
             raise changed(source)
     found = pa.chunked_array(chunks, pa.large_string())
     if len(found) != run.manifest.counts.num_rows:
@@ -154,8 +187,10 @@ def column_of(
     return found.take(pa.array(rows))
 
 
-def _holds(members: pa.Table, rows: Rows, ids: pa.ChunkedArray) -> bool:
+def _holds(members: pa.Table, rows: Rows, ids: pa.Array | None) -> bool:
     """Say whether members whose rows are among those of a part are the documents there."""
+    if ids is None:
+        return False
     is_here = (rows >= 0) & (rows < len(ids))
-    own = members["document_id"].filter(pa.array(is_here))
-    return bool(ids.take(pa.array(rows[is_here])).equals(own))
+    own = members["document_id"].filter(pa.array(is_here)).combine_chunks()
+    return bool(ids.take(pa.array(rows[is_here])).cast(pa.string()).equals(own))

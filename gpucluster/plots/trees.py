@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpucluster.artifacts.condensed_tree import density_tree
 from gpucluster.errors import ConfigError
-from gpucluster.plots.rows import cluster_names, require_clusters
+from gpucluster.plots.rows import cluster_names, found_in, require_clusters
 from gpucluster.report.drawing import tree_plot
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ def draw_tree(run: Run, look: Look) -> Figure:
         sizes = run.fitted_centroids["num_members"].to_numpy()
         n_noise = run.manifest.counts.num_noise
         return tree_plot.draw_levels(run.parents, sizes, names, look, n_noise=n_noise)
+    if (base := found_in(run)) is not None:
+        raise ConfigError(
+            f"{run.run_id} has no tree: its documents joined clusters",
+            path="kind",
+            hint=f"draw {base}, which found them",
+        )
     if run.tree is None:
         method = run.fitted_centroids["algorithm"][0].as_py()
         raise ConfigError(

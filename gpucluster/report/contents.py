@@ -230,7 +230,10 @@ def _command(run: Run) -> str:
         words = ["assign", *shown, "--run", manifest.base_run_id, *threshold]
         return shlex.join(["gpucluster", *words] + ["--update"] * (manifest.mode == "update"))
     flags: list[str] = []
-    for role in ("id", "vector", "text", "truth"):
+    roles = ["id", "vector", "text", "truth"]
+    if manifest.source.get("blocks"):  # each feature URI names its column
+        roles.remove("vector")
+    for role in roles:
         names = {(part.get("columns") or {}).get(role) for part in _parts(run)}
         if len(names) == 1 and None not in names:  # else some part has no such column
             flags += [f"--{role}-column", str(*names)]

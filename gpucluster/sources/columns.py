@@ -239,6 +239,13 @@ def to_text(column: pa.Array) -> pa.Array:
     return text
 
 
+def texts_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Return a column as large_string; nulls where it is not there, as not every file has it."""
+    if name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, pa.large_string())
+    return to_text(batch.column(name))
+
+
 def concatenate(chunks: Sequence[pa.Array]) -> pa.Array:
     """Join chunks into one array; an `InputError` when string keys pass 2 GiB."""
     try:

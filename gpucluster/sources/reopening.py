@@ -33,8 +33,8 @@ def reopen(described: Mapping[str, Any]) -> Iterator[tuple[int, Source, Mapping[
         Rows of the parts before.
     source : Source
     columns : mapping
-        The name of the column of each role, None where there is none. The column of texts is
-        read by ``source.batches``, too.
+        The name of the column of each role, None where there is none. Not every file need have
+        that of the texts, so it is read by ``source.columns`` alone.
 
     Raises
     ------
@@ -55,7 +55,6 @@ def reopen(described: Mapping[str, Any]) -> Iterator[tuple[int, Source, Mapping[
                 part["paths"],
                 id_column=columns["id"],
                 vector_column=columns["vector"],
-                text_column=columns["text"],
             )
         except SourceNotFoundError as error:
             raise SourceNotFoundError(

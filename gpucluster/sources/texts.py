@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gpucluster.sources.base import reading
+from gpucluster.sources.columns import texts_of, to_keys
 from gpucluster.sources.reopening import reopen
-
-TEXT_ROWS = 2048  # decoded at a time
 
 
 def read_texts(
@@ -45,13 +45,16 @@ def read_texts(
     for begin, source, columns in reopen(described):
         if not columns["text"]:
             continue
-        # few rows at a time: the texts beside narrow vectors may be long
-        row_bytes = max(1, source.info.vector_bytes // max(1, source.info.n_rows))
-        for batch in source.batches(TEXT_ROWS * row_bytes):
-            rows = range(begin + batch.row, begin + batch.row + len(batch.vectors))
-            ids = (pa.array(rows) if batch.ids is None else batch.ids).cast(pa.string())
-            here = pc.is_in(ids, value_set=wanted)
-            texts = batch.payload["text"].filter(here).to_pylist()
+        row = begin
+        for batch in source.columns([name for name in (columns["text"], columns["id"]) if name]):
+            with reading(source.info.where):
+                ids = pa.array(range(row, row + batch.num_rows))
+                if columns["id"]:
+                    ids = to_keys(batch.column(columns["id"]))
+                ids = ids.cast(pa.string())
+                here = pc.is_in(ids, value_set=wanted)
+                texts = texts_of(batch, columns["text"]).filter(here).to_pylist()
             own = ids.filter(here).to_pylist()
             found |= {i: text for i, text in zip(own, texts, strict=True) if text}
+            row += batch.num_rows
     return found

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +28,7 @@ from gpucluster.errors import (
     SourceError,
     SourceNotFoundError,
 )
+from gpucluster.exported import export
 from gpucluster.finished import Run
 from gpucluster.plots import KINDS, plot
 from gpucluster.report.drawing.map_plot import COLOUR_BY
@@ -337,10 +340,12 @@ def test_a_taxonomy_is_no_run(runs: dict[str, Run], docs: Path, tmp_path: Path) 
         with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
             plot(version, kind)
     with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
+        export(version, tmp_path / "map.parquet")
+    with pytest.raises(ConfigError, match="is a version of a taxonomy, no run"):
         gpucluster.compare(runs["kmeans"], version)
     with pytest.raises(ConfigError) as found:
         taxonomy.apply(str(docs), out=tmp_path).plot("map")
-    assert found.value.hint == "documents that join clusters get none"  # nothing else to draw
+    assert f"draw {runs['kmeans'].run_id}" in str(found.value.hint)  # a taxonomy has no documents
 
 
 def test_documents_in_another_order_lend_no_texts_and_classes(docs: Path, tmp_path: Path) -> None:
@@ -447,6 +452,47 @@ def test_an_export_has_rows_in_order_and_exact_neighbours(
     for row in range(0, N_ROWS, 97):
         assert len(set(found[row]["ids"]) - {row}) == 3
         np.testing.assert_allclose(found[row]["distances"], np.sort(apart[row])[:3], atol=2e-4)
+
+
+def test_an_export_is_what_embedding_atlas_loads(runs: dict[str, Run], tmp_path: Path) -> None:
+    """Version 0.26 reads it by pandas into DuckDB, and finds neighbours by the number of a row."""
+    path = runs["levels"].export(tmp_path / "map.parquet", neighbors=3)
+    loaded = pd.read_parquet(path)
+    loaded["__row_index__"] = range(len(loaded))
+    types = duckdb.sql("select column_name, column_type from (describe from loaded)").fetchall()
+    assert types == [
+        ("document_id", "VARCHAR"),
+        ("x", "FLOAT"),
+        ("y", "FLOAT"),
+        *((name, "VARCHAR") for name in ("cluster", "cluster_id", "label")),
+        ("similarity", "FLOAT"),
+        *((name, "VARCHAR") for name in ("text", "truth")),
+        ("neighbors", "STRUCT(ids BIGINT[], distances FLOAT[])"),
+        ("__row_index__", "BIGINT"),
+    ]
+    found = duckdb.sql(
+        "select loaded.__row_index__, near.id from loaded, "
+        "(select __row_index__ as row, unnest(neighbors.ids) as id from loaded) near "
+        "where near.row = loaded.__row_index__"
+    ).fetchall()
+    assert len(found) == 3 * N_ROWS
+    assert all(row != near and 0 <= near < N_ROWS for row, near in found)
+
+
+def test_rows_beside_a_sample_have_no_coordinates(docs: Path, tmp_path: Path) -> None:
+    run = gpucluster.cluster(
+        str(docs),
+        algorithm="kmeans",
+        algorithm_params={"n_clusters": 3, "n_init": 1},
+        sample_size=300,
+        sample_mode="fit_then_assign",
+        dimension_reduction={"method": "pca"},
+        out=tmp_path / "runs",
+    )
+    data = pd.read_parquet(run.export(tmp_path / "map.parquet"))
+    assert len(data) == N_ROWS
+    shown = duckdb.sql("SELECT * FROM data WHERE x IS NOT NULL").fetchall()  # as plots.md has it
+    assert len(shown) == 300
 
 
 def test_an_export_goes_where_it_may(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ def test_without_ids_rows_are_counted_through(tmp_path: Path) -> None:
     assert found == {"1": "text 1 of a", "8": "text 3 of b"}
 
 
+def test_a_file_may_lack_the_column(tmp_path: Path) -> None:
+    first = table(vectors()[:5], [f"a-{row}" for row in range(5)], text=pa.array(list("abcde")))
+    write_parquet(tmp_path / "0.parquet", first)
+    write_parquet(tmp_path / "1.parquet", table(vectors()[:5], [f"b-{row}" for row in range(5)]))
+    paths = sorted(map(str, tmp_path.glob("*.parquet")))
+    source = json.loads(json.dumps(load(open_feature(paths, None), reporter=Reporter()).source))
+    assert read_texts(source, ["a-1", "b-1"], ENOUGH) == {"a-1": "b"}
+
+
 def test_what_is_too_large_or_gone_is_not_read(tmp_path: Path) -> None:
     source = described(collection(tmp_path, "a"))
     assert read_texts(source, ["a-1"], 10) == {}
