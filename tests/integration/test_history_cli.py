@@ -177,7 +177,7 @@ def test_runs_that_cannot_be_read_are_listed(invoke: Callable[..., Result]) -> N
         ("history .", 5, "run_not_found", "name the folder that holds runs"),
         ("history runs --plot a.gif", 2, "config_invalid", "ends in one of .png, .svg, .pdf"),
         ("history runs --flow a.png", 2, "config_invalid", "a flow is of one series"),
-        ("history runs --plot none/a.png", 7, "store_error", "No such file or directory"),
+        ("history runs --plot none/a.png", 7, "store_error", "no such folder"),
         ("history runs --cluster-name topic", 5, "run_not_found", "known are: topics ?[31m"),
         ("history runs --run run_z", 5, "run_not_found", "no run 'run_z'"),
         ("history runs --run run_", 2, "config_invalid", "runs of 2 series"),
