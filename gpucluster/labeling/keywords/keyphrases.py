@@ -204,13 +204,13 @@ def _saying_more(keywords: Sequence[str]) -> list[str]:
     again: list[str] = []
     for phrase in keywords:
         words = phrase.split(" ")
-        repeats = any(_are_forms(word, other) for word in words for other in said)
+        repeats = any(are_forms(word, other) for word in words for other in said)
         (again if repeats else new).append(phrase)
         said += words
     return new + again
 
 
-def _are_forms(first: str, second: str) -> bool:
+def are_forms(first: str, second: str) -> bool:
     """Whether two words are the same but for a short ending: ``charge`` and ``charged``."""
     short, long = sorted((first, second), key=len)
     return len(short) >= STEM and long.startswith(short) and len(long) - len(short) <= ENDING
