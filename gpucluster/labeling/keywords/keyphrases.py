@@ -71,7 +71,7 @@ def keyphrases(counts: TermCounts, parents: Labels, n_keywords: int = 5) -> list
     folded = fold(counts, matrix, documents)
     found: list[list[str]] = []
     for columns, numbers in _candidates(folded.matrix, documents, parents):
-        chosen = _chosen([folded.words[column] for column in columns], numbers, n_keywords)
+        chosen = _chosen([*map(folded.words, columns)], numbers, n_keywords)
         found.append([folded.shown[columns[at]] for at in chosen])
     return found
 
