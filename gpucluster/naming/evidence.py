@@ -206,8 +206,9 @@ def _chosen(
         _beside(places, {*own, *others})
         for places, own, others in zip(held_out, shown, edges, strict=True)
     ]
-    lists = ([rows[places].tolist() for places in each] for each in (shown, edges, held))
-    return _Chosen(*lists, _counted(labels, rows, run.manifest.counts.num_rows))
+    first, *lists = [[rows[places].tolist() for places in each] for each in (shown, edges, held)]
+    counted = _counted(labels, rows, run.manifest.counts.num_rows)
+    return _Chosen(first, lists[0], lists[1], counted)
 
 
 def _beside(places: Rows, shown: Collection[int]) -> list[int]:
