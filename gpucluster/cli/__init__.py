@@ -24,6 +24,7 @@ from gpucluster.cli.look import inspect, plan, show
 from gpucluster.cli.machine import completion, config, doctor
 from gpucluster.cli.plot import export, plot
 from gpucluster.cli.promote import promote
+from gpucluster.cli.replies import replies
 from gpucluster.cli.report import report as write_report
 from gpucluster.cli.run import run
 from gpucluster.cli.serve import serve
@@ -107,6 +108,6 @@ RUNS = (
     *(run, label, assign, enrich, show, write_report, plot, export),
     *(compare, history, promote, classify),
 )
-OTHERS = (plan, sweep, inspect, serve, doctor, config, completion)
+OTHERS = (plan, sweep, inspect, replies, serve, doctor, config, completion)
 for command in (*RUNS, *OTHERS):
     main.add_command(command)

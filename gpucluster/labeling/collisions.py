@@ -1,10 +1,15 @@
-"""Names that tell clusters apart: which ones clash, and what becomes of those that still do."""
+"""Names that tell clusters apart: which ones clash, and what becomes of those that still do.
+
+A model may have been told a name by a document, in order to take it from another cluster. What can
+be checked is whether a cluster's own words carry its name: they are counted over all its members.
+"""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,12 +33,36 @@ def comparable(label: str) -> str:
     return " ".join(kept.split()) or folded
 
 
+@dataclass(frozen=True, slots=True)
+class Clashes:
+    """Labels by node that cannot stay as they are.
+
+    Attributes
+    ----------
+    theirs : dict of int to str
+        They are another node's by right: all their words are its own.
+    nobodys : dict of int to str
+        None that has it can show that: no other name is due for these, only something that tells
+        them apart.
+    """
+
+    theirs: dict[int, str] = field(default_factory=dict)
+    nobodys: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> dict[int, str]:
+        """Both."""
+        return self.theirs | self.nobodys
+
+
 def clashing(
     labels: Mapping[int, str],
     sizes: Sequence[int],
+    support: Mapping[int, float],
+    *,
     fixed: Iterable[int] = (),
-    taken: Iterable[str] = (),
-) -> dict[int, str]:
+    taken: Mapping[str, float] | None = None,
+) -> Clashes:
     """Find the clusters that are called like another one.
 
     Parameters
@@ -42,24 +71,41 @@ def clashing(
         By node.
     sizes : sequence of int
         Members of each node.
+    support : dict of int to float
+        By node, the share of the label's words that are the cluster's own.
     fixed : iterable of int
         Nodes that keep their label: it was theirs in an earlier run.
-    taken : iterable of str
-        Labels that no node may have, such as those of the level above.
+    taken : dict of str to float, optional
+        Labels that no node may have, such as those of the level above, with their support there.
 
     Returns
     -------
-    dict of int to str
-        The label that a node has to give up. Of several that share one the largest keeps it.
+    Clashes
+        Of several that share a label the one keeps it whose own words carry it most, of equals
+        that they carry wholly the largest; of other equals none.
     """
     kept = set(fixed)
-    owners = {comparable(label) for label in taken}
-    found = {}
-    for node in sorted(labels, key=lambda node: (node not in kept, -sizes[node], node)):
-        name = comparable(labels[node])
-        if name in owners and node not in kept:
-            found[node] = labels[node]
-        owners.add(name)
+    owners: dict[str, float] = {}
+    for label, share in (taken or {}).items():
+        name = comparable(label)
+        owners[name] = max(share, owners.get(name, 0.0))
+    groups: dict[str, list[int]] = {}
+
+    def rank(node: int) -> tuple[bool, float, int, int]:
+        return node not in kept, -support[node], -sizes[node], node
+
+    for node in sorted(labels, key=rank):
+        groups.setdefault(comparable(labels[node]), []).append(node)
+    found = Clashes()
+    for name, nodes in groups.items():
+        right = owners.get(name)
+        first, others = nodes[0], [node for node in nodes if node not in kept]
+        if right is None:
+            right = support[first]
+            is_tie = first not in kept and len(nodes) > 1 and support[nodes[1]] == right < 1
+            others = others if is_tie else [node for node in others if node != first]
+        into = found.theirs if right >= 1 else found.nobodys
+        into.update((node, labels[node]) for node in others)
     return found
 
 

@@ -139,7 +139,7 @@ class LabelingSettings(_Settings):
     )
     cache_ttl_seconds: Annotated[int, Field(ge=0, le=2_592_000)] = Field(
         default=604_800,
-        description="How long other labellings find a reply; 0: never. Its own finds it always.",
+        description="How long other labellings find a reply; 0: never. Its own: while it is kept.",
     )
     custom_prompt: str | None = Field(
         default=None, min_length=1, description="Replaces the instructions entirely."

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,6 +130,61 @@ def gather(
     """
     centroids = run.fitted_centroids
     parents = run.parents
+    parts, hidden = _parts(run, source)
+    chosen = _chosen(run, settings, parts, is_tested=is_tested, reporter=reporter)
+    first = chosen.shown
+    read = read_documents(
+        parts,
+        settings,
+        shown=chosen.rows(),
+        headlined={rows[0] for rows in first if rows},
+        counted=chosen.counted,
+        n_nodes=len(parents),
+        text_column=text_column,
+        hidden=hidden,
+        reporter=reporter,
+    )
+    keywords = keyphrases(read.counter.counts(), parents)  # before what stays is there
+    return ClusterEvidence(
+        parents=parents,
+        names=centroids["cluster_id"].to_pylist(),
+        num_members=centroids["num_members"].to_pylist(),
+        shown=first,
+        edge=chosen.edge,
+        held_out=chosen.held_out,
+        neighbours=_neighbours(run.centroid_matrix, parents, reporter),
+        documents=read.documents,
+        keywords=keywords,
+        headlines=[read.headlines.get(rows[0]) if rows else None for rows in first],
+        missing=read.missing,
+        texts=read.texts,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Rows of the input by node, as in `ClusterEvidence`, and the node that each is counted for."""
+
+    shown: list[list[int]]
+    edge: list[list[int]]
+    held_out: list[list[int]]
+    counted: Labels
+
+    def rows(self) -> Rows:
+        """Return all of them, rising."""
+        lists = chain(self.shown, self.edge, self.held_out)
+        return np.unique(np.fromiter(chain.from_iterable(lists), np.int64))
+
+
+def _chosen(
+    run: Run,
+    settings: LabelingSettings,
+    parts: Parts,
+    *,
+    is_tested: bool,
+    reporter: Reporter,
+) -> _Chosen:
+    """Choose which documents speak for clusters; what is known of all members goes with this."""
     table = run.member_columns(
         ["document_id", "row", "cluster_index", "cosine_similarity_to_centroid"]
     )
@@ -139,12 +194,11 @@ def gather(
         labels,
         table["cosine_similarity_to_centroid"].to_numpy(zero_copy_only=False),
         rows,
-        parents,
+        run.parents,
         n_shown=settings.max_samples_per_cluster,
     )
-    parts, hidden = _parts(run, source)
     shown = _pick(found, table, parts, run, settings.max_samples_per_cluster, reporter)
-    nothing = [np.empty(0, np.int64)] * len(parents)
+    nothing = [np.empty(0, np.int64)] * len(run.parents)
     edge = found.edge if settings.contrast else nothing
     held_out = found.spread if is_tested else nothing
     edges = [_beside(places, own) for places, own in zip(edge, shown, strict=True)]
@@ -153,33 +207,8 @@ def gather(
         for places, own, others in zip(held_out, shown, edges, strict=True)
     ]
     first, *lists = [[rows[places].tolist() for places in each] for each in (shown, edges, held)]
-    read = read_documents(
-        parts,
-        settings,
-        shown=np.array(
-            sorted({row for rows in (*first, *lists[0], *lists[1]) for row in rows}), np.int64
-        ),
-        headlined={rows[0] for rows in first if rows},
-        counted=_counted(labels, rows, run.manifest.counts.num_rows),
-        n_nodes=len(parents),
-        text_column=text_column,
-        hidden=hidden,
-        reporter=reporter,
-    )
-    return ClusterEvidence(
-        parents=parents,
-        names=centroids["cluster_id"].to_pylist(),
-        num_members=centroids["num_members"].to_pylist(),
-        shown=first,
-        edge=lists[0],
-        held_out=lists[1],
-        neighbours=_neighbours(run.centroid_matrix, parents, reporter),
-        documents=read.documents,
-        keywords=keyphrases(read.counter.counts(), parents),
-        headlines=[read.headlines.get(rows[0]) if rows else None for rows in first],
-        missing=read.missing,
-        texts=read.texts,
-    )
+    counted = _counted(labels, rows, run.manifest.counts.num_rows)
+    return _Chosen(first, lists[0], lists[1], counted)
 
 
 def _beside(places: Rows, shown: Collection[int]) -> list[int]:

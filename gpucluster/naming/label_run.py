@@ -37,7 +37,8 @@ from gpucluster.naming.names import (
     remember,
     reuse,
 )
-from gpucluster.naming.request import LabelingRequest, reply_file
+from gpucluster.naming.replies import reply_file
+from gpucluster.naming.request import LabelingRequest
 from gpucluster.naming.table import counts, errors, table
 from gpucluster.places import working_folder
 
@@ -98,6 +99,7 @@ def label_run(
             remember(naming, {} if names is None else names_in(names), is_measured=is_measured)
             cache = _cache(run, request, request.attempt_id(run))
             opened.callback(cache.close)
+            cache.begin()
             costs = _ask(naming, request, cache, account, opened)
         with account.stage("label.write", backend="numpy"):
             _publish_audit(store, run, costs.get("audit"))
@@ -126,7 +128,8 @@ def label_run(
                 table(naming),
             )
         if cache is not None:  # only now: what is not published is not lost
-            cache.hand_over(labeling.labeling_id)
+            is_finished = not labeling.llm_labeling_errors and not labeling.is_open
+            cache.end(labeling.labeling_id, is_finished=is_finished)
         return labeling
 
 
@@ -154,7 +157,7 @@ def estimate_labels(
         if request.is_offline:
             return Usage()
         begun = request.begun(run)
-        if begun is None or not reply_file(run).exists():
+        if begun is None or not reply_file(run.path.parent).exists():
             return expected_usage(
                 naming, lambda _: False, is_embedding_paid=request.embedded_by == "model"
             )
@@ -275,7 +278,7 @@ def _publish_audit(store: Store, run: Run, name: str | None) -> None:
 def _cache(run: Run, request: LabelingRequest, labeling_id: str) -> ReplyCache:
     """Open the replies that are kept beside the runs."""
     return ReplyCache(
-        reply_file(run),
+        reply_file(run.path.parent),
         labeling_id,
         request.settings.cache_ttl_seconds,
         is_fresh=request.fresh,

@@ -17,9 +17,10 @@ from gpucluster.artifacts.labels import LABELS, finished_labeling
 from gpucluster.events import Reporter
 from gpucluster.labeling.answer.replies import LABEL_LIMIT
 from gpucluster.labeling.asking.asker import Asker
-from gpucluster.labeling.collisions import clashing, distinct, merged
+from gpucluster.labeling.collisions import Clashes, clashing, comparable, distinct, merged
 from gpucluster.labeling.embedding import Embedder, NotEmbeddedError
 from gpucluster.labeling.keywords.keyphrases import offline_label
+from gpucluster.labeling.keywords.support import share_of_own
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.labeling.text import plain
 from gpucluster.naming.evidence import ClusterEvidence
@@ -189,8 +190,8 @@ def name_by_keywords(naming: Naming) -> None:
         if attributes is not None and attributes[node] is not None:
             naming.named[node].label = plain(str(attributes[node]), LABEL_LIMIT)
             naming.named[node].source = "attribute"
-    for nodes, taken in _levels(naming):
-        _tell_apart(naming, nodes, taken)
+    for nodes, above in _levels(naming):
+        _tell_apart(naming, nodes, above)
 
 
 def _by_keywords(naming: Naming, node: int, source: str) -> Named:
@@ -205,14 +206,14 @@ def _by_keywords(naming: Naming, node: int, source: str) -> Named:
     )
 
 
-def _levels(naming: Naming) -> Iterator[tuple[list[int], list[str]]]:
-    """Yield the nodes of each level from the top, and the labels above, which they cannot have."""
+def _levels(naming: Naming) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the nodes of each level from the top, and those above, whose labels are taken."""
     levels = node_levels(naming.evidence.parents)
-    above: list[str] = []
+    above: list[int] = []
     for level in range(int(levels.max(initial=NOISE)) + 1):
         nodes = np.flatnonzero(levels == level).tolist()
         yield nodes, above
-        above = above + [naming.named[node].label for node in nodes]
+        above = above + nodes
 
 
 def _kept(naming: Naming, nodes: Sequence[int]) -> list[int]:
@@ -225,16 +226,38 @@ def _kept(naming: Naming, nodes: Sequence[int]) -> list[int]:
     ]
 
 
-def _clashes(naming: Naming, nodes: Sequence[int], taken: Sequence[str]) -> dict[int, str]:
-    """Return the labels that nodes have to give up, because others have them."""
-    sizes = naming.evidence.num_members
-    return clashing(naming.labels(nodes), sizes, _kept(naming, nodes), taken)
+def _support(naming: Naming, node: int) -> float:
+    """Return how far a label is made of the words of its cluster, which no single document is.
+
+    What no model has said is made of them, or is a value.
+    """
+    one = naming.named[node]
+    if one.source != "llm":
+        return 1.0
+    own = [comparable(word) for word in naming.evidence.keywords[node]]
+    return share_of_own(comparable(one.label), own)
 
 
-def _tell_apart(naming: Naming, nodes: Sequence[int], taken: Sequence[str]) -> None:
+def _clashes(naming: Naming, nodes: Sequence[int], above: Sequence[int]) -> Clashes:
+    """Return the labels that cannot stay, because others have them."""
+    taken: dict[str, float] = {}
+    for node in above:
+        label = naming.named[node].label
+        taken[label] = max(_support(naming, node), taken.get(label, 0.0))
+    return clashing(
+        naming.labels(nodes),
+        naming.evidence.num_members,
+        {node: _support(naming, node) for node in nodes},
+        fixed=_kept(naming, nodes),
+        taken=taken,
+    )
+
+
+def _tell_apart(naming: Naming, nodes: Sequence[int], above: Sequence[int]) -> None:
     """Give labels that clash an ending of their own."""
     evidence = naming.evidence
-    clashes = _clashes(naming, nodes, taken)
+    clashes = _clashes(naming, nodes, above).all
+    taken = naming.labels(above).values()
     new = distinct(naming.labels(nodes), clashes, evidence.keywords, evidence.names, taken)
     for node, label in new.items():
         naming.named[node].label = label
@@ -244,14 +267,13 @@ def name_by_model(
     naming: Naming, asker: Asker, embedder: Embedder | None, reporter: Reporter
 ) -> None:
     """Name clusters by what a model answers, the highest level first."""
-    for nodes, taken in _levels(naming):
+    for nodes, above in _levels(naming):
         _ask(naming, asker, {node: () for node in nodes if node not in naming.named}, reporter)
-        clashes = _clashes(naming, nodes, taken)
-        _ask_otherwise(naming, asker, clashes, reporter)
+        _ask_otherwise(naming, asker, _clashes(naming, nodes, above).theirs, reporter)
         is_merging = naming.settings.use_embedding_dedup and embedder is not None
         if is_merging:
             _ask_otherwise(naming, asker, _alike(naming, nodes, embedder, reporter), reporter)
-        _tell_apart(naming, nodes, taken)
+        _tell_apart(naming, nodes, above)
         if is_merging:
             for node, larger in _alike(naming, nodes, embedder, reporter).items():
                 naming.named[node].merged_from = naming.named[node].label

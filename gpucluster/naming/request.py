@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpucluster.artifacts import Run
@@ -12,7 +11,8 @@ from gpucluster.artifacts.files import digest
 from gpucluster.errors import ConfigError, SchemaMismatchError, SourceError
 from gpucluster.labeling.answer.schemas import import_jsonschema
 from gpucluster.labeling.asking.asker import identity
-from gpucluster.labeling.asking.cache import FILE_NAME, ReplyCache
+from gpucluster.labeling.asking.cache import ReplyCache
+from gpucluster.labeling.asking.pruning import most_bytes
 from gpucluster.labeling.asking.spending import known_prices
 from gpucluster.labeling.embedding import Embed, Embedder, guarded
 from gpucluster.labeling.model.client import check_ready
@@ -21,7 +21,7 @@ from gpucluster.labeling.question.prompts import check_media, media_kinds
 from gpucluster.labeling.settings import LabelingSettings
 from gpucluster.naming.documents import text_paths
 from gpucluster.naming.evidence import NAME_TEXTS
-from gpucluster.places import working_folder
+from gpucluster.naming.replies import reply_file
 from gpucluster.sources import file_state
 
 if TYPE_CHECKING:
@@ -37,11 +37,6 @@ BESIDE = {
     "prices",
     "timeout_s",
 }
-
-
-def reply_file(run: Run) -> Path:
-    """Return where replies are kept: beside the runs, or on this disk for those in a bucket."""
-    return working_folder(run.path.parent) / FILE_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +112,12 @@ class LabelingRequest:
         if not self.fresh or self.is_offline:
             return own
         new = "lab_" + digest([own, time.time_ns()])[:16]
-        return ReplyCache.unfinished(reply_file(run), own, new)
+        return ReplyCache.unfinished(reply_file(run.path.parent), own, new)
 
     def begun(self, run: Run) -> str | None:
         """Return the attempt that this one goes on with; None: a fresh one begins."""
         own = self.labeling_id(run)
-        return ReplyCache.begun(reply_file(run), own) if self.fresh else own
+        return ReplyCache.begun(reply_file(run.path.parent), own) if self.fresh else own
 
     @classmethod
     def of(cls, definition: ClusterDefinition) -> LabelingRequest | None:
@@ -188,6 +183,7 @@ class LabelingRequest:
         self.check_settings()
         if not self.is_offline:
             check_ready(self.settings)
+            most_bytes()
             import_jsonschema()
             if media_kinds(self.settings):
                 Presigner(self.settings.presign_prefixes).check()

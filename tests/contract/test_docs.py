@@ -24,6 +24,7 @@ import gpucluster
 from gpucluster.cli import main
 from gpucluster.cli.serve import serve
 from gpucluster.dialects import read_body
+from gpucluster.labeling.asking.pruning import LIMIT, LIMIT_MB, RESUMABLE_S
 from gpucluster.labeling.fake_server import FakeServer
 from gpucluster.service.catalog.port import utc_now
 from gpucluster.service.outbound.signing import new_secret, signed
@@ -221,6 +222,12 @@ def test_labeling_page(folder: Path) -> None:
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "by the model" in done.stdout
+
+
+def test_labeling_page_knows_the_limit_of_replies() -> None:
+    text = (ROOT / "docs/labeling.md").read_text()
+    assert f"{LIMIT_MB} MB of replies are kept in a file; `{LIMIT}` sets another" in text
+    assert f"within {RESUMABLE_S / 86_400:.0f} days of its last attempt" in text
 
 
 def test_labeling_page_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,27 @@ def test_no_document_is_shown_and_held_out(tmp_path: Path) -> None:
     for node in range(24):
         lists = [*found.shown[node], *found.edge[node], *found.held_out[node]]
         assert len(set(lists)) == len(lists)
+
+
+def test_what_is_known_of_all_members_goes_before_documents_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = []
+    find, read = evidence.candidates, evidence.read_documents
+
+    def found(*args: Any, **more: Any) -> Any:
+        chosen = find(*args, **more)
+        alive.extend(weakref.ref(places) for places in (*chosen.near, *chosen.edge))
+        return chosen
+
+    def reading(*args: Any, **more: Any) -> Any:
+        assert alive
+        assert all(place() is None for place in alive)
+        return read(*args, **more)
+
+    monkeypatch.setattr(evidence, "candidates", found)
+    monkeypatch.setattr(evidence, "read_documents", reading)
+    assert any(gathered(topic_run(tmp_path), model_name="gpt-4o").shown)
 
 
 def run_of(folder: Path, X: np.ndarray, texts: Sequence[str]) -> Run:

@@ -8,12 +8,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucluster.errors import DiskFullError, PermissionRefusedError, StoreError
+from gpucluster.labeling.asking.pruning import Kept, kept, most_bytes, mostly_empty, prune
 from gpucluster.labeling.asking.spending import Usage
 from gpucluster.labeling.model.protocol import Reply
 
@@ -23,17 +24,19 @@ if TYPE_CHECKING:
 
 FILE_NAME = "label-cache.sqlite"
 BUSY_S = 30.0  # for which one labelling waits while another one writes
+USES = 1_000  # of replies that are noted at a time
 
-_VERSION = 2
+_VERSION = 3
 _TABLES = """
 CREATE TABLE replies (
     key TEXT NOT NULL, asked_by TEXT NOT NULL, reply TEXT NOT NULL, expires_at REAL NOT NULL,
-    PRIMARY KEY (key, asked_by)
+    used_at REAL NOT NULL, PRIMARY KEY (key, asked_by)
 ) WITHOUT ROWID;
 CREATE TABLE labelings (
     labeling_id TEXT PRIMARY KEY, calls INTEGER NOT NULL DEFAULT 0,
     input_tokens INTEGER NOT NULL DEFAULT 0, output_tokens INTEGER NOT NULL DEFAULT 0,
-    embedding_tokens INTEGER NOT NULL DEFAULT 0, estimate TEXT
+    embedding_tokens INTEGER NOT NULL DEFAULT 0, estimate TEXT,
+    used_at REAL NOT NULL, is_finished INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE unfinished (request TEXT PRIMARY KEY, labeling_id TEXT NOT NULL) WITHOUT ROWID;
 """
@@ -56,6 +59,8 @@ def question_key(question: Question, model: Mapping[str, Any]) -> str:
 
 class ReplyCache:
     """Replies in an SQLite file, each written together with what it cost; from any thread.
+
+    Whenever a labelling begins or ends, replies above the limit go: see `pruning`.
 
     Parameters
     ----------
@@ -113,6 +118,7 @@ class ReplyCache:
         self._ttl_s = ttl_s
         self._now = now
         self._lock = threading.Lock()
+        self._used: set[tuple[str, str]] = set()  # replies whose use is not noted yet
         with self._refusals():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
@@ -139,12 +145,23 @@ class ReplyCache:
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._db.execute("COMMIT")
+        self._shrink()
+
+    def begin(self) -> None:
+        """Say that this labelling is at work: none of its replies goes until it has ended."""
+        with self._transaction() as db:
+            self._spend(db, Usage())
+            db.execute(
+                "UPDATE labelings SET is_finished = 0 WHERE labeling_id = ?", (self.labeling_id,)
+            )
+        self._prune()
 
     def get(self, key: str) -> Reply | None:
         """Return the reply that was kept under a key and still holds; its own before others'."""
         with self._lock, self._refusals():
             found = self._db.execute(
-                "SELECT reply FROM replies WHERE key = ? AND (asked_by = ? OR expires_at > ?)"
+                "SELECT reply, asked_by FROM replies"
+                " WHERE key = ? AND (asked_by = ? OR expires_at > ?)"
                 " ORDER BY asked_by = ? DESC, expires_at DESC LIMIT 1",
                 (
                     *(key, self.labeling_id),
@@ -152,13 +169,18 @@ class ReplyCache:
                     self.labeling_id,
                 ),
             ).fetchone()
+            if found is not None:
+                self._used.add((key, found[1]))
+        if len(self._used) >= USES:
+            self._note_uses()
         return None if found is None else _reply(found[0])
 
     def put(self, key: str, reply: Reply, used: Usage) -> None:
         """Keep a reply and what it cost, both or neither."""
-        row = (key, self.labeling_id, json.dumps(asdict(reply)), self._now() + self._ttl_s)
+        now, text = self._now(), json.dumps(asdict(reply))
+        row = (key, self.labeling_id, text, now + self._ttl_s, now)
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", row)
+            db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
             self._spend(db, used)
 
     def note(self, used: Usage) -> None:
@@ -169,12 +191,13 @@ class ReplyCache:
     def _spend(self, db: sqlite3.Connection, used: Usage) -> None:
         amounts = (used.calls, used.input_tokens, used.output_tokens, used.embedding_tokens)
         db.execute(
-            "INSERT INTO labelings VALUES (?, ?, ?, ?, ?, NULL)"
+            "INSERT INTO labelings VALUES (?, ?, ?, ?, ?, NULL, ?, 0)"
             " ON CONFLICT (labeling_id) DO UPDATE SET calls = calls + excluded.calls,"
+            " used_at = excluded.used_at,"
             " input_tokens = input_tokens + excluded.input_tokens,"
             " output_tokens = output_tokens + excluded.output_tokens,"
             " embedding_tokens = embedding_tokens + excluded.embedding_tokens",
-            (self.labeling_id, *amounts),
+            (self.labeling_id, *amounts, self._now()),
         )
 
     def spent(self, prices: Prices | None) -> Usage:
@@ -208,20 +231,66 @@ class ReplyCache:
         with self._transaction() as db:
             db.executemany("DELETE FROM replies WHERE key = ?", [(key,) for key in keys])
 
-    def hand_over(self, labeling_id: str) -> None:
-        """Let another labelling have the replies and the spending of this one, which is done."""
-        if labeling_id == self.labeling_id:
-            return
+    def end(self, labeling_id: str, *, is_finished: bool) -> None:
+        """Take note that the names are published.
+
+        Parameters
+        ----------
+        labeling_id : str
+            Who has the replies and the spending from now on.
+        is_finished : bool
+            Whether nothing is left to be asked for, so that no reply is needed any more.
+        """
         ids = (labeling_id, self.labeling_id)
         with self._transaction() as db:
-            db.execute("UPDATE OR REPLACE replies SET asked_by = ? WHERE asked_by = ?", ids)
-            db.execute("UPDATE OR REPLACE labelings SET labeling_id = ? WHERE labeling_id = ?", ids)
-            db.execute("DELETE FROM unfinished WHERE labeling_id = ?", ids[1:])
+            if labeling_id != self.labeling_id:
+                moved = "SET labeling_id = ? WHERE labeling_id = ?"
+                db.execute("UPDATE OR REPLACE replies SET asked_by = ? WHERE asked_by = ?", ids)
+                db.execute(f"UPDATE OR REPLACE labelings {moved}", ids)
+                db.execute("DELETE FROM unfinished WHERE labeling_id = ?", ids[1:])
+            done = (is_finished, labeling_id)
+            db.execute("UPDATE labelings SET is_finished = ? WHERE labeling_id = ?", done)
+        self._prune()
+
+    def kept(self) -> Kept:
+        """Count the replies."""
+        with self._lock, self._refusals():
+            return kept(self._db, self._now())
+
+    def empty(self) -> None:
+        """Forget all replies but those that are needed; what was spent stays known."""
+        with self._transaction() as db:
+            prune(db, self._now(), 0)
+        self._shrink()
 
     def close(self) -> None:
         """Close the file."""
+        self._note_uses()
         with self._lock:
             self._db.close()
+
+    def _note_uses(self) -> None:
+        """Write down which replies were used just now: many at a time, as it is no matter which."""
+        with self._lock:
+            used, self._used = self._used, set()
+        if used:
+            rows = [(self._now(), *one) for one in used]
+            find = "UPDATE replies SET used_at = ? WHERE key = ? AND asked_by = ?"
+            with suppress(StoreError), self._transaction() as db:
+                db.executemany(find, rows)
+
+    def _prune(self) -> None:
+        """Keep the limit; names are worth more than it, and do not fail by it."""
+        self._note_uses()
+        with suppress(StoreError), self._transaction() as db:
+            prune(db, self._now(), most_bytes())
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Give back a file's empty half, where nobody is in the way; else another time."""
+        with suppress(StoreError), self._lock, self._refusals():
+            if mostly_empty(self._db):
+                self._db.execute("VACUUM")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -71,7 +71,7 @@ def keyphrases(counts: TermCounts, parents: Labels, n_keywords: int = 5) -> list
     folded = fold(counts, matrix, documents)
     found: list[list[str]] = []
     for columns, numbers in _candidates(folded.matrix, documents, parents):
-        chosen = _chosen([folded.words[column] for column in columns], numbers, n_keywords)
+        chosen = _chosen([*map(folded.words, columns)], numbers, n_keywords)
         found.append([folded.shown[columns[at]] for at in chosen])
     return found
 
@@ -204,13 +204,13 @@ def _saying_more(keywords: Sequence[str]) -> list[str]:
     again: list[str] = []
     for phrase in keywords:
         words = phrase.split(" ")
-        repeats = any(_are_forms(word, other) for word in words for other in said)
+        repeats = any(are_forms(word, other) for word in words for other in said)
         (again if repeats else new).append(phrase)
         said += words
     return new + again
 
 
-def _are_forms(first: str, second: str) -> bool:
+def are_forms(first: str, second: str) -> bool:
     """Whether two words are the same but for a short ending: ``charge`` and ``charged``."""
     short, long = sorted((first, second), key=len)
     return len(short) >= STEM and long.startswith(short) and len(long) - len(short) <= ENDING

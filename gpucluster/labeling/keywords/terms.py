@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -40,6 +41,14 @@ _BREAK = " . "
 _SPACES = r"[ \t\p{Zs}_-]+"
 _ALONE: Final = np.int64(0xFFFF_FFFF)  # in place of a second word
 _BREAKING, _AT_END, _IN_PHRASES, _WORD = range(4)  # what a token may be part of
+
+
+@cache
+def stop_words() -> frozenset[str]:
+    """Return the words of English that say nothing by themselves."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return frozenset({*ENGLISH_STOP_WORDS, *FORMS_OF_DO}.difference(NO_STOP_WORDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +103,7 @@ class TermCounter:
     """
 
     def __init__(self, n_groups: int) -> None:
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-        stop_words = {*ENGLISH_STOP_WORDS, *FORMS_OF_DO}.difference(NO_STOP_WORDS)
-        self._stop_words = pa.array(sorted(stop_words), pa.large_string())
+        self._stop_words = pa.array(sorted(stop_words()), pa.large_string())
         self._documents = np.zeros(n_groups, np.int64)
         self._words = pa.array([], pa.large_string())
         self._texts: list[Any] = []

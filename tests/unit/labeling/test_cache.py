@@ -91,14 +91,14 @@ def test_a_fresh_attempt_asks_anew_and_is_handed_over_when_it_is_published(path:
     assert fresh.get("k") is None
     other = Reply("another", "stop", 1, 1)
     fresh.put("k", other, Usage.of(1, 1, PRICES))
-    fresh.hand_over("lab_1")
+    fresh.end("lab_1", is_finished=False)
     assert fresh.get("k") is None
     fresh.close()
     cache = opened(path, ttl_s=0, now=10**9)
     assert cache.get("k") == other
     assert cache.get("old") == REPLY
     assert cache.spent(PRICES) == Usage.of(1, 1, PRICES)
-    cache.hand_over("lab_1")
+    cache.end("lab_1", is_finished=False)
     assert cache.get("k") == other
     cache.close()
 
@@ -108,7 +108,7 @@ def test_what_was_begun_for_a_request_goes_on_under_its_id(path: Path) -> None:
     assert ReplyCache.unfinished(path, "request", "lab_2") == "lab_1"
     assert ReplyCache.begun(path, "request") == "lab_1"
     cache = opened(path)
-    cache.hand_over("lab_0")
+    cache.end("lab_0", is_finished=False)
     cache.close()
     assert ReplyCache.begun(path, "request") is None
     assert ReplyCache.unfinished(path, "request", "lab_2") == "lab_2"
@@ -140,7 +140,7 @@ def test_two_that_ask_the_same_keep_their_own_replies(path: Path) -> None:
     first.put("k", REPLY, USED)
     second.put("k", other, USED)
     assert (first.get("k"), second.get("k")) == (REPLY, other)
-    second.hand_over("lab_3")
+    second.end("lab_3", is_finished=False)
     assert (first.get("k"), second.get("k")) == (REPLY, None)
     first.close()
     second.close()

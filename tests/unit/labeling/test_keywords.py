@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -195,3 +196,15 @@ def test_headlines_are_short_single_lines(text, length):
     assert len(line) <= length
     assert line == " ".join(line.split())
     assert headline(line, length) == line or "…" in line or line[-1] in ".!?"
+
+
+def test_memory_is_bounded_by_the_number_of_terms() -> None:
+    words = [[f"w{chr(97 + i % 26)}{chr(97 + i // 26)}{x}" for x in "abcdefgh"] for i in range(500)]
+    counts = count(*([" ".join(own)] * 2 for own in words))
+    keyphrases(counts, roots(500))
+    tracemalloc.start()
+    keyphrases(counts, roots(500))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(counts.terms) > 7_000
+    assert peak < 160 * len(counts.terms)  # 128; words of each term alone would be 100 more
