@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from gpucluster.artifacts import Run
-from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.identity import stable_ids
 from gpucluster.report.drawing.canvas import Look, drawing, finish
 from gpucluster.report.run_flow import column_of, links_between
-from gpucluster.report.whole_file import on_disk, write_whole
+from gpucluster.report.whole_file import table_file, write_whole
 from gpucluster.succession import By, Clusters, Succession, succeed
 from gpucluster.types import DPI, NOISE
 
@@ -137,7 +136,8 @@ class Comparison:
         Raises
         ------
         ConfigError
-            The file would be part of a run, or is called otherwise than ``.parquet``.
+            The file would be part of a run, or was read by one, or is called otherwise than
+            ``.parquet``.
         StoreError
             The system refused.
         """
@@ -145,12 +145,8 @@ class Comparison:
 
         import pyarrow.parquet as pq
 
-        file = on_disk(path)
-        if file.suffix != ".parquet" or (file.parent / FILE_NAME).exists():
-            raise ConfigError(
-                f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",
-                path="table",
-            )
+        read = [each for run in (self.previous, self.current) for each in run.manifest.paths]
+        file = table_file(path, read, "table")
         content = io.BytesIO()
         pq.write_table(self.table, content)
         write_whole(file, content.getvalue())

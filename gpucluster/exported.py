@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.bases import check_is_run, latest_run
-from gpucluster.errors import ConfigError, SourceError
+from gpucluster.errors import ConfigError, FallbackWarning, SourceError
 from gpucluster.notation import describe, is_number
 from gpucluster.ops.neighbors import nearest_neighbors
 from gpucluster.ops.nesting import labels_at
 from gpucluster.ops.normalize import unit_rows
 from gpucluster.plots.rows import cluster_names, column_of, parts_of, vectors
-from gpucluster.report.whole_file import on_disk, write_whole
+from gpucluster.report.whole_file import table_file, write_whole
 
 if TYPE_CHECKING:
     from gpucluster.artifacts import Run
@@ -62,20 +62,17 @@ def export(
     RunNotFoundError, CorruptArtifactError, SchemaTooNewError
         There is no such run, or it is damaged, or of a newer version.
     ConfigError
-        The file is called otherwise or lies on no disk, or there are fewer rows than neighbours.
+        The file is called otherwise, lies on no disk or was read by the run, or there are fewer
+        rows than neighbours.
     SourceError
         Vectors are asked for and cannot be read any more. Texts that cannot are left out.
     StoreError
         The file could not be written.
     """
-    target = on_disk(path)
-    if target.suffix != ".parquet" or (target.parent / FILE_NAME).exists():
-        raise ConfigError(
-            f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",
-            path="out",
-        )
     opened = latest_run(run)
     check_is_run(opened)
+    given = data if isinstance(data, list | tuple) else [data]
+    target = table_file(path, [*opened.manifest.paths, *given], "out")
     content = io.BytesIO()
     pq.write_table(_table(opened, neighbors, data), content, compression="zstd")
     write_whole(target, content.getvalue())
@@ -112,9 +109,12 @@ def _table(run: Run, neighbors: int | None, data: Any) -> pa.Table:
             found = column_of(run, members, role, parts)
             if found is not None:
                 columns[role] = found
-    except SourceError:
+    except SourceError as error:
         if data is not None or neighbors is not None:
             raise
+        if run.manifest.paths:  # of data in memory nobody expects them
+            message = f"there are no texts: {error.message}"
+            warnings.warn(message, FallbackWarning, stacklevel=3)
     if neighbors is not None:
         columns["neighbors"] = _neighbors(unit_rows(vectors(run, members, parts)), neighbors)
     return pa.table(columns)

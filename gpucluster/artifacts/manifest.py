@@ -156,6 +156,17 @@ class Manifest(_Frozen):
         """Digest of all that is reproducible."""
         return digest(json.loads(self.model_dump_json(exclude=_CIRCUMSTANCES)))
 
+    @property
+    def parts(self) -> list[Any]:
+        """What is known of each collection that was read, or of the one source."""
+        collections: Any = self.source.get("collections")
+        return collections or [self.source]
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that were read; none for data in memory."""
+        return [path for part in self.parts for path in part.get("paths") or ()]
+
     def to_json(self) -> bytes:
         """Return the text of the file."""
         return seal(json.loads(self.model_dump_json()))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from gpucluster.cli.render import amount, table
-from gpucluster.cli.run import SETTINGS
-from gpucluster.cli.voice import Voice, speaking
+from gpucluster.cli.voice import SETTINGS, Voice, speaking
 
 
 @click.command(context_settings=SETTINGS)

@@ -61,7 +61,10 @@ class Grouped:
 def cluster_names(run: Run) -> list[str]:
     """Return what each node is called, or its id."""
     nodes = run.centroids.select(["cluster_id", "label"]).to_pydict()
-    return [label or name for name, label in zip(nodes["cluster_id"], nodes["label"], strict=True)]
+    return [
+        (label or "").strip() or name
+        for name, label in zip(nodes["cluster_id"], nodes["label"], strict=True)
+    ]
 
 
 def require_clusters(run: Run) -> None:

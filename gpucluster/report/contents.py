@@ -42,7 +42,7 @@ _OF_LINK = (
 
 def name_of(run: Run) -> str:
     """Return what a run is called: by its definition, its only file, or its id."""
-    names = {PurePosixPath(path).stem for path in _paths(run)}
+    names = {PurePosixPath(path).stem for path in run.manifest.paths}
     only = one_line(names.pop()) if len(names) == 1 else run.run_id
     return str(run.manifest.definition.get("cluster_name") or only)
 
@@ -180,20 +180,9 @@ def _related(run: Run) -> Iterator[str]:
         )
 
 
-def _parts(run: Run) -> list[Any]:
-    """Return what is known of each collection of a run, or of its one source."""
-    source: Any = run.manifest.source
-    return source.get("collections") or [source]
-
-
-def _paths(run: Run) -> list[str]:
-    """Return the files of a run; none for data in memory."""
-    return [path for part in _parts(run) for path in part["paths"]]
-
-
 def _input(run: Run) -> str:
     """Return the names of a run's files; of many the first ones."""
-    names = list(dict.fromkeys(one_line(PurePosixPath(path).name) for path in _paths(run)))
+    names = list(dict.fromkeys(one_line(PurePosixPath(path).name) for path in run.manifest.paths))
     more = len(names) - MOST_NAMES
     shown = ", ".join(names[:MOST_NAMES]) or "data in memory"
     return f"{shown} and {amount(more)} more" if more > 0 else shown
@@ -214,7 +203,7 @@ def _method(run: Run) -> str | None:
 def _command(run: Run) -> str:
     """Return the command that repeats a run, or one line of Python for data in memory."""
     manifest = run.manifest
-    paths = _paths(run)
+    paths = run.manifest.paths
     how: Any = manifest.assignment
     if not paths:
         if manifest.base_run_id is not None:
@@ -234,7 +223,7 @@ def _command(run: Run) -> str:
     if manifest.source.get("blocks"):  # each feature URI names its column
         roles.remove("vector")
     for role in roles:
-        names = {(part.get("columns") or {}).get(role) for part in _parts(run)}
+        names = {(part.get("columns") or {}).get(role) for part in run.manifest.parts}
         if len(names) == 1 and None not in names:  # else some part has no such column
             flags += [f"--{role}-column", str(*names)]
     return shlex.join(["gpucluster", "run", *shown, "--config", "definition.json", *flags])

@@ -143,7 +143,7 @@ def read_payload(
     except (InputError, SourceError) as error:
         if is_named or text_column is not None:
             raise
-        if has_texts and run.manifest.source.get("paths"):  # of data in memory nobody expects them
+        if has_texts and run.manifest.paths:  # of data in memory nobody expects them
             reporter.warn("texts_missing", f"there are no texts: {error.message}", FallbackWarning)
         return Payload(reason=error.message)
     texts, truth = found

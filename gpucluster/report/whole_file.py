@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
+from gpucluster.artifacts.manifest import FILE_NAME
 from gpucluster.errors import ConfigError, DiskFullError, PermissionRefusedError, StoreError
 from gpucluster.places import is_address
 
@@ -43,6 +45,35 @@ def on_disk(path: str | Path) -> Path:
         raise StoreError(
             f"cannot write {file}: there is no such folder", hint="make it, or name another one"
         )
+    return file
+
+
+def table_file(path: str | Path, inputs: Iterable[object], setting: str) -> Path:
+    """Return the file of a table about a run, which is none that a run is made of.
+
+    Parameters
+    ----------
+    path : str or Path
+    inputs : iterable of object
+        What was read; those that are files may not be named again.
+    setting : str
+        Under which it was named.
+
+    Raises
+    ------
+    ConfigError
+        It is called otherwise than ``.parquet``, lies in the folder of a run or on no disk, or a
+        run was made of it.
+    """
+    file = on_disk(path)
+    if file.suffix != ".parquet" or (file.parent / FILE_NAME).exists():
+        raise ConfigError(
+            f"got {str(path)!r}, expected a name that ends in .parquet, outside a run's folder",
+            path=setting,
+        )
+    known = [Path(each) for each in inputs if isinstance(each, str | Path)]
+    if file.exists() and any(each.exists() and file.samefile(each) for each in known):
+        raise ConfigError(f"{path} is what the run read: it would be lost", path=setting)
     return file
 
 

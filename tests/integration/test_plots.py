@@ -25,6 +25,7 @@ from gpucluster.cli.plot import plot as plot_command
 from gpucluster.errors import (
     BackendUnavailableError,
     ConfigError,
+    FallbackWarning,
     SourceError,
     SourceNotFoundError,
 )
@@ -287,6 +288,26 @@ def test_rows_in_several_files_that_were_moved(docs: Path, tmp_path: Path) -> No
         found = CliRunner().invoke(main, [*asked, "--data", moved[0], "--data", moved[1]])
         assert found.exit_code == 0, found.output
     assert pq.read_table(tmp_path / "a.parquet")["text"].to_pylist() == table["text"].to_pylist()
+
+
+def test_no_table_replaces_what_the_run_read(docs: Path, tmp_path: Path) -> None:
+    data, other = tmp_path / "docs.parquet", tmp_path / "link.parquet"
+    shutil.copy(docs, data)
+    other.symlink_to(data)
+    settings = {"algorithm": "kmeans", "algorithm_params": {"n_clusters": 3, "n_init": 1}}
+    run = gpucluster.cluster(str(data), settings, out=tmp_path / "runs", text_column="text")
+    before = data.read_bytes()
+    for file in (data, other):
+        with pytest.raises(ConfigError, match="is what the run read: it would be lost"):
+            run.export(file)
+        with pytest.raises(ConfigError, match="is what the run read: it would be lost"):
+            run.compare(run).to_parquet(file)
+    moved = data.rename(tmp_path / "moved.parquet")
+    with pytest.raises(ConfigError, match="it would be lost"):
+        run.export(moved, data=str(moved))
+    assert moved.read_bytes() == before
+    with pytest.warns(FallbackWarning, match="there are no texts"):
+        run.export(tmp_path / "map.parquet")
 
 
 def test_documents_that_joined_have_no_map(runs: dict[str, Run], docs: Path) -> None:
