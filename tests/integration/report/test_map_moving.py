@@ -290,6 +290,22 @@ def test_the_wheel_keeps_what_lies_under_it(page):
     assert np.abs(before[at] - 255).sum() > 60
 
 
+def test_dots_grow_less_than_what_lies_between_them(page):
+    given = islands([(0, 0), (10, 6), (3, 4)], 1)
+    show(page, given)
+    left, top = (int(each) for each in place(page, given, 0))
+
+    def ink():
+        part = pixels(page)[top - 20 : top + 21, left - 20 : left + 21]
+        return (np.abs(part - 255).sum(axis=2) > 60).sum()
+
+    before = ink()
+    page.evaluate("([left, top]) => map.zoom(8, left, top)", [left, top])
+    assert 2.5 * before < ink() < 8 * before  # by 8 to the power of 0.35 across: an area of 4.3
+    page.evaluate("([left, top]) => map.zoom(100, left, top)", [left, top])
+    assert ink() < 14 * before  # three times across at most
+
+
 def test_there_is_an_end_to_zooming(page):
     show(page, islands([(0, 0), (10, 6)], 1))
     before = pixels(page)
@@ -303,11 +319,13 @@ def test_keys_of_the_browser_stay_its_own(page):
     show(page, islands([(0, 0), (10, 6)], 5))
     before = pixels(page)
     page.focus("canvas.map")
-    for keys in ("Control+ArrowLeft", "Control+-", "Meta+ArrowUp", "Control+0"):
-        page.keyboard.press(keys)
-    np.testing.assert_array_equal(pixels(page), before)
-    page.keyboard.press("ArrowLeft")
-    assert not np.array_equal(pixels(page), before)
+    for key in ("ArrowLeft", "-", "ArrowUp"):
+        for modifier in ("Control", "Meta"):
+            page.keyboard.press(f"{modifier}+{key}")
+            np.testing.assert_array_equal(pixels(page), before)
+        page.keyboard.press(key)
+        assert not np.array_equal(pixels(page), before)
+        page.keyboard.press("0")
 
 
 def test_the_map_has_the_focus_of_a_name_that_is_gone(page):
