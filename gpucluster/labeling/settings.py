@@ -21,6 +21,11 @@ from gpucluster.labeling.answer.shapes import check_shape
 
 MAX_SAMPLES = 100
 TOKEN_CAPS: Final = ("max_tokens", "max_completion_tokens")  # names of one parameter
+# fields of a request that hold keys, in small letters and with _ for -
+SECRETS: Final = (
+    *("api_key", "apikey", "key", "token", "access_token", "auth_token", "authorization"),
+    *("secret", "password", "x_api_key"),
+)
 MEDIA: Final = ("image_url", "video_url", "audio_url")
 
 Provider = Literal["openai", "google", "anthropic", "openai_compatible", "command", "keywords"]
@@ -159,6 +164,18 @@ class LabelingSettings(_Settings):
     presign_prefixes: tuple[Annotated[str, AfterValidator(_prefix)], ...] = Field(
         default=(), description="s3://bucket/folder: s3:// URLs below are signed, others left out."
     )
+
+    @field_validator("parameters")
+    @classmethod
+    def _parameters_hold_no_secret(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name in given:  # the errors hold no value: it would be shown
+            if name.lower().replace("-", "_") in SECRETS:
+                raise ConfigError(
+                    "a key in a definition would be kept in files",
+                    path=f"llm_labeling.parameters.{name}",
+                    hint="leave it out, and set GPUCLUSTER_LLM_API_KEY",
+                )
+        return given
 
     @field_validator("base_url")
     @classmethod

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from gpucluster.device.select import Device
+from gpucluster.errors import ConfigError
 from gpucluster.events import Reporter
 from gpucluster.preprocess.base import Step
 from gpucluster.preprocess.pca import PCA
@@ -68,7 +69,19 @@ class DisplayReduction(BaseModel):
         step = self.step(random_state)
         if step is None:
             return None
-        return step.check(self.n_landmarks(n_samples), n_features, reporter)
+        try:
+            return step.check(self.n_landmarks(n_samples), n_features, reporter)
+        except ConfigError as error:
+            if str(error.path).startswith("dimension_reduction"):
+                raise
+            raise ConfigError(  # of a step that nobody wrote
+                f"no {self.method} layout in {self.components} dimensions of {n_samples} rows of "
+                f"{n_features}",
+                path="dimension_reduction",
+                got=self.components,
+                expected=error.expected,
+                hint="so few need none; or method: pca",
+            ) from error
 
     def n_landmarks(self, n_samples: int) -> int:
         """Return how many of `n_samples` rows are laid out; the others are placed."""

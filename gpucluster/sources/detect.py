@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from gpucluster.errors import ConfigError, CorruptInputError, SchemaMismatchError
+from gpucluster.errors import ConfigError, CorruptInputError, DtypeError, SchemaMismatchError
 from gpucluster.sources.base import MAX_COLUMNS, Columns
 from gpucluster.sources.columns import (
+    is_any_list,
     is_bytes,
     is_float_list,
     is_key,
@@ -84,6 +85,8 @@ def choose(schema: pa.Schema, asked: Columns, where: str) -> Columns:
         Several columns may be the vector.
     CorruptInputError
         There are more columns than any table has.
+    DtypeError
+        The text that was named is a list.
     """
     if len(schema) > MAX_COLUMNS:
         raise CorruptInputError(
@@ -92,6 +95,11 @@ def choose(schema: pa.Schema, asked: Columns, where: str) -> Columns:
     check_names({"id": asked.id, "vector": asked.vector, **asked.payload()}, schema.names, where)
     found = candidates(schema)
     types = {field.name: str(field.type) for field in schema}
+    if asked.text and is_any_list(schema.field(asked.text).type):
+        raise DtypeError(
+            f"{where}: column {asked.text!r} is {types[asked.text]}, no text",
+            hint="join each list into one text, or name another column",
+        )
     return Columns(
         id=asked.id or next(iter(found["id"]), None),
         vector=asked.vector or only_vector(found["vector"], VECTOR_NAMES, types, where),

@@ -116,6 +116,11 @@ def test_tsne_can_be_cancelled() -> None:
     assert len(seen) == 1
 
 
+def test_too_few_rows_for_a_layout_are_told_of_by_the_setting_that_was_written() -> None:
+    with pytest.raises(ConfigError, match=r"^dimension_reduction: no umap layout in 2 dim.* of 3"):
+        DisplayReduction().check(3, 10, 42, Reporter())
+
+
 def test_tsne_cuts_its_perplexity_and_refuses_what_has_no_picture() -> None:
     with pytest.warns(GpuclusterWarning, match="perplexity 30 cut to 16: there are 50 rows"):
         assert TSNE().check(50, 10, Reporter()).perplexity == 16

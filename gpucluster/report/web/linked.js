@@ -7,8 +7,15 @@ export function nameOf(cluster) {
   return cluster.label?.trim() || (cluster.keywords ?? []).slice(0, 4).join(", ") || cluster.cluster_id;
 }
 
+const known = new WeakMap(); // what was found for a list of clusters
+
 /** Return {index: set of its own index and those of all clusters below it}. */
 export function descendants(clusters) {
+  if (!known.has(clusters)) known.set(clusters, found(clusters));
+  return known.get(clusters);
+}
+
+function found(clusters) {
   const places = new Map(clusters.map((cluster, index) => [cluster.cluster_id, index]));
   const families = new Map();
   const family = (index) => {

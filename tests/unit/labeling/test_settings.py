@@ -55,3 +55,10 @@ def test_a_prefix_that_is_none_is_refused_with_the_definition(prefix: str) -> No
 
 def test_labels_may_be_merged_by_what_the_settings_do_not_name() -> None:
     assert LabelingSettings(model_name="claude-x", use_embedding_dedup=True).use_embedding_dedup
+
+
+@pytest.mark.parametrize("name", ["api_key", "Authorization", "X-Api-Key"])
+def test_no_key_is_a_parameter(name):
+    with pytest.raises(ConfigError, match="a key in a definition would be kept in files") as found:
+        ClusterDefinition.parse({"llm_labeling": {"parameters": {name: "sk-canary"}}})
+    assert "canary" not in str(found.value)

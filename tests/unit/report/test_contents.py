@@ -10,6 +10,7 @@ import pytest
 
 import gpucluster
 from gpucluster.artifacts import LocalStore
+from gpucluster.artifacts.manifest import Manifest
 from gpucluster.report.contents import MOST_PATHS, _command, describe
 from gpucluster.report.facts import drift
 from tests.helpers.runs import publish_small
@@ -20,8 +21,7 @@ PARTS = [f"data/part {i}.parquet" for i in range(MOST_PATHS + 1)]
 
 def run_of(paths: list[str], columns: dict[str, str | None], **more: object) -> SimpleNamespace:
     source = {"paths": paths, "columns": columns, "collections": more.pop("collections", [])}
-    known = {"base_run_id": None, "assignment": None, "taxonomy": None, "mode": "full"}
-    return SimpleNamespace(manifest=SimpleNamespace(source=source, **(known | more)))
+    return SimpleNamespace(manifest=Manifest.model_construct(source=source, **more))
 
 
 def two(*columns: dict[str, str | None]) -> list[dict[str, object]]:

@@ -131,3 +131,10 @@ def test_text_is_read_only_when_asked_for():
         "truth": pa.string(),
     }
     assert asked.payload["truth"].to_pylist() == names()
+
+
+def test_a_text_is_no_list():
+    with pytest.raises(
+        DtypeError, match=r"x.parquet: column 'tags' is list<item: string>, no text"
+    ):
+        chosen({"v": FLOATS, "tags": pa.list_(pa.field("item", pa.string()))}, text="tags")
