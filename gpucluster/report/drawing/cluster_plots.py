@@ -189,6 +189,7 @@ def draw_similarities(
     low = float(np.nanquantile(similarity, 0.001))
     edges = np.linspace(min(low, 0.95), 1, BINS + 1)
     clustered = similarity[labels != NOISE]
+    n_below = int(np.count_nonzero(clustered < edges[0]))
     axes = look.plain(figure.add_axes((0.08, 1 - 1.95 / height, 0.9, 1.6 / height)))
     _histogram(axes, clustered, edges, look, look.colours.bar)
     mean = float(clustered.mean(dtype=np.float64))
@@ -207,7 +208,8 @@ def draw_similarities(
     figure.text(
         0.53,
         0.08 / height,
-        "cosine to the centroid",
+        "cosine to the centroid"
+        + (f"; {n_below:,} below {edges[0]:.2f} are in its bar" if n_below else ""),
         ha="center",
         va="bottom",
         fontsize=8.5,
