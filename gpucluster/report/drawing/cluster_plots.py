@@ -209,7 +209,7 @@ def draw_similarities(
         0.53,
         0.08 / height,
         "cosine to the centroid"
-        + (f"; {n_below:,} below {edges[0]:.2f} are in its bar" if n_below else ""),
+        + (f"; {n_below:,} below {edges[0]:.2f} are in the first bar" if n_below else ""),
         ha="center",
         va="bottom",
         fontsize=8.5,
@@ -219,8 +219,8 @@ def draw_similarities(
 
 
 def _histogram(axes: Axes, values: Any, edges: Any, look: Look, colour: Any) -> None:
-    values = np.clip(values, edges[0], edges[-1])
-    axes.hist(values, bins=edges, color=colour, linewidth=0, histtype="stepfilled")
+    shown = np.clip(values, edges[0], edges[-1])
+    axes.hist(shown, bins=edges, color=colour, linewidth=0, histtype="stepfilled")
     axes.axvline(float(values.mean()), color=look.colours.ink, linewidth=0.9, linestyle="--")
     axes.set_xlim(edges[0], edges[-1])
     axes.set_yticks([])
