@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
-    from gpucluster.report.history_plot import Track
+    from gpucluster.report.drawing.history_plot import Track
 
 MAX_FLOW: Final = 8  # runs beside each other
 SHORT: Final = 12  # characters of a definition's key that are shown
@@ -252,7 +252,7 @@ class History:
         BackendUnavailableError, StoreError
             Matplotlib is missing, or the file could not be written.
         """
-        from gpucluster.report.history_plot import draw
+        from gpucluster.report.drawing.history_plot import draw
 
         def picture() -> Figure:
             if not self.series:
@@ -385,7 +385,7 @@ def _row(series: Series, run: Run) -> dict[str, Any]:
 
 def _track(series: Series, *, named: bool) -> Track:
     """Return what is drawn of a series, and its key where the name says not which it is."""
-    from gpucluster.report.history_plot import PANELS, Track
+    from gpucluster.report.drawing.history_plot import PANELS, Track
 
     manifests = [run.manifest for run in series.runs]
     return Track(

@@ -51,6 +51,8 @@ class Bars:
     Attributes
     ----------
     column : Column
+    clusters : ndarray of shape (n_bars - 2,), int64
+        The cluster of each bar, but for the last two.
     bar_of : ndarray of shape (n_clusters + 1,), int64
         The bar of each cluster, and at last of noise.
     sizes : ndarray of shape (n_bars,), float64
@@ -59,6 +61,7 @@ class Bars:
     """
 
     column: Column
+    clusters: Any
     bar_of: Any
     sizes: Any
     order: list[int]
@@ -80,7 +83,7 @@ class Bars:
 
     def cluster_of(self, bar: int) -> int:
         """Return the cluster that a bar is of; -1: of none alone."""
-        return NOISE if bar >= self.others else int(np.flatnonzero(self.bar_of[:-1] == bar)[0])
+        return NOISE if bar >= self.others else int(self.clusters[bar])
 
     def identity_of(self, bar: int) -> int:
         """Return the cluster of the last run whose colour a bar has; -1: of none."""
@@ -92,7 +95,7 @@ class Bars:
         if bar == self.noise:
             return "noise"
         if bar == self.others:
-            return f"{int(np.count_nonzero(self.bar_of[:-1] == bar)):,} others"
+            return f"{len(self.column.sizes) - len(self.clusters):,} others"
         return self.column.names[self.cluster_of(bar)]
 
     def fate_of(self, bar: int) -> str | None:
@@ -171,7 +174,7 @@ def _gathered(column: Column) -> Bars:
     bar_of[-1] = len(largest) + 1
     values = np.append(column.sizes, column.n_noise).astype(np.float64)
     sizes = np.bincount(bar_of, values, minlength=len(largest) + 2)
-    return Bars(column, bar_of, sizes, list(range(len(sizes))))
+    return Bars(column, largest, bar_of, sizes, list(range(len(sizes))))
 
 
 def _summed(before: Bars, after: Bars, links: Any) -> Any:

@@ -31,9 +31,9 @@ from gpucluster.errors import (
     RunNotFoundError,
     StoreError,
 )
-from gpucluster.report import history_plot
+from gpucluster.report.drawing import history_plot
 from gpucluster.report.drawing.canvas import Look, encoded
-from gpucluster.report.time_axis import CHARACTER, between, limits, ticks
+from gpucluster.report.drawing.time_axis import CHARACTER, between, limits, ticks
 from gpucluster.timeline import History, _grouped
 from tests.helpers.runs import manifest, publish_small
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gpucluster.errors import ConfigError
 from gpucluster.report.drawing.canvas import POINTS, Look, drawing
+from gpucluster.report.drawing.palette import THEMES
+from gpucluster.report.drawing.time_axis import between, limits, ticks
 from gpucluster.report.numbers import one_line
-from gpucluster.report.time_axis import between, limits, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,8 @@ LINE_HEIGHT: Final = 0.14  # inches
 ROOMY: Final = 4.0  # markers from this size on may have a ring
 
 UP, DOWN, DASHES = "\u2191", "\u2193", (0, (5, 3))
-PLAIN, FLAGGED, LINE, FAINT = "#0072B2", "#D55E00", "#9A9A9A", "#555555"
+_LIGHT: Final = THEMES["light"]
+PLAIN, FLAGGED, LINE, FAINT = _LIGHT.bar, _LIGHT.accent, _LIGHT.line, _LIGHT.faint
 MODES: Final = {  # how a run came by its clusters: shape, whether filled, in words
     "full": ("o", True, "full run"),
     "assign": ("o", False, "assigned to a base"),
