@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gpucluster.errors import FallbackWarning, InputError, SourceError
 from gpucluster.events import Reporter
@@ -37,11 +38,14 @@ class Examples:
     ----------
     members : ndarray of shape (n_examples,), int64
         The most central one of each cluster first, then others of each.
+    clusters : ndarray of shape (n_examples,), int32
+        What each is an example of.
     is_central : ndarray of shape (n_examples,), bool
         Whether it is near the centroid, or at the boundary.
     """
 
     members: Rows
+    clusters: Labels
     is_central: np.ndarray
 
 
@@ -81,7 +85,27 @@ def examples(labels: Labels, similarity: Vector) -> Examples:
     turn = np.where(is_central, 2 * rank, 2 * from_end + 1)
     chosen = np.flatnonzero(is_central | (from_end < N_BOUNDARY))
     chosen = chosen[np.argsort(turn[chosen], kind="stable")]
-    return Examples(order[chosen], is_central[chosen])
+    return Examples(order[chosen], own[chosen], is_central[chosen])
+
+
+def with_medoids(found: Examples, run: Run, ids: pa.ChunkedArray) -> Examples:
+    """Return examples with the most central member of each cluster that has parts before them.
+
+    Members know how far they are from the centroid of their part alone.
+    """
+    divided = np.unique(run.parents[run.parents != NOISE])
+    if not len(divided):
+        return found
+    medoids = run.centroids["medoid_document_id"].take(pa.array(divided))
+    is_medoid = pc.is_in(ids, value_set=medoids)
+    place = pc.index_in(medoids, value_set=ids.filter(is_medoid))
+    known = place.is_valid().to_numpy()
+    members = np.flatnonzero(is_medoid.to_numpy())[place.drop_null().to_numpy()]
+    return Examples(
+        np.concatenate([members, found.members]),
+        np.concatenate([divided[known].astype(np.int32), found.clusters]),
+        np.concatenate([np.ones(len(members), bool), found.is_central]),
+    )
 
 
 def in_order(shown: Examples, drawn: Rows, n_members: int) -> Rows:

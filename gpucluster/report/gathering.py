@@ -16,6 +16,7 @@ from gpucluster.report.documents import (
     in_order,
     read_payload,
     taken,
+    with_medoids,
 )
 from gpucluster.report.numbers import amount
 from gpucluster.report.page import as_json, make_page, packed
@@ -146,7 +147,7 @@ def make(
     SourceError
         A source or a column that was named cannot be read.
     """
-    shown = examples(members.labels, members.similarity)
+    shown = with_medoids(examples(members.labels, members.similarity), run, members.ids)
     told = in_order(shown, members.drawn, len(members.labels))
     payload = read_payload(
         run,
@@ -220,6 +221,7 @@ def _documents(members: Members, shown: Examples, told: Rows, payload: Payload) 
     number[told] = np.arange(len(told))
     is_told = number[shown.members] >= 0
     own = shown.members[is_told]
+    of = shown.clusters[is_told]
     rows = members.rows[told].tolist()
     texts = [payload.texts.get(row) for row in rows]
     return {
@@ -228,7 +230,7 @@ def _documents(members: Members, shown: Examples, told: Rows, payload: Payload) 
         "ids": taken(members.ids, told).to_pylist(),
         "texts": texts if any(texts) else None,
         "examples": {
-            "clusters": members.labels[own].tolist(),
+            "clusters": of.tolist(),
             "documents": number[own].tolist(),
             "central": shown.is_central[is_told].astype(np.int8).tolist(),
         },

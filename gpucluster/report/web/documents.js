@@ -45,8 +45,10 @@ export class Documents {
 
   /** Return the examples of a cluster and of those below it in turn, central ones first. */
   examplesOf(family, most) {
-    const found = [...family].flatMap((cluster) => this.#examples.get(cluster) ?? []);
-    found.sort((a, b) => b.isCentral - a.isCentral || a.place - b.place);
+    const all = [...family].flatMap((cluster) => this.#examples.get(cluster) ?? []);
+    all.sort((a, b) => b.isCentral - a.isCentral || a.place - b.place);
+    const seen = new Set();
+    const found = all.filter(({ document }) => !seen.has(document) && seen.add(document));
     const central = found.filter((each) => each.isCentral);
     const kept = central.slice(0, Math.max(1, most - 2));
     return [...kept, ...found.slice(central.length).slice(0, most - kept.length)];

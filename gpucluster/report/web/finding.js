@@ -64,8 +64,8 @@ function shownOf(family, documents) {
   const group = (title, own) => own.length > 0 && [h("h4", {}, title),
     h("ul", { class: "found" }, own.map(({ document }) => h("li", {}, shown(documents, document))))];
   return h("div", { class: "examples" },
-    group(family.size > 1 ? "Near the centroids of its parts" : "Near the centroid", found.filter((each) => each.isCentral)),
-    group(family.size > 1 ? "At their boundaries" : "At the boundary", found.filter((each) => !each.isCentral)));
+    group(family.size > 1 ? "Near the centroid, and near those of its parts" : "Near the centroid", found.filter((each) => each.isCentral)),
+    group(family.size > 1 ? "At the boundaries of its parts" : "At the boundary", found.filter((each) => !each.isCentral)));
 }
 
 function shown(documents, i) {

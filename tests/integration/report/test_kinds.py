@@ -299,7 +299,12 @@ def test_every_kind_of_run(tab, tmp_path, kind):
         shown += [each.inner_text() for each in page.query_selector_all(".examples small")]
         places = {each["document_id"]: each["cluster_id"] for each in run.members.to_pylist()}
         assert len({places[document] for document in shown}) > 2
-        assert "NEAR THE CENTROIDS OF ITS PARTS" in page.inner_text(".examples").upper()
+        assert "NEAR THE CENTROID, AND NEAR THOSE OF" in page.inner_text(".examples").upper()
+        first = run.centroids.to_pylist()[0]
+        assert first["child_cluster_ids"]
+        lines = [each.inner_text() for each in page.query_selector_all(".examples li")]
+        assert first["medoid_document_id"] in lines[0]
+        assert len(lines) == len(set(lines)) == 5
     if kind == "memory":
         assert "the data of the run were in memory" in text
 
