@@ -16,7 +16,7 @@ from gpucluster.errors import ConfigError
 from gpucluster.labeling.asking.cache import USES, ReplyCache
 from gpucluster.labeling.asking.pruning import LIMIT, LIMIT_MB, RESUMABLE_S, most_bytes
 from gpucluster.labeling.asking.spending import Usage
-from gpucluster.labeling.model.client import Reply
+from gpucluster.labeling.model.protocol import Reply
 
 REPLY = Reply("x" * 20_000, "stop", 1, 1)  # fifty of them are a megabyte, but for their keys
 USED = Usage(1, 1, 1)
@@ -216,7 +216,7 @@ from contextlib import closing
 from pathlib import Path
 from gpucluster.labeling.asking.cache import ReplyCache
 from gpucluster.labeling.asking.spending import Usage
-from gpucluster.labeling.model.client import Reply
+from gpucluster.labeling.model.protocol import Reply
 name = sys.argv[2]
 for turn in range(8):
     with closing(ReplyCache(Path(sys.argv[1]), f"lab_{name}{turn}", 10**9)) as cache:
